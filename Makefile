@@ -1,0 +1,43 @@
+# `make test` and `make bench` set up all they need in .venv; repeated, they start at once.
+
+PYTHON ?= python3
+# Any torch >= 2.11. Without a GPU: make env TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+PY := .venv/bin/python
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.* csrc/*/*.*)
+
+.PHONY: env test bench sanitize gpu lint
+
+env: .venv/installed
+
+.venv/installed: $(SOURCES)
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install $(TORCH)
+	$(PY) -m pip install -q "setuptools>=70.1" cmake ninja
+	$(PY) -m pip install -q --no-build-isolation -e ".[test]"
+	@if cat lifter/_build_failure.txt 2>/dev/null; then echo "WARNING: no C++ kernels (why: above)"; else touch $@; fi
+
+# Two workers on two cores: each takes one thread, but for the tests that set their own.
+test: env
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
+
+bench: env
+	$(PY) -m benchmarks
+
+# The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, built beside the normal ones.
+# --capture=sys: a sanitizer reports to the real stderr and ends the process.
+sanitize: env
+	LIFTER_SANITIZE=1 LIFTER_REQUIRE_BUILD=1 $(PY) setup.py -q build_ext --build-lib build/sanitize
+	LIFTER_LIBRARY_DIR=$(CURDIR)/build/sanitize/lifter OMP_NUM_THREADS=2 \
+	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+	$(PY) -m pytest -q --capture=sys tests/kernels -k cpu
+
+# On a machine with a GPU and no network, with the Python and the torch that it has.
+gpu:
+	$(PYTHON) -m pip install --no-build-isolation --no-deps --no-index -e .
+	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m benchmarks --device cuda
+
+lint: env
+	$(PY) -m pip install -q ruff
+	$(PY) -m ruff check

@@ -1,0 +1,382 @@
+// Deformable convolution, channels last: where a tap reads is found once per output pixel, then vectors run over channels.
+
+#include "deform_conv2d.h"
+
+#include "../parallel.h"
+#include "simd.h"
+
+namespace lifter::LIFTER_CAPABILITY {
+namespace {
+
+constexpr int64_t kPixels = 16;        // most output pixels whose places are found together
+constexpr int64_t kScatterLanes = 64;  // channels of one task of the scatter into dinput
+
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t taps_of(const DeformConv2d& s) { return s.kernel[0] * s.kernel[1]; }
+
+// `count` output pixels of one row.
+struct Pixels {
+  int64_t batch, row, column, count;
+};
+
+// Calls f(pixels) for all output pixels of the rows [begin, end) of (batch, out_height), in even blocks.
+template <class F>
+void over_pixels(const DeformConv2d& s, int64_t begin, int64_t end, const F& f) {
+  const int64_t blocks = (s.out_width + kPixels - 1) / kPixels;
+  for (int64_t row = begin; row < end; ++row)
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t first = s.out_width * i / blocks, last = s.out_width * (i + 1) / blocks;
+      f(Pixels{row / s.out_height, row % s.out_height, first, last - first});
+    }
+}
+
+template <int V>
+struct Vectors {
+  static constexpr int count = V;
+};
+
+// Calls f(Vectors<V>, c, lanes) for channels [begin, end): V whole vectors (lanes is kLanes), or at last a part of one.
+template <class F>
+LIFTER_INLINE void over_channels(int64_t begin, int64_t end, const F& f) {
+  int64_t c = begin;
+  for (; c + 8 * kLanes <= end; c += 8 * kLanes) f(Vectors<8>(), c, kLanes);
+  for (; c + 4 * kLanes <= end; c += 4 * kLanes) f(Vectors<4>(), c, kLanes);
+  for (; c + kLanes <= end; c += kLanes) f(Vectors<1>(), c, kLanes);
+  if (c < end) f(Vectors<1>(), c, end - c);
+}
+
+// Where the taps of a block of output pixels read, for one offset group. All arrays are [pixel][tap].
+class Places {
+ public:
+  float *fy, *fx, *mask;          // the way from the upper left of the four neighbours
+  float* weight[4];               // of each neighbour (upper left, upper right, lower left, lower right), times mask
+  int32_t *top, *left, *inside;   // the upper left neighbour; bit i is set if neighbour i is a pixel
+
+  static int64_t floats(const DeformConv2d& s) { return 12 * (kPixels * taps_of(s) + 16); }
+
+  Places(const DeformConv2d& s, Scratch& scratch) : s_(s), taps_(taps_of(s)) {
+    const int64_t count = kPixels * taps_;
+    for (float** p : {&fy, &fx, &mask, &weight[0], &weight[1], &weight[2], &weight[3]}) *p = scratch.take(count);
+    for (int32_t** p : {&top, &left, &inside}) *p = reinterpret_cast<int32_t*>(scratch.take(count));
+    for (int64_t i = 0; i < count; ++i) fy[i] = fx[i] = mask[i] = 1.0f;
+  }
+
+  void find(const Pixels& at, int64_t group) {
+    gather(at, group);
+    const vfloat height = splat(s_.height), width = splat(s_.width);
+    const vint last_row = (vint)vfloat{} + int32_t(s_.height - 1), last_column = (vint)vfloat{} + int32_t(s_.width - 1);
+    for (int64_t i = 0; i < at.count * taps_; i += kLanes) {
+      vfloat y = load(fy + i), x = load(fx + i);
+      const vfloat m = load(mask + i);
+      // A place that is outside, infinite or NaN becomes -2, which has no neighbours, before it becomes an integer.
+      const vint near = (y >= -1.0f) & (y < height) & (x >= -1.0f) & (x < width);
+      y = near ? y : splat(-2.0f);
+      x = near ? x : splat(-2.0f);
+      vint row = __builtin_convertvector(y, vint), column = __builtin_convertvector(x, vint);
+      row += __builtin_convertvector(row, vfloat) > y;
+      column += __builtin_convertvector(column, vfloat) > x;
+      y -= __builtin_convertvector(row, vfloat);
+      x -= __builtin_convertvector(column, vfloat);
+      const vint upper = row >= 0, lower = (row >= -1) & (row < last_row);
+      const vint before = column >= 0, after = (column >= -1) & (column < last_column);
+      store(fy + i, y);
+      store(fx + i, x);
+      store(weight[0] + i, (1.0f - y) * (1.0f - x) * m);
+      store(weight[1] + i, (1.0f - y) * x * m);
+      store(weight[2] + i, y * (1.0f - x) * m);
+      store(weight[3] + i, y * x * m);
+      memcpy(top + i, &row, sizeof row);
+      memcpy(left + i, &column, sizeof column);
+      const vint bits = (upper & before & 1) | (upper & after & 2) | (lower & before & 4) | (lower & after & 8);
+      memcpy(inside + i, &bits, sizeof bits);
+    }
+  }
+
+ private:
+  // The places themselves, into fy and fx, and the mask.
+  void gather(const Pixels& at, int64_t group) {
+    const int64_t* stride = s_.offset_strides;
+    const float* offset = s_.offset + at.batch * stride[0] + at.row * stride[2] + at.column * stride[3];
+    for (int64_t t = 0; t < taps_; ++t) {
+      const float* dy = offset + 2 * (group * taps_ + t) * stride[1];
+      const float* dx = dy + stride[1];
+      const int64_t y = at.row * s_.stride[0] - s_.padding[0] + t / s_.kernel[1] * s_.dilation[0];
+      const int64_t x = at.column * s_.stride[1] - s_.padding[1] + t % s_.kernel[1] * s_.dilation[1];
+      for (int64_t p = 0; p < at.count; ++p) {
+        fy[p * taps_ + t] = float(y) + dy[p * stride[3]];
+        fx[p * taps_ + t] = float(x + p * s_.stride[1]) + dx[p * stride[3]];
+      }
+    }
+    if (!s_.mask) return;
+    stride = s_.mask_strides;
+    const float* from = s_.mask + at.batch * stride[0] + at.row * stride[2] + at.column * stride[3];
+    for (int64_t t = 0; t < taps_; ++t)
+      for (int64_t p = 0; p < at.count; ++p)
+        mask[p * taps_ + t] = from[(group * taps_ + t) * stride[1] + p * stride[3]];
+  }
+
+  const DeformConv2d& s_;
+  int64_t taps_;
+};
+
+// The four pixels around one place, from channel c on; what is not inside is a row of zeros.
+struct Neighbours {
+  const float* row[4];
+  float weight[4];
+
+  __attribute__((always_inline)) vfloat sample(int64_t c, int64_t lanes) const {
+    return (weight[0] * load_some(row[0] + c, lanes) + weight[1] * load_some(row[1] + c, lanes)) +
+           (weight[2] * load_some(row[2] + c, lanes) + weight[3] * load_some(row[3] + c, lanes));
+  }
+};
+
+// What a task needs to read its input.
+struct Sampler {
+  const DeformConv2d& s;
+  Places places;
+  float* zeros;
+  int64_t strides[3];
+
+  static int64_t floats(const DeformConv2d& s) { return Places::floats(s) + s.channels + 16; }
+
+  Sampler(const DeformConv2d& s, Scratch& scratch) : s(s), places(s, scratch), zeros(scratch.take(s.channels)) {
+    memset(zeros, 0, s.channels * sizeof(float));
+    const int64_t dense[] = {s.height * s.width * s.channels, s.width * s.channels, s.channels};
+    memcpy(strides, s.widened ? dense : s.input_strides, sizeof strides);
+  }
+
+  const float* image(int64_t batch) const {
+    return (s.widened ? s.widened : static_cast<const float*>(s.input)) + batch * strides[0];
+  }
+
+  // Around the place i of `places`.
+  __attribute__((always_inline)) Neighbours around(const float* image, int64_t i, int64_t c) const {
+    const int64_t at = places.top[i] * strides[1] + places.left[i] * strides[2] + c;
+    const int32_t inside = places.inside[i];
+    const float* outside = zeros + c;
+    return {{inside & 1 ? image + at : outside, inside & 2 ? image + at + strides[2] : outside,
+             inside & 4 ? image + at + strides[1] : outside,
+             inside & 8 ? image + at + strides[1] + strides[2] : outside},
+            {places.weight[0][i], places.weight[1][i], places.weight[2][i], places.weight[3][i]}};
+  }
+
+  // The index of an output pixel.
+  int64_t index(const Pixels& at, int64_t p) const {
+    return (at.batch * s.out_height + at.row) * s.out_width + at.column + p;
+  }
+};
+
+void widen(const DeformConv2d& s) {
+  if (!s.widened) return;
+  parallel_for(s.batch * s.height, [&](int64_t row) {
+    const bfloat16* from = static_cast<const bfloat16*>(s.input) + row / s.height * s.input_strides[0] +
+                           row % s.height * s.input_strides[1];
+    for (int64_t x = 0; x < s.width; ++x, from += s.input_strides[2]) {
+      float* to = s.widened + (row * s.width + x) * s.channels;
+      for (int64_t c = 0; c < s.channels; c += kLanes) store_some(to + c, load_some(from + c, s.channels - c), s.channels - c);
+    }
+  });
+}
+
+template <class T>
+void forward(const DeformConv2d& s, void* result) {
+  const int64_t taps = taps_of(s), C = s.channels, rows = s.batch * s.out_height, shares = deform_conv2d_shares(s);
+  parallel_for(shares, [&](int64_t share) {
+    Scratch scratch(Sampler::floats(s));
+    Sampler sampler(s, scratch);
+    Places& places = sampler.places;
+    over_pixels(s, rows * share / shares, rows * (share + 1) / shares, [&](const Pixels& at) {
+      const float* image = sampler.image(at.batch);
+      for (int64_t group = 0; group < s.groups; ++group) {
+        places.find(at, group);
+        const int64_t begin = C / s.groups * group, end = begin + C / s.groups;
+        for (int64_t p = 0; p < at.count; ++p) {
+          T* out = static_cast<T*>(result) + sampler.index(at, p) * C * (s.weight ? 1 : taps);
+          over_channels(begin, end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
+            constexpr int V = vectors.count;
+            vfloat sum[V];
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) sum[v] = s.bias ? load_some(s.bias + c + v * kLanes, lanes) : vfloat{};
+            for (int64_t t = 0; t < taps; ++t) {
+              const auto n = sampler.around(image, p * taps + t, c);
+#pragma GCC unroll 8
+              for (int v = 0; v < V; ++v) {
+                const vfloat sample = n.sample(v * kLanes, lanes);
+                if (s.weight)
+                  sum[v] += sample * load_some(s.weight + t * C + c + v * kLanes, lanes);
+                else
+                  store_some(out + t * C + c + v * kLanes, sample, lanes);
+              }
+            }
+            if (!s.weight) return;
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) store_some(out + c + v * kLanes, sum[v], lanes);
+          });
+        }
+      }
+    });
+  });
+}
+
+// sums[i] = sum over the lanes of rows[i], for `count` rows, a multiple of kLanes.
+void sum_rows(const float* rows, int64_t count, float* sums) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    vfloat r[kLanes];
+    for (int j = 0; j < kLanes; ++j) r[j] = load(rows + (i + j) * kLanes);
+    transpose(r);
+    for (int n = kLanes / 2; n; n /= 2)
+      for (int j = 0; j < n; ++j) r[j] += r[j + n];
+    store(sums + i, r[0]);
+  }
+}
+
+// doffset, dmask and, of a depthwise convolution, the share's dweight: sums over the channels of an output pixel.
+template <class T>
+void backward_places(const DeformConv2d& s, const DeformConv2dGradient& g) {
+  const int64_t taps = taps_of(s), C = s.channels, rows = s.batch * s.out_height, shares = deform_conv2d_shares(s);
+  parallel_for(shares, [&](int64_t share) {
+    const int64_t dots_count = (4 * taps + kLanes - 1) / kLanes * kLanes;
+    Scratch scratch(Sampler::floats(s) + dots_count * (kLanes + 1) + 32);
+    Sampler sampler(s, scratch);
+    Places& places = sampler.places;
+    // dots[tap][neighbour]: the product over channels of the tap's gradient and the neighbour.
+    float *dot_rows = scratch.take(dots_count * kLanes), *dots = scratch.take(dots_count);
+    memset(dot_rows, 0, dots_count * kLanes * sizeof(float));
+    float* dweight = g.partials + share * (taps + 1) * C;
+    if (s.weight) memset(dweight, 0, (taps + 1) * C * sizeof(float));
+
+    over_pixels(s, rows * share / shares, rows * (share + 1) / shares, [&](const Pixels& at) {
+      const float* image = sampler.image(at.batch);
+      for (int64_t group = 0; group < s.groups; ++group) {
+        places.find(at, group);
+        const int64_t begin = C / s.groups * group, end = begin + C / s.groups;
+        for (int64_t p = 0; p < at.count; ++p) {
+          const T* dout = static_cast<const T*>(g.dout) + sampler.index(at, p) * C * (s.weight ? 1 : taps);
+          for (int64_t t = 0; t < taps; ++t) {
+            const auto n = sampler.around(image, p * taps + t, 0);
+            const float* weight = s.weight ? s.weight + t * C : nullptr;
+            float* sum = dweight + t * C;
+            vfloat dot[4] = {};
+            over_channels(begin, end, [&](auto vectors, int64_t first, int64_t lanes) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+              for (int v = 0; v < vectors.count; ++v) {
+                const int64_t c = first + v * kLanes;
+                const vfloat d = load_some(dout + c, lanes), dsample = weight ? d * load_some(weight + c, lanes) : d;
+                vfloat sample = {};
+                for (int i = 0; i < 4; ++i) {
+                  const vfloat x = load_some(n.row[i] + c, lanes);
+                  sample += n.weight[i] * x;
+                  dot[i] += dsample * x;
+                }
+                if (weight) store_some(sum + c, load_some(sum + c, lanes) + d * sample, lanes);
+              }
+            });
+            if (!s.weight) dout += C;
+            for (int i = 0; i < 4; ++i) store(dot_rows + (4 * t + i) * kLanes, dot[i]);
+          }
+          if (s.weight)
+            over_channels(begin, end, [&](auto vectors, int64_t first, int64_t lanes) {
+              for (int v = 0; v < vectors.count; ++v) {
+                float* sum = dweight + taps * C + first + v * kLanes;
+                store_some(sum, load_some(sum, lanes) + load_some(dout + first + v * kLanes, lanes), lanes);
+              }
+            });
+          sum_rows(dot_rows, dots_count, dots);
+
+          const int64_t *stride = g.doffset_strides, *mask_stride = g.dmask_strides;
+          float* doffset = g.doffset + at.batch * stride[0] + 2 * group * taps * stride[1] + at.row * stride[2] +
+                           (at.column + p) * stride[3];
+          float* dmask = g.dmask + at.batch * mask_stride[0] + group * taps * mask_stride[1] +
+                         at.row * mask_stride[2] + (at.column + p) * mask_stride[3];
+          for (int64_t t = 0; t < taps; ++t) {
+            const float *dot = dots + 4 * t, fy = places.fy[p * taps + t], fx = places.fx[p * taps + t];
+            const float upper = (1 - fx) * dot[0] + fx * dot[1], lower = (1 - fx) * dot[2] + fx * dot[3];
+            const float mask = places.mask[p * taps + t];
+            doffset[2 * t * stride[1]] = mask * (lower - upper);
+            doffset[(2 * t + 1) * stride[1]] = mask * ((1 - fy) * (dot[1] - dot[0]) + fy * (dot[3] - dot[2]));
+            if (g.dmask) dmask[t * mask_stride[1]] = (1 - fy) * upper + fy * lower;
+          }
+        }
+      }
+    });
+  });
+  if (!s.weight) return;
+  for (int64_t i = 0; i < (taps + 1) * C; ++i) {
+    float sum = 0;
+    for (int64_t share = 0; share < shares; ++share) sum += g.partials[share * (taps + 1) * C + i];
+    *(i < taps * C ? g.dweight + i : g.dbias + (i - taps * C)) = sum;
+  }
+}
+
+// dinput. A task has some channels of one image for itself and visits the output pixels in order: no two tasks add to
+// the same number, and the order of additions is always the same.
+template <class T>
+void backward_input(const DeformConv2d& s, const DeformConv2dGradient& g) {
+  const int64_t taps = taps_of(s), C = s.channels, group_channels = C / s.groups, pixels = s.height * s.width;
+  const int64_t per_group = (group_channels + kScatterLanes - 1) / kScatterLanes;
+  parallel_for(s.batch * s.groups * per_group, [&](int64_t task) {
+    const int64_t batch = task / per_group / s.groups, group = task / per_group % s.groups;
+    const int64_t begin = group * group_channels + task % per_group * kScatterLanes;
+    const int64_t end = least(begin + kScatterLanes, (group + 1) * group_channels);
+    Scratch scratch(Sampler::floats(s));
+    Sampler sampler(s, scratch);
+    Places& places = sampler.places;
+    float* image = g.dinput_sum + batch * pixels * C;
+    for (int64_t i = 0; i < pixels; ++i) memset(image + i * C + begin, 0, (end - begin) * sizeof(float));
+
+    over_pixels(s, batch * s.out_height, (batch + 1) * s.out_height, [&](const Pixels& at) {
+      places.find(at, group);
+      for (int64_t p = 0; p < at.count; ++p) {
+        const T* dout = static_cast<const T*>(g.dout) + sampler.index(at, p) * C * (s.weight ? 1 : taps);
+        over_channels(begin, end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
+          constexpr int V = vectors.count;
+          for (int64_t t = 0; t < taps; ++t) {
+            vfloat d[V];
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) {
+              if (s.weight)
+                d[v] = load_some(dout + c + v * kLanes, lanes) * load_some(s.weight + t * C + c + v * kLanes, lanes);
+              else
+                d[v] = load_some(dout + t * C + c + v * kLanes, lanes);
+            }
+            const int64_t i = p * taps + t, upper_left = places.top[i] * s.width + places.left[i];
+            for (int neighbour = 0; neighbour < 4; ++neighbour) {
+              if (!(places.inside[i] >> neighbour & 1)) continue;
+              const float weight = places.weight[neighbour][i];
+              float* sum = image + (upper_left + neighbour / 2 * s.width + neighbour % 2) * C + c;
+#pragma GCC unroll 8
+              for (int v = 0; v < V; ++v)
+                store_some(sum + v * kLanes, load_some(sum + v * kLanes, lanes) + weight * d[v], lanes);
+            }
+          }
+        });
+      }
+    });
+
+    if (!s.bfloat16) return;
+    T* dinput = static_cast<T*>(g.dinput) + batch * pixels * C;
+    for (int64_t i = 0; i < pixels; ++i)
+      for (int64_t c = begin; c < end; c += kLanes)
+        store_some(dinput + i * C + c, load_some(image + i * C + c, end - c), end - c);
+  });
+}
+
+template <class T>
+void backward(const DeformConv2d& s, const DeformConv2dGradient& g) {
+  backward_places<T>(s, g);
+  backward_input<T>(s, g);
+}
+
+}  // namespace
+
+void deform_conv2d_forward(const DeformConv2d& s, void* out) {
+  widen(s);
+  s.bfloat16 ? forward<bfloat16>(s, out) : forward<float>(s, out);
+}
+
+void deform_conv2d_backward(const DeformConv2d& s, const DeformConv2dGradient& g) {
+  widen(s);
+  s.bfloat16 ? backward<bfloat16>(s, g) : backward<float>(s, g);
+}
+
+}  // namespace lifter::LIFTER_CAPABILITY

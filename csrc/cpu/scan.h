@@ -1,0 +1,201 @@
+// The recurrence h = exp(delta A) h + delta u B, y = C h for kLanes channels over one chunk of steps: the core of
+// selective_scan and skeleton_scan. Tiles are [step][lane] or [state][lane]; rows of B and C are either shared by the
+// lanes (one number per state and step) or, where constant in time, own to each lane.
+#pragma once
+#include "chunk.h"
+#include "simd.h"
+
+namespace lifter::LIFTER_CAPABILITY {
+
+constexpr int64_t kTile = kChunk * kLanes;
+
+// B or C: `data` is [step][stride] if shared, [state][lane] if not.
+struct Coefficients {
+  const float* data;
+  int64_t stride;
+  bool shared;
+};
+
+// Wider where there are registers for it: the states of a tile stay in registers over the chunk.
+#ifdef __AVX512F__
+constexpr int kForwardStates = 16;
+#else
+constexpr int kForwardStates = 4;
+#endif
+constexpr int kBackwardStates = 4;
+
+template <bool kShared>
+LIFTER_INLINE vfloat coefficient(const float* data, int64_t n) {
+  return kShared ? splat(data[n]) : load(data + n * kLanes);
+}
+
+template <bool kSmall>
+LIFTER_INLINE vfloat decay(vfloat delta, vfloat a2) {
+  return kSmall ? exp2_product(delta, a2) : exp2_any(delta * a2);
+}
+
+// True if every exponent lies where the cheap exponential holds: largest |delta| and largest |A log2(e)| per lane.
+LIFTER_INLINE bool exponents_small(vfloat largest_delta, vfloat largest_A2) {
+  return !any((vint)(largest_delta * largest_A2 >= 126.0f));
+}
+
+// Memory that will be wanted after this chunk: one line per step and stream is asked for while the chunk computes, so
+// that the requests neither queue up nor come late. Rows of 64 steps are too short for the hardware to see a stream.
+struct Ahead {
+  const char* stream[3];
+  int64_t row_bytes;   // between the rows of a stream
+  int64_t row_lines;   // cache lines of a chunk in one row; 0: nothing to ask for
+  LIFTER_MEMBER void ask(int64_t step) const {
+    if (row_lines == 0) return;
+    const int64_t at = step / row_lines * row_bytes + step % row_lines * 64;
+    for (const char* p : stream) __builtin_prefetch(p + at, 1, 3);
+  }
+};
+
+template <int kStates, bool kSharedB, bool kSharedC, bool kSmall>
+static void scan_states(int64_t steps, const float* u, const float* delta, const float* A2, const float* B,
+                        int64_t stride_B, const float* C, int64_t stride_C, const Ahead& ahead, float* h, float* y) {
+  vfloat state[kStates];
+  for (int n = 0; n < kStates; ++n) state[n] = load(h + n * kLanes);
+  for (int64_t l = 0; l < steps; ++l, B += stride_B, C += stride_C) {
+    const vfloat d = load(delta + l * kLanes), du = d * load(u + l * kLanes);
+    vfloat sum[2] = {load(y + l * kLanes), {}};
+    ahead.ask(l);
+#pragma GCC unroll 16
+    for (int n = 0; n < kStates; ++n) {
+      state[n] = decay<kSmall>(d, load(A2 + n * kLanes)) * state[n] + du * coefficient<kSharedB>(B, n);
+      sum[n & 1] += state[n] * coefficient<kSharedC>(C, n);
+    }
+    store(y + l * kLanes, sum[0] + sum[1]);
+  }
+  for (int n = 0; n < kStates; ++n) store(h + n * kLanes, state[n]);
+}
+
+struct Chunk {
+  int64_t steps, states;
+  const float *u, *delta;  // [step][lane]; delta after softplus
+  const float* A2;         // [state][lane], A log2(e)
+  Coefficients B, C;
+  bool small;              // exponents_small
+  Ahead ahead;
+};
+
+template <int kStates, bool kSharedB, bool kSharedC, bool kSmall>
+static void scan_range(const Chunk& c, int64_t first, int64_t last, float* h, float* y) {
+  for (int64_t n = first; n + kStates <= last; n += kStates)
+    scan_states<kStates, kSharedB, kSharedC, kSmall>(
+        c.steps, c.u, c.delta, c.A2 + n * kLanes, c.B.data + (kSharedB ? n : n * kLanes), c.B.stride,
+        c.C.data + (kSharedC ? n : n * kLanes), c.C.stride, c.ahead, h + n * kLanes, y);
+}
+
+template <bool kSharedB, bool kSharedC>
+static void scan_chunk_as(const Chunk& c, float* h, float* y) {
+  const int64_t wide = c.states / kForwardStates * kForwardStates;
+  if (c.small) {
+    scan_range<kForwardStates, kSharedB, kSharedC, true>(c, 0, wide, h, y);
+    scan_range<1, kSharedB, kSharedC, true>(c, wide, c.states, h, y);
+  } else {
+    scan_range<1, kSharedB, kSharedC, false>(c, 0, c.states, h, y);
+  }
+}
+
+// Adds C h to y and advances h, [state][lane], over the chunk.
+LIFTER_INLINE void scan_chunk(const Chunk& c, float* h, float* y) {
+  if (c.B.shared && c.C.shared) return scan_chunk_as<true, true>(c, h, y);
+  if (c.B.shared) return scan_chunk_as<true, false>(c, h, y);
+  if (c.C.shared) return scan_chunk_as<false, true>(c, h, y);
+  scan_chunk_as<false, false>(c, h, y);
+}
+
+// What the backward of a chunk reads and adds to. dB and dC are [step][state][lane] where B or C is shared (summed over
+// channels by the caller, once for many channel blocks), else [state][lane].
+struct ChunkGradient {
+  const float* dy;     // [step][lane]
+  const float* start;  // [state][lane], the state before the chunk
+  float* dh;           // [state][lane], gradient of the state after the chunk on entry, of `start` on return
+  float *du, *ddelta;  // [step][lane], added to
+  float* dA;           // [state][lane], added to
+  float *dB, *dC;      // added to
+  float* y;            // [step][lane], C h is added if not null (the gate needs it)
+  float* history;      // 2 * kBackwardStates * kTile, overwritten
+};
+
+template <int kStates, bool kSharedB, bool kSharedC, bool kSmall>
+static void scan_states_backward(const Chunk& c, const ChunkGradient& g, int64_t first) {
+  const float* A2 = c.A2 + first * kLanes;
+  const float* B = c.B.data + (kSharedB ? first : first * kLanes);
+  const float* C = c.C.data + (kSharedC ? first : first * kLanes);
+  float *decays = g.history, *states = g.history + kStates * kTile;
+
+  vfloat h[kStates];
+  for (int n = 0; n < kStates; ++n) h[n] = load(g.start + (first + n) * kLanes);
+  for (int64_t l = 0; l < c.steps; ++l) {
+    const vfloat d = load(c.delta + l * kLanes), du = d * load(c.u + l * kLanes);
+    vfloat sum = {};
+#pragma GCC unroll 4
+    for (int n = 0; n < kStates; ++n) {
+      const vfloat a = decay<kSmall>(d, load(A2 + n * kLanes));
+      store(decays + (l * kStates + n) * kLanes, a);
+      store(states + (l * kStates + n) * kLanes, h[n]);  // the state before the step
+      h[n] = a * h[n] + du * coefficient<kSharedB>(B + l * c.B.stride, n);
+      sum += h[n] * coefficient<kSharedC>(C + l * c.C.stride, n);
+    }
+    if (g.y) store(g.y + l * kLanes, load(g.y + l * kLanes) + sum);
+  }
+
+  vfloat dh[kStates], dA[kStates];
+  for (int n = 0; n < kStates; ++n) {
+    dh[n] = load(g.dh + (first + n) * kLanes);
+    dA[n] = load(g.dA + (first + n) * kLanes);
+  }
+  const int64_t row_B = kSharedB ? c.states * kLanes : 0, row_C = kSharedC ? c.states * kLanes : 0;
+  for (int64_t l = c.steps - 1; l >= 0; --l) {
+    const vfloat d = load(c.delta + l * kLanes), u = load(c.u + l * kLanes), du = d * u, dy = load(g.dy + l * kLanes);
+    vfloat ddu = {}, dd = {};
+#pragma GCC unroll 4
+    for (int n = 0; n < kStates; ++n) {
+      float* dB = g.dB + l * row_B + (first + n) * kLanes;
+      float* dC = g.dC + l * row_C + (first + n) * kLanes;
+      store(dC, load(dC) + dy * h[n]);
+      dh[n] += dy * coefficient<kSharedC>(C + l * c.C.stride, n);
+      store(dB, load(dB) + dh[n] * du);
+      ddu += dh[n] * coefficient<kSharedB>(B + l * c.B.stride, n);
+      h[n] = load(states + (l * kStates + n) * kLanes);
+      dh[n] *= load(decays + (l * kStates + n) * kLanes);
+      const vfloat q = dh[n] * h[n];  // the gradient of delta A
+      dd += q * load(A2 + n * kLanes);
+      dA[n] += q * d;
+    }
+    store(g.du + l * kLanes, load(g.du + l * kLanes) + ddu * d);
+    store(g.ddelta + l * kLanes, load(g.ddelta + l * kLanes) + ddu * u + dd * (1 / kLog2e));
+  }
+  for (int n = 0; n < kStates; ++n) {
+    store(g.dh + (first + n) * kLanes, dh[n]);
+    store(g.dA + (first + n) * kLanes, dA[n]);
+  }
+}
+
+template <bool kSharedB, bool kSharedC, bool kSmall>
+static void scan_chunk_backward_as(const Chunk& c, const ChunkGradient& g) {
+  int64_t n = 0;
+  for (; n + kBackwardStates <= c.states; n += kBackwardStates)
+    scan_states_backward<kBackwardStates, kSharedB, kSharedC, kSmall>(c, g, n);
+  for (; n < c.states; ++n) scan_states_backward<1, kSharedB, kSharedC, kSmall>(c, g, n);
+}
+
+template <bool kSharedB, bool kSharedC>
+static void scan_chunk_backward_any(const Chunk& c, const ChunkGradient& g) {
+  if (c.small)
+    scan_chunk_backward_as<kSharedB, kSharedC, true>(c, g);
+  else
+    scan_chunk_backward_as<kSharedB, kSharedC, false>(c, g);
+}
+
+LIFTER_INLINE void scan_chunk_backward(const Chunk& c, const ChunkGradient& g) {
+  if (c.B.shared && c.C.shared) return scan_chunk_backward_any<true, true>(c, g);
+  if (c.B.shared) return scan_chunk_backward_any<true, false>(c, g);
+  if (c.C.shared) return scan_chunk_backward_any<false, true>(c, g);
+  scan_chunk_backward_any<false, false>(c, g);
+}
+
+}  // namespace lifter::LIFTER_CAPABILITY

@@ -1,0 +1,216 @@
+// Vectors of float for the capability that this file is compiled for, through the compiler's vector extensions: the
+// same source is SSE2, AVX2, AVX-512 or NEON code. No std containers or algorithms here or in the kernels: a weak symbol
+// compiled for AVX-512 must never be the copy that the linker keeps for an older machine.
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
+
+#define LIFTER_MEMBER inline __attribute__((always_inline))
+#define LIFTER_INLINE static LIFTER_MEMBER
+
+namespace lifter::LIFTER_CAPABILITY {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float vfloat __attribute__((vector_size(kLanes * 4)));
+typedef int32_t vint __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t vuint __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t vshort __attribute__((vector_size(kLanes * 2)));
+
+struct bfloat16 {
+  uint16_t bits;
+};
+
+LIFTER_INLINE vfloat splat(float x) { return x - vfloat{}; }
+
+LIFTER_INLINE vfloat load(const float* p) {
+  vfloat v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+LIFTER_INLINE void store(float* p, vfloat v) { memcpy(p, &v, sizeof v); }
+
+LIFTER_INLINE vfloat load(const bfloat16* p) {
+  vshort h;
+  memcpy(&h, p, sizeof h);
+  return (vfloat)(__builtin_convertvector(h, vuint) << 16);
+}
+
+// Rounds to nearest even; a NaN stays one.
+LIFTER_INLINE void store(bfloat16* p, vfloat v) {
+  const vuint bits = (vuint)v;
+  vuint rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  rounded = v == v ? rounded : (bits >> 16 | 0x40);
+  const vshort h = __builtin_convertvector(rounded, vshort);
+  memcpy(p, &h, sizeof h);
+}
+
+LIFTER_INLINE float load1(const float* p) { return *p; }
+LIFTER_INLINE float load1(const bfloat16* p) {
+  const uint32_t bits = static_cast<uint32_t>(p->bits) << 16;
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+LIFTER_INLINE void store1(float* p, float x) { *p = x; }
+LIFTER_INLINE void store1(bfloat16* p, float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  p->bits = static_cast<uint16_t>(x == x ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : (bits >> 16 | 0x40));
+}
+
+// The first `count` lanes, the others zero.
+template <class T>
+LIFTER_INLINE vfloat load_some(const T* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  float x[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) x[i] = load1(p + i);
+  return load(x);
+}
+
+template <class T>
+LIFTER_INLINE void store_some(T* p, vfloat v, int64_t count) {
+  if (count >= kLanes) return store(p, v);
+  for (int64_t i = 0; i < count; ++i) store1(p + i, v[i]);
+}
+
+LIFTER_INLINE vfloat vmax(vfloat a, vfloat b) { return a > b ? a : b; }
+LIFTER_INLINE vfloat vmin(vfloat a, vfloat b) { return a < b ? a : b; }
+LIFTER_INLINE vfloat vabs(vfloat a) { return (vfloat)((vint)a & 0x7fffffff); }
+LIFTER_INLINE bool any(vint mask) {
+  int32_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= mask[i];
+  return bits != 0;
+}
+LIFTER_INLINE float sum_lanes(vfloat v) {
+  float total = 0;
+  for (int i = 0; i < kLanes; ++i) total += v[i];
+  return total;
+}
+
+// 2^r on [-1/2, 1/2], relative error 9e-8 (minimax, exact at 0).
+LIFTER_INLINE vfloat exp2_fraction(vfloat r) {
+  vfloat p = r * 1.326472731e-3f + 9.671512991e-3f;
+  p = p * r + 5.550733581e-2f;
+  p = p * r + 2.402224243e-1f;
+  p = p * r + 6.931470037e-1f;
+  return p * r + 1.0f;
+}
+
+constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits
+constexpr float kLog2e = 1.44269504f;
+
+// 2^(a*b), exact product inside, for |a*b| < 126.
+LIFTER_INLINE vfloat exp2_product(vfloat a, vfloat b) {
+  const vfloat shifted = a * b + kRound;
+  const vfloat n = shifted - kRound;
+  return (vfloat)((vint)exp2_fraction(a * b - n) + ((vint)shifted << 23));
+}
+
+// 2^x for every x: infinite above, zero below; NaN stays NaN.
+LIFTER_INLINE vfloat exp2_any(vfloat x) {
+  const vfloat clamped = vmin(vmax(x, splat(-160.0f)), splat(160.0f));
+  const vfloat shifted = clamped + kRound;
+  const vint n = (vint)shifted - (vint)splat(kRound);
+  const vint half = n >> 1;
+  const vfloat p = exp2_fraction(clamped - (shifted - kRound));
+  const vfloat y = p * (vfloat)((half + 127) << 23) * (vfloat)((n - half + 127) << 23);
+  return x == x ? y : x;
+}
+
+// e^x for x >= -87; smaller x count as -87, which gives 1e-38.
+LIFTER_INLINE vfloat exp_above(vfloat x) { return exp2_product(vmax(splat(-87.0f), x), splat(kLog2e)); }
+
+LIFTER_INLINE vfloat sigmoid(vfloat x) {
+  const vfloat y = 1.0f / (1.0f + exp_above(vmin(splat(87.0f), -x)));
+  return x == x ? y : x;
+}
+
+// log(1 + e^x) = max(x, 0) + log(1 + t), t = e^-|x|, the last by a polynomial on [0, 1] that is exact at 0: no
+// cancellation, so small results keep their digits. max is written so that NaN passes.
+LIFTER_INLINE vfloat softplus(vfloat x) {
+  const vfloat t = exp_above((vfloat)((vint)x | INT32_MIN));
+  vfloat p = t * 5.364820827e-3f - 3.006577864e-2f;
+  p = p * t + 7.920451462e-2f;
+  p = p * t - 1.375380009e-1f;
+  p = p * t + 1.915365458e-1f;
+  p = p * t - 2.485716343e-1f;
+  p = p * t + 3.332132399e-1f;
+  p = p * t - 4.999964833e-1f;
+  p = p * t + 1.0f;
+  return vmax(vfloat{}, x) + t * p;
+}
+
+// Transposes a square of kLanes vectors: at stage S the off-diagonal S x S squares of every 2S x 2S one change places.
+#if defined(__clang__) || __GNUC__ >= 12
+#define LIFTER_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define LIFTER_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, vint{__VA_ARGS__})
+#endif
+
+template <int S, int... J>
+LIFTER_INLINE void transpose_stage(vfloat* r, std::integer_sequence<int, J...>) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & S) continue;
+    const vfloat a = r[i], b = r[i + S];
+    r[i] = LIFTER_SHUFFLE(a, b, (J & S ? J - S + kLanes : J)...);
+    r[i + S] = LIFTER_SHUFFLE(a, b, (J & S ? J + kLanes : J + S)...);
+  }
+}
+
+LIFTER_INLINE void transpose(vfloat* r) {
+  using lanes = std::make_integer_sequence<int, kLanes>;
+  transpose_stage<1>(r, lanes());
+  transpose_stage<2>(r, lanes());
+  if constexpr (kLanes > 4) transpose_stage<4>(r, lanes());
+  if constexpr (kLanes > 8) transpose_stage<8>(r, lanes());
+}
+
+// Results below 1e-38 become zero inside a kernel: a decaying state would else spend microcode on every denormal.
+class FlushDenormals {
+ public:
+#ifdef __SSE__
+  FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#endif
+};
+
+// Aligned floats for one task.
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : data_(nullptr) {
+    if (posix_memalign(reinterpret_cast<void**>(&data_), 64, (count * sizeof(float) + 63) / 64 * 64)) abort();
+  }
+  ~Scratch() { free(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  // The next `count` floats, in whole vectors.
+  float* take(int64_t count) {
+    float* p = data_ + used_;
+    used_ += (count + 15) / 16 * 16;
+    return p;
+  }
+
+ private:
+  float* data_;
+  int64_t used_ = 0;
+};
+
+}  // namespace lifter::LIFTER_CAPABILITY

@@ -1,0 +1,20 @@
+// Torch's thread pool for kernels that must not see torch's headers (they are compiled with other machine flags).
+#pragma once
+#include <cstdint>
+
+namespace lifter {
+
+void parallel_for_raw(int64_t count, void (*body)(int64_t begin, int64_t end, void* context), void* context);
+
+// Calls f(i) for every i in [0, count), split over the threads in contiguous ranges.
+template <class F>
+static inline void parallel_for(int64_t count, const F& f) {
+  parallel_for_raw(
+      count,
+      [](int64_t begin, int64_t end, void* context) {
+        for (int64_t i = begin; i < end; ++i) (*static_cast<const F*>(context))(i);
+      },
+      const_cast<F*>(&f));
+}
+
+}  // namespace lifter

@@ -1,0 +1,186 @@
+"""What every op shares: where it is registered, and which backend a call takes.
+
+An op is defined twice from one description: as `torch.ops.lifter.<name>` (C++ on the CPU, Triton on the GPU) and as
+`torch.ops.lifter_triton.<name>`, whose kernel is Triton on every device, so that the interpreter can run the GPU code
+on a CPU through the same schema, fake, autograd and FLOP formula.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import warnings
+from functools import cache, partial
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from lifter import _library
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+
+_libraries = {name: torch.library.Library(name, "DEF") for name in ("lifter", "lifter_triton")}
+_registry: dict[str, "Op"] = {}
+_forced: str | None = None
+
+
+class Op:
+    """One op: its schema (without namespace), fake implementation, FLOP formula and, if differentiable, autograd formula.
+
+    `triton` names the function of `lifter.kernels.triton.<module>` that implements the schema; `cpu` says whether
+    csrc implements it. `backward(ops, ctx, *grads)` gets the namespace it must call, so that a gradient stays on the
+    backend of its forward.
+    """
+
+    def __init__(self, schema, *, fake, triton=None, cpu=True, flops=None, setup_context=None, backward=None, public=True):
+        self.name = schema.split("(", 1)[0]
+        self.cpu, self.triton = cpu, triton
+        for namespace, library in _libraries.items():
+            library.define(schema, tags=torch.Tag.pt2_compliant_tag)
+            qualname = f"{namespace}::{self.name}"
+            torch.library.register_fake(qualname, fake, lib=library)
+            if triton:
+                for key in ("CUDA",) if namespace == "lifter" else ("CPU", "CUDA"):
+                    library.impl(self.name, self._run_triton, key)
+            if backward:
+                ops = getattr(torch.ops, namespace)
+                torch.library.register_autograd(
+                    qualname, partial(backward, ops), setup_context=setup_context, lib=library
+                )
+            if flops:
+                register_flop_formula(getattr(getattr(torch.ops, namespace), self.name))(flops)
+        if public:
+            _registry[self.name] = self
+
+    def _run_triton(self, *args):
+        module, function = self.triton.split(":")
+        return getattr(importlib.import_module(f"lifter.kernels.triton.{module}"), function)(*args)
+
+    def availability(self) -> dict[str, tuple[bool, str]]:
+        """For `lifter info`: backend -> (usable here, why or why not)."""
+        triton_here, triton_note = _triton_state()
+        return {
+            "reference": (True, "plain PyTorch"),
+            "cpu": (self.cpu and _library.loaded, "C++" if _library.loaded else _library.reason)
+            if self.cpu
+            else (False, "no C++ kernel"),
+            "triton": (triton_here, triton_note) if self.triton else (False, "no Triton kernel"),
+            "cuda": (False, "no CUDA C++ kernel: Triton is the GPU backend"),
+        }
+
+    def chosen(self, device_type: str) -> str:
+        """The backend that a float32 call on this device type takes when none is forced."""
+        if device_type == "cpu":
+            backend = "cpu"
+        elif device_type == "cuda":
+            backend = "triton"
+        else:
+            return "reference"
+        return backend if self.availability()[backend][0] else "reference"
+
+    def namespace(self, x: torch.Tensor):
+        """The `torch.ops` namespace that a call on `x` must use, or None for the reference."""
+        device = x.device.type
+        if _forced == "reference" or (_forced is None and x.dtype == torch.float64):
+            return None
+        if _forced is None:
+            if device == "meta":
+                return torch.ops.lifter
+            backend = self.chosen(device)
+            if backend == "reference":
+                _warn_slow(self.name, device)
+                return None
+            return torch.ops.lifter
+        if x.dtype == torch.float64:
+            raise TypeError(f"{self.name}: backend {_forced!r} has no float64 kernel; use backend('reference')")
+        usable, note = self.availability()[_forced]
+        if not usable:
+            raise RuntimeError(f"{self.name}: backend {_forced!r} is not usable here: {note}")
+        if _forced == "cpu" and device != "cpu":
+            raise RuntimeError(f"{self.name}: backend 'cpu' was forced, but the tensors are on {device}")
+        if _forced == "triton" and device == "cpu" and not triton_interpreted():
+            raise RuntimeError(
+                f"{self.name}: backend 'triton' on CPU tensors needs TRITON_INTERPRET=1 set before triton is imported"
+            )
+        return torch.ops.lifter_triton if _forced == "triton" else torch.ops.lifter
+
+
+def registry() -> dict[str, Op]:
+    """Every public op by name."""
+    return dict(_registry)
+
+
+@contextlib.contextmanager
+def backend(name: str):
+    """Force the backend of every op called inside: "reference", "cpu", "triton" or "cuda". Holds for the whole process."""
+    global _forced
+    if name not in BACKENDS:
+        raise ValueError(f"backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
+    previous, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+def triton_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@cache
+def _triton_state() -> tuple[bool, str]:
+    if importlib.util.find_spec("triton") is None:
+        return False, "triton is not installed"
+    if torch.cuda.is_available():
+        return True, "Triton"
+    if triton_interpreted():
+        return True, "Triton's interpreter (TRITON_INTERPRET=1): right, but slow"
+    return False, "no GPU (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"
+
+
+@cache
+def _warn_slow(op: str, device: str) -> None:
+    reason = {"cpu": _library.reason, "cuda": _triton_state()[1]}.get(device, f"there are no kernels for {device}")
+    warnings.warn(f"lifter.{op} runs its slow PyTorch reference on {device}: {reason}", stacklevel=4)
+
+
+# ---- argument checks -------------------------------------------------------------------------------------------------
+
+
+def check_shape(op: str, name: str, x: torch.Tensor | None, *expected) -> None:
+    """ValueError unless `x` is absent or has one of the `expected` shapes; a shape is a tuple of sizes and letters."""
+    if x is None:
+        return
+    for shape in expected:
+        if len(shape) == x.dim() and all(isinstance(e, str) or e == s for e, s in zip(shape, x.shape)):
+            return
+    wanted = " or ".join("(" + ", ".join(str(e) for e in shape) + ")" for shape in expected)
+    raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected {wanted}")
+
+
+def check_float(op: str, **tensors: torch.Tensor | None) -> None:
+    """TypeError unless every given tensor is a real floating-point tensor."""
+    for name, x in tensors.items():
+        if x is None:
+            continue
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"{op}: {name} is {type(x).__name__}, expected a tensor")
+        if not x.dtype.is_floating_point:
+            raise TypeError(f"{op}: {name} has dtype {x.dtype}, expected a real floating-point dtype")
+
+
+def check_like(op: str, first: str, x: torch.Tensor, **tensors: torch.Tensor | None) -> None:
+    """TypeError unless every given tensor has the dtype of `x`, ValueError unless it is on the same device."""
+    for name, y in tensors.items():
+        if y is None:
+            continue
+        if y.dtype != x.dtype:
+            raise TypeError(f"{op}: {name} has dtype {y.dtype}, expected {first}'s, {x.dtype}")
+        if y.device != x.device:
+            raise ValueError(f"{op}: {name} is on {y.device}, expected {first}'s device, {x.device}")
+
+
+def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
+    """The dtype that autocast wants for activations on `x`'s device, or None outside autocast."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -1,0 +1,273 @@
+"""Deformable convolution: every tap of the kernel reads the input at its own, bilinearly interpolated place.
+
+Sources: Dai et al., "Deformable Convolutional Networks" (2017), equations 2 to 4; Zhu et al., version 2 (2019), for the
+mask; torchvision.ops.deform_conv2d for the conventions. SasMamba samples the (T, J) grid of a clip with the depthwise form.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from ._op import Op, autocast_dtype, check_float, check_like, check_shape
+from .selective_scan import _kernel_dtype
+
+
+def deform_conv2d(
+    input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None
+):
+    """Deformable convolution with torchvision's signature and layouts.
+
+    The kernels walk over channels, so a channels-last input (a clip (B, T, J, C) as `x.permute(0, 3, 1, 2)`) is read and
+    answered in place; any other layout costs one copy of the input and one of the output. Depthwise convolution is one
+    fused kernel; any other grouping samples the columns first and multiplies them with the weight.
+
+    Args:
+        input: (B, Cin, H, W), float32, bfloat16 or float16 (float64 runs on the reference).
+        offset: (B, 2 * G * kh * kw, Ho, Wo), (dy, dx) of each tap for each of G groups of input channels. Any float
+            dtype and strides; computed in float32. A sample that falls outside, or is NaN, counts as zero.
+        weight: (Cout, Cin / groups, kh, kw), dtype of `input`. bias: (Cout,), dtype of `input`.
+        stride, padding, dilation: int or (vertical, horizontal).
+        mask: (B, G * kh * kw, Ho, Wo), factor of each tap. Any float dtype and strides.
+
+    Returns:
+        (B, Cout, Ho, Wo) with the dtype of `input`, channels-last if `input` is.
+
+    Raises:
+        ValueError for wrong shapes, TypeError for wrong dtypes; both name the argument.
+    """
+    op = "deform_conv2d"
+    check_float(op, input=input, offset=offset, weight=weight, bias=bias, mask=mask)
+    stride, padding, dilation = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
+    _check_shapes(op, input, offset, weight, bias, stride, padding, dilation, mask)
+    if (dtype := autocast_dtype(input)) is not None:
+        input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    check_like(op, "input", input, weight=weight, bias=bias)
+    for name, x in (("offset", offset), ("mask", mask)):
+        if x is not None and x.device != input.device:
+            raise ValueError(f"{op}: {name} is on {x.device}, expected input's device, {input.device}")
+
+    channels_last = input.stride(1) == 1 and not input.is_contiguous()
+    ops = DEFORM_CONV2D.namespace(input)
+    if ops is None:
+        out = deform_conv2d_ref(input, offset, weight, bias, stride, padding, dilation, mask)
+    else:
+        x, w, b = _kernel_dtype(input, weight, bias)
+        x = x.permute(0, 2, 3, 1)
+        x = x if x.stride(3) == 1 else x.contiguous()
+        sampling = (offset.float(), None if mask is None else mask.float())
+        if weight.shape[1] == 1 and weight.shape[0] == input.shape[1]:
+            w, b = w.squeeze(1).permute(1, 2, 0).float(), None if b is None else b.float()
+            out = ops.deform_conv2d(x, *sampling, w, b, stride, padding, dilation)
+        else:
+            columns = ops.deform_sample(x, *sampling, list(weight.shape[2:]), stride, padding, dilation)
+            out = _multiply(columns, w, b)
+        out = out.permute(0, 3, 1, 2).to(input.dtype)
+    return out.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def _multiply(columns, weight, bias):
+    """(B, Ho, Wo, kh * kw, Cin) sampled columns times the weight -> (B, Ho, Wo, Cout)."""
+    groups = columns.shape[-1] // weight.shape[1]
+    if groups == 1:
+        return F.linear(columns.flatten(3), weight.permute(0, 2, 3, 1).flatten(1), bias)
+    columns = columns.unflatten(-1, (groups, -1))
+    weight = weight.flatten(2).unflatten(0, (groups, -1))
+    out = torch.einsum("bhwkgc,gock->bhwgo", columns, weight).flatten(3)
+    return out if bias is None else out + bias
+
+
+def deform_conv2d_ref(
+    input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None
+):
+    """`deform_conv2d` in plain PyTorch, in float32 (float64 for float64 input)."""
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    columns = _sample(input.to(dtype), offset.to(dtype), weight.shape[2:], stride, padding, dilation, mask)
+    groups = input.shape[1] // weight.shape[1]
+    columns = columns.unflatten(1, (groups, -1)).flatten(2, 3)
+    weight = weight.to(dtype).flatten(1).unflatten(0, (groups, -1))
+    out = torch.einsum("bgkhw,gok->bgohw", columns, weight).flatten(1, 2)
+    if bias is not None:
+        out = out + bias.to(dtype)[:, None, None]
+    return out.to(input.dtype)
+
+
+def _sample(input, offset, kernel_size, stride, padding, dilation, mask):
+    """The value that each tap reads: (B, C, kh * kw, Ho, Wo)."""
+    (stride_y, stride_x), (pad_y, pad_x), (step_y, step_x) = (
+        (value, value) if isinstance(value, int) else value for value in (stride, padding, dilation)
+    )
+    kh, kw = kernel_size
+    batch, channels, height, width = input.shape
+    *_, out_height, out_width = offset.shape
+    offset = offset.unflatten(1, (-1, kh, kw, 2))  # (B, G, kh, kw, 2, Ho, Wo)
+    groups = offset.shape[1]
+
+    def places(offset, size, taps, outputs, taps_step, stride, pad):
+        """Lower neighbour of each place and the way from there; every place outside becomes -2."""
+        place = (taps * taps_step) + (outputs * stride - pad) + offset
+        place = torch.where((place >= -1) & (place < size), place, -2)
+        lower = place.detach().floor()
+        return lower.long(), place - lower
+
+    def steps(count, dim):
+        return torch.arange(count, device=input.device).view(-1, *[1] * dim)
+
+    y, fy = places(offset[:, :, :, :, 0], height, steps(kh, 3), steps(out_height, 1), step_y, stride_y, pad_y)
+    x, fx = places(offset[:, :, :, :, 1], width, steps(kw, 2), steps(out_width, 0), step_x, stride_x, pad_x)
+
+    # A frame of zeros is what lies outside: with it all four neighbours of every place exist.
+    framed = F.pad(input, (2, 1, 2, 1)).unflatten(1, (groups, -1)).flatten(3)  # (B, G, C / G, pixels)
+    sampled = 0
+    for row, wy in ((y + 2, 1 - fy), (y + 3, fy)):
+        for column, wx in ((x + 2, 1 - fx), (x + 3, fx)):
+            pixel = (row * (width + 3) + column).flatten(2).unsqueeze(2).expand(-1, -1, framed.shape[2], -1)
+            sampled = sampled + framed.gather(3, pixel) * (wy * wx).flatten(2).unsqueeze(2)
+    sampled = sampled.unflatten(3, (kh * kw, out_height, out_width))  # (B, G, C / G, kh * kw, Ho, Wo)
+    if mask is not None:
+        sampled = sampled * mask.to(sampled.dtype).unflatten(1, (groups, 1, -1))
+    return sampled.flatten(1, 2)
+
+
+def _pair(name, value, least):
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+        raise ValueError(f"deform_conv2d: {name} is {value!r}, expected an int or a pair of ints, at least {least}")
+    return list(pair)
+
+
+def _check_shapes(op, input, offset, weight, bias, stride, padding, dilation, mask):
+    check_shape(op, "input", input, ("B", "Cin", "H", "W"))
+    check_shape(op, "weight", weight, ("Cout", "Cin / groups", "kh", "kw"))
+    batch, channels, height, width = input.shape
+    out_channels, group_channels, kh, kw = weight.shape
+    if 0 in weight.shape:
+        raise ValueError(f"{op}: weight has shape {tuple(weight.shape)}, expected no empty dimension")
+    if channels == 0 or channels % group_channels or out_channels % (channels // group_channels):
+        raise ValueError(
+            f"{op}: weight has shape {tuple(weight.shape)}, which makes no groups of the {channels} channels of input"
+        )
+    check_shape(op, "bias", bias, (out_channels,))
+    size = _out_size((height, width), (kh, kw), stride, padding, dilation)
+    if min(size) < 1:
+        raise ValueError(f"{op}: input has shape {tuple(input.shape)}, too small for the kernel: output would be {size}")
+    check_shape(op, "offset", offset, (batch, "2 * G * kh * kw", *size))
+    groups, rest = divmod(offset.shape[1], 2 * kh * kw)
+    if rest or groups == 0 or channels % groups:
+        raise ValueError(
+            f"{op}: offset has {offset.shape[1]} channels, expected {2 * kh * kw} (2 * kh * kw) times a divisor of the "
+            f"{channels} channels of input"
+        )
+    check_shape(op, "mask", mask, (batch, groups * kh * kw, *size))
+
+
+def _out_size(size, kernel_size, stride, padding, dilation):
+    return tuple(
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel_size, stride, padding, dilation)
+    )
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+# The ops see the input as (B, H, W, C) and the depthwise weight as (kh, kw, C): channels last, as the kernels walk.
+
+
+def _fake(input, offset, mask, weight, bias, stride, padding, dilation):
+    return input.new_empty(input.shape[0], *offset.shape[2:], input.shape[3])
+
+
+def _fake_bwd(dout, input, offset, mask, weight, stride, padding, dilation):
+    dinput, doffset, dmask = _fake_sample_bwd(dout, input, offset, mask, weight.shape[:2], stride, padding, dilation)
+    return dinput, doffset, dmask, weight.new_empty(weight.shape), weight.new_empty(weight.shape[2])
+
+
+def _fake_sample(input, offset, mask, kernel_size, stride, padding, dilation):
+    return input.new_empty(input.shape[0], *offset.shape[2:], kernel_size[0] * kernel_size[1], input.shape[3])
+
+
+def _fake_sample_bwd(dout, input, offset, mask, kernel_size, stride, padding, dilation):
+    dmask = offset.new_empty(0) if mask is None else torch.empty_like(mask)
+    return input.new_empty(input.shape), torch.empty_like(offset), dmask
+
+
+def _setup_context(ctx, inputs, output):
+    input, offset, mask, weight, bias, *ctx.geometry = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(input, offset, mask, weight)
+
+
+def _backward(ops, ctx, dout):
+    _, _, mask, _ = ctx.saved_tensors
+    dinput, doffset, dmask, dweight, dbias = ops.deform_conv2d_bwd(dout, *ctx.saved_tensors, *ctx.geometry)
+    return dinput, doffset, None if mask is None else dmask, dweight, dbias if ctx.has_bias else None, None, None, None
+
+
+def _setup_context_sample(ctx, inputs, output):
+    *tensors, ctx.kernel_size, ctx.stride, ctx.padding, ctx.dilation = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_sample(ops, ctx, dcolumns):
+    _, _, mask = ctx.saved_tensors
+    dinput, doffset, dmask = ops.deform_sample_bwd(
+        dcolumns, *ctx.saved_tensors, ctx.kernel_size, ctx.stride, ctx.padding, ctx.dilation
+    )
+    return dinput, doffset, None if mask is None else dmask, None, None, None, None
+
+
+def _flops(input_shape, offset_shape, mask_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+    """Per output value and tap four multiply-adds to interpolate and one for the weight. Not counted, as it is shared
+    by all channels: where to sample, and the mask."""
+    batch, _, _, channels = input_shape
+    return 10 * batch * offset_shape[2] * offset_shape[3] * weight_shape[0] * weight_shape[1] * channels
+
+
+def _flops_bwd(dout_shape, *args, out_shape=None, **kwargs) -> int:
+    """Twice the forward, the convention of FlopCounterMode for a product and its two gradients."""
+    return 2 * _flops(*args)
+
+
+def _flops_sample(input_shape, offset_shape, mask_shape, kernel_size, *args, out_shape=None, **kwargs) -> int:
+    """Four multiply-adds per sampled value."""
+    batch, _, _, channels = input_shape
+    return 8 * batch * offset_shape[2] * offset_shape[3] * kernel_size[0] * kernel_size[1] * channels
+
+
+def _flops_sample_bwd(dout_shape, *args, out_shape=None, **kwargs) -> int:
+    """Twice the forward."""
+    return 2 * _flops_sample(*args)
+
+
+DEFORM_CONV2D = Op(
+    "deform_conv2d(Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
+    "int[] dilation) -> Tensor",
+    fake=_fake,
+    triton="deform_conv2d:forward",
+    flops=_flops,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+Op(
+    "deform_conv2d_bwd(Tensor dout, Tensor input, Tensor offset, Tensor? mask, Tensor weight, int[] stride, "
+    "int[] padding, int[] dilation) "
+    "-> (Tensor dinput, Tensor doffset, Tensor dmask, Tensor dweight, Tensor dbias)",
+    fake=_fake_bwd,
+    triton="deform_conv2d:backward",
+    flops=_flops_bwd,
+    public=False,
+)
+Op(
+    "deform_sample(Tensor input, Tensor offset, Tensor? mask, int[] kernel_size, int[] stride, int[] padding, "
+    "int[] dilation) -> Tensor",
+    fake=_fake_sample,
+    triton="deform_conv2d:sample",
+    flops=_flops_sample,
+    setup_context=_setup_context_sample,
+    backward=_backward_sample,
+    public=False,
+)
+Op(
+    "deform_sample_bwd(Tensor dcolumns, Tensor input, Tensor offset, Tensor? mask, int[] kernel_size, int[] stride, "
+    "int[] padding, int[] dilation) -> (Tensor dinput, Tensor doffset, Tensor dmask)",
+    fake=_fake_sample_bwd,
+    triton="deform_conv2d:sample_backward",
+    flops=_flops_sample_bwd,
+    public=False,
+)

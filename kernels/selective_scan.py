@@ -1,0 +1,217 @@
+"""Selective scan, the recurrence of Mamba: h_l = exp(delta_l A) h_(l-1) + delta_l B_l u_l,  y_l = C_l h_l + D u_l.
+
+Source: Gu & Dao, "Mamba" (2023), equations 2 and 3 with the zero-order hold of A and the Euler step of B, as mamba-ssm
+computes it; SasMamba paper, equations 2 to 6.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from ._op import Op, autocast_dtype, check_float, check_like, check_shape
+
+CHUNK = 64  # steps between two saved states; csrc/cpu/scan.h has the same number
+MAX_STATES = 256
+
+
+def selective_scan_fn(
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D=None,
+    z=None,
+    delta_bias=None,
+    delta_softplus=False,
+    return_last_state=False,
+    initial_state=None,
+):
+    """Selective scan with mamba-ssm's signature and layouts.
+
+    Args:
+        u: (B, D, L) input, float32, bfloat16 or float16 (float64 runs on the reference). L >= 1.
+        delta: (B, D, L) time steps, dtype of `u`.
+        A: (D, N) real, any float dtype; computed in float32. N <= 256.
+        B, C: (D, N) constant, or (B, N, L) or (B, G, N, L) with the dtype of `u`; channel d reads group d // (D / G).
+        D: (D,) skip connection. z: (B, D, L) gate, out * silu(z). delta_bias: (D,), added to delta.
+        delta_softplus: apply softplus to delta + delta_bias.
+        return_last_state: also return the state after the last step, (B, D, N) float32, differentiable.
+        initial_state: (B, D, N) state before the first step, differentiable; zero if absent.
+
+    Returns:
+        out (B, D, L) with the dtype of `u`, or (out, last_state).
+
+    Raises:
+        ValueError for wrong shapes, TypeError for wrong dtypes; both name the argument.
+    """
+    check_float("selective_scan_fn", u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias,
+                initial_state=initial_state)  # fmt: skip
+    _check_shapes("selective_scan_fn", u, delta, A, B, C, D, z, delta_bias, initial_state)
+    if (dtype := autocast_dtype(u)) is not None:
+        u, delta, z = u.to(dtype), delta.to(dtype), None if z is None else z.to(dtype)
+        B, C = (x.to(dtype) if x.dim() > 2 else x for x in (B, C))
+    varying = {name: x for name, x in (("B", B), ("C", C)) if x.dim() > 2}
+    check_like("selective_scan_fn", "u", u, delta=delta, z=z, **varying)
+
+    ops = SELECTIVE_SCAN.namespace(u)
+    if ops is None:
+        return selective_scan_ref(
+            u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, initial_state
+        )
+    B, C = (x.unsqueeze(1) if x.dim() == 3 else x if x.dim() == 4 else x.float() for x in (B, C))
+    A, D, delta_bias, initial_state = (None if x is None else x.float() for x in (A, D, delta_bias, initial_state))
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    save_states = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    out, last_state, _ = ops.selective_scan(
+        *_kernel_dtype(u, delta), A, *_kernel_dtype(B, C), D, *_kernel_dtype(z), delta_bias, delta_softplus,
+        initial_state, save_states,
+    )  # fmt: skip
+    out = out.to(u.dtype)
+    return (out, last_state) if return_last_state else out
+
+
+def _kernel_dtype(*tensors):
+    """float16 on the CPU is widened: no CPU of today computes in it, and the copy costs less than a second kernel."""
+    return tuple(
+        x.float() if x is not None and x.dtype == torch.float16 and x.device.type == "cpu" else x for x in tensors
+    )
+
+
+def selective_scan_ref(
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D=None,
+    z=None,
+    delta_bias=None,
+    delta_softplus=False,
+    return_last_state=False,
+    initial_state=None,
+):
+    """`selective_scan_fn` in plain PyTorch, step by step in float32 (float64 for float64 input)."""
+    dtype = torch.promote_types(u.dtype, torch.float32)
+    batch, dim, length = u.shape
+    u_in, u, delta, A, B, C = u, *(x.to(dtype) for x in (u, delta, A, B, C))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+
+    decay = torch.exp(torch.einsum("bdl,dn->lbdn", delta, A)).unbind(0)
+    drive = torch.einsum("bdl,lbdn->lbdn", delta * u, _per_step(B, batch, dim, length)).unbind(0)
+    C = _per_step(C, batch, dim, length).unbind(0)
+    h = u.new_zeros(batch, dim, A.shape[1]) if initial_state is None else initial_state.to(dtype)
+    ys = []
+    for step in range(length):
+        h = decay[step] * h + drive[step]
+        ys.append((h * C[step]).sum(-1))
+    y = torch.stack(ys, dim=-1)
+
+    if D is not None:
+        y = y + u * D.to(dtype)[:, None]
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    y = y.to(u_in.dtype)
+    return (y, h) if return_last_state else y
+
+
+def _per_step(X, batch, dim, length):
+    """B or C in any of its layouts -> (L, B, D, N)."""
+    if X.dim() == 2:
+        return X.expand(length, batch, *X.shape)
+    if X.dim() == 3:
+        X = X.unsqueeze(1)
+    return X.repeat_interleave(dim // X.shape[1], dim=1).permute(3, 0, 1, 2)
+
+
+def _check_shapes(op, u, delta, A, B, C, D, z, delta_bias, initial_state):
+    check_shape(op, "u", u, ("B", "D", "L"))
+    batch, dim, length = u.shape
+    if length < 1:
+        raise ValueError(f"{op}: u has shape {tuple(u.shape)}, expected at least one step (L >= 1)")
+    check_shape(op, "A", A, (dim, "N"))
+    states = A.shape[1]
+    if not 1 <= states <= MAX_STATES:
+        raise ValueError(f"{op}: A has shape {tuple(A.shape)}, expected 1 to {MAX_STATES} states")
+    for name, x in (("B", B), ("C", C)):
+        check_shape(op, name, x, (dim, states), (batch, states, length), (batch, "G", states, length))
+        if x.dim() == 4 and (x.shape[1] == 0 or dim % x.shape[1]):
+            raise ValueError(f"{op}: {name} has {x.shape[1]} groups, which do not divide the {dim} channels of u")
+    check_shape(op, "delta", delta, (batch, dim, length))
+    check_shape(op, "z", z, (batch, dim, length))
+    check_shape(op, "D", D, (dim,))
+    check_shape(op, "delta_bias", delta_bias, (dim,))
+    check_shape(op, "initial_state", initial_state, (batch, dim, states))
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, save_states):
+    batch, dim, length = u.shape
+    states = A.shape[1]
+    chunks = (length + CHUNK - 1) // CHUNK if save_states else 0
+    return (
+        u.new_empty(batch, dim, length),
+        A.new_empty(batch, dim, states),
+        A.new_empty(batch, chunks, states, dim),
+    )
+
+
+def _fake_bwd(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, has_initial_state, states):
+    def like(x):
+        return A.new_empty(0) if x is None else x.new_empty(x.shape)
+
+    dinitial = A.new_empty(u.shape[0], *A.shape) if has_initial_state else A.new_empty(0)
+    return *(like(x) for x in (u, delta, A, B, C, D, z, delta_bias)), dinitial
+
+
+def _setup_context(ctx, inputs, output):
+    u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, save_states = inputs
+    ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, output[2])
+    ctx.delta_softplus, ctx.has_initial_state, ctx.saved = delta_softplus, initial_state is not None, save_states
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ops, ctx, dout, dlast_state, _):
+    if not ctx.saved:
+        raise RuntimeError("selective_scan: called with save_states=False, which gives no gradients")
+    *tensors, states = ctx.saved_tensors
+    u = tensors[0]
+    dout = u.new_zeros(u.shape) if dout is None else dout
+    grads = ops.selective_scan_bwd(dout, dlast_state, *tensors, ctx.delta_softplus, ctx.has_initial_state, states)
+    grads = [g if x is not None else None for g, x in zip(grads, tensors)] + [grads[8] if ctx.has_initial_state else None]
+    return *grads[:8], None, grads[8], None
+
+
+def _flops(u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
+    """The official count of mamba's authors: 9 L D N for the scan and L D for the skip, per sequence."""
+    batch, dim, length = u_shape
+    return batch * (9 * length * dim * A_shape[1] + length * dim)
+
+
+def _flops_bwd(dout_shape, dlast_shape, u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
+    """Twice the forward, the convention of FlopCounterMode for a product and its two gradients."""
+    return 2 * _flops(u_shape, delta_shape, A_shape)
+
+
+SELECTIVE_SCAN = Op(
+    "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+    "bool delta_softplus, Tensor? initial_state, bool save_states) -> (Tensor out, Tensor last_state, Tensor states)",
+    fake=_fake,
+    triton="selective_scan:forward",
+    flops=_flops,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+Op(
+    "selective_scan_bwd(Tensor dout, Tensor? dlast_state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, "
+    "Tensor? D, Tensor? z, Tensor? delta_bias, bool delta_softplus, bool has_initial_state, Tensor states) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    fake=_fake_bwd,
+    triton="selective_scan:backward",
+    flops=_flops_bwd,
+    public=False,
+)

@@ -1,0 +1,95 @@
+"""One step of the selective scan, for streaming; the equations of `selective_scan`."""
+
+import torch
+import torch.nn.functional as F
+
+from ._op import Op, check_float, check_like, check_shape
+from .selective_scan import MAX_STATES, _kernel_dtype
+
+
+def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
+    """One step of the scan, with mamba-ssm's name and argument order; `state` is updated in place.
+
+    Args:
+        state: (B, D, N), overwritten with the new state. float32 keeps a stream exact; any float dtype is accepted.
+        x, dt: (B, D), float32, bfloat16 or float16 (float64 runs on the reference). A: (D, N) real, any float dtype.
+        B, C: (B, N) or (B, G, N), dtype of `x`. D: (D,). z: (B, D), gate. dt_bias: (D,).
+        dt_softplus: apply softplus to dt + dt_bias.
+
+    Returns:
+        (B, D) with the dtype of `x`. Not differentiable: train with `selective_scan_fn`.
+
+    Raises:
+        ValueError for wrong shapes, TypeError for wrong dtypes; both name the argument.
+    """
+    op = "selective_state_update"
+    check_float(op, state=state, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias)
+    check_shape(op, "state", state, ("B", "D", "N"))
+    batch, dim, states = state.shape
+    if not 1 <= states <= MAX_STATES:
+        raise ValueError(f"{op}: state has shape {tuple(state.shape)}, expected 1 to {MAX_STATES} states")
+    for name, y in (("x", x), ("dt", dt), ("z", z)):
+        check_shape(op, name, y, (batch, dim))
+    check_shape(op, "A", A, (dim, states))
+    for name, y in (("B", B), ("C", C)):
+        check_shape(op, name, y, (batch, states), (batch, "G", states))
+        if y.dim() == 3 and (y.shape[1] == 0 or dim % y.shape[1]):
+            raise ValueError(f"{op}: {name} has {y.shape[1]} groups, which do not divide the {dim} channels of x")
+    check_shape(op, "D", D, (dim,))
+    check_shape(op, "dt_bias", dt_bias, (dim,))
+    check_like(op, "x", x, dt=dt, B=B, C=C, z=z)
+
+    with torch.no_grad():
+        ops = SELECTIVE_STATE_UPDATE.namespace(x)
+        if ops is None:
+            return selective_state_update_ref(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+        B, C = (y.unsqueeze(1) if y.dim() == 2 else y for y in (B, C))
+        A, D, dt_bias = (None if y is None else y.float() for y in (A, D, dt_bias))
+        h = state if state.dtype == torch.float32 else state.float()
+        out = ops.selective_state_update(
+            h, *_kernel_dtype(x, dt), A, *_kernel_dtype(B, C), D, *_kernel_dtype(z), dt_bias, dt_softplus
+        )
+        if h is not state:
+            state.copy_(h)
+        return out.to(x.dtype)
+
+
+def selective_state_update_ref(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
+    """`selective_state_update` in plain PyTorch."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x_in, x, dt = x, x.to(dtype), dt.to(dtype)
+    if dt_bias is not None:
+        dt = dt + dt_bias.to(dtype)
+    dt = (F.softplus(dt) if dt_softplus else dt).unsqueeze(-1)
+    B, C = (y.to(dtype).reshape(y.shape[0], -1, y.shape[-1]) for y in (B, C))
+    B, C = (y.repeat_interleave(x.shape[1] // y.shape[1], dim=1) for y in (B, C))
+    h = torch.exp(dt * A.to(dtype)) * state.to(dtype) + dt * B * x.unsqueeze(-1)
+    state.copy_(h)
+    y = (h * C).sum(-1)
+    if D is not None:
+        y = y + D.to(dtype) * x
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(x_in.dtype)
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _fake(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus):
+    return x.new_empty(x.shape)
+
+
+def _flops(state_shape, *args, out_shape=None, **kwargs) -> int:
+    """The official count of one step: 9 D N for the state and D for the skip, per sequence."""
+    batch, dim, states = state_shape
+    return batch * dim * (9 * states + 1)
+
+
+SELECTIVE_STATE_UPDATE = Op(
+    "selective_state_update(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
+    "Tensor? dt_bias, bool dt_softplus) -> Tensor",
+    fake=_fake,
+    triton="selective_state_update:forward",
+    flops=_flops,
+)

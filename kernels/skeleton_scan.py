@@ -1,0 +1,220 @@
+"""The scan of SasMamba and PoseMamba over a pose clip, in up to four directions at once.
+
+Sources: SasMamba paper, equations 12 to 15 and table 6; official code of SasMamba and PoseMamba (cross scan, selective
+scan, cross merge). One walk over the (B, T, J, C) map per direction: joints gathered through a small table, the time
+step softplus(dt_proj(dt) + bias) formed on the way, the directions summed into one output.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from ._op import Op, autocast_dtype, check_float, check_like, check_shape
+from .selective_scan import CHUNK, MAX_STATES, _kernel_dtype, selective_scan_ref
+
+# Table 6 of the paper, in the order of the official weight groups. T walks frame by frame (joint fastest), S joint by
+# joint (frame fastest); bit 0 of the code is the walk, bit 1 the reversal.
+DIRECTIONS = {"T-f": 0, "S-f": 1, "T-b": 2, "S-b": 3}
+
+
+def skeleton_scan(
+    x,
+    x_proj_weight,
+    dt_proj_weight,
+    dt_proj_bias,
+    A,
+    D,
+    gather=None,
+    channel_groups=None,
+    directions=("T-f", "S-f", "T-b", "S-b"),
+):
+    """Selective scans of a pose clip in K directions, summed.
+
+    Args:
+        x: (B, T, J, C) map, float32, bfloat16 or float16 (float64 runs on the reference).
+        x_proj_weight: (K, R + 2N, C), projects a token to (dt, B, C) of its direction.
+        dt_proj_weight: (K, C, R). dt_proj_bias: (K, C). delta = softplus(dt_proj(dt) + bias).
+        A: (K, C, N) real. D: (K, C) skip.
+        gather: (K, G, M, J) int32: direction k reads x[:, :, gather[k, g, 0, v]] + x[:, :, gather[k, g, 1, v]] + ... at
+            joint v, for the channels of group g; a negative entry adds nothing. None: the joint itself.
+        channel_groups: sizes of the G channel groups, summing to C. None: one group.
+        directions: K of "T-f", "T-b" (frame-major, forward and backward), "S-f", "S-b" (joint-major).
+
+    Returns:
+        (B, T, J, C) with the dtype of `x`.
+
+    Raises:
+        ValueError for wrong shapes or names, TypeError for wrong dtypes; both name the argument.
+    """
+    op = "skeleton_scan"
+    check_float(op, x=x, x_proj_weight=x_proj_weight, dt_proj_weight=dt_proj_weight, dt_proj_bias=dt_proj_bias, A=A, D=D)
+    codes = _direction_codes(directions)
+    channel_groups = _check_shapes(
+        op, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, len(codes)
+    )
+    if (dtype := autocast_dtype(x)) is not None:
+        x, x_proj_weight = x.to(dtype), x_proj_weight.to(dtype)
+    check_like(op, "x", x, x_proj_weight=x_proj_weight)
+
+    ops = SKELETON_SCAN.namespace(x)
+    if ops is None:
+        return skeleton_scan_ref(
+            x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, directions
+        )
+    if gather is None:
+        gather = torch.arange(x.shape[2], dtype=torch.int32, device=x.device).expand(len(codes), 1, 1, -1)
+    # Projecting before gathering keeps the gathered map out of memory: only R + 2N channels are gathered, in the kernel.
+    proj = [
+        F.linear(part, weight.flatten(0, 1))
+        for part, weight in zip(x.split(channel_groups, -1), x_proj_weight.split(channel_groups, -1))
+    ]
+    proj = torch.stack(proj, -2) if len(proj) > 1 else proj[0].unsqueeze(-2)
+    proj = proj.unflatten(-1, x_proj_weight.shape[:2])
+    parameters = [p.float() for p in (dt_proj_weight, dt_proj_bias, A, D)]
+    save_states = torch.is_grad_enabled() and any(t.requires_grad for t in (x, proj, *parameters))
+    out, _ = ops.skeleton_scan(*_kernel_dtype(x, proj), *parameters, gather, channel_groups, codes, save_states)
+    return out.to(x.dtype)
+
+
+def skeleton_scan_ref(
+    x,
+    x_proj_weight,
+    dt_proj_weight,
+    dt_proj_bias,
+    A,
+    D,
+    gather=None,
+    channel_groups=None,
+    directions=("T-f", "S-f", "T-b", "S-b"),
+):
+    """`skeleton_scan` from plain indexing and `selective_scan_ref`."""
+    B, T, J, C = x.shape
+    N = A.shape[-1]
+    codes = _direction_codes(directions)
+    sequences = torch.stack([_walk(_gathered(x, gather, channel_groups, k), code) for k, code in enumerate(codes)], 1)
+    dt, Bs, Cs = torch.einsum("bklc,kpc->bkpl", sequences, x_proj_weight).split([dt_proj_weight.shape[-1], N, N], 2)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    delta = torch.einsum("bkrl,kcr->bkcl", dt.to(dtype), dt_proj_weight.to(dtype))
+    y = selective_scan_ref(
+        sequences.to(dtype).transpose(2, 3).flatten(1, 2),
+        delta.flatten(1, 2),
+        A.flatten(0, 1),
+        Bs,
+        Cs,
+        D.flatten(),
+        delta_bias=dt_proj_bias.flatten(),
+        delta_softplus=True,
+    )
+    y = y.unflatten(1, (len(codes), C)).transpose(2, 3)
+    return sum(_unwalk(y[:, k], code, T, J) for k, code in enumerate(codes)).to(x.dtype)
+
+
+def _gathered(x, gather, channel_groups, k):
+    if gather is None:
+        return x
+    parts = []
+    for part, table in zip(x.split(channel_groups or [x.shape[-1]], -1), gather[k].long()):
+        terms = (part[:, :, joints.clamp(min=0)] * (joints >= 0)[:, None] for joints in table)
+        parts.append(sum(terms))
+    return torch.cat(parts, -1)
+
+
+def _walk(x, code):
+    """(B, T, J, C) -> (B, L, C) in the order of the direction."""
+    sequence = (x.transpose(1, 2) if code & 1 else x).flatten(1, 2)
+    return sequence.flip(1) if code & 2 else sequence
+
+
+def _unwalk(y, code, T, J):
+    y = y.flip(1) if code & 2 else y
+    return y.unflatten(1, (J, T)).transpose(1, 2) if code & 1 else y.unflatten(1, (T, J))
+
+
+def _direction_codes(directions):
+    unknown = [d for d in directions if d not in DIRECTIONS]
+    if unknown or not directions or isinstance(directions, str):
+        raise ValueError(f"skeleton_scan: directions is {directions!r}, expected a sequence of {tuple(DIRECTIONS)}")
+    return [DIRECTIONS[d] for d in directions]
+
+
+def _check_shapes(op, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, K):
+    check_shape(op, "x", x, ("B", "T", "J", "C"))
+    C, J = x.shape[3], x.shape[2]
+    if x.shape[1] * J < 1:
+        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected at least one frame and one joint")
+    check_shape(op, "A", A, (K, C, "N"))
+    check_shape(op, "dt_proj_weight", dt_proj_weight, (K, C, "R"))
+    N, R = A.shape[2], dt_proj_weight.shape[2]
+    if not 1 <= N <= MAX_STATES:
+        raise ValueError(f"{op}: A has shape {tuple(A.shape)}, expected 1 to {MAX_STATES} states")
+    check_shape(op, "x_proj_weight", x_proj_weight, (K, R + 2 * N, C))
+    check_shape(op, "dt_proj_bias", dt_proj_bias, (K, C))
+    check_shape(op, "D", D, (K, C))
+    channel_groups = [C] if channel_groups is None else [int(size) for size in channel_groups]
+    if sum(channel_groups) != C or min(channel_groups) < 1:
+        raise ValueError(f"{op}: channel_groups is {channel_groups}, expected positive sizes that sum to {C}")
+    if gather is None:
+        if len(channel_groups) > 1:
+            raise ValueError(f"{op}: channel_groups is {channel_groups} without gather, expected None")
+    else:
+        if gather.dtype != torch.int32:
+            raise TypeError(f"{op}: gather has dtype {gather.dtype}, expected torch.int32")
+        check_shape(op, "gather", gather, (K, len(channel_groups), "M", J))
+    return channel_groups
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _fake(x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions, save_states):
+    B, T, J, C = x.shape
+    chunks = (T * J + CHUNK - 1) // CHUNK if save_states else 0
+    return x.new_empty(x.shape), A.new_empty(B, A.shape[0], chunks, A.shape[2], C)
+
+
+def _fake_bwd(dout, x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions, states):
+    return tuple(t.new_empty(t.shape) for t in (x, proj, dt_weight, dt_bias, A, D))
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, ctx.channel_groups, ctx.directions, ctx.saved = inputs
+    ctx.save_for_backward(*tensors, output[1])
+
+
+def _backward(ops, ctx, dout, _):
+    if not ctx.saved:
+        raise RuntimeError("skeleton_scan: called with save_states=False, which gives no gradients")
+    *tensors, states = ctx.saved_tensors
+    grads = ops.skeleton_scan_bwd(dout, *tensors, ctx.channel_groups, ctx.directions, states)
+    return *grads, None, None, None, None
+
+
+def _flops(x_shape, proj_shape, dt_weight_shape, dt_bias_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
+    """dt_proj, and the official 9 L D N + L D of every direction's scan."""
+    B, T, J, C = x_shape
+    K, _, N = A_shape
+    return B * K * T * J * C * (2 * dt_weight_shape[2] + 9 * N + 1)
+
+
+def _flops_bwd(dout_shape, *args, out_shape=None, **kwargs) -> int:
+    """Twice the forward, the convention of FlopCounterMode for a product and its two gradients."""
+    return 2 * _flops(*args)
+
+
+SKELETON_SCAN = Op(
+    "skeleton_scan(Tensor x, Tensor proj, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, Tensor gather, "
+    "int[] channel_groups, int[] directions, bool save_states) -> (Tensor out, Tensor states)",
+    fake=_fake,
+    triton="skeleton_scan:forward",
+    flops=_flops,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+Op(
+    "skeleton_scan_bwd(Tensor dout, Tensor x, Tensor proj, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, "
+    "Tensor gather, int[] channel_groups, int[] directions, Tensor states) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    fake=_fake_bwd,
+    triton="skeleton_scan:backward",
+    flops=_flops_bwd,
+    public=False,
+)

@@ -1,0 +1,1 @@
+"""The GPU kernels, one module per op. Imported only when a Triton kernel runs."""

@@ -1,0 +1,114 @@
+"""What the scans share: the recurrence in registers, the pass over chunks, tile sizes and launches.
+
+A sequence is cut in chunks of CHUNK steps, so that a single long sequence fills a GPU, in three launches:
+1. every chunk by itself: its last state from a zero state, and the sum of its time steps (its decay is exp(A * sum));
+2. `carry`, over the chunks in order: the state at the start of every chunk;
+3. every chunk again, from its true state.
+The adjoint states of the backward go the same way in reverse. A sequence of one chunk is phase 3 alone.
+
+A program holds tiles (SUB steps, BN states, BD channels). Steps lie in registers, channels and then states on lanes.
+"""
+
+from contextlib import nullcontext
+
+import torch
+import triton
+import triton.language as tl
+
+from ..selective_scan import CHUNK
+
+SUB = 8  # steps of a tile
+TARGET_PROGRAMS = 2048  # what a backward may be split into; more programs than this are not worth their partial sums
+
+
+def tile_sizes(states: int, channels: int, elements: int = 128) -> dict:
+    """BN, BD and num_warps for tiles of `elements` (state, channel) pairs per warp."""
+    bn = triton.next_power_of_2(states)
+    if triton.knobs.runtime.interpret:  # there time goes by operation, not by element
+        return {"BN": bn, "BD": min(triton.next_power_of_2(max(channels, 1)), 64), "num_warps": 1}
+    bd = min(triton.next_power_of_2(max(channels, 1)), 32, max(4, elements // bn))
+    return {"BN": bn, "BD": bd, "num_warps": min(max(1, bn * bd // elements), 8)}
+
+
+def launch(kernel, programs: int, *args, **options) -> None:
+    """Run `kernel` on `programs` programs, on the device of its first argument."""
+    if programs:
+        device = args[0].device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            kernel[(programs,)](*args, **options)
+
+
+def carry_over(A, sums, edge, local, reverse=False) -> None:
+    """Phase 2, in place: `local` (rows, chunks, N, D) becomes the state (adjoint) that enters every chunk.
+
+    A: (K, D, N) of row r % K. sums: (rows, chunks, D). edge: (rows, D, N), what enters the first (last) chunk, or None.
+    """
+    rows, chunks, states, dim = local.shape
+    sizes = tile_sizes(states, dim)
+    launch(
+        carry, rows * triton.cdiv(dim, sizes["BD"]), A, sums, edge, local, A.shape[0], dim, states, chunks, SUB=SUB,
+        REVERSE=reverse, **sizes,
+    )  # fmt: skip
+
+
+@triton.jit
+def softplus(x):
+    e = tl.exp(tl.minimum(x, 20.0))
+    w = 1.0 + e  # log1p(e) = log(w) e / (w - 1): exact where 1 + e rounds
+    small = tl.where(w == 1.0, e, tl.log(w) * e / tl.where(w == 1.0, 1.0, w - 1.0))
+    return tl.where(x > 20.0, x, small)
+
+
+@triton.jit
+def softplus_grad(x):
+    return tl.where(x > 20.0, 1.0, tl.sigmoid(x))
+
+
+@triton.jit
+def pick(tile, rows, i):
+    """Row i of a tile, `rows` being the index along axis 0. On integers, so that LLVM folds it to a register name."""
+    bits = tl.where(rows == i, tile.to(tl.int32, bitcast=True), 0)
+    return tl.sum(bits, 0).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def scan(h, a, b, SUB: tl.constexpr, REVERSE: tl.constexpr = False):
+    """h = a_t h + b_t along axis 0: the h that entered every step, and the last one."""
+    rows = tl.arange(0, SUB)[:, None, None]
+    entered = a
+    for i in tl.static_range(SUB):
+        t = SUB - 1 - i if REVERSE else i
+        entered = tl.where(rows == t, h[None, :, :], entered)
+        h = pick(a, rows, t) * h + pick(b, rows, t)
+    return entered, h
+
+
+@triton.jit
+def carry(
+    A, sums, edge, local, K, D, N, chunks, SUB: tl.constexpr, REVERSE: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr
+):
+    blocks = tl.cdiv(D, BD)
+    row = tl.program_id(0).to(tl.int64) // blocks
+    d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)
+    n = tl.arange(0, BN)
+    mask = (n < N)[:, None] & (d < D)[None, :]
+    tile = d[None, :] * N + n[:, None]
+    decay = tl.load(A + (row % K) * D * N + tile, mask=mask, other=0.0)
+    if edge is None:
+        h = tl.zeros((BN, BD), tl.float32)
+    else:
+        h = tl.load(edge + row * D * N + tile, mask=mask, other=0.0)
+    for i in range(0, chunks, SUB):
+        first = (tl.cdiv(chunks, SUB) - 1) * SUB - i if REVERSE else i
+        c = first + tl.arange(0, SUB)
+        inside = c < chunks
+        total = tl.load(
+            sums + (row * chunks + c)[:, None] * D + d[None, :], mask=inside[:, None] & (d < D)[None, :], other=0.0
+        )
+        where = local + ((row * chunks + c)[:, None, None] * N + n[None, :, None]) * D + d[None, None, :]
+        where_mask = inside[:, None, None] & mask[None]
+        b = tl.load(where, mask=where_mask, other=0.0)
+        # An exponent may overflow where no step by itself does; a finite decay keeps a zero state zero.
+        a = tl.minimum(tl.exp(total[:, None, :] * decay[None]), 3.4e38)
+        entered, h = scan(h, a, b, SUB, REVERSE)
+        tl.store(where, entered, mask=where_mask)

@@ -1,0 +1,5 @@
+import sys
+
+from lifter.cli import main
+
+sys.exit(main())

@@ -1,0 +1,126 @@
+"""PoseMamba: monocular 3D human pose estimation with bidirectional spatio-temporal state space models.
+
+AAAI 2025, arXiv 2408.03540.
+"""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from lifter.layers import SkeletonBlock, SkeletonMixer
+from lifter.registry import register_model, register_official
+
+# The neighbour that each joint adds to itself in the "local" scan. Not the parent of every joint: 9 and 10 (neck, head)
+# and the first joint of each arm are what the official table says. HumanEva's 15 joints use its start.
+LIMBS = (0, 0, 1, 2, 3, 0, 4, 5, 6, 8, 11, 12, 13, 8, 14, 15, 16)
+
+
+def limb_gather(directions, num_joints=17):
+    """(K, 1, 2, J): frame-major directions read x[v] + x[LIMBS[v]], joint-major directions x[v]."""
+    if num_joints not in (15, 17):
+        raise ValueError(f"PoseMamba: num_joints is {num_joints}, expected 17 (Human3.6M) or 15 (HumanEva)")
+    own, limbs, nothing = range(num_joints), LIMBS[:num_joints], [-1] * num_joints
+    rows = [[[own, limbs if direction.startswith("T") else nothing]] for direction in directions]
+    return torch.tensor(rows, dtype=torch.int32)
+
+
+class SkeletonMamba(nn.Module):
+    """The network that PoseMamba and SasMamba share: (B, T, J, in_channels) -> (B, T, J, 3).
+
+    Joint embedding, then `depth` pairs of a "spatial" and a "temporal" block. Both kinds are the same block, which
+    scans the whole (T, J) map; they differ in their weights and in the norm that follows, shared over the depth. The
+    temporal position is added once, between the first two blocks. `mixer()` makes the mixer of one block.
+    """
+
+    def __init__(self, mixer, num_frames, num_joints, in_channels, dim, depth, mlp_ratio, drop, drop_path):
+        super().__init__()
+        self.Spatial_patch_to_embedding = nn.Linear(in_channels, dim)
+        self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
+        self.Temporal_pos_embed = nn.Parameter(torch.zeros(1, num_frames, dim))
+        self.pos_drop = nn.Dropout(drop)
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.STEblocks = nn.ModuleList(SkeletonBlock(dim, mixer(), mlp_ratio, rate) for rate in rates)
+        self.TTEblocks = nn.ModuleList(SkeletonBlock(dim, mixer(), mlp_ratio, rate) for rate in rates)
+        self.Spatial_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.Temporal_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3))
+
+    def forward(self, keypoints):
+        self._check(keypoints)
+        x = self.Spatial_patch_to_embedding(keypoints.to(self.Spatial_pos_embed.dtype))
+        x = self.pos_drop(x + self.Spatial_pos_embed)
+        for i, (spatial, temporal) in enumerate(zip(self.STEblocks, self.TTEblocks, strict=True)):
+            x = self.Spatial_norm(spatial(x))
+            if i == 0:
+                x = self.pos_drop(x + self.Temporal_pos_embed[:, : x.shape[1], None])
+            x = self.Temporal_norm(temporal(x))
+        return self.head(x).to(keypoints.dtype)
+
+    def _check(self, keypoints):
+        name = type(self).__name__
+        if not keypoints.is_floating_point():
+            raise TypeError(f"{name}: keypoints have dtype {keypoints.dtype}, expected a floating-point dtype")
+        joints, channels = self.Spatial_pos_embed.shape[1], self.Spatial_patch_to_embedding.in_features
+        if keypoints.dim() != 4 or keypoints.shape[2:] != (joints, channels):
+            shape = tuple(keypoints.shape)
+            raise ValueError(f"{name}: keypoints have shape {shape}, expected (B, T, {joints}, {channels})")
+        frames = self.Temporal_pos_embed.shape[1]
+        if not 1 <= keypoints.shape[1] <= frames:
+            raise ValueError(f"{name}: keypoints have {keypoints.shape[1]} frames, expected 1 to num_frames={frames}")
+
+
+class PoseMamba(SkeletonMamba):
+    """PoseMamba: depthwise 3x3 convolution over (T, J), four scans, the frame-major pair with limb neighbours added.
+
+    (B, T, J, in_channels) -> (B, T, J, 3) for any T <= num_frames. This is the official code: both frame-major
+    directions read x[v] + x[LIMBS[v]] (the paper's local scan), both joint-major ones the plain map, and the table is
+    not the kinematic tree.
+
+    Args:
+        num_frames: longest clip; the length of the temporal position embedding.
+        num_joints: 17, or 15 for HumanEva. in_channels: 2, or 3 with confidences.
+        dim, depth, mlp_ratio: width, pairs of blocks, hidden width of the MLPs by dim.
+        directions: subset of ("T-f", "S-f", "T-b", "S-b"), one group of scan weights each.
+        drop, drop_path: dropout of the embedding; stochastic depth of the last block, growing linearly from 0.
+    """
+
+    def __init__(
+        self, num_frames=243, num_joints=17, in_channels=2, dim=64, depth=10, mlp_ratio=2.0,
+        directions=("T-f", "S-f", "T-b", "S-b"), drop=0.0, drop_path=0.2,
+    ):  # fmt: skip
+        gather = limb_gather(directions, num_joints)
+        mixer = partial(SkeletonMixer, dim, conv=depthwise_conv, directions=directions, gather=gather)
+        super().__init__(mixer, num_frames, num_joints, in_channels, dim, depth, mlp_ratio, drop, drop_path)
+
+
+def depthwise_conv(dim):
+    return nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+
+@register_model
+def posemamba_s(**kwargs):
+    """PoseMamba-S: 10 block pairs of width 64, 1.47 M parameters."""
+    return PoseMamba(**{"dim": 64, "depth": 10} | kwargs)
+
+
+@register_model
+def posemamba_b(**kwargs):
+    """PoseMamba-B: 10 block pairs of width 128, 4.74 M parameters."""
+    return PoseMamba(**{"dim": 128, "depth": 10} | kwargs)
+
+
+@register_model
+def posemamba_l(**kwargs):
+    """PoseMamba-L: 20 block pairs of width 128, 9.45 M parameters."""
+    return PoseMamba(**{"dim": 128, "depth": 20} | kwargs)
+
+
+@register_official("lib.model.PoseMamba.PoseMamba", tolerance=1e-4)
+def official_posemamba(
+    num_frame=9, num_joints=17, in_chans=2, embed_dim_ratio=256, depth=6, mlp_ratio=2.0, drop_rate=0.0,
+    drop_path_rate=0.2,
+):  # fmt: skip
+    return PoseMamba(
+        num_frame, num_joints, in_chans, embed_dim_ratio, depth, mlp_ratio, drop=drop_rate, drop_path=drop_path_rate
+    )

@@ -1,0 +1,127 @@
+"""Weights from files and dicts in every wrapping, and clear errors that leave the model as it was."""
+
+import builtins
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lifter import load_checkpoint, save_checkpoint
+
+
+def net():
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+@pytest.fixture
+def source():
+    return net()
+
+
+@pytest.fixture
+def model():
+    return net()
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("wrapper", [None, "model_pos", "model", "state_dict", "net", "params", "anything"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_and_prefixes(tmp_path, source, model, wrapper, prefix):
+    weights = {prefix + key: value for key, value in source.state_dict().items()}
+    contents = weights if wrapper is None else {"epoch": 3, "lr": 1e-3, wrapper: weights}
+    torch.save(contents, tmp_path / "weights.pth")
+    missing, unexpected = load_checkpoint(model, tmp_path / "weights.pth")
+    assert same(model, source) and not missing and not unexpected
+
+
+def test_training_checkpoint_with_optimizer_and_numpy_scalar(tmp_path, source, model):
+    """What the official trainers write; weights_only=True alone refuses the numpy scalar."""
+    optimizer = torch.optim.AdamW(source.parameters())
+    source(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    contents = {"optimizer": optimizer.state_dict(), "model_pos": source.state_dict(), "min_loss": np.float64(38.1)}
+    torch.save(contents, tmp_path / "best.pth")
+    load_checkpoint(model, str(tmp_path / "best.pth"))
+    assert same(model, source)
+
+
+def test_safetensors_round_trip(tmp_path, source, model):
+    pytest.importorskip("safetensors")
+    save_checkpoint(source, tmp_path / "weights.safetensors")
+    load_checkpoint(model, tmp_path / "weights.safetensors")
+    assert same(model, source)
+
+
+def test_without_safetensors(tmp_path, model, monkeypatch):
+    (tmp_path / "weights.safetensors").touch()
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ImportError, match="pip install safetensors"):
+        load_checkpoint(model, tmp_path / "weights.safetensors")
+
+
+def test_compiled_model_takes_plain_weights(source, model):
+    load_checkpoint(torch.compile(model), source.state_dict())
+    assert same(model, source)
+
+
+def test_thop_counters_are_ignored(source, model):
+    counters = {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)}
+    load_checkpoint(model, source.state_dict() | counters)
+    assert same(model, source)
+
+
+def test_wrong_keys_and_shapes_are_named_and_nothing_is_loaded(source, model):
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    weights = source.state_dict()
+    del weights["2.bias"]
+    with pytest.raises(KeyError, match="missing keys: 2.bias"):
+        load_checkpoint(model, weights)
+    with pytest.raises(KeyError, match="unexpected keys: 3.weight"):
+        load_checkpoint(model, source.state_dict() | {"3.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"2.bias is \(5,\), expected \(2,\)"):
+        load_checkpoint(model, source.state_dict() | {"2.bias": torch.zeros(5)})
+    with pytest.raises(ValueError, match=r"2.bias is \(5,\)"):
+        load_checkpoint(model, {"2.bias": torch.zeros(5)}, strict=False)
+    with pytest.raises(ValueError, match="no key in common"):
+        load_checkpoint(model, {"other.weight": torch.zeros(5)}, strict=False)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_not_strict_loads_what_is_there(source, model):
+    weights = source.state_dict() | {"3.weight": torch.zeros(1)}
+    del weights["0.weight"]
+    missing, unexpected = load_checkpoint(model, weights, strict=False)
+    assert missing == ["0.weight"] and unexpected == ["3.weight"]
+    assert torch.equal(model[2].weight, source[2].weight)
+
+
+def test_unreadable_files(tmp_path, model):
+    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
+        load_checkpoint(model, tmp_path / "nowhere.pth")
+    for name in ("text.pth", "text.safetensors"):
+        (tmp_path / name).write_text("not weights")
+        with pytest.raises(ValueError, match="not a readable"):
+            load_checkpoint(model, tmp_path / name)
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    with pytest.raises(ValueError, match="no state dict inside; it holds epoch"):
+        load_checkpoint(model, tmp_path / "empty.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds a list"):
+        load_checkpoint(model, tmp_path / "list.pth")
+
+
+class Evil:
+    def __reduce__(self):
+        return builtins.print, ("executed",)
+
+
+def test_code_in_a_file_is_not_run(tmp_path, model, capsys):
+    torch.save({"model": net().state_dict(), "evil": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="not a readable"):
+        load_checkpoint(model, tmp_path / "evil.pth")
+    assert "executed" not in capsys.readouterr().out

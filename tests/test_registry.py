@@ -1,0 +1,55 @@
+"""Names and descriptions of models, and what `import lifter` costs."""
+
+import subprocess
+import sys
+
+import pytest
+
+import lifter
+from lifter.registry import official_model
+from lifter.skeleton import H36M
+
+MODELS = ["posemamba_b", "posemamba_l", "posemamba_s", "sasmamba", "sasmamba_large"]
+
+
+def test_list_models():
+    models = lifter.list_models()
+    assert set(MODELS) <= set(models)
+    assert list(models) == sorted(models)
+    assert all(line and "\n" not in line for line in models.values())
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="sasmamba_large"):
+        lifter.create_model("sasmamba_huge")
+    with pytest.raises(TypeError, match="no_such_argument"):
+        lifter.create_model("sasmamba", no_such_argument=1)
+    with pytest.raises(KeyError, match="model.SasMamba.SasPoseMamba"):
+        official_model("some.other.Model")
+
+
+def test_import_is_cheap():
+    code = (
+        "import sys, lifter; heavy = {'triton', 'matplotlib', 'lightning', 'safetensors', 'lifter.models', "
+        "'lifter.kernels'} & set(sys.modules); sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_command_lists_models(capsys):
+    from lifter.cli import main
+
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{name} " in printed for name in MODELS)
+
+
+def test_h36m_skeleton():
+    assert H36M.num_joints == 17 and len(H36M.bones) == 16
+    assert all(parent < joint for joint, parent in H36M.bones)
+    assert [H36M.flip[joint] for joint in H36M.flip] == list(range(17))
+    for left, right in H36M.flip_pairs:
+        assert H36M.joints[left].replace("left", "right") == H36M.joints[right]
+        # a mirrored bone is a bone
+        assert H36M.flip[H36M.parents[left]] == H36M.parents[right]
