@@ -106,8 +106,6 @@ def _checks(data, config):
     for key, value in data.items():
         group, _, name = key.partition("/")
         groups[group][name] = value
-    if not groups:
-        raise ValueError("it holds nothing but config")
     checks = []
     for group, tensors in sorted(groups.items()):
         kind = group.rstrip("0123456789")
@@ -116,6 +114,8 @@ def _checks(data, config):
             checks += [(f"{group}/{name}", partial(UNITS[kind], tensors, name)) for name in names]
         else:
             checks.append((group, partial(UNITS.get(kind, _check_unknown), tensors)))
+    if not checks:
+        raise ValueError("it holds nothing to compare")
     return [(unit, UNIT_TOLERANCE, check) for unit, check in checks]
 
 

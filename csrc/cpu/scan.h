@@ -107,8 +107,8 @@ LIFTER_INLINE void scan_chunk(const Chunk& c, float* h, float* y) {
   scan_chunk_as<false, false>(c, h, y);
 }
 
-// What the backward of a chunk reads and adds to. dB and dC are [step][state][lane] where B or C is shared (summed over
-// channels by the caller, once for many channel blocks), else [state][lane].
+// What the backward of a chunk reads and adds to. Where B or C is shared, its gradient is kept per lane, [state][lane]
+// in every row of `row` floats (the caller sums the lanes once for many channel blocks), else it is [state][lane].
 struct ChunkGradient {
   const float* dy;     // [step][lane]
   const float* start;  // [state][lane], the state before the chunk
@@ -116,6 +116,7 @@ struct ChunkGradient {
   float *du, *ddelta;  // [step][lane], added to
   float* dA;           // [state][lane], added to
   float *dB, *dC;      // added to
+  int64_t row;
   float* y;            // [step][lane], C h is added if not null (the gate needs it)
   float* history;      // 2 * kBackwardStates * kTile, overwritten
 };
@@ -148,7 +149,7 @@ static void scan_states_backward(const Chunk& c, const ChunkGradient& g, int64_t
     dh[n] = load(g.dh + (first + n) * kLanes);
     dA[n] = load(g.dA + (first + n) * kLanes);
   }
-  const int64_t row_B = kSharedB ? c.states * kLanes : 0, row_C = kSharedC ? c.states * kLanes : 0;
+  const int64_t row_B = kSharedB ? g.row : 0, row_C = kSharedC ? g.row : 0;
   for (int64_t l = c.steps - 1; l >= 0; --l) {
     const vfloat d = load(c.delta + l * kLanes), u = load(c.u + l * kLanes), du = d * u, dy = load(g.dy + l * kLanes);
     vfloat ddu = {}, dd = {};

@@ -195,7 +195,7 @@ struct BlockScanBackward : BlockScan<T> {
     }
     memset(ddelta, 0, steps * kLanes * sizeof(float));
     scan_chunk_backward(c, {dy, this->h, dh, du, ddelta, dA, s.constant_B ? dB_own : dB, s.constant_C ? dC_own : dC,
-                            s.z ? this->y : nullptr, history});
+                            s.states * kLanes, s.z ? this->y : nullptr, history});
     if (s.z) {
       for (int64_t l = 0; l < steps; ++l) {
         const vfloat z = load(this->gate + l * kLanes), e = sigmoid(z);

@@ -201,10 +201,10 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  // The next `count` floats, in whole vectors.
+  // The next `count` floats, rounded up to whole vectors.
   float* take(int64_t count) {
     float* p = data_ + used_;
-    used_ += (count + 15) / 16 * 16;
+    used_ += (count + kLanes - 1) / kLanes * kLanes;
     return p;
   }
 

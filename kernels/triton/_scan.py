@@ -17,17 +17,18 @@ import triton.language as tl
 
 from ..selective_scan import CHUNK
 
-SUB = 8  # steps of a tile
 TARGET_PROGRAMS = 2048  # what a backward may be split into; more programs than this are not worth their partial sums
 
 
-def tile_sizes(states: int, channels: int, elements: int = 128) -> dict:
-    """BN, BD and num_warps for tiles of `elements` (state, channel) pairs per warp."""
-    bn = triton.next_power_of_2(states)
+def tile_sizes(states: int, channels: int, backward: bool = False) -> dict:
+    """SUB, BN, BD and num_warps. A backward holds more tiles at once, so they are smaller: no register may spill."""
+    per_warp = 64 if backward else 128  # (state, channel) pairs
+    sub = 4 if backward else 8
+    bn, width = triton.next_power_of_2(states), triton.next_power_of_2(max(channels, 1))
     if triton.knobs.runtime.interpret:  # there time goes by operation, not by element
-        return {"BN": bn, "BD": min(triton.next_power_of_2(max(channels, 1)), 64), "num_warps": 1}
-    bd = min(triton.next_power_of_2(max(channels, 1)), 32, max(4, elements // bn))
-    return {"BN": bn, "BD": bd, "num_warps": min(max(1, bn * bd // elements), 8)}
+        return {"SUB": sub, "BN": bn, "BD": min(width, 64), "num_warps": 1}
+    bd = min(width, 32, max(2, per_warp // bn))
+    return {"SUB": sub, "BN": bn, "BD": bd, "num_warps": max(1, bn * bd // per_warp)}
 
 
 def launch(kernel, programs: int, *args, **options) -> None:
@@ -46,7 +47,7 @@ def carry_over(A, sums, edge, local, reverse=False) -> None:
     rows, chunks, states, dim = local.shape
     sizes = tile_sizes(states, dim)
     launch(
-        carry, rows * triton.cdiv(dim, sizes["BD"]), A, sums, edge, local, A.shape[0], dim, states, chunks, SUB=SUB,
+        carry, rows * triton.cdiv(dim, sizes["BD"]), A, sums, edge, local, A.shape[0], dim, states, chunks,
         REVERSE=reverse, **sizes,
     )  # fmt: skip
 

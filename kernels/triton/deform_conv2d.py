@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ._scan import launch
+
 BLOCK_P = 64  # pixels of a tile
 MAX_BLOCK_C = 32  # channels of a tile
 
@@ -61,6 +63,17 @@ def _neighbours(image, top, left, height, width, strides, channel, channel_valid
 
 
 @triton.jit
+def _tile(pixels, channels, groups, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
+    """This program's pixels, channel group and channels, each with what is valid of it."""
+    blocks = tl.cdiv(channels // groups, BLOCK_C)
+    program = tl.program_id(0).to(tl.int64)
+    pixel = program // (groups * blocks) * BLOCK_P + tl.arange(0, BLOCK_P)
+    group = program // blocks % groups
+    in_group = program % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    return pixel, pixel < pixels, group, group * (channels // groups) + in_group, in_group < channels // groups
+
+
+@triton.jit
 def _forward_kernel(
     input, offset, mask, weight, bias, out, pixels, channels, groups, geometry,
     input_strides, offset_strides, mask_strides, weight_strides,
@@ -68,13 +81,7 @@ def _forward_kernel(
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     height, width, out_height, out_width, taps, taps_x = geometry[:6]
-    pixel = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
-    valid = pixel < pixels
-    blocks = tl.cdiv(channels // groups, BLOCK_C)
-    group = tl.program_id(1) // blocks
-    in_group = tl.program_id(1) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    channel_valid = in_group < channels // groups
-    channel = group * (channels // groups) + in_group
+    pixel, valid, group, channel, channel_valid = _tile(pixels, channels, groups, BLOCK_P, BLOCK_C)
     image = input + (pixel // (out_height * out_width) * input_strides[0])[:, None]
     tile_valid = valid[:, None] & channel_valid
 
@@ -105,12 +112,13 @@ def _places_kernel(
 ):  # fmt: skip
     """doffset, dmask, this tile's share of dweight and (in the row after the taps) dbias, and the cell of every sample."""
     height, width, out_height, out_width, taps, taps_x = geometry[:6]
-    pixel = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
+    tile = tl.program_id(0).to(tl.int64) // groups
+    group = tl.program_id(0) % groups
+    pixel = tile * BLOCK_P + tl.arange(0, BLOCK_P)
     valid = pixel < pixels
-    group = tl.program_id(1)
     group_channels = channels // groups
     image, row, column = _split(pixel, out_height, out_width)
-    share = dweight + tl.program_id(0).to(tl.int64) * (taps + 1) * channels + group * group_channels
+    share = dweight + tile * (taps + 1) * channels + group * group_channels
 
     for tap in range(taps):
         top, left, fy, fx, m = _place(
@@ -164,13 +172,7 @@ def _input_kernel(
 ):  # fmt: skip
     """dinput of a tile of input pixels. starts[cell] is the first of the cell's samples in `order`."""
     height, width, out_height, out_width, taps, taps_x = geometry[:6]
-    input_pixel = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
-    valid = input_pixel < pixels
-    blocks = tl.cdiv(channels // groups, BLOCK_C)
-    group = tl.program_id(1) // blocks
-    in_group = tl.program_id(1) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    channel_valid = in_group < channels // groups
-    channel = group * (channels // groups) + in_group
+    input_pixel, valid, group, channel, channel_valid = _tile(pixels, channels, groups, BLOCK_P, BLOCK_C)
     image, y, x = _split(input_pixel, height, width)
 
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
@@ -190,7 +192,7 @@ def _input_kernel(
             )
             share = (fy if below else 1 - fy) * (fx if right else 1 - fx) * m
             tile_valid = some[:, None] & channel_valid
-            row_of = pixel if DEPTHWISE else sample // (taps * groups) * taps + tap
+            row_of = pixel if DEPTHWISE else pixel * taps + tap
             g = tl.load(dout + (row_of * channels)[:, None] + channel, mask=tile_valid, other=0).to(tl.float32)
             if DEPTHWISE:
                 at = weight + tap // taps_x * weight_strides[0] + tap % taps_x * weight_strides[1]
@@ -234,9 +236,10 @@ def _strides(x, count):
     return (0,) * count if x is None else x.stride()[:count]
 
 
-def _grid(pixels, channels, groups):
+def _plan(pixels, channels, groups):
+    """Tiles of pixels, blocks of channels over all groups, channels of a block."""
     block_c = min(triton.next_power_of_2(channels // groups), MAX_BLOCK_C)
-    return (triton.cdiv(pixels, BLOCK_P), groups * triton.cdiv(channels // groups, block_c)), block_c
+    return triton.cdiv(pixels, BLOCK_P), groups * triton.cdiv(channels // groups, block_c), block_c
 
 
 def _forward(out, input, offset, mask, weight, bias, kernel_size, stride, padding, dilation):
@@ -244,13 +247,12 @@ def _forward(out, input, offset, mask, weight, bias, kernel_size, stride, paddin
     geometry = _geometry(input, offset, kernel_size, stride, padding, dilation)
     channels, groups = input.shape[3], offset.shape[1] // (2 * geometry[4])
     pixels = offset.shape[0] * offset.shape[2] * offset.shape[3]
-    grid, block_c = _grid(pixels, channels, groups)
-    if pixels == 0:
-        return
-    _forward_kernel[grid](
-        input, offset, mask, weight, bias, out, pixels, channels, groups, geometry,
+    tiles, blocks, block_c = _plan(pixels, channels, groups)
+    launch(
+        _forward_kernel, tiles * blocks, input, offset, mask, weight, bias, out, pixels, channels, groups, geometry,
         _strides(input, 3), _strides(offset, 4), _strides(mask, 4), _strides(weight, 3),
-        mask is not None, bias is not None, weight is not None, BLOCK_P, block_c,
+        HAS_MASK=mask is not None, HAS_BIAS=bias is not None, DEPTHWISE=weight is not None,
+        BLOCK_P=BLOCK_P, BLOCK_C=block_c,
     )  # fmt: skip
 
 
@@ -262,28 +264,46 @@ def _backward(dout, input, offset, mask, weight, kernel_size, stride, padding, d
     taps = geometry[4]
     groups = offset.shape[1] // (2 * taps)
     pixels = offset.shape[0] * offset.shape[2] * offset.shape[3]
-    grid, block_c = _grid(pixels, channels, groups)
+    tiles, blocks, block_c = _plan(pixels, channels, groups)
+    shared = {"HAS_MASK": mask is not None, "DEPTHWISE": weight is not None, "BLOCK_P": BLOCK_P, "BLOCK_C": block_c}
 
-    dinput, doffset = input.new_empty(input.shape), torch.empty_like(offset)
-    dmask = offset.new_empty(0) if mask is None else torch.empty_like(mask)
-    partials = offset.new_empty(grid[0], taps + 1, channels) if weight is not None else offset.new_empty(0)
+    doffset, dmask = torch.empty_like(offset), None if mask is None else torch.empty_like(mask)
+    partials = None if weight is None else weight.new_empty(tiles, taps + 1, channels)
     cells = torch.empty(pixels * groups * taps, dtype=torch.int64, device=input.device)
-    if pixels == 0:
-        return dinput.zero_(), doffset, dmask, partials
-    arguments = dict(
-        pixels=pixels, channels=channels, groups=groups, geometry=geometry, offset_strides=_strides(offset, 4),
-        mask_strides=_strides(mask, 4), weight_strides=_strides(weight, 3), HAS_MASK=mask is not None,
-        DEPTHWISE=weight is not None, BLOCK_P=BLOCK_P, BLOCK_C=block_c,
-    )  # fmt: skip
-    _places_kernel[grid[0], groups](
-        dout, input, offset, mask, weight, doffset, dmask, partials, cells, input_strides=_strides(input, 3),
-        doffset_strides=doffset.stride(), dmask_strides=_strides(dmask if mask is not None else None, 4), **arguments,
+    launch(
+        _places_kernel, tiles * groups, dout, input, offset, mask, weight, doffset, dmask, partials, cells,
+        pixels, channels, groups, geometry, _strides(input, 3), _strides(offset, 4), _strides(mask, 4),
+        _strides(weight, 3), _strides(doffset, 4), _strides(dmask, 4), **shared,
     )  # fmt: skip
 
     cells, order = torch.sort(cells, stable=True)
-    count = batch * groups * (height + 1) * (width + 1)
-    starts = torch.searchsorted(cells, torch.arange(count + 1, device=cells.device))
-    arguments["pixels"] = batch * height * width
-    grid, _ = _grid(arguments["pixels"], channels, groups)
-    _input_kernel[grid](dout, offset, mask, weight, dinput, starts, order, **arguments)
-    return dinput, doffset, dmask, partials
+    every = torch.arange(batch * groups * (height + 1) * (width + 1) + 1, device=cells.device)
+    starts = torch.searchsorted(cells, every)
+    dinput = input.new_empty(input.shape)
+    input_pixels = batch * height * width
+    tiles, _, _ = _plan(input_pixels, channels, groups)
+    launch(
+        _input_kernel, tiles * blocks, dout, offset, mask, weight, dinput, starts, order,
+        input_pixels, channels, groups, geometry, _strides(offset, 4), _strides(mask, 4), _strides(weight, 3), **shared,
+    )  # fmt: skip
+    return dinput, doffset, offset.new_empty(0) if mask is None else dmask, partials
+
+
+def aot_cases():
+    """See `_aot`."""
+    from ._aot import recorded
+
+    def tensor(*shape, dtype=torch.float32):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for channels, size, groups, masked in ((128, 3, 1, False), (12, 7, 2, True)):
+            x, geometry = tensor(2, 243, 17, channels, dtype=dtype), ([1, 1], [size // 2] * 2, [1, 1])
+            offset = tensor(2, 2 * groups * size**2, 243, 17)
+            mask = tensor(2, groups * size**2, 243, 17) if masked else None
+            weight, columns = tensor(size, size, channels), tensor(2, 243, 17, size**2, channels, dtype=dtype)
+            label = f"C={channels} {size}x{size} groups={groups}{' mask' if masked else ''} {str(dtype)[6:]}"
+            yield from recorded(label, forward, x, offset, mask, weight, weight[0, 0], *geometry)
+            yield from recorded(label, backward, x, x, offset, mask, weight, *geometry)
+            yield from recorded(f"{label} columns", sample, x, offset, mask, [size, size], *geometry)
+            yield from recorded(f"{label} columns", sample_backward, columns, x, offset, mask, [size, size], *geometry)

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ._scan import CHUNK, SUB, TARGET_PROGRAMS, carry_over, launch, pick, scan, softplus, softplus_grad, tile_sizes
+from ._scan import CHUNK, TARGET_PROGRAMS, carry_over, launch, pick, scan, softplus, softplus_grad, tile_sizes
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, save_states):
@@ -34,7 +34,7 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
     n = A.shape[1]
     chunks = triton.cdiv(length, CHUNK)
     A, D, delta_bias, dlast_state, states = map(_contiguous, (A, D, delta_bias, dlast_state, states))
-    sequence, tiles, blocks = _plan(u, delta, A, B, C, delta_bias, delta_softplus, elements=64)
+    sequence, tiles, blocks = _plan(u, delta, A, B, C, delta_bias, delta_softplus, backward=True)
     gradient = (C, _strides(C), z, _strides(z), dout, dout.stride())
     consts = {"C_CONST": C.dim() == 2}
     adjoints = dlast_state
@@ -87,13 +87,13 @@ def _strides(x):
     return (0, *x.stride(), 0) if x.dim() == 2 else x.stride()
 
 
-def _plan(u, delta, A, B, C, delta_bias, delta_softplus, elements=128):
+def _plan(u, delta, A, B, C, delta_bias, delta_softplus, backward=False):
     """The arguments that every kernel starts with, the tile sizes, and the number of channel blocks."""
     dim, length = u.shape[1:]
     groups = math.lcm(*(x.shape[1] for x in (B, C) if x.dim() == 4))
-    tiles = tile_sizes(A.shape[1], dim // groups, elements)
+    tiles = tile_sizes(A.shape[1], dim // groups, backward)
     blocks = groups * triton.cdiv(dim // groups, tiles["BD"])
-    tiles |= {"SOFTPLUS": delta_softplus, "B_CONST": B.dim() == 2, "CHUNK": CHUNK, "SUB": SUB, "GROUPS": groups}
+    tiles |= {"SOFTPLUS": delta_softplus, "B_CONST": B.dim() == 2, "CHUNK": CHUNK, "GROUPS": groups}
     sequence = (u, u.stride(), delta, delta.stride(), A, B, _strides(B), delta_bias, dim, A.shape[1], length)
     sequence += tuple(groups // x.shape[1] if x.dim() == 4 else 1 for x in (B, C))
     return sequence, tiles, blocks

@@ -1,0 +1,347 @@
+#include "skeleton_scan.h"
+
+#include <initializer_list>
+#include <new>
+
+#include "../parallel.h"
+#include "scan.h"
+#include "tile.h"
+
+namespace lifter::LIFTER_CAPABILITY {
+namespace {
+
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+struct Shape {
+  explicit Shape(const SkeletonScan& s)
+      : length(s.frames * s.joints), width(s.rank + 2 * s.states), chunks((length + kChunk - 1) / kChunk) {}
+  int64_t length, width, chunks;
+};
+
+// Frame and joint of every step of one chunk of a walk.
+struct Walk {
+  Walk(const SkeletonScan& s, int64_t code, int64_t start, int64_t steps) {
+    const int64_t length = s.frames * s.joints, inner = code & 1 ? s.frames : s.joints;
+    const int64_t first = code & 2 ? length - start - steps : start;
+    int64_t a = first / inner, b = first % inner;
+    for (int64_t l = 0; l < steps; ++l) {
+      const int64_t at = code & 2 ? steps - 1 - l : l;
+      frame[at] = code & 1 ? b : a;
+      joint[at] = code & 1 ? a : b;
+      if (++b == inner) b = 0, ++a;
+    }
+  }
+  int64_t frame[kChunk], joint[kChunk];
+};
+
+// The channels are cut into blocks of kLanes that never span two channel groups.
+struct Block {
+  int64_t group, channel, lanes;
+};
+
+int64_t count_blocks(const SkeletonScan& s) {
+  int64_t count = 0;
+  for (int64_t g = 0; g < s.groups; ++g) count += (s.group_sizes[g] + kLanes - 1) / kLanes;
+  return count;
+}
+
+Block find_block(const SkeletonScan& s, int64_t i) {
+  int64_t channel = 0, g = 0;
+  for (;; channel += s.group_sizes[g++]) {
+    const int64_t here = (s.group_sizes[g] + kLanes - 1) / kLanes;
+    if (i < here) break;
+    i -= here;
+  }
+  return {g, channel + i * kLanes, least(kLanes, s.group_sizes[g] - i * kLanes)};
+}
+
+// Calls f(joint) for every joint that direction `k` adds up at joint `v` for channel group `g`.
+template <class F>
+LIFTER_INLINE void for_gathered(const SkeletonScan& s, int64_t k, int64_t g, int64_t v, const F& f) {
+  const int32_t* table = s.gather + (k * s.groups + g) * s.terms * s.joints + v;
+  for (int64_t m = 0; m < s.terms; ++m)
+    if (const int64_t j = table[m * s.joints]; j >= 0) f(j);
+}
+
+// dt, B and C of every step in scan order, gathered and widened: read by all channel blocks.
+template <class T>
+void pack_rows(const SkeletonScan& s) {
+  const Shape shape(s);
+  parallel_for(s.batch * s.directions * shape.chunks, [&](int64_t task) {
+    const int64_t start = task % shape.chunks * kChunk, steps = least(kChunk, shape.length - start);
+    const int64_t sequence = task / shape.chunks, b = sequence / s.directions, k = sequence % s.directions;
+    const Walk walk(s, s.walks[k], start, steps);
+    for (int64_t l = 0; l < steps; ++l) {
+      float* row = s.rows + (sequence * shape.length + start + l) * shape.width;
+      memset(row, 0, shape.width * sizeof(float));
+      for (int64_t g = 0; g < s.groups; ++g)
+        for_gathered(s, k, g, walk.joint[l], [&](int64_t j) {
+          const int64_t token = (b * s.frames + walk.frame[l]) * s.joints + j;
+          const T* p = static_cast<const T*>(s.proj) + ((token * s.groups + g) * s.directions + k) * shape.width;
+          for (int64_t i = 0; i < shape.width; i += kLanes) {
+            const int64_t n = least(kLanes, shape.width - i);
+            store_some(row + i, load_some(row + i, n) + load_some(p + i, n), n);
+          }
+        });
+    }
+  });
+}
+
+// The tiles of the chunk at hand, shared by the blocks of a task.
+struct Tiles {
+  static constexpr int64_t kFloats = 7 * kTile;
+  explicit Tiles(Scratch& scratch) {
+    for (float** p : {&u, &raw, &delta, &y, &dy, &du, &ddelta}) *p = scratch.take(kTile);
+  }
+  float *u, *raw, *delta, *y, *dy, *du, *ddelta;
+};
+
+// One block of channels in one direction: its parameters and state as [state][lane] and [rank][lane] tiles.
+template <class T>
+struct BlockScan : Tiles {
+  const SkeletonScan& s;
+  Shape shape;
+  int64_t batch, k;
+  Block block;
+  float *A2, *dt_weight, *h;
+  vfloat D, bias, largest_A2 = {};
+
+  static int64_t floats(const SkeletonScan& s) { return (2 * s.states + s.rank) * kLanes; }
+
+  BlockScan(const SkeletonScan& scan, int64_t batch, int64_t k, Block block, const Tiles& tiles, Scratch& scratch)
+      : Tiles(tiles), s(scan), shape(scan), batch(batch), k(k), block(block), A2(scratch.take(s.states * kLanes)),
+        dt_weight(scratch.take(s.rank * kLanes)), h(scratch.take(s.states * kLanes)) {
+    load_tile(s.A + parameter() * s.states, s.states, 1, block.lanes, s.states, A2);
+    for (int64_t n = 0; n < s.states; ++n) {
+      store(A2 + n * kLanes, load(A2 + n * kLanes) * kLog2e);
+      largest_A2 = vmax(largest_A2, vabs(load(A2 + n * kLanes)));
+    }
+    load_tile(s.dt_weight + parameter() * s.rank, s.rank, 1, block.lanes, s.rank, dt_weight);
+    D = load_some(s.D + parameter(), block.lanes);
+    bias = load_some(s.dt_bias + parameter(), block.lanes);
+    memset(h, 0, s.states * kLanes * sizeof(float));
+  }
+
+  int64_t parameter() const { return k * s.channels + block.channel; }
+  const T* at(const void* map, int64_t frame, int64_t joint) const {
+    return static_cast<const T*>(map) + ((batch * s.frames + frame) * s.joints + joint) * s.channels + block.channel;
+  }
+  float* saved(float* states, int64_t chunk) const {
+    return states + (((batch * s.directions + k) * shape.chunks + chunk) * s.states) * s.channels + block.channel;
+  }
+  const float* rows(int64_t start) const {
+    return s.rows + ((batch * s.directions + k) * shape.length + start) * shape.width;
+  }
+
+  // u gathered from the map, delta = softplus(dt_proj(dt) + bias), y starts as D u.
+  Chunk load_chunk(const Walk& walk, int64_t start, int64_t steps) {
+    const float* row = rows(start);
+    vfloat largest = {};
+    for (int64_t l = 0; l < steps; ++l) {
+      vfloat sum = {}, dt = bias;
+      for_gathered(s, k, block.group, walk.joint[l],
+                   [&](int64_t j) { sum += load_some(at(s.x, walk.frame[l], j), block.lanes); });
+      for (int64_t r = 0; r < s.rank; ++r) dt += row[l * shape.width + r] * load(dt_weight + r * kLanes);
+      const vfloat d = softplus(dt);
+      largest = vmax(largest, d);
+      store(u + l * kLanes, sum);
+      store(raw + l * kLanes, dt);
+      store(delta + l * kLanes, d);
+      store(y + l * kLanes, D * sum);
+    }
+    return {steps,
+            s.states,
+            u,
+            delta,
+            A2,
+            {row + s.rank, shape.width, true},
+            {row + s.rank + s.states, shape.width, true},
+            exponents_small(largest, largest_A2),
+            {}};
+  }
+};
+
+template <class T>
+void forward(const SkeletonScan& s, void* out, float* states) {
+  pack_rows<T>(s);
+  const Shape shape(s);
+  const int64_t blocks = count_blocks(s);
+  parallel_for(s.batch * blocks, [&](int64_t task) {
+    const FlushDenormals flush;
+    Scratch scratch(Tiles::kFloats + BlockScan<T>::floats(s) * s.directions + shape.length * kLanes);
+    const Tiles tiles(scratch);
+    const Block block = find_block(s, task % blocks);
+    float* sums = scratch.take(shape.length * kLanes);  // over the directions, [frame][joint][lane]
+    memset(sums, 0, shape.length * kLanes * sizeof(float));
+    for (int64_t k = 0; k < s.directions; ++k) {
+      BlockScan<T> scan(s, task / blocks, k, block, tiles, scratch);
+      for (int64_t start = 0; start < shape.length; start += kChunk) {
+        const int64_t steps = least(kChunk, shape.length - start);
+        const Walk walk(s, s.walks[k], start, steps);
+        if (states) store_tile(scan.h, 1, s.channels, block.lanes, s.states, scan.saved(states, start / kChunk));
+        scan_chunk(scan.load_chunk(walk, start, steps), scan.h, scan.y);
+        for (int64_t l = 0; l < steps; ++l) {
+          float* sum = sums + (walk.frame[l] * s.joints + walk.joint[l]) * kLanes;
+          store(sum, load(sum) + load(scan.y + l * kLanes));
+        }
+      }
+    }
+    T* map = static_cast<T*>(out) + task / blocks * shape.length * s.channels + block.channel;
+    store_tile(sums, 1, s.channels, block.lanes, shape.length, map);
+  });
+}
+
+// The gradients of one block in one direction; they wait in scratch from chunk to chunk.
+template <class T>
+struct BlockScanBackward : BlockScan<T> {
+  float *dh, *dA, *ddt_weight;
+  vfloat dD = {}, dbias = {};
+
+  static int64_t floats(const SkeletonScan& s) { return 2 * BlockScan<T>::floats(s); }
+
+  BlockScanBackward(const SkeletonScan& s, int64_t batch, int64_t k, Block block, const Tiles& tiles, Scratch& scratch)
+      : BlockScan<T>(s, batch, k, block, tiles, scratch), dh(scratch.take(s.states * kLanes)),
+        dA(scratch.take(s.states * kLanes)), ddt_weight(scratch.take(s.rank * kLanes)) {
+    memset(dh, 0, s.states * kLanes * sizeof(float));
+    memset(dA, 0, s.states * kLanes * sizeof(float));
+    memset(ddt_weight, 0, s.rank * kLanes * sizeof(float));
+  }
+
+  // drows: [step][rank + 2 * states][lane], added to; dx: [frame][joint][lane], added to.
+  void chunk(const SkeletonScanGradient& g, const Walk& walk, int64_t start, int64_t steps, float* drows, float* dx,
+             float* history) {
+    const SkeletonScan& s = this->s;
+    const int64_t width = this->shape.width * kLanes;
+    float *const dy = this->dy, *const du = this->du, *const ddelta = this->ddelta;
+    const Chunk c = this->load_chunk(walk, start, steps);
+    load_tile(this->saved(const_cast<float*>(g.states), start / kChunk), 1, s.channels, this->block.lanes, s.states,
+              this->h);
+    for (int64_t l = 0; l < steps; ++l) {
+      const vfloat dout = load_some(this->at(g.dout, walk.frame[l], walk.joint[l]), this->block.lanes);
+      store(dy + l * kLanes, dout);
+      store(du + l * kLanes, this->D * dout);
+      dD += dout * load(this->u + l * kLanes);
+    }
+    memset(ddelta, 0, steps * kLanes * sizeof(float));
+    scan_chunk_backward(c, {dy, this->h, dh, du, ddelta, dA, drows + s.rank * kLanes,
+                            drows + (s.rank + s.states) * kLanes, width, nullptr, history});
+    const float* row = this->rows(start);
+    for (int64_t l = 0; l < steps; ++l) {
+      const vfloat draw = load(ddelta + l * kLanes) * sigmoid(load(this->raw + l * kLanes));
+      dbias += draw;
+      for (int64_t r = 0; r < s.rank; ++r) {
+        float *ddt = drows + l * width + r * kLanes, *dw = ddt_weight + r * kLanes;
+        store(ddt, load(ddt) + draw * load(this->dt_weight + r * kLanes));
+        store(dw, load(dw) + draw * row[l * this->shape.width + r]);
+      }
+      for_gathered(s, this->k, this->block.group, walk.joint[l], [&](int64_t j) {
+        float* p = dx + (walk.frame[l] * s.joints + j) * kLanes;
+        store(p, load(p) + load(du + l * kLanes));
+      });
+    }
+  }
+
+  void finish(const SkeletonScanGradient& g) const {
+    const SkeletonScan& s = this->s;
+    const int64_t row = this->batch * s.directions * s.channels + this->parameter(), lanes = this->block.lanes;
+    store_tile(dA, s.states, 1, lanes, s.states, g.dA + row * s.states);
+    store_tile(ddt_weight, s.rank, 1, lanes, s.rank, g.ddt_weight + row * s.rank);
+    store_some(g.dD + row, dD, lanes);
+    store_some(g.ddt_bias + row, dbias, lanes);
+  }
+};
+
+template <class T>
+void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
+  const Shape shape(s);
+  const int64_t blocks = count_blocks(s);
+  parallel_for(g.splits * s.batch, [&](int64_t task) {
+    const FlushDenormals flush;
+    const int64_t batch = task % s.batch, split = task / s.batch;
+    const int64_t first = blocks * split / g.splits, count = blocks * (split + 1) / g.splits - first;
+    const int64_t width = shape.width * kLanes, size = BlockScanBackward<T>::floats(s);
+    Scratch shared(Tiles::kFloats + count * shape.length * kLanes + kChunk * width + 2 * kBackwardStates * kTile);
+    const Tiles tiles(shared);
+    float* dx = shared.take(count * shape.length * kLanes);
+    float* lanes = shared.take(kChunk * width);
+    float* history = shared.take(2 * kBackwardStates * kTile);
+    auto* scans = static_cast<BlockScanBackward<T>*>(aligned_alloc(64, sizeof(BlockScanBackward<T>) * count));
+    memset(dx, 0, count * shape.length * kLanes * sizeof(float));
+
+    for (int64_t k = 0; k < s.directions; ++k) {
+      Scratch scratch(size * count);
+      for (int64_t i = 0; i < count; ++i)
+        new (scans + i) BlockScanBackward<T>(s, batch, k, find_block(s, first + i), tiles, scratch);
+      for (int64_t start = (shape.length - 1) / kChunk * kChunk; start >= 0; start -= kChunk) {
+        const int64_t steps = least(kChunk, shape.length - start);
+        const Walk walk(s, s.walks[k], start, steps);
+        memset(lanes, 0, steps * width * sizeof(float));
+        for (int64_t i = 0; i < count; ++i)
+          scans[i].chunk(g, walk, start, steps, lanes, dx + i * shape.length * kLanes, history);
+        float* rows = g.drows + ((task * s.directions + k) * shape.length + start) * shape.width;
+        for (int64_t i = 0; i < steps * shape.width; ++i) rows[i] = sum_lanes(load(lanes + i * kLanes));
+      }
+      for (int64_t i = 0; i < count; ++i) scans[i].finish(g);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const Block block = find_block(s, first + i);
+      T* map = static_cast<T*>(g.dx) + batch * shape.length * s.channels + block.channel;
+      store_tile(dx + i * shape.length * kLanes, 1, s.channels, block.lanes, shape.length, map);
+    }
+    free(scans);
+  });
+}
+
+// drows, summed over the splits, back to the tokens that were gathered: one task owns one frame.
+template <class T>
+void scatter_rows(const SkeletonScan& s, const SkeletonScanGradient& g) {
+  const Shape shape(s);
+  const int64_t part = s.batch * s.directions * shape.length * shape.width;
+  parallel_for(s.batch * s.frames, [&](int64_t task) {
+    const int64_t batch = task / s.frames, frame = task % s.frames, frame_size = s.joints * shape.width;
+    Scratch scratch(frame_size + shape.width + 2 * kLanes);
+    float *sums = scratch.take(frame_size), *row = scratch.take(shape.width);
+    for (int64_t group = 0; group < s.groups; ++group)
+      for (int64_t k = 0; k < s.directions; ++k) {
+        memset(sums, 0, frame_size * sizeof(float));
+        for (int64_t v = 0; v < s.joints; ++v) {
+          int64_t l = s.walks[k] & 1 ? v * s.frames + frame : frame * s.joints + v;
+          if (s.walks[k] & 2) l = shape.length - 1 - l;
+          const float* p = g.drows + ((batch * s.directions + k) * shape.length + l) * shape.width;
+          for (int64_t i = 0; i < shape.width; ++i) {
+            row[i] = p[i];
+            for (int64_t split = 1; split < g.splits; ++split) row[i] += p[split * part + i];
+          }
+          for_gathered(s, k, group, v, [&](int64_t j) {
+            for (int64_t i = 0; i < shape.width; ++i) sums[j * shape.width + i] += row[i];
+          });
+        }
+        for (int64_t j = 0; j < s.joints; ++j) {
+          T* p = static_cast<T*>(g.dproj) +
+                 (((task * s.joints + j) * s.groups + group) * s.directions + k) * shape.width;
+          for (int64_t i = 0; i < shape.width; ++i) store1(p + i, sums[j * shape.width + i]);
+        }
+      }
+  });
+}
+
+template <class T>
+void backward(const SkeletonScan& s, const SkeletonScanGradient& g) {
+  pack_rows<T>(s);
+  backward_blocks<T>(s, g);
+  scatter_rows<T>(s, g);
+}
+
+}  // namespace
+
+void skeleton_scan_forward(const SkeletonScan& s, void* out, float* states) {
+  s.bfloat16 ? forward<bfloat16>(s, out, states) : forward<float>(s, out, states);
+}
+
+void skeleton_scan_backward(const SkeletonScan& s, const SkeletonScanGradient& g) {
+  s.bfloat16 ? backward<bfloat16>(s, g) : backward<float>(s, g);
+}
+
+void skeleton_scan_blocks(const SkeletonScan& s, int64_t* count) { *count = count_blocks(s); }
+
+}  // namespace lifter::LIFTER_CAPABILITY
