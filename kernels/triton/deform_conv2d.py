@@ -13,6 +13,7 @@ from ._scan import launch
 
 BLOCK_P = 64  # pixels of a tile
 MAX_BLOCK_C = 32  # channels of a tile
+WARPS = 8
 
 
 @triton.jit
@@ -118,7 +119,7 @@ def _places_kernel(
     valid = pixel < pixels
     group_channels = channels // groups
     image, row, column = _split(pixel, out_height, out_width)
-    share = dweight + tile * (taps + 1) * channels + group * group_channels
+    share = tile * (taps + 1) * channels + group * group_channels
 
     for tap in range(taps):
         top, left, fy, fx, m = _place(
@@ -142,10 +143,10 @@ def _places_kernel(
             at = dout + (row_of * channels)[:, None] + channel
             g = tl.load(at, mask=valid[:, None] & channel_valid, other=0).to(tl.float32)
             if DEPTHWISE:
-                tl.store(share + tap * channels + in_group, tl.sum(g * sample * m[:, None], 0), mask=channel_valid)
+                tl.store(dweight + share + tap * channels + in_group, tl.sum(g * sample * m[:, None], 0), mask=channel_valid)
                 at = weight + tap // taps_x * weight_strides[0] + tap % taps_x * weight_strides[1]
                 if tap == 0:
-                    tl.store(share + taps * channels + in_group, tl.sum(g, 0), mask=channel_valid)
+                    tl.store(dweight + share + taps * channels + in_group, tl.sum(g, 0), mask=channel_valid)
                 g *= tl.load(at + channel * weight_strides[2], mask=channel_valid, other=0)
             gm += tl.sum(g * sample, 1)
             gy += tl.sum(g * (lower - upper), 1)
@@ -177,9 +178,7 @@ def _input_kernel(
 
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for neighbour in tl.static_range(4):  # this pixel as the upper left, upper right, lower left, lower right of a place
-        below: tl.constexpr = neighbour // 2
-        right: tl.constexpr = neighbour % 2
-        cell = ((image * groups + group) * (height + 1) + y + 1 - below) * (width + 1) + x + 1 - right
+        cell = ((image * groups + group) * (height + 1) + y + 1 - neighbour // 2) * (width + 1) + x + 1 - neighbour % 2
         start = tl.load(starts + cell, mask=valid, other=0)
         count = tl.load(starts + cell + 1, mask=valid, other=0) - start
         for i in range(tl.max(count, 0)):
@@ -190,7 +189,7 @@ def _input_kernel(
             top, left, fy, fx, m = _place(
                 pixel, tap, group, some, offset, mask, geometry, offset_strides, mask_strides, HAS_MASK
             )
-            share = (fy if below else 1 - fy) * (fx if right else 1 - fx) * m
+            share = (fy if neighbour // 2 else 1 - fy) * (fx if neighbour % 2 else 1 - fx) * m
             tile_valid = some[:, None] & channel_valid
             row_of = pixel if DEPTHWISE else pixel * taps + tap
             g = tl.load(dout + (row_of * channels)[:, None] + channel, mask=tile_valid, other=0).to(tl.float32)
@@ -252,7 +251,7 @@ def _forward(out, input, offset, mask, weight, bias, kernel_size, stride, paddin
         _forward_kernel, tiles * blocks, input, offset, mask, weight, bias, out, pixels, channels, groups, geometry,
         _strides(input, 3), _strides(offset, 4), _strides(mask, 4), _strides(weight, 3),
         HAS_MASK=mask is not None, HAS_BIAS=bias is not None, DEPTHWISE=weight is not None,
-        BLOCK_P=BLOCK_P, BLOCK_C=block_c,
+        BLOCK_P=BLOCK_P, BLOCK_C=block_c, num_warps=WARPS,
     )  # fmt: skip
 
 
@@ -266,6 +265,7 @@ def _backward(dout, input, offset, mask, weight, kernel_size, stride, padding, d
     pixels = offset.shape[0] * offset.shape[2] * offset.shape[3]
     tiles, blocks, block_c = _plan(pixels, channels, groups)
     shared = {"HAS_MASK": mask is not None, "DEPTHWISE": weight is not None, "BLOCK_P": BLOCK_P, "BLOCK_C": block_c}
+    shared["num_warps"] = WARPS
 
     doffset, dmask = torch.empty_like(offset), None if mask is None else torch.empty_like(mask)
     partials = None if weight is None else weight.new_empty(tiles, taps + 1, channels)

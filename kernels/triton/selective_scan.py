@@ -104,59 +104,65 @@ def _plan(u, delta, A, B, C, delta_bias, delta_softplus, backward=False):
 
 @triton.jit
 def _where(blocks, L, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
-    """What program (batch, chunk, group, block of the group) works on: batch, chunk, group, channels, their mask."""
+    """What program (batch, chunk, group, block of the group) works on, as int64 scalars."""
     pid = tl.program_id(0).to(tl.int64)
     chunks = tl.cdiv(L, CHUNK)
     row = pid // (blocks * GROUPS)
-    g = pid // blocks % GROUPS
-    return row // chunks, row % chunks, g, pid % blocks
+    return row // chunks, row % chunks, pid // blocks % GROUPS, pid % blocks
+
+
+# Addresses are a scalar for the tile and a small offset in it: the scalar costs no vector register, and the offsets of
+# the SUB steps become immediates where steps are contiguous.
 
 
 @triton.jit
-def _channels(g, block, dim, BD: tl.constexpr, GROUPS: tl.constexpr):
-    """The channels of a block of group g, and their mask."""
-    width = dim // GROUPS
-    d = block * BD + tl.arange(0, BD)
-    return g * width + d, d < width
+def _rows(x, x_s, b, d0, l0, d, l, mask):
+    """The tile (SUB, BD) of a map (B, D, L) at channel d0 and step l0, in float32; zero outside."""
+    x += b * x_s[0] + d0 * x_s[1] + l0 * x_s[2]
+    return tl.load(x + d[None, :] * x_s[1] + l[:, None] * x_s[2], mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def _rows(x, x_s, b, l, d, mask):
-    """A tile (SUB, BD) of a map (B, D, L) in float32, zero outside."""
-    return tl.load(x + b * x_s[0] + d[None, :] * x_s[1] + l[:, None] * x_s[2], mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _time_steps(delta, delta_s, bias, b, l, d, mask, d_mask, SOFTPLUS: tl.constexpr):
-    """delta before and after softplus; zero outside, which leaves the state as it is."""
-    raw = _rows(delta, delta_s, b, l, d, mask)
-    if bias is not None:
-        raw += tl.load(bias + d, mask=d_mask, other=0.0)[None, :]
+def _time_steps(delta, delta_s, bias, b, d0, l0, d, l, mask, SOFTPLUS: tl.constexpr):
+    """delta with its bias, before and after softplus; the latter zero outside, which leaves the state as it is."""
+    raw = _rows(delta, delta_s, b, d0, l0, d, l, mask) + bias[None, :]
     dt = softplus(raw) if SOFTPLUS else raw
     return raw, tl.where(mask, dt, 0.0)
 
 
 @triton.jit
-def _coefficients(x, x_s, b, g, l, n, d, l_mask, n_mask, d_mask, CONST: tl.constexpr):
+def _coefficients(x, x_s, b, g, d0, l0, d, l, n, left, mask, N, CONST: tl.constexpr):
     """B or C, broadcastable to (SUB, BN, BD)."""
     if CONST:
-        mask = n_mask[:, None] & d_mask[None, :]
+        x += d0 * x_s[1]
         return tl.load(x + d[None, :] * x_s[1] + n[:, None] * x_s[2], mask=mask, other=0.0).to(tl.float32)[None, :, :]
     else:
-        mask = l_mask[:, None] & n_mask[None, :]
-        x += b * x_s[0] + g * x_s[1]
-        return tl.load(x + n[None, :] * x_s[2] + l[:, None] * x_s[3], mask=mask, other=0.0).to(tl.float32)[:, :, None]
+        x += b * x_s[0] + g * x_s[1] + l0 * x_s[3]
+        inside = (l < left)[:, None] & (n < N)[None, :]
+        return tl.load(x + n[None, :] * x_s[2] + l[:, None] * x_s[3], mask=inside, other=0.0).to(tl.float32)[:, :, None]
 
 
 @triton.jit
-def _states(x, row, d, n, dim, N, mask, TRANSPOSED: tl.constexpr):
-    """The (BN, BD) tile of row `row` of (rows, D, N) or (rows, N, D); zero if there is none."""
+def _vector(x, d0, d, mask):
+    """Channels of a parameter (D,); zero if there is none."""
+    return tl.zeros(d.shape, tl.float32) if x is None else tl.load(x + d0 + d, mask=mask, other=0.0)
+
+
+@triton.jit
+def _states(x, row, d0, d, n, dim, N, mask, CHANNELS_LAST: tl.constexpr):
+    """The (BN, BD) tile of row `row` of (rows, N, D) if CHANNELS_LAST, else of (rows, D, N); zero if there is none."""
     if x is None:
         return tl.zeros(mask.shape, tl.float32)
-    elif TRANSPOSED:
-        return tl.load(x + (row * N + n)[:, None] * dim + d[None, :], mask=mask, other=0.0)
     else:
-        return tl.load(x + (row * dim + d)[None, :] * N + n[:, None], mask=mask, other=0.0)
+        return tl.load(_states_at(x, row, d0, d, n, dim, N, CHANNELS_LAST), mask=mask, other=0.0)
+
+
+@triton.jit
+def _states_at(x, row, d0, d, n, dim, N, CHANNELS_LAST: tl.constexpr):
+    if CHANNELS_LAST:
+        return x + (row * N * dim + d0) + d[None, :] + n[:, None] * dim
+    else:
+        return x + (row * dim + d0) * N + d[None, :] * N + n[:, None]
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
@@ -170,23 +176,24 @@ def local_states(
 ):  # fmt: skip
     """Phase 1: the last state of a chunk that starts from zero, and the sum of its time steps."""
     b, c, g, block = _where(tl.cdiv(dim // GROUPS, BD), L, CHUNK, GROUPS)
-    d, d_mask = _channels(g, block, dim, BD, GROUPS)
-    n = tl.arange(0, BN)
+    d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
+    width = dim // GROUPS
+    d0, d_mask = g * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
-    decay = _states(A, 0, d, n, dim, N, mask, False)
+    decay = _states(A, 0, d0, d, n, dim, N, mask, False)
+    shift = _vector(bias, d0, d, d_mask)
     h = tl.zeros((BN, BD), tl.float32)
     total = tl.zeros((BD,), tl.float32)
-    for first in range(c * CHUNK, tl.minimum(c * CHUNK + CHUNK, L), SUB):
-        l = first + tl.arange(0, SUB)
-        seen = (l < L)[:, None] & d_mask[None, :]
-        _, dt = _time_steps(delta, delta_s, bias, b, l, d, seen, d_mask, SOFTPLUS)
-        drive = dt * _rows(u, u_s, b, l, d, seen)
-        Bs = _coefficients(B, B_s, b, g // b_share, l, n, d, l < L, n < N, d_mask, B_CONST)
+    for l0 in range(c * CHUNK, tl.minimum(c * CHUNK + CHUNK, L), SUB):
+        seen = (l < L - l0)[:, None] & d_mask[None, :]
+        _, dt = _time_steps(delta, delta_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
+        drive = dt * _rows(u, u_s, b, d0, l0, d, l, seen)
+        Bs = _coefficients(B, B_s, b, g // b_share, d0, l0, d, l, n, L - l0, mask, N, B_CONST)
         _, h = scan(h, tl.exp(dt[:, None, :] * decay[None]), drive[:, None, :] * Bs, SUB)
         total += tl.sum(dt, 0)
     row = b * tl.cdiv(L, CHUNK) + c
-    tl.store(states + (row * N + n)[:, None] * dim + d[None, :], h, mask=mask)
-    tl.store(sums + row * dim + d, total, mask=d_mask)
+    tl.store(_states_at(states, row, d0, d, n, dim, N, True), h, mask=mask)
+    tl.store(sums + row * dim + d0 + d, total, mask=d_mask)
 
 
 @triton.jit
@@ -198,35 +205,33 @@ def outputs(
 ):  # fmt: skip
     """Phase 3: the outputs of a chunk from its true state, `start`: of every chunk if CHUNKED, else the initial one."""
     b, c, g, block = _where(tl.cdiv(dim // GROUPS, BD), L, CHUNK, GROUPS)
-    d, d_mask = _channels(g, block, dim, BD, GROUPS)
-    n = tl.arange(0, BN)
+    d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
+    width = dim // GROUPS
+    d0, d_mask = g * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
-    decay = _states(A, 0, d, n, dim, N, mask, False)
+    decay = _states(A, 0, d0, d, n, dim, N, mask, False)
+    shift = _vector(bias, d0, d, d_mask)
     chunks = tl.cdiv(L, CHUNK)
-    h = _states(start, b * chunks + c, d, n, dim, N, mask, CHUNKED)
+    h = _states(start, b * chunks + c, d0, d, n, dim, N, mask, CHUNKED)
     if save is not None:
-        tl.store(save + (b * N + n)[:, None] * dim + d[None, :], h, mask=mask)
-    if D is not None:
-        skip = tl.load(D + d, mask=d_mask, other=0.0)
-    for first in range(c * CHUNK, tl.minimum(c * CHUNK + CHUNK, L), SUB):
-        l = first + tl.arange(0, SUB)
-        seen = (l < L)[:, None] & d_mask[None, :]
-        _, dt = _time_steps(delta, delta_s, bias, b, l, d, seen, d_mask, SOFTPLUS)
-        us = _rows(u, u_s, b, l, d, seen)
-        Bs = _coefficients(B, B_s, b, g // b_share, l, n, d, l < L, n < N, d_mask, B_CONST)
-        Cs = _coefficients(C, C_s, b, g // c_share, l, n, d, l < L, n < N, d_mask, C_CONST)
+        tl.store(_states_at(save, b, d0, d, n, dim, N, True), h, mask=mask)
+    skip = _vector(D, d0, d, d_mask)
+    for l0 in range(c * CHUNK, tl.minimum(c * CHUNK + CHUNK, L), SUB):
+        seen = (l < L - l0)[:, None] & d_mask[None, :]
+        _, dt = _time_steps(delta, delta_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
+        us = _rows(u, u_s, b, d0, l0, d, l, seen)
+        Bs = _coefficients(B, B_s, b, g // b_share, d0, l0, d, l, n, L - l0, mask, N, B_CONST)
+        Cs = _coefficients(C, C_s, b, g // c_share, d0, l0, d, l, n, L - l0, mask, N, C_CONST)
         a = tl.exp(dt[:, None, :] * decay[None])
         drive = (dt * us)[:, None, :] * Bs
         entered, h = scan(h, a, drive, SUB)
-        y = tl.sum((a * entered + drive) * Cs, 1)
-        if D is not None:
-            y += us * skip[None, :]
+        y = tl.sum((a * entered + drive) * Cs, 1) + us * skip[None, :]
         if z is not None:
-            zs = _rows(z, z_s, b, l, d, seen)
+            zs = _rows(z, z_s, b, d0, l0, d, l, seen)
             y *= zs * tl.sigmoid(zs)
-        tl.store(out + (b * dim + d)[None, :] * L + l[:, None], y, mask=seen)
+        tl.store(out + ((b * dim + d0) * L + l0) + d[None, :] * L + l[:, None], y, mask=seen)
     if c == chunks - 1:
-        tl.store(last + (b * dim + d)[None, :] * N + n[:, None], h, mask=mask)
+        tl.store(_states_at(last, b, d0, d, n, dim, N, False), h, mask=mask)
 
 
 @triton.jit
@@ -238,28 +243,30 @@ def local_adjoints(
 ):  # fmt: skip
     """Phase 1 of the backward: what the outputs of a chunk alone give to the state before it."""
     b, c, g, block = _where(tl.cdiv(dim // GROUPS, BD), L, CHUNK, GROUPS)
-    d, d_mask = _channels(g, block, dim, BD, GROUPS)
-    n = tl.arange(0, BN)
+    d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
+    width = dim // GROUPS
+    d0, d_mask = g * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
-    decay = _states(A, 0, d, n, dim, N, mask, False)
+    decay = _states(A, 0, d0, d, n, dim, N, mask, False)
+    shift = _vector(bias, d0, d, d_mask)
     h = tl.zeros((BN, BD), tl.float32)
     total = tl.zeros((BD,), tl.float32)
     subs = tl.cdiv(tl.minimum(CHUNK, L - c * CHUNK), SUB)
     for i in range(subs):
-        l = c * CHUNK + (subs - 1 - i) * SUB + tl.arange(0, SUB)
-        seen = (l < L)[:, None] & d_mask[None, :]
-        _, dt = _time_steps(delta, delta_s, bias, b, l, d, seen, d_mask, SOFTPLUS)
-        dy = _rows(dout, dout_s, b, l, d, seen)
+        l0 = c * CHUNK + (subs - 1 - i) * SUB
+        seen = (l < L - l0)[:, None] & d_mask[None, :]
+        _, dt = _time_steps(delta, delta_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
+        dy = _rows(dout, dout_s, b, d0, l0, d, l, seen)
         if z is not None:
-            zs = _rows(z, z_s, b, l, d, seen)
+            zs = _rows(z, z_s, b, d0, l0, d, l, seen)
             dy *= zs * tl.sigmoid(zs)
-        Cs = _coefficients(C, C_s, b, g // c_share, l, n, d, l < L, n < N, d_mask, C_CONST)
+        Cs = _coefficients(C, C_s, b, g // c_share, d0, l0, d, l, n, L - l0, mask, N, C_CONST)
         a = tl.exp(dt[:, None, :] * decay[None])
         _, h = scan(h, a, a * (dy[:, None, :] * Cs), SUB, True)
         total += tl.sum(dt, 0)
     row = b * tl.cdiv(L, CHUNK) + c
-    tl.store(adjoints + (row * N + n)[:, None] * dim + d[None, :], h, mask=mask)
-    tl.store(sums + row * dim + d, total, mask=d_mask)
+    tl.store(_states_at(adjoints, row, d0, d, n, dim, N, True), h, mask=mask)
+    tl.store(sums + row * dim + d0 + d, total, mask=d_mask)
 
 
 @triton.jit
@@ -272,58 +279,59 @@ def gradients(
 ):  # fmt: skip
     """Phase 3 of the backward: every gradient of a chunk, parameters and shared coefficients as partial sums."""
     b, c, g, split = _where(splits, L, CHUNK, GROUPS)
-    n = tl.arange(0, BN)
+    d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
+    width = dim // GROUPS
     slots = tl.arange(0, CHUNK // SUB)[:, None, None]
     chunks = tl.cdiv(L, CHUNK)
     row = b * chunks + c
     subs = tl.cdiv(tl.minimum(CHUNK, L - c * CHUNK), SUB)
     shared = ((b * GROUPS + g) * splits + split) * N * L  # where dB and dC of this split lie
     for i in range(per_split):
-        d, d_mask = _channels(g, split * per_split + i, dim, BD, GROUPS)
+        block = split * per_split + i
+        d0, d_mask = g * width + block * BD, d < width - block * BD
         mask = (n < N)[:, None] & d_mask[None, :]
-        decay = _states(A, 0, d, n, dim, N, mask, False)
+        decay = _states(A, 0, d0, d, n, dim, N, mask, False)
+        shift = _vector(bias, d0, d, d_mask)
         # The state before every sub-chunk stays in registers.
-        h = _states(states, row, d, n, dim, N, mask, True)
+        h = _states(states, row, d0, d, n, dim, N, mask, True)
         saved = tl.zeros((CHUNK // SUB, BN, BD), tl.float32)
         for s in range(subs):
             saved = tl.where(slots == s, h[None, :, :], saved)
-            l = c * CHUNK + s * SUB + tl.arange(0, SUB)
-            seen = (l < L)[:, None] & d_mask[None, :]
-            _, dt = _time_steps(delta, delta_s, bias, b, l, d, seen, d_mask, SOFTPLUS)
-            drive = dt * _rows(u, u_s, b, l, d, seen)
-            Bs = _coefficients(B, B_s, b, g // b_share, l, n, d, l < L, n < N, d_mask, B_CONST)
+            l0 = c * CHUNK + s * SUB
+            seen = (l < L - l0)[:, None] & d_mask[None, :]
+            _, dt = _time_steps(delta, delta_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
+            drive = dt * _rows(u, u_s, b, d0, l0, d, l, seen)
+            Bs = _coefficients(B, B_s, b, g // b_share, d0, l0, d, l, n, L - l0, mask, N, B_CONST)
             _, h = scan(h, tl.exp(dt[:, None, :] * decay[None]), drive[:, None, :] * Bs, SUB)
 
-        adjoint = _states(adjoints, row, d, n, dim, N, mask, CHUNKED)
+        adjoint = _states(adjoints, row, d0, d, n, dim, N, mask, CHUNKED)
         dA_sum = tl.zeros((BN, BD), tl.float32)
         dB_sum = tl.zeros((BN, BD), tl.float32)
         dC_sum = tl.zeros((BN, BD), tl.float32)
         dD_sum = tl.zeros((BD,), tl.float32)
         dbias_sum = tl.zeros((BD,), tl.float32)
-        if D is not None:
-            skip = tl.load(D + d, mask=d_mask, other=0.0)
+        skip = _vector(D, d0, d, d_mask)
         for i_sub in range(subs):
             s = subs - 1 - i_sub
-            l = c * CHUNK + s * SUB + tl.arange(0, SUB)
-            seen = (l < L)[:, None] & d_mask[None, :]
-            raw, dt = _time_steps(delta, delta_s, bias, b, l, d, seen, d_mask, SOFTPLUS)
-            us = _rows(u, u_s, b, l, d, seen)
-            Bs = _coefficients(B, B_s, b, g // b_share, l, n, d, l < L, n < N, d_mask, B_CONST)
-            Cs = _coefficients(C, C_s, b, g // c_share, l, n, d, l < L, n < N, d_mask, C_CONST)
+            l0 = c * CHUNK + s * SUB
+            seen = (l < L - l0)[:, None] & d_mask[None, :]
+            raw, dt = _time_steps(delta, delta_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
+            us = _rows(u, u_s, b, d0, l0, d, l, seen)
+            Bs = _coefficients(B, B_s, b, g // b_share, d0, l0, d, l, n, L - l0, mask, N, B_CONST)
+            Cs = _coefficients(C, C_s, b, g // c_share, d0, l0, d, l, n, L - l0, mask, N, C_CONST)
             a = tl.exp(dt[:, None, :] * decay[None])
             drive = (dt * us)[:, None, :] * Bs
             entered, _ = scan(pick(saved, slots, s), a, drive, SUB)
             hs = a * entered + drive
 
-            place = (b * dim + d)[None, :] * L + l[:, None]
-            dy = _rows(dout, dout_s, b, l, d, seen)
+            corner = (b * dim + d0) * L + l0
+            place = d[None, :] * L + l[:, None]
+            dy = _rows(dout, dout_s, b, d0, l0, d, l, seen)
             if z is not None:
-                zs = _rows(z, z_s, b, l, d, seen)
+                zs = _rows(z, z_s, b, d0, l0, d, l, seen)
                 gate = tl.sigmoid(zs)
-                y = tl.sum(hs * Cs, 1)
-                if D is not None:
-                    y += us * skip[None, :]
-                tl.store(dz + place, dy * y * gate * (1.0 + zs * (1.0 - gate)), mask=seen)
+                y = tl.sum(hs * Cs, 1) + us * skip[None, :]
+                tl.store(dz + corner + place, dy * y * gate * (1.0 + zs * (1.0 - gate)), mask=seen)
                 dy *= zs * gate
 
             drop = dy[:, None, :] * Cs
@@ -331,47 +339,44 @@ def gradients(
             grad = arrived + drop  # of the state after every step
             through = grad * entered * a  # grad of (delta A)
             force = tl.sum(grad * Bs, 1)
-            du_tile = dt * force
             ddt = us * force + tl.sum(through * decay[None], 1)
             dA_sum += tl.sum(through * dt[:, None, :], 0)
-            if D is not None:
-                du_tile += dy * skip[None, :]
-                dD_sum += tl.sum(dy * us, 0)
+            du_tile = dt * force + dy * skip[None, :]
+            dD_sum += tl.sum(dy * us, 0)
             if SOFTPLUS:
                 ddt *= softplus_grad(raw)
             ddt = tl.where(seen, ddt, 0.0)
             dbias_sum += tl.sum(ddt, 0)
-            tl.store(du + place, du_tile, mask=seen)
-            tl.store(ddelta + place, ddt, mask=seen)
+            tl.store(du + corner + place, du_tile, mask=seen)
+            tl.store(ddelta + corner + place, ddt, mask=seen)
 
             dBs = grad * (dt * us)[:, None, :]
             dCs = hs * dy[:, None, :]
-            coefficient = shared + n[None, :] * L + l[:, None]
-            coefficient_mask = (l < L)[:, None] & (n < N)[None, :]
+            coefficient = n[None, :] * L + l[:, None]
+            coefficient_mask = (l < L - l0)[:, None] & (n < N)[None, :]
             if B_CONST:
                 dB_sum += tl.sum(dBs, 0)
             else:
-                before = tl.load(dB + coefficient, mask=coefficient_mask & (i > 0), other=0.0)
-                tl.store(dB + coefficient, before + tl.sum(dBs, 2), mask=coefficient_mask)
+                before = tl.load(dB + (shared + l0) + coefficient, mask=coefficient_mask & (i > 0), other=0.0)
+                tl.store(dB + (shared + l0) + coefficient, before + tl.sum(dBs, 2), mask=coefficient_mask)
             if C_CONST:
                 dC_sum += tl.sum(dCs, 0)
             else:
-                before = tl.load(dC + coefficient, mask=coefficient_mask & (i > 0), other=0.0)
-                tl.store(dC + coefficient, before + tl.sum(dCs, 2), mask=coefficient_mask)
+                before = tl.load(dC + (shared + l0) + coefficient, mask=coefficient_mask & (i > 0), other=0.0)
+                tl.store(dC + (shared + l0) + coefficient, before + tl.sum(dCs, 2), mask=coefficient_mask)
 
-        tile = (row * dim + d)[None, :] * N + n[:, None]
-        tl.store(dA + tile, dA_sum, mask=mask)
+        tl.store(_states_at(dA, row, d0, d, n, dim, N, False), dA_sum, mask=mask)
         if B_CONST:
-            tl.store(dB + tile, dB_sum, mask=mask)
+            tl.store(_states_at(dB, row, d0, d, n, dim, N, False), dB_sum, mask=mask)
         if C_CONST:
-            tl.store(dC + tile, dC_sum, mask=mask)
+            tl.store(_states_at(dC, row, d0, d, n, dim, N, False), dC_sum, mask=mask)
         if D is not None:
-            tl.store(dD + row * dim + d, dD_sum, mask=d_mask)
+            tl.store(dD + row * dim + d0 + d, dD_sum, mask=d_mask)
         if bias is not None:
-            tl.store(dbias + row * dim + d, dbias_sum, mask=d_mask)
+            tl.store(dbias + row * dim + d0 + d, dbias_sum, mask=d_mask)
         if dinitial is not None:
             if c == 0:
-                tl.store(dinitial + (b * dim + d)[None, :] * N + n[:, None], adjoint, mask=mask)
+                tl.store(_states_at(dinitial, b, d0, d, n, dim, N, False), adjoint, mask=mask)
         tl.debug_barrier()  # the next block adds to the dB and dC that this one stored
 
 

@@ -1,0 +1,19 @@
+#pragma once
+#include "../capability.h"
+
+namespace lifter {
+
+struct SelectiveStateUpdate {
+  int64_t batch, dim, states, groups;
+  bool bfloat16;  // else float32, of x, dt, B, C, z and out
+  bool softplus;
+  float* state;                       // (batch, dim, states), contiguous, overwritten
+  const void *x, *dt, *z;             // (batch, dim), contiguous; z may be null
+  const void *B, *C;                  // (batch, groups, states), contiguous
+  const float *A, *D, *dt_bias;       // (dim, states), (dim), (dim); all but A may be null
+  void* out;                          // (batch, dim)
+};
+
+}  // namespace lifter
+
+LIFTER_KERNEL(void selective_state_update(const SelectiveStateUpdate&))

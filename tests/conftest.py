@@ -1,0 +1,92 @@
+"""What the tests share. Without a GPU the Triton kernels run in Triton's interpreter."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported
+
+import lifter.kernels  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the golden files and the motion capture: $LIFTER_SHARED, or beside the repository."""
+    folder = Path(os.environ.get("LIFTER_SHARED") or Path(__file__).parents[2] / "shared")
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"needs the golden files: none in {folder}, set LIFTER_SHARED")
+    return folder
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests that need a GPU do not exist without one."""
+    if not torch.cuda.is_available():
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("gpu")])
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+
+
+class Target:
+    """A backend and the device of its tensors."""
+
+    def __init__(self, backend: str, device: str):
+        self.backend, self.device = backend, device
+
+    def run(self, function, *args, **kwargs):
+        """function(*args) on this backend: tensors are moved there, and gradients flow back."""
+        move = lambda x: x.to(self.device) if isinstance(x, torch.Tensor) else x  # noqa: E731
+        with self.forced():
+            return function(*map(move, args), **{name: move(x) for name, x in kwargs.items()})
+
+    def forced(self) -> contextlib.AbstractContextManager:
+        return lifter.kernels.backend(self.backend)
+
+    @property
+    def slow(self) -> bool:
+        """The interpreter takes a millisecond where a kernel takes a microsecond: draw small shapes."""
+        return self.backend == "triton" and self.device == "cpu"
+
+    def __repr__(self):
+        return f"{self.backend}-{self.device}"
+
+
+_TARGETS = [Target("cpu", "cpu"), Target("triton", "cpu")]
+_GPU_TARGETS = [pytest.param(Target("triton", "cuda"), marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=_TARGETS + _GPU_TARGETS, ids=["cpu", "triton", "gpu"])
+def target(request) -> Target:
+    """Every backend with kernels; `-m gpu` runs those of the GPU."""
+    return request.param
+
+
+@pytest.fixture(params=["reference", "cpu", "triton"])
+def backend(request):
+    """Forces every backend in turn, on CPU tensors."""
+    with lifter.kernels.backend(request.param):
+        yield request.param
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """torch.empty is filled with NaN, also in C++: an output that a kernel forgot to write shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def assert_as_good(name, ours, torchs, exact, factor=3.0, rounding=8):
+    """Our error against float64 is at most `factor` times PyTorch's own in this dtype, and `rounding` units of it.
+
+    All three are compared by their largest element: `exact` is the reference in float64, `torchs` in the dtype of `ours`.
+    """
+    assert ours.dtype == torchs.dtype and ours.shape == torchs.shape, (name, ours.dtype, ours.shape, torchs.shape)
+    assert torch.isfinite(ours).all(), f"{name}: not finite (or not written)"
+    scale = exact.abs().max().item()
+    error = (ours.cpu().double() - exact).abs().max().item()
+    bound = factor * (torchs.cpu().double() - exact).abs().max().item()
+    bound += rounding * torch.finfo(torch.float32).eps * scale
+    assert error <= bound, f"{name}: error {error:.3g} over {bound:.3g}, largest value {scale:.3g}"
