@@ -58,25 +58,22 @@ class Op:
 
     def availability(self) -> dict[str, tuple[bool, str]]:
         """For `lifter info`: backend -> (usable here, why or why not)."""
-        triton_here, triton_note = _triton_state()
         return {
             "reference": (True, "plain PyTorch"),
             "cpu": (self.cpu and _library.loaded, "C++" if _library.loaded else _library.reason)
             if self.cpu
             else (False, "no C++ kernel"),
-            "triton": (triton_here, triton_note) if self.triton else (False, "no Triton kernel"),
+            "triton": (_triton_usable, _triton_note) if self.triton else (False, "no Triton kernel"),
             "cuda": (False, "no CUDA C++ kernel: Triton is the GPU backend"),
         }
 
     def chosen(self, device_type: str) -> str:
         """The backend that a float32 call on this device type takes when none is forced."""
-        if device_type == "cpu":
-            backend = "cpu"
-        elif device_type == "cuda":
-            backend = "triton"
-        else:
-            return "reference"
-        return backend if self.availability()[backend][0] else "reference"
+        if device_type == "cpu" and self.cpu and _library.loaded:
+            return "cpu"
+        if device_type == "cuda" and self.triton and _triton_usable:
+            return "triton"
+        return "reference"
 
     def namespace(self, x: torch.Tensor):
         """The `torch.ops` namespace that a call on `x` must use, or None for the reference."""
@@ -127,7 +124,6 @@ def triton_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-@cache
 def _triton_state() -> tuple[bool, str]:
     if importlib.util.find_spec("triton") is None:
         return False, "triton is not installed"
@@ -138,9 +134,12 @@ def _triton_state() -> tuple[bool, str]:
     return False, "no GPU (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"
 
 
+_triton_usable, _triton_note = _triton_state()
+
+
 @cache
 def _warn_slow(op: str, device: str) -> None:
-    reason = {"cpu": _library.reason, "cuda": _triton_state()[1]}.get(device, f"there are no kernels for {device}")
+    reason = {"cpu": _library.reason, "cuda": _triton_note}.get(device, f"there are no kernels for {device}")
     warnings.warn(f"lifter.{op} runs its slow PyTorch reference on {device}: {reason}", stacklevel=4)
 
 
@@ -154,7 +153,7 @@ def check_shape(op: str, name: str, x: torch.Tensor | None, *expected) -> None:
     for shape in expected:
         if len(shape) == x.dim() and all(isinstance(e, str) or e == s for e, s in zip(shape, x.shape)):
             return
-    wanted = " or ".join("(" + ", ".join(str(e) for e in shape) + ")" for shape in expected)
+    wanted = " or ".join(str(shape).replace("'", "") for shape in expected)
     raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected {wanted}")
 
 

@@ -1,7 +1,7 @@
 """Deformable convolution: every tap of the kernel reads the input at its own, bilinearly interpolated place.
 
-Sources: Dai et al., "Deformable Convolutional Networks" (2017), equations 2 to 4; Zhu et al., version 2 (2019), for the
-mask; torchvision.ops.deform_conv2d for the conventions. SasMamba samples the (T, J) grid of a clip with the depthwise form.
+Sources: Dai et al., "Deformable Convolutional Networks" (2017), equations 2 to 4; Zhu et al., its version 2 (2019), for
+the mask; torchvision.ops.deform_conv2d for the conventions. SasMamba samples the (T, J) grid with the depthwise form.
 """
 
 import torch
@@ -11,14 +11,12 @@ from ._op import Op, autocast_dtype, check_float, check_like, check_shape
 from .selective_scan import _kernel_dtype
 
 
-def deform_conv2d(
-    input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None
-):
+def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
     """Deformable convolution with torchvision's signature and layouts.
 
-    The kernels walk over channels, so a channels-last input (a clip (B, T, J, C) as `x.permute(0, 3, 1, 2)`) is read and
-    answered in place; any other layout costs one copy of the input and one of the output. Depthwise convolution is one
-    fused kernel; any other grouping samples the columns first and multiplies them with the weight.
+    The kernels walk over channels: a channels-last input (a clip (B, T, J, C) as `x.permute(0, 3, 1, 2)`) is read where
+    it is, and any other layout costs one copy of the input and one of the output. Depthwise convolution is one fused
+    kernel; every other grouping samples the columns first, kh * kw times the input, and multiplies them by the weight.
 
     Args:
         input: (B, Cin, H, W), float32, bfloat16 or float16 (float64 runs on the reference).
@@ -75,16 +73,15 @@ def _multiply(columns, weight, bias):
     return out if bias is None else out + bias
 
 
-def deform_conv2d_ref(
-    input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None
-):
+def deform_conv2d_ref(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
     """`deform_conv2d` in plain PyTorch, in float32 (float64 for float64 input)."""
     dtype = torch.promote_types(input.dtype, torch.float32)
     columns = _sample(input.to(dtype), offset.to(dtype), weight.shape[2:], stride, padding, dilation, mask)
     groups = input.shape[1] // weight.shape[1]
     columns = columns.unflatten(1, (groups, -1)).flatten(2, 3)
     weight = weight.to(dtype).flatten(1).unflatten(0, (groups, -1))
-    out = torch.einsum("bgkhw,gok->bgohw", columns, weight).flatten(1, 2)
+    with torch.autocast(input.device.type, enabled=False):  # the float32 above is meant
+        out = torch.einsum("bgkhw,gok->bgohw", columns, weight).flatten(1, 2)
     if bias is not None:
         out = out + bias.to(dtype)[:, None, None]
     return out.to(input.dtype)
@@ -129,7 +126,8 @@ def _sample(input, offset, kernel_size, stride, padding, dilation, mask):
 
 def _pair(name, value, least):
     pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+    pairs = isinstance(pair, (tuple, list)) and len(pair) == 2
+    if not pairs or not all(isinstance(v, int) and v >= least for v in pair):
         raise ValueError(f"deform_conv2d: {name} is {value!r}, expected an int or a pair of ints, at least {least}")
     return list(pair)
 
@@ -148,10 +146,10 @@ def _check_shapes(op, input, offset, weight, bias, stride, padding, dilation, ma
     check_shape(op, "bias", bias, (out_channels,))
     size = _out_size((height, width), (kh, kw), stride, padding, dilation)
     if min(size) < 1:
-        raise ValueError(f"{op}: input has shape {tuple(input.shape)}, too small for the kernel: output would be {size}")
+        raise ValueError(f"{op}: input has shape {tuple(input.shape)}, too small: the output would be {size}")
     check_shape(op, "offset", offset, (batch, "2 * G * kh * kw", *size))
-    groups, rest = divmod(offset.shape[1], 2 * kh * kw)
-    if rest or groups == 0 or channels % groups:
+    groups = offset.shape[1] // (2 * kh * kw)
+    if offset.shape[1] % (2 * kh * kw) or groups == 0 or channels % groups:
         raise ValueError(
             f"{op}: offset has {offset.shape[1]} channels, expected {2 * kh * kw} (2 * kh * kw) times a divisor of the "
             f"{channels} channels of input"
@@ -236,8 +234,8 @@ def _flops_sample_bwd(dout_shape, *args, out_shape=None, **kwargs) -> int:
 
 
 DEFORM_CONV2D = Op(
-    "deform_conv2d(Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
-    "int[] dilation) -> Tensor",
+    "deform_conv2d(Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, int[] stride, "
+    "int[] padding, int[] dilation) -> Tensor",
     fake=_fake,
     triton="deform_conv2d:forward",
     flops=_flops,

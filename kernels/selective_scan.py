@@ -4,6 +4,8 @@ Source: Gu & Dao, "Mamba" (2023), equations 2 and 3 with the zero-order hold of 
 computes it; SasMamba paper, equations 2 to 6.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -59,6 +61,9 @@ def selective_scan_fn(
             u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, initial_state
         )
     B, C = (x.unsqueeze(1) if x.dim() == 3 else x if x.dim() == 4 else x.float() for x in (B, C))
+    if B.dim() == C.dim() and B.shape[1] != C.shape[1] and B.dim() == 4:  # the kernels know one grouping
+        groups = math.lcm(B.shape[1], C.shape[1])
+        B, C = (x.repeat_interleave(groups // x.shape[1], dim=1) for x in (B, C))
     A, D, delta_bias, initial_state = (None if x is None else x.float() for x in (A, D, delta_bias, initial_state))
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     save_states = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

@@ -1,4 +1,4 @@
-// Deformable convolution, channels last: where a tap reads is found once per output pixel, then vectors run over channels.
+// Deformable convolution, channels last: where a tap reads is found once per output pixel, for vectors of channels.
 
 #include "deform_conv2d.h"
 
@@ -8,27 +8,11 @@
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
-constexpr int64_t kPixels = 16;        // most output pixels whose places are found together
-constexpr int64_t kScatterLanes = 64;  // channels of one task of the scatter into dinput
+constexpr int64_t kPixels = 16;           // most output pixels whose places are found together
+constexpr int64_t kScatterChannels = 64;  // most channels of one task of the scatter into dinput
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t taps_of(const DeformConv2d& s) { return s.kernel[0] * s.kernel[1]; }
-
-// `count` output pixels of one row.
-struct Pixels {
-  int64_t batch, row, column, count;
-};
-
-// Calls f(pixels) for all output pixels of the rows [begin, end) of (batch, out_height), in even blocks.
-template <class F>
-void over_pixels(const DeformConv2d& s, int64_t begin, int64_t end, const F& f) {
-  const int64_t blocks = (s.out_width + kPixels - 1) / kPixels;
-  for (int64_t row = begin; row < end; ++row)
-    for (int64_t i = 0; i < blocks; ++i) {
-      const int64_t first = s.out_width * i / blocks, last = s.out_width * (i + 1) / blocks;
-      f(Pixels{row / s.out_height, row % s.out_height, first, last - first});
-    }
-}
 
 template <int V>
 struct Vectors {
@@ -44,6 +28,11 @@ LIFTER_INLINE void over_channels(int64_t begin, int64_t end, const F& f) {
   for (; c + kLanes <= end; c += kLanes) f(Vectors<1>(), c, kLanes);
   if (c < end) f(Vectors<1>(), c, end - c);
 }
+
+// `count` output pixels of one row.
+struct Pixels {
+  int64_t batch, row, column, count;
+};
 
 // Where the taps of a block of output pixels read, for one offset group. All arrays are [pixel][tap].
 class Places {
@@ -130,42 +119,78 @@ struct Neighbours {
   }
 };
 
+// An output pixel as one group of channels [begin, end) sees it.
+struct Pixel {
+  int64_t batch, row, column, index, group, begin, end;
+  int64_t place;       // of its first tap
+  const float* image;  // that it reads
+};
+
 // What a task needs to read its input.
-struct Sampler {
+class Sampler {
+ public:
   const DeformConv2d& s;
   Places places;
-  float* zeros;
-  int64_t strides[3];
+  const int64_t taps;
 
   static int64_t floats(const DeformConv2d& s) { return Places::floats(s) + s.channels + 16; }
 
-  Sampler(const DeformConv2d& s, Scratch& scratch) : s(s), places(s, scratch), zeros(scratch.take(s.channels)) {
-    memset(zeros, 0, s.channels * sizeof(float));
+  Sampler(const DeformConv2d& s, Scratch& scratch)
+      : s(s), places(s, scratch), taps(taps_of(s)), zeros_(scratch.take(s.channels)) {
+    memset(zeros_, 0, s.channels * sizeof(float));
     const int64_t dense[] = {s.height * s.width * s.channels, s.width * s.channels, s.channels};
-    memcpy(strides, s.widened ? dense : s.input_strides, sizeof strides);
+    memcpy(strides_, s.widened ? dense : s.input_strides, sizeof strides_);
   }
 
-  const float* image(int64_t batch) const {
-    return (s.widened ? s.widened : static_cast<const float*>(s.input)) + batch * strides[0];
+  // Calls f(pixel) for all output pixels of the rows [begin, end) of (batch, out_height), as seen by the groups
+  // [first, last), after finding its places.
+  template <class F>
+  void over_pixels(int64_t begin, int64_t end, int64_t first, int64_t last, const F& f) {
+    const float* input = s.widened ? s.widened : static_cast<const float*>(s.input);
+    const int64_t blocks = (s.out_width + kPixels - 1) / kPixels, channels = s.channels / s.groups;
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t block = 0; block < blocks; ++block)
+        for (int64_t group = first; group < last; ++group) {
+          const int64_t column = s.out_width * block / blocks, count = s.out_width * (block + 1) / blocks - column;
+          const int64_t batch = row / s.out_height;
+          places.find({batch, row % s.out_height, column, count}, group);
+          for (int64_t p = 0; p < count; ++p)
+            f(Pixel{batch, row % s.out_height, column + p, row * s.out_width + column + p, group, group * channels,
+                    (group + 1) * channels, p * taps, input + batch * strides_[0]});
+        }
   }
 
-  // Around the place i of `places`.
-  __attribute__((always_inline)) Neighbours around(const float* image, int64_t i, int64_t c) const {
-    const int64_t at = places.top[i] * strides[1] + places.left[i] * strides[2] + c;
+  // The neighbours of a tap, from channel c on.
+  __attribute__((always_inline)) Neighbours around(const Pixel& pixel, int64_t tap, int64_t c) const {
+    const int64_t i = pixel.place + tap, at = places.top[i] * strides_[1] + places.left[i] * strides_[2] + c;
     const int32_t inside = places.inside[i];
-    const float* outside = zeros + c;
-    return {{inside & 1 ? image + at : outside, inside & 2 ? image + at + strides[2] : outside,
-             inside & 4 ? image + at + strides[1] : outside,
-             inside & 8 ? image + at + strides[1] + strides[2] : outside},
+    const float *image = pixel.image, *outside = zeros_ + c;
+    return {{inside & 1 ? image + at : outside, inside & 2 ? image + at + strides_[2] : outside,
+             inside & 4 ? image + at + strides_[1] : outside,
+             inside & 8 ? image + at + strides_[1] + strides_[2] : outside},
             {places.weight[0][i], places.weight[1][i], places.weight[2][i], places.weight[3][i]}};
   }
 
-  // The index of an output pixel.
-  int64_t index(const Pixels& at, int64_t p) const {
-    return (at.batch * s.out_height + at.row) * s.out_width + at.column + p;
+  // The first value of a pixel in an output: its channels, or its columns.
+  template <class T>
+  T* of(const Pixel& pixel, T* output) const {
+    return output + pixel.index * s.channels * (s.weight ? 1 : taps);
   }
+
+ private:
+  float* zeros_;
+  int64_t strides_[3];
 };
 
+// The rows [begin, end) of (batch, out_height) that belong to a share.
+struct Share {
+  Share(const DeformConv2d& s, int64_t i)
+      : begin(s.batch * s.out_height * i / deform_conv2d_shares(s)),
+        end(s.batch * s.out_height * (i + 1) / deform_conv2d_shares(s)) {}
+  int64_t begin, end;
+};
+
+// Converted once, not by each of the up to 4 * taps reads of a pixel.
 void widen(const DeformConv2d& s) {
   if (!s.widened) return;
   parallel_for(s.batch * s.height, [&](int64_t row) {
@@ -173,47 +198,41 @@ void widen(const DeformConv2d& s) {
                            row % s.height * s.input_strides[1];
     for (int64_t x = 0; x < s.width; ++x, from += s.input_strides[2]) {
       float* to = s.widened + (row * s.width + x) * s.channels;
-      for (int64_t c = 0; c < s.channels; c += kLanes) store_some(to + c, load_some(from + c, s.channels - c), s.channels - c);
+      for (int64_t c = 0; c < s.channels; c += kLanes)
+        store_some(to + c, load_some(from + c, s.channels - c), s.channels - c);
     }
   });
 }
 
 template <class T>
 void forward(const DeformConv2d& s, void* result) {
-  const int64_t taps = taps_of(s), C = s.channels, rows = s.batch * s.out_height, shares = deform_conv2d_shares(s);
-  parallel_for(shares, [&](int64_t share) {
+  const int64_t taps = taps_of(s), C = s.channels;
+  parallel_for(deform_conv2d_shares(s), [&](int64_t i) {
+    const Share share(s, i);
     Scratch scratch(Sampler::floats(s));
     Sampler sampler(s, scratch);
-    Places& places = sampler.places;
-    over_pixels(s, rows * share / shares, rows * (share + 1) / shares, [&](const Pixels& at) {
-      const float* image = sampler.image(at.batch);
-      for (int64_t group = 0; group < s.groups; ++group) {
-        places.find(at, group);
-        const int64_t begin = C / s.groups * group, end = begin + C / s.groups;
-        for (int64_t p = 0; p < at.count; ++p) {
-          T* out = static_cast<T*>(result) + sampler.index(at, p) * C * (s.weight ? 1 : taps);
-          over_channels(begin, end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
-            constexpr int V = vectors.count;
-            vfloat sum[V];
+    sampler.over_pixels(share.begin, share.end, 0, s.groups, [&](const Pixel& pixel) {
+      T* out = sampler.of(pixel, static_cast<T*>(result));
+      over_channels(pixel.begin, pixel.end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
+        constexpr int V = vectors.count;
+        vfloat sum[V];
 #pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) sum[v] = s.bias ? load_some(s.bias + c + v * kLanes, lanes) : vfloat{};
-            for (int64_t t = 0; t < taps; ++t) {
-              const auto n = sampler.around(image, p * taps + t, c);
+        for (int v = 0; v < V; ++v) sum[v] = s.bias ? load_some(s.bias + c + v * kLanes, lanes) : vfloat{};
+        for (int64_t t = 0; t < taps; ++t) {
+          const Neighbours n = sampler.around(pixel, t, c);
 #pragma GCC unroll 8
-              for (int v = 0; v < V; ++v) {
-                const vfloat sample = n.sample(v * kLanes, lanes);
-                if (s.weight)
-                  sum[v] += sample * load_some(s.weight + t * C + c + v * kLanes, lanes);
-                else
-                  store_some(out + t * C + c + v * kLanes, sample, lanes);
-              }
-            }
-            if (!s.weight) return;
-#pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) store_some(out + c + v * kLanes, sum[v], lanes);
-          });
+          for (int v = 0; v < V; ++v) {
+            const vfloat sample = n.sample(v * kLanes, lanes);
+            if (s.weight)
+              sum[v] += sample * load_some(s.weight + t * C + c + v * kLanes, lanes);
+            else
+              store_some(out + t * C + c + v * kLanes, sample, lanes);
+          }
         }
-      }
+        if (!s.weight) return;
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) store_some(out + c + v * kLanes, sum[v], lanes);
+      });
     });
   });
 }
@@ -230,80 +249,82 @@ void sum_rows(const float* rows, int64_t count, float* sums) {
   }
 }
 
-// doffset, dmask and, of a depthwise convolution, the share's dweight: sums over the channels of an output pixel.
+// dots[tap][neighbour]: the sum over channels of the tap's gradient times the neighbour; each comes as a row of lanes.
+// Adds to the dweight of a depthwise convolution, whose last row is dbias.
 template <class T>
-void backward_places(const DeformConv2d& s, const DeformConv2dGradient& g) {
-  const int64_t taps = taps_of(s), C = s.channels, rows = s.batch * s.out_height, shares = deform_conv2d_shares(s);
-  parallel_for(shares, [&](int64_t share) {
-    const int64_t dots_count = (4 * taps + kLanes - 1) / kLanes * kLanes;
-    Scratch scratch(Sampler::floats(s) + dots_count * (kLanes + 1) + 32);
-    Sampler sampler(s, scratch);
-    Places& places = sampler.places;
-    // dots[tap][neighbour]: the product over channels of the tap's gradient and the neighbour.
-    float *dot_rows = scratch.take(dots_count * kLanes), *dots = scratch.take(dots_count);
-    memset(dot_rows, 0, dots_count * kLanes * sizeof(float));
-    float* dweight = g.partials + share * (taps + 1) * C;
-    if (s.weight) memset(dweight, 0, (taps + 1) * C * sizeof(float));
-
-    over_pixels(s, rows * share / shares, rows * (share + 1) / shares, [&](const Pixels& at) {
-      const float* image = sampler.image(at.batch);
-      for (int64_t group = 0; group < s.groups; ++group) {
-        places.find(at, group);
-        const int64_t begin = C / s.groups * group, end = begin + C / s.groups;
-        for (int64_t p = 0; p < at.count; ++p) {
-          const T* dout = static_cast<const T*>(g.dout) + sampler.index(at, p) * C * (s.weight ? 1 : taps);
-          for (int64_t t = 0; t < taps; ++t) {
-            const auto n = sampler.around(image, p * taps + t, 0);
-            const float* weight = s.weight ? s.weight + t * C : nullptr;
-            float* sum = dweight + t * C;
-            vfloat dot[4] = {};
-            over_channels(begin, end, [&](auto vectors, int64_t first, int64_t lanes) __attribute__((always_inline)) {
+void multiply(const Sampler& sampler, const Pixel& pixel, const T* dout, float* dweight, float* dots) {
+  const DeformConv2d& s = sampler.s;
+  const int64_t taps = sampler.taps, C = s.channels;
+  for (int64_t t = 0; t < taps; ++t, dout += s.weight ? 0 : C) {
+    const Neighbours n = sampler.around(pixel, t, 0);
+    const float* weight = s.weight ? s.weight + t * C : nullptr;
+    float* sum = s.weight ? dweight + t * C : nullptr;
+    vfloat dot[4] = {};
+    over_channels(pixel.begin, pixel.end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-              for (int v = 0; v < vectors.count; ++v) {
-                const int64_t c = first + v * kLanes;
-                const vfloat d = load_some(dout + c, lanes), dsample = weight ? d * load_some(weight + c, lanes) : d;
-                vfloat sample = {};
-                for (int i = 0; i < 4; ++i) {
-                  const vfloat x = load_some(n.row[i] + c, lanes);
-                  sample += n.weight[i] * x;
-                  dot[i] += dsample * x;
-                }
-                if (weight) store_some(sum + c, load_some(sum + c, lanes) + d * sample, lanes);
-              }
-            });
-            if (!s.weight) dout += C;
-            for (int i = 0; i < 4; ++i) store(dot_rows + (4 * t + i) * kLanes, dot[i]);
-          }
-          if (s.weight)
-            over_channels(begin, end, [&](auto vectors, int64_t first, int64_t lanes) {
-              for (int v = 0; v < vectors.count; ++v) {
-                float* sum = dweight + taps * C + first + v * kLanes;
-                store_some(sum, load_some(sum, lanes) + load_some(dout + first + v * kLanes, lanes), lanes);
-              }
-            });
-          sum_rows(dot_rows, dots_count, dots);
-
-          const int64_t *stride = g.doffset_strides, *mask_stride = g.dmask_strides;
-          float* doffset = g.doffset + at.batch * stride[0] + 2 * group * taps * stride[1] + at.row * stride[2] +
-                           (at.column + p) * stride[3];
-          float* dmask = g.dmask + at.batch * mask_stride[0] + group * taps * mask_stride[1] +
-                         at.row * mask_stride[2] + (at.column + p) * mask_stride[3];
-          for (int64_t t = 0; t < taps; ++t) {
-            const float *dot = dots + 4 * t, fy = places.fy[p * taps + t], fx = places.fx[p * taps + t];
-            const float upper = (1 - fx) * dot[0] + fx * dot[1], lower = (1 - fx) * dot[2] + fx * dot[3];
-            const float mask = places.mask[p * taps + t];
-            doffset[2 * t * stride[1]] = mask * (lower - upper);
-            doffset[(2 * t + 1) * stride[1]] = mask * ((1 - fy) * (dot[1] - dot[0]) + fy * (dot[3] - dot[2]));
-            if (g.dmask) dmask[t * mask_stride[1]] = (1 - fy) * upper + fy * lower;
-          }
+      for (const int64_t end = c + vectors.count * kLanes; c < end; c += kLanes) {
+        const vfloat d = load_some(dout + c, lanes), dsample = weight ? d * load_some(weight + c, lanes) : d;
+        vfloat sample = {};
+        for (int i = 0; i < 4; ++i) {
+          const vfloat x = load_some(n.row[i] + c, lanes);
+          sample += n.weight[i] * x;
+          dot[i] += dsample * x;
         }
+        if (weight) store_some(sum + c, load_some(sum + c, lanes) + d * sample, lanes);
       }
     });
-  });
+    for (int i = 0; i < 4; ++i) store(dots + (4 * t + i) * kLanes, dot[i]);
+  }
   if (!s.weight) return;
-  for (int64_t i = 0; i < (taps + 1) * C; ++i) {
+  for (int64_t c = pixel.begin; c < pixel.end; c += kLanes) {
+    float* sum = dweight + taps * C + c;
+    const int64_t lanes = pixel.end - c;
+    store_some(sum, load_some(sum, lanes) + load_some(dout + c, lanes), lanes);
+  }
+}
+
+// The derivatives by place and mask are differences of the dots.
+void derive(const Sampler& sampler, const Pixel& pixel, const float* dots, const DeformConv2dGradient& g) {
+  const auto start = [&](float* x, const int64_t* stride, int64_t channels) {
+    return x + pixel.batch * stride[0] + pixel.group * channels * stride[1] + pixel.row * stride[2] +
+           pixel.column * stride[3];
+  };
+  const int64_t taps = sampler.taps, stride = g.doffset_strides[1], mask_stride = g.dmask_strides[1];
+  float* doffset = start(g.doffset, g.doffset_strides, 2 * taps);
+  float* dmask = g.dmask ? start(g.dmask, g.dmask_strides, taps) : nullptr;
+  for (int64_t t = 0; t < taps; ++t) {
+    const int64_t i = pixel.place + t;
+    const float *dot = dots + 4 * t, fy = sampler.places.fy[i], fx = sampler.places.fx[i];
+    const float mask = sampler.places.mask[i];
+    const float upper = (1 - fx) * dot[0] + fx * dot[1], lower = (1 - fx) * dot[2] + fx * dot[3];
+    doffset[2 * t * stride] = mask * (lower - upper);
+    doffset[(2 * t + 1) * stride] = mask * ((1 - fy) * (dot[1] - dot[0]) + fy * (dot[3] - dot[2]));
+    if (dmask) dmask[t * mask_stride] = (1 - fy) * upper + fy * lower;
+  }
+}
+
+// doffset, dmask, dweight and dbias: output pixels in shares, each with a dweight of its own.
+template <class T>
+void backward_places(const DeformConv2d& s, const DeformConv2dGradient& g) {
+  const int64_t taps = taps_of(s), C = s.channels, shares = deform_conv2d_shares(s), size = (taps + 1) * C;
+  parallel_for(shares, [&](int64_t i) {
+    const Share share(s, i);
+    const int64_t count = (4 * taps + kLanes - 1) / kLanes * kLanes;
+    Scratch scratch(Sampler::floats(s) + count * (kLanes + 1) + 32);
+    Sampler sampler(s, scratch);
+    float *rows = scratch.take(count * kLanes), *dots = scratch.take(count);
+    memset(rows, 0, count * kLanes * sizeof(float));
+    float* dweight = s.weight ? g.partials + i * size : nullptr;
+    if (dweight) memset(dweight, 0, size * sizeof(float));
+    sampler.over_pixels(share.begin, share.end, 0, s.groups, [&](const Pixel& pixel) {
+      multiply(sampler, pixel, sampler.of(pixel, static_cast<const T*>(g.dout)), dweight, rows);
+      sum_rows(rows, count, dots);
+      derive(sampler, pixel, dots, g);
+    });
+  });
+  for (int64_t i = 0; s.weight && i < size; ++i) {
     float sum = 0;
-    for (int64_t share = 0; share < shares; ++share) sum += g.partials[share * (taps + 1) * C + i];
+    for (int64_t share = 0; share < shares; ++share) sum += g.partials[share * size + i];
     *(i < taps * C ? g.dweight + i : g.dbias + (i - taps * C)) = sum;
   }
 }
@@ -312,45 +333,41 @@ void backward_places(const DeformConv2d& s, const DeformConv2dGradient& g) {
 // the same number, and the order of additions is always the same.
 template <class T>
 void backward_input(const DeformConv2d& s, const DeformConv2dGradient& g) {
-  const int64_t taps = taps_of(s), C = s.channels, group_channels = C / s.groups, pixels = s.height * s.width;
-  const int64_t per_group = (group_channels + kScatterLanes - 1) / kScatterLanes;
+  const int64_t taps = taps_of(s), C = s.channels, pixels = s.height * s.width;
+  const int64_t per_group = (C / s.groups + kScatterChannels - 1) / kScatterChannels;
   parallel_for(s.batch * s.groups * per_group, [&](int64_t task) {
     const int64_t batch = task / per_group / s.groups, group = task / per_group % s.groups;
-    const int64_t begin = group * group_channels + task % per_group * kScatterLanes;
-    const int64_t end = least(begin + kScatterLanes, (group + 1) * group_channels);
+    const int64_t begin = group * (C / s.groups) + task % per_group * kScatterChannels;
+    const int64_t end = least(begin + kScatterChannels, (group + 1) * (C / s.groups));
     Scratch scratch(Sampler::floats(s));
     Sampler sampler(s, scratch);
-    Places& places = sampler.places;
+    const Places& places = sampler.places;
     float* image = g.dinput_sum + batch * pixels * C;
     for (int64_t i = 0; i < pixels; ++i) memset(image + i * C + begin, 0, (end - begin) * sizeof(float));
 
-    over_pixels(s, batch * s.out_height, (batch + 1) * s.out_height, [&](const Pixels& at) {
-      places.find(at, group);
-      for (int64_t p = 0; p < at.count; ++p) {
-        const T* dout = static_cast<const T*>(g.dout) + sampler.index(at, p) * C * (s.weight ? 1 : taps);
-        over_channels(begin, end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
-          constexpr int V = vectors.count;
-          for (int64_t t = 0; t < taps; ++t) {
-            vfloat d[V];
+    sampler.over_pixels(batch * s.out_height, (batch + 1) * s.out_height, group, group + 1, [&](const Pixel& pixel) {
+      const T* dout = sampler.of(pixel, static_cast<const T*>(g.dout));
+      over_channels(begin, end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
+        constexpr int V = vectors.count;
+        for (int64_t t = 0; t < taps; ++t) {
+          vfloat d[V];
 #pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) {
-              if (s.weight)
-                d[v] = load_some(dout + c + v * kLanes, lanes) * load_some(s.weight + t * C + c + v * kLanes, lanes);
-              else
-                d[v] = load_some(dout + t * C + c + v * kLanes, lanes);
-            }
-            const int64_t i = p * taps + t, upper_left = places.top[i] * s.width + places.left[i];
-            for (int neighbour = 0; neighbour < 4; ++neighbour) {
-              if (!(places.inside[i] >> neighbour & 1)) continue;
-              const float weight = places.weight[neighbour][i];
-              float* sum = image + (upper_left + neighbour / 2 * s.width + neighbour % 2) * C + c;
-#pragma GCC unroll 8
-              for (int v = 0; v < V; ++v)
-                store_some(sum + v * kLanes, load_some(sum + v * kLanes, lanes) + weight * d[v], lanes);
-            }
+          for (int v = 0; v < V; ++v) {
+            const int64_t at = c + v * kLanes;
+            d[v] = s.weight ? load_some(dout + at, lanes) * load_some(s.weight + t * C + at, lanes)
+                            : load_some(dout + t * C + at, lanes);
           }
-        });
-      }
+          const int64_t i = pixel.place + t, upper_left = places.top[i] * s.width + places.left[i];
+          for (int neighbour = 0; neighbour < 4; ++neighbour) {
+            if (!(places.inside[i] >> neighbour & 1)) continue;
+            const float weight = places.weight[neighbour][i];
+            float* sum = image + (upper_left + neighbour / 2 * s.width + neighbour % 2) * C + c;
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v)
+              store_some(sum + v * kLanes, load_some(sum + v * kLanes, lanes) + weight * d[v], lanes);
+          }
+        }
+      });
     });
 
     if (!s.bfloat16) return;

@@ -30,13 +30,13 @@ LIFTER_INLINE vfloat coefficient(const float* data, int64_t n) {
 }
 
 template <bool kSmall>
-LIFTER_INLINE vfloat decay(vfloat delta, vfloat a2) {
-  return kSmall ? exp2_product(delta, a2) : exp2_any(delta * a2);
+LIFTER_INLINE vfloat decay(vfloat delta, vfloat a) {
+  return kSmall ? exp_small(delta * a) : exp_any(delta * a);
 }
 
-// True if every exponent lies where the cheap exponential holds: largest |delta| and largest |A log2(e)| per lane.
-LIFTER_INLINE bool exponents_small(vfloat largest_delta, vfloat largest_A2) {
-  return !any((vint)(largest_delta * largest_A2 >= 126.0f));
+// True if every exponent lies where the cheap exponential holds: largest |delta| and largest |A| per lane.
+LIFTER_INLINE bool exponents_small(vfloat largest_delta, vfloat largest_A) {
+  return !any((vint)(largest_delta * largest_A > kSmallExponent));
 }
 
 // Memory that will be wanted after this chunk: one line per step and stream is asked for while the chunk computes, so
@@ -53,7 +53,7 @@ struct Ahead {
 };
 
 template <int kStates, bool kSharedB, bool kSharedC, bool kSmall>
-static void scan_states(int64_t steps, const float* u, const float* delta, const float* A2, const float* B,
+static void scan_states(int64_t steps, const float* u, const float* delta, const float* A, const float* B,
                         int64_t stride_B, const float* C, int64_t stride_C, const Ahead& ahead, float* h, float* y) {
   vfloat state[kStates];
   for (int n = 0; n < kStates; ++n) state[n] = load(h + n * kLanes);
@@ -63,7 +63,7 @@ static void scan_states(int64_t steps, const float* u, const float* delta, const
     ahead.ask(l);
 #pragma GCC unroll 16
     for (int n = 0; n < kStates; ++n) {
-      state[n] = decay<kSmall>(d, load(A2 + n * kLanes)) * state[n] + du * coefficient<kSharedB>(B, n);
+      state[n] = decay<kSmall>(d, load(A + n * kLanes)) * state[n] + du * coefficient<kSharedB>(B, n);
       sum[n & 1] += state[n] * coefficient<kSharedC>(C, n);
     }
     store(y + l * kLanes, sum[0] + sum[1]);
@@ -74,7 +74,7 @@ static void scan_states(int64_t steps, const float* u, const float* delta, const
 struct Chunk {
   int64_t steps, states;
   const float *u, *delta;  // [step][lane]; delta after softplus
-  const float* A2;         // [state][lane], A log2(e)
+  const float* A;          // [state][lane]
   Coefficients B, C;
   bool small;              // exponents_small
   Ahead ahead;
@@ -84,7 +84,7 @@ template <int kStates, bool kSharedB, bool kSharedC, bool kSmall>
 static void scan_range(const Chunk& c, int64_t first, int64_t last, float* h, float* y) {
   for (int64_t n = first; n + kStates <= last; n += kStates)
     scan_states<kStates, kSharedB, kSharedC, kSmall>(
-        c.steps, c.u, c.delta, c.A2 + n * kLanes, c.B.data + (kSharedB ? n : n * kLanes), c.B.stride,
+        c.steps, c.u, c.delta, c.A + n * kLanes, c.B.data + (kSharedB ? n : n * kLanes), c.B.stride,
         c.C.data + (kSharedC ? n : n * kLanes), c.C.stride, c.ahead, h + n * kLanes, y);
 }
 
@@ -123,7 +123,7 @@ struct ChunkGradient {
 
 template <int kStates, bool kSharedB, bool kSharedC, bool kSmall>
 static void scan_states_backward(const Chunk& c, const ChunkGradient& g, int64_t first) {
-  const float* A2 = c.A2 + first * kLanes;
+  const float* A = c.A + first * kLanes;
   const float* B = c.B.data + (kSharedB ? first : first * kLanes);
   const float* C = c.C.data + (kSharedC ? first : first * kLanes);
   float *decays = g.history, *states = g.history + kStates * kTile;
@@ -135,7 +135,7 @@ static void scan_states_backward(const Chunk& c, const ChunkGradient& g, int64_t
     vfloat sum = {};
 #pragma GCC unroll 4
     for (int n = 0; n < kStates; ++n) {
-      const vfloat a = decay<kSmall>(d, load(A2 + n * kLanes));
+      const vfloat a = decay<kSmall>(d, load(A + n * kLanes));
       store(decays + (l * kStates + n) * kLanes, a);
       store(states + (l * kStates + n) * kLanes, h[n]);  // the state before the step
       h[n] = a * h[n] + du * coefficient<kSharedB>(B + l * c.B.stride, n);
@@ -144,11 +144,8 @@ static void scan_states_backward(const Chunk& c, const ChunkGradient& g, int64_t
     if (g.y) store(g.y + l * kLanes, load(g.y + l * kLanes) + sum);
   }
 
-  vfloat dh[kStates], dA[kStates];
-  for (int n = 0; n < kStates; ++n) {
-    dh[n] = load(g.dh + (first + n) * kLanes);
-    dA[n] = load(g.dA + (first + n) * kLanes);
-  }
+  vfloat dh[kStates], dA[kStates] = {};
+  for (int n = 0; n < kStates; ++n) dh[n] = load(g.dh + (first + n) * kLanes);
   const int64_t row_B = kSharedB ? g.row : 0, row_C = kSharedC ? g.row : 0;
   for (int64_t l = c.steps - 1; l >= 0; --l) {
     const vfloat d = load(c.delta + l * kLanes), u = load(c.u + l * kLanes), du = d * u, dy = load(g.dy + l * kLanes);
@@ -164,15 +161,15 @@ static void scan_states_backward(const Chunk& c, const ChunkGradient& g, int64_t
       h[n] = load(states + (l * kStates + n) * kLanes);
       dh[n] *= load(decays + (l * kStates + n) * kLanes);
       const vfloat q = dh[n] * h[n];  // the gradient of delta A
-      dd += q * load(A2 + n * kLanes);
+      dd += q * load(A + n * kLanes);
       dA[n] += q * d;
     }
     store(g.du + l * kLanes, load(g.du + l * kLanes) + ddu * d);
-    store(g.ddelta + l * kLanes, load(g.ddelta + l * kLanes) + ddu * u + dd * (1 / kLog2e));
+    store(g.ddelta + l * kLanes, load(g.ddelta + l * kLanes) + ddu * u + dd);
   }
   for (int n = 0; n < kStates; ++n) {
     store(g.dh + (first + n) * kLanes, dh[n]);
-    store(g.dA + (first + n) * kLanes, dA[n]);
+    store(g.dA + (first + n) * kLanes, load(g.dA + (first + n) * kLanes) + dA[n]);
   }
 }
 

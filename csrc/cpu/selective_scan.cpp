@@ -60,18 +60,15 @@ template <class T>
 struct BlockScan : Tiles {
   const SelectiveScan& s;
   Block block;
-  float *A2, *B, *C, *h;
-  vfloat D, bias, largest_A2 = {};
+  float *A, *B, *C, *h;
+  vfloat D, bias, largest_A = {};
 
   static int64_t floats(const SelectiveScan& s) { return 4 * s.states * kLanes; }
 
   BlockScan(const SelectiveScan& scan, Block b, const Tiles& tiles, Scratch& scratch) : Tiles(tiles), s(scan), block(b) {
-    for (float** p : {&A2, &B, &C, &h}) *p = scratch.take(s.states * kLanes);
-    load_states(s.A, A2);
-    for (int64_t n = 0; n < s.states; ++n) {
-      store(A2 + n * kLanes, load(A2 + n * kLanes) * kLog2e);
-      largest_A2 = vmax(largest_A2, vabs(load(A2 + n * kLanes)));
-    }
+    for (float** p : {&A, &B, &C, &h}) *p = scratch.take(s.states * kLanes);
+    load_states(s.A, A);
+    for (int64_t n = 0; n < s.states; ++n) largest_A = vmax(largest_A, vabs(load(A + n * kLanes)));
     if (s.constant_B) load_states(static_cast<const float*>(s.B), B);
     if (s.constant_C) load_states(static_cast<const float*>(s.C), C);
     D = s.D ? load_some(s.D + b.channel, b.lanes) : vfloat{};
@@ -111,7 +108,7 @@ struct BlockScan : Tiles {
     const float* rows = s.rows + ((block.batch * s.groups + block.group) * s.length + start) * 2 * s.states;
     const Coefficients cb = s.constant_B ? Coefficients{B, 0, false} : Coefficients{rows, 2 * s.states, true};
     const Coefficients cc = s.constant_C ? Coefficients{C, 0, false} : Coefficients{rows + s.states, 2 * s.states, true};
-    return {steps, s.states, u, delta, A2, cb, cc, exponents_small(largest, largest_A2), {}};
+    return {steps, s.states, u, delta, A, cb, cc, exponents_small(largest, largest_A), {}};
   }
 
   float* saved(float* states, int64_t chunk, int64_t chunks) const {
@@ -173,6 +170,7 @@ struct BlockScanBackward : BlockScan<T> {
     if (g.dlast_state) this->load_states(g.dlast_state + b.batch * s.dim * s.states, dh);
   }
 
+  // dB, dC: [step][state][lane], added to; where B or C is constant, room for one [state][lane].
   void chunk(const SelectiveScanGradient& g, int64_t start, int64_t steps, float* dB, float* dC, float* history) {
     const SelectiveScan& s = this->s;
     float *const dy = this->dy, *const du = this->du, *const ddelta = this->ddelta, *const raw = this->raw;
@@ -189,13 +187,19 @@ struct BlockScanBackward : BlockScan<T> {
         store(dy + l * kLanes, load(dy + l * kLanes) * z * sigmoid(z));
       }
     }
+    vfloat chunk_dD = {}, chunk_dbias = {};  // sums of sums: long sequences lose fewer digits
     for (int64_t l = 0; l < steps; ++l) {
       store(du + l * kLanes, this->D * load(dy + l * kLanes));
-      dD += load(dy + l * kLanes) * load(this->u + l * kLanes);
+      chunk_dD += load(dy + l * kLanes) * load(this->u + l * kLanes);
     }
+    dD += chunk_dD;
+    if (s.constant_B) memset(dB, 0, s.states * kLanes * sizeof(float));
+    if (s.constant_C) memset(dC, 0, s.states * kLanes * sizeof(float));
     memset(ddelta, 0, steps * kLanes * sizeof(float));
-    scan_chunk_backward(c, {dy, this->h, dh, du, ddelta, dA, s.constant_B ? dB_own : dB, s.constant_C ? dC_own : dC,
-                            s.states * kLanes, s.z ? this->y : nullptr, history});
+    scan_chunk_backward(
+        c, {dy, this->h, dh, du, ddelta, dA, dB, dC, s.states * kLanes, s.z ? this->y : nullptr, history});
+    if (s.constant_B) add_states(dB, dB_own);
+    if (s.constant_C) add_states(dC, dC_own);
     if (s.z) {
       for (int64_t l = 0; l < steps; ++l) {
         const vfloat z = load(this->gate + l * kLanes), e = sigmoid(z);
@@ -209,9 +213,15 @@ struct BlockScanBackward : BlockScan<T> {
       for (int64_t l = 0; l < steps; ++l)
         store(ddelta + l * kLanes, load(ddelta + l * kLanes) * sigmoid(load(raw + l * kLanes) + this->bias));
     }
-    for (int64_t l = 0; l < steps; ++l) dbias += load(ddelta + l * kLanes);
+    for (int64_t l = 0; l < steps; ++l) chunk_dbias += load(ddelta + l * kLanes);
+    dbias += chunk_dbias;
     this->store_steps(du, start, steps, g.du);
     this->store_steps(ddelta, start, steps, g.ddelta);
+  }
+
+  void add_states(const float* part, float* total) const {
+    for (int64_t n = 0; n < this->s.states; ++n)
+      store(total + n * kLanes, load(total + n * kLanes) + load(part + n * kLanes));
   }
 
   void finish(const SelectiveScanGradient& g) {

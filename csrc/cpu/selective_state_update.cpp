@@ -18,7 +18,7 @@ void update_channel(const SelectiveStateUpdate& s, int64_t b, int64_t d) {
   for (int64_t n = 0; n < s.states; n += kLanes) {
     const int64_t lanes = s.states - n;
     float* h = s.state + i * s.states + n;
-    const vfloat decay = exp2_any(dt * load_some(s.A + d * s.states + n, lanes) * kLog2e);
+    const vfloat decay = exp_any(dt * load_some(s.A + d * s.states + n, lanes));
     const vfloat state = decay * load_some(h, lanes) + dt * x * load_some(B + n, lanes);
     store_some(h, state, lanes);
     y += state * load_some(C + n, lanes);

@@ -100,48 +100,49 @@ LIFTER_INLINE float sum_lanes(vfloat v) {
   return total;
 }
 
-// 2^r on [-1/2, 1/2], relative error 9e-8 (minimax, exact at 0).
-LIFTER_INLINE vfloat exp2_fraction(vfloat r) {
-  vfloat p = r * 1.326472731e-3f + 9.671512991e-3f;
-  p = p * r + 5.550733581e-2f;
-  p = p * r + 2.402224243e-1f;
-  p = p * r + 6.931470037e-1f;
+// e^r for |r| <= ln(2) / 2, relative error 9e-8 before rounding (minimax, exact at 0).
+LIFTER_INLINE vfloat exp_fraction(vfloat r) {
+  vfloat p = r * 8.290315046e-3f + 4.189793020e-2f;
+  p = p * r + 1.666763573e-1f;
+  p = p * r + 4.999915063e-1f;
+  p = p * r + 9.999997019e-1f;
   return p * r + 1.0f;
 }
 
 constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits
 constexpr float kLog2e = 1.44269504f;
+constexpr float kLn2 = 0.693147181f;
+constexpr float kSmallExponent = 87.0f;
 
-// 2^(a*b), exact product inside, for |a*b| < 126.
-LIFTER_INLINE vfloat exp2_product(vfloat a, vfloat b) {
-  const vfloat shifted = a * b + kRound;
-  const vfloat n = shifted - kRound;
-  return (vfloat)((vint)exp2_fraction(a * b - n) + ((vint)shifted << 23));
+// e^x for |x| <= kSmallExponent.
+LIFTER_INLINE vfloat exp_small(vfloat x) {
+  const vfloat shifted = x * kLog2e + kRound;
+  return (vfloat)((vint)exp_fraction(x - (shifted - kRound) * kLn2) + ((vint)shifted << 23));
 }
 
-// 2^x for every x: infinite above, zero below; NaN stays NaN.
-LIFTER_INLINE vfloat exp2_any(vfloat x) {
-  const vfloat clamped = vmin(vmax(x, splat(-160.0f)), splat(160.0f));
-  const vfloat shifted = clamped + kRound;
+// e^x for every x: infinite above, zero below; NaN stays NaN.
+LIFTER_INLINE vfloat exp_any(vfloat x) {
+  const vfloat clamped = vmin(vmax(x, splat(-110.0f)), splat(110.0f));
+  const vfloat shifted = clamped * kLog2e + kRound;
   const vint n = (vint)shifted - (vint)splat(kRound);
-  const vint half = n >> 1;
-  const vfloat p = exp2_fraction(clamped - (shifted - kRound));
+  const vint half = n >> 1;  // 2^n in two factors: it may be out of range where e^x is not
+  const vfloat p = exp_fraction(clamped - (shifted - kRound) * kLn2);
   const vfloat y = p * (vfloat)((half + 127) << 23) * (vfloat)((n - half + 127) << 23);
   return x == x ? y : x;
 }
 
-// e^x for x >= -87; smaller x count as -87, which gives 1e-38.
-LIFTER_INLINE vfloat exp_above(vfloat x) { return exp2_product(vmax(splat(-87.0f), x), splat(kLog2e)); }
+// e^x for x <= 0; below -87, where it is 1e-38, it stays that.
+LIFTER_INLINE vfloat exp_negative(vfloat x) { return exp_small(vmax(splat(-kSmallExponent), x)); }
 
 LIFTER_INLINE vfloat sigmoid(vfloat x) {
-  const vfloat y = 1.0f / (1.0f + exp_above(vmin(splat(87.0f), -x)));
+  const vfloat y = 1.0f / (1.0f + exp_small(vmax(splat(-kSmallExponent), vmin(splat(kSmallExponent), -x))));
   return x == x ? y : x;
 }
 
 // log(1 + e^x) = max(x, 0) + log(1 + t), t = e^-|x|, the last by a polynomial on [0, 1] that is exact at 0: no
 // cancellation, so small results keep their digits. max is written so that NaN passes.
 LIFTER_INLINE vfloat softplus(vfloat x) {
-  const vfloat t = exp_above((vfloat)((vint)x | INT32_MIN));
+  const vfloat t = exp_negative((vfloat)((vint)x | INT32_MIN));
   vfloat p = t * 5.364820827e-3f - 3.006577864e-2f;
   p = p * t + 7.920451462e-2f;
   p = p * t - 1.375380009e-1f;

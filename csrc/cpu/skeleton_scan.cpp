@@ -103,19 +103,16 @@ struct BlockScan : Tiles {
   Shape shape;
   int64_t batch, k;
   Block block;
-  float *A2, *dt_weight, *h;
-  vfloat D, bias, largest_A2 = {};
+  float *A, *dt_weight, *h;
+  vfloat D, bias, largest_A = {};
 
   static int64_t floats(const SkeletonScan& s) { return (2 * s.states + s.rank) * kLanes; }
 
   BlockScan(const SkeletonScan& scan, int64_t batch, int64_t k, Block block, const Tiles& tiles, Scratch& scratch)
-      : Tiles(tiles), s(scan), shape(scan), batch(batch), k(k), block(block), A2(scratch.take(s.states * kLanes)),
+      : Tiles(tiles), s(scan), shape(scan), batch(batch), k(k), block(block), A(scratch.take(s.states * kLanes)),
         dt_weight(scratch.take(s.rank * kLanes)), h(scratch.take(s.states * kLanes)) {
-    load_tile(s.A + parameter() * s.states, s.states, 1, block.lanes, s.states, A2);
-    for (int64_t n = 0; n < s.states; ++n) {
-      store(A2 + n * kLanes, load(A2 + n * kLanes) * kLog2e);
-      largest_A2 = vmax(largest_A2, vabs(load(A2 + n * kLanes)));
-    }
+    load_tile(s.A + parameter() * s.states, s.states, 1, block.lanes, s.states, A);
+    for (int64_t n = 0; n < s.states; ++n) largest_A = vmax(largest_A, vabs(load(A + n * kLanes)));
     load_tile(s.dt_weight + parameter() * s.rank, s.rank, 1, block.lanes, s.rank, dt_weight);
     D = load_some(s.D + parameter(), block.lanes);
     bias = load_some(s.dt_bias + parameter(), block.lanes);
@@ -153,10 +150,10 @@ struct BlockScan : Tiles {
             s.states,
             u,
             delta,
-            A2,
+            A,
             {row + s.rank, shape.width, true},
             {row + s.rank + s.states, shape.width, true},
-            exponents_small(largest, largest_A2),
+            exponents_small(largest, largest_A),
             {}};
   }
 };
@@ -194,14 +191,15 @@ void forward(const SkeletonScan& s, void* out, float* states) {
 // The gradients of one block in one direction; they wait in scratch from chunk to chunk.
 template <class T>
 struct BlockScanBackward : BlockScan<T> {
-  float *dh, *dA, *ddt_weight;
+  float *dh, *dA, *ddt_weight, *chunk_dw;
   vfloat dD = {}, dbias = {};
 
-  static int64_t floats(const SkeletonScan& s) { return 2 * BlockScan<T>::floats(s); }
+  static int64_t floats(const SkeletonScan& s) { return 2 * BlockScan<T>::floats(s) + s.rank * kLanes; }
 
   BlockScanBackward(const SkeletonScan& s, int64_t batch, int64_t k, Block block, const Tiles& tiles, Scratch& scratch)
       : BlockScan<T>(s, batch, k, block, tiles, scratch), dh(scratch.take(s.states * kLanes)),
-        dA(scratch.take(s.states * kLanes)), ddt_weight(scratch.take(s.rank * kLanes)) {
+        dA(scratch.take(s.states * kLanes)), ddt_weight(scratch.take(s.rank * kLanes)),
+        chunk_dw(scratch.take(s.rank * kLanes)) {
     memset(dh, 0, s.states * kLanes * sizeof(float));
     memset(dA, 0, s.states * kLanes * sizeof(float));
     memset(ddt_weight, 0, s.rank * kLanes * sizeof(float));
@@ -216,21 +214,24 @@ struct BlockScanBackward : BlockScan<T> {
     const Chunk c = this->load_chunk(walk, start, steps);
     load_tile(this->saved(const_cast<float*>(g.states), start / kChunk), 1, s.channels, this->block.lanes, s.states,
               this->h);
+    vfloat chunk_dD = {}, chunk_dbias = {};  // sums of sums: long clips lose fewer digits
+    memset(chunk_dw, 0, s.rank * kLanes * sizeof(float));
     for (int64_t l = 0; l < steps; ++l) {
       const vfloat dout = load_some(this->at(g.dout, walk.frame[l], walk.joint[l]), this->block.lanes);
       store(dy + l * kLanes, dout);
       store(du + l * kLanes, this->D * dout);
-      dD += dout * load(this->u + l * kLanes);
+      chunk_dD += dout * load(this->u + l * kLanes);
     }
+    dD += chunk_dD;
     memset(ddelta, 0, steps * kLanes * sizeof(float));
     scan_chunk_backward(c, {dy, this->h, dh, du, ddelta, dA, drows + s.rank * kLanes,
                             drows + (s.rank + s.states) * kLanes, width, nullptr, history});
     const float* row = this->rows(start);
     for (int64_t l = 0; l < steps; ++l) {
       const vfloat draw = load(ddelta + l * kLanes) * sigmoid(load(this->raw + l * kLanes));
-      dbias += draw;
+      chunk_dbias += draw;
       for (int64_t r = 0; r < s.rank; ++r) {
-        float *ddt = drows + l * width + r * kLanes, *dw = ddt_weight + r * kLanes;
+        float *ddt = drows + l * width + r * kLanes, *dw = chunk_dw + r * kLanes;
         store(ddt, load(ddt) + draw * load(this->dt_weight + r * kLanes));
         store(dw, load(dw) + draw * row[l * this->shape.width + r]);
       }
@@ -239,6 +240,9 @@ struct BlockScanBackward : BlockScan<T> {
         store(p, load(p) + load(du + l * kLanes));
       });
     }
+    dbias += chunk_dbias;
+    for (int64_t r = 0; r < s.rank; ++r)
+      store(ddt_weight + r * kLanes, load(ddt_weight + r * kLanes) + load(chunk_dw + r * kLanes));
   }
 
   void finish(const SkeletonScanGradient& g) const {

@@ -21,9 +21,13 @@ def recorded(label: str, function, *args):
     finally:
         JITFunction.run = run
     backend = make_backend(GPUTarget("cuda", 80, 32))
+    seen = set()
     for kernel, arguments, options in calls:
         bind = create_function_from_signature(kernel.signature, kernel.params, backend)
         bound, specialization, rest = bind(*arguments, **options)
         _, signature, constexprs, attrs = kernel._pack_args(backend, options, bound, specialization, rest)
         # _pack_args gives them by path; a keyword that is no parameter is an option of the compiler
+        if (key := repr((kernel.__name__, signature, constexprs, attrs, rest))) in seen:
+            continue
+        seen.add(key)
         yield f"{label}: {kernel.__name__}", kernel, signature, constexprs, {**rest, "attrs": attrs}

@@ -17,18 +17,22 @@ import triton.language as tl
 
 from ..selective_scan import CHUNK
 
-TARGET_PROGRAMS = 2048  # what a backward may be split into; more programs than this are not worth their partial sums
+SUB = 8  # steps of a tile
 
 
-def tile_sizes(states: int, channels: int, backward: bool = False) -> dict:
-    """SUB, BN, BD and num_warps. A backward holds more tiles at once, so they are smaller: no register may spill."""
-    per_warp = 64 if backward else 128  # (state, channel) pairs
-    sub = 4 if backward else 8
+def tile_sizes(states: int, channels: int, per_warp: int = 128, warps: int = 1) -> dict:
+    """SUB, BN, BD and num_warps, for `per_warp` (state, channel) pairs: as many as registers hold without spilling.
+
+    A backward holds more tiles at once, so it asks for fewer pairs; and for more warps, since every block of channels
+    has its own share of dB and dC.
+    """
     bn, width = triton.next_power_of_2(states), triton.next_power_of_2(max(channels, 1))
     if triton.knobs.runtime.interpret:  # there time goes by operation, not by element
-        return {"SUB": sub, "BN": bn, "BD": min(width, 64), "num_warps": 1}
-    bd = min(width, 32, max(2, per_warp // bn))
-    return {"SUB": sub, "BN": bn, "BD": bd, "num_warps": max(1, bn * bd // per_warp)}
+        return {"SUB": SUB, "BN": bn, "BD": min(width, 64), "num_warps": 1}
+    if warps > 1 and bn == 256:
+        per_warp = min(per_warp, 32)
+    bd = min(width, 32, max(2 if warps == 1 else 1, per_warp * warps // bn))
+    return {"SUB": SUB, "BN": bn, "BD": bd, "num_warps": max(1, bn * bd // per_warp)}
 
 
 def launch(kernel, programs: int, *args, **options) -> None:
@@ -82,6 +86,40 @@ def scan(h, a, b, SUB: tl.constexpr, REVERSE: tl.constexpr = False):
         entered = tl.where(rows == t, h[None, :, :], entered)
         h = pick(a, rows, t) * h + pick(b, rows, t)
     return entered, h
+
+
+@triton.jit
+def differentiate(entered, adjoint, a, drive, dt, us, dy, Bs, Cs, decay, SUB: tl.constexpr):
+    """A tile of the backward, from the states `entered` before its steps and the `adjoint` after them.
+
+    Returns the adjoint before them, du, ddelta, dA summed over the steps, and the terms of dB and dC, to be summed.
+    """
+    drop = dy[:, None, :] * Cs
+    arrived, adjoint = scan(adjoint, a, a * drop, SUB, True)
+    grad = arrived + drop  # of the state after every step
+    through = grad * entered * a  # of delta A
+    force = tl.sum(grad * Bs, 1)
+    ddt = us * force + tl.sum(through * decay[None], 1)
+    dA = tl.sum(through * dt[:, None, :], 0)
+    return adjoint, dt * force, ddt, dA, grad * (dt * us)[:, None, :], (a * entered + drive) * dy[:, None, :]
+
+
+@triton.jit
+def states_at(x, row, d0, d, n, D, N, CHANNELS_LAST: tl.constexpr):
+    """Where the (BN, BD) tile of row `row` of (rows, N, D), or of (rows, D, N), lies."""
+    if CHANNELS_LAST:
+        return x + (row * N * D + d0) + d[None, :] + n[:, None] * D
+    else:
+        return x + (row * D + d0) * N + d[None, :] * N + n[:, None]
+
+
+@triton.jit
+def load_states(x, row, d0, d, n, D, N, mask, CHANNELS_LAST: tl.constexpr):
+    """That tile; zero if there is none."""
+    if x is None:
+        return tl.zeros(mask.shape, tl.float32)
+    else:
+        return tl.load(states_at(x, row, d0, d, n, D, N, CHANNELS_LAST), mask=mask, other=0.0)
 
 
 @triton.jit

@@ -111,7 +111,7 @@ def _places_kernel(
     input_strides, offset_strides, mask_strides, weight_strides, doffset_strides, dmask_strides,
     HAS_MASK: tl.constexpr, DEPTHWISE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """doffset, dmask, this tile's share of dweight and (in the row after the taps) dbias, and the cell of every sample."""
+    """doffset, dmask, this tile's share of dweight and (the row after the taps) dbias, and the cell of every sample."""
     height, width, out_height, out_width, taps, taps_x = geometry[:6]
     tile = tl.program_id(0).to(tl.int64) // groups
     group = tl.program_id(0) % groups
@@ -143,7 +143,8 @@ def _places_kernel(
             at = dout + (row_of * channels)[:, None] + channel
             g = tl.load(at, mask=valid[:, None] & channel_valid, other=0).to(tl.float32)
             if DEPTHWISE:
-                tl.store(dweight + share + tap * channels + in_group, tl.sum(g * sample * m[:, None], 0), mask=channel_valid)
+                at = dweight + share + tap * channels + in_group
+                tl.store(at, tl.sum(g * sample * m[:, None], 0), mask=channel_valid)
                 at = weight + tap // taps_x * weight_strides[0] + tap % taps_x * weight_strides[1]
                 if tap == 0:
                     tl.store(dweight + share + taps * channels + in_group, tl.sum(g, 0), mask=channel_valid)
@@ -177,7 +178,7 @@ def _input_kernel(
     image, y, x = _split(input_pixel, height, width)
 
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
-    for neighbour in tl.static_range(4):  # this pixel as the upper left, upper right, lower left, lower right of a place
+    for neighbour in tl.static_range(4):  # this pixel as upper left, upper right, lower left, lower right
         cell = ((image * groups + group) * (height + 1) + y + 1 - neighbour // 2) * (width + 1) + x + 1 - neighbour % 2
         start = tl.load(starts + cell, mask=valid, other=0)
         count = tl.load(starts + cell + 1, mask=valid, other=0) - start
@@ -196,7 +197,7 @@ def _input_kernel(
             if DEPTHWISE:
                 at = weight + tap // taps_x * weight_strides[0] + tap % taps_x * weight_strides[1]
                 g *= tl.load(at[:, None] + channel * weight_strides[2], mask=tile_valid, other=0)
-            total += tl.where(some[:, None], share[:, None] * g, 0)
+            total += share[:, None] * g
     at = dinput + (input_pixel * channels)[:, None] + channel
     tl.store(at, total, mask=valid[:, None] & channel_valid)
 

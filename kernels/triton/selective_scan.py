@@ -6,7 +6,21 @@ import torch
 import triton
 import triton.language as tl
 
-from ._scan import CHUNK, TARGET_PROGRAMS, carry_over, launch, pick, scan, softplus, softplus_grad, tile_sizes
+from ._scan import (
+    CHUNK,
+    carry_over,
+    differentiate,
+    launch,
+    load_states,
+    pick,
+    scan,
+    softplus,
+    softplus_grad,
+    states_at,
+    tile_sizes,
+)
+
+MAX_PARTIALS = 4  # the partial sums of dB and dC may take this many times the memory of u (times 2, there are two)
 
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, save_states):
@@ -33,22 +47,25 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
     batch, dim, length = u.shape
     n = A.shape[1]
     chunks = triton.cdiv(length, CHUNK)
+    # Contiguous inputs (seldom a copy) share their addresses with the gradients; registers are what is short here.
+    u, delta, z, dout, B, C = map(_contiguous, (u, delta, z, dout, B, C))
     A, D, delta_bias, dlast_state, states = map(_contiguous, (A, D, delta_bias, dlast_state, states))
     sequence, tiles, blocks = _plan(u, delta, A, B, C, delta_bias, delta_softplus, backward=True)
-    gradient = (C, _strides(C), z, _strides(z), dout, dout.stride())
-    consts = {"C_CONST": C.dim() == 2}
+    tiles |= {"C_CONST": C.dim() == 2, "CHUNKED": chunks > 1}
+    maps = (u, delta, z, dout, u.stride(), A, B, _strides(B), C, _strides(C), D, delta_bias, *sequence[-5:])
     adjoints = dlast_state
     if chunks > 1:
         sums = A.new_empty(batch, chunks, dim)
         adjoints = A.new_empty(batch, chunks, n, dim)
-        launch(local_adjoints, batch * chunks * blocks, *sequence, *gradient, adjoints, sums, **consts, **tiles)
+        launch(local_adjoints, batch * chunks * blocks, *maps, adjoints, sums, **tiles)
         carry_over(A[None], sums, dlast_state, adjoints, reverse=True)
 
-    # One program takes `per_split` blocks of channels one after another and adds up their dB and dC.
+    # Every block of channels of a group has its own dB and dC, to be summed; with many states that is too much memory,
+    # and a launch for every `splits` blocks adds to those of the launch before.
     groups, group_blocks = tiles["GROUPS"], blocks // tiles["GROUPS"]
-    splits = max(1, min(group_blocks, TARGET_PROGRAMS // max(1, batch * chunks * groups)))
-    per_split = triton.cdiv(group_blocks, splits)
-    splits = triton.cdiv(group_blocks, per_split)
+    splits = group_blocks
+    if B.dim() == 4 or C.dim() == 4:
+        splits = min(group_blocks, max(1, MAX_PARTIALS * dim // (groups * n)))
 
     du, ddelta = u.new_empty(u.shape), delta.new_empty(delta.shape)
     dz = None if z is None else z.new_empty(z.shape)
@@ -59,9 +76,10 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
         A.new_empty(batch, chunks, dim, n) if x.dim() == 2 else A.new_empty(batch, groups, splits, n, length)
         for x in (B, C)
     )
-    launch(gradients, batch * chunks * groups * splits, *sequence, *gradient, D, states, adjoints,
-           du, ddelta, dz, dA, dB, dC, dD, dbias, dinitial, splits, per_split,
-           CHUNKED=chunks > 1, **consts, **tiles)  # fmt: skip
+    for first in range(0, group_blocks, max(1, splits)):
+        programs = batch * chunks * groups * min(splits, group_blocks - first)
+        launch(gradients, programs, *maps, states, adjoints, du, ddelta, dz, dA, dB, dC, dD, dbias, dinitial, first,
+               min(splits, group_blocks - first), splits, ACCUMULATE=first > 0, **tiles)  # fmt: skip
 
     def reduced(partial, x):
         if x is None:
@@ -91,7 +109,7 @@ def _plan(u, delta, A, B, C, delta_bias, delta_softplus, backward=False):
     """The arguments that every kernel starts with, the tile sizes, and the number of channel blocks."""
     dim, length = u.shape[1:]
     groups = math.lcm(*(x.shape[1] for x in (B, C) if x.dim() == 4))
-    tiles = tile_sizes(A.shape[1], dim // groups, backward)
+    tiles = tile_sizes(A.shape[1], dim // groups, *((64, 8) if backward else ()))
     blocks = groups * triton.cdiv(dim // groups, tiles["BD"])
     tiles |= {"SOFTPLUS": delta_softplus, "B_CONST": B.dim() == 2, "CHUNK": CHUNK, "GROUPS": groups}
     sequence = (u, u.stride(), delta, delta.stride(), A, B, _strides(B), delta_bias, dim, A.shape[1], length)
@@ -148,23 +166,6 @@ def _vector(x, d0, d, mask):
     return tl.zeros(d.shape, tl.float32) if x is None else tl.load(x + d0 + d, mask=mask, other=0.0)
 
 
-@triton.jit
-def _states(x, row, d0, d, n, dim, N, mask, CHANNELS_LAST: tl.constexpr):
-    """The (BN, BD) tile of row `row` of (rows, N, D) if CHANNELS_LAST, else of (rows, D, N); zero if there is none."""
-    if x is None:
-        return tl.zeros(mask.shape, tl.float32)
-    else:
-        return tl.load(_states_at(x, row, d0, d, n, dim, N, CHANNELS_LAST), mask=mask, other=0.0)
-
-
-@triton.jit
-def _states_at(x, row, d0, d, n, dim, N, CHANNELS_LAST: tl.constexpr):
-    if CHANNELS_LAST:
-        return x + (row * N * dim + d0) + d[None, :] + n[:, None] * dim
-    else:
-        return x + (row * dim + d0) * N + d[None, :] * N + n[:, None]
-
-
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
@@ -180,7 +181,7 @@ def local_states(
     width = dim // GROUPS
     d0, d_mask = g * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
-    decay = _states(A, 0, d0, d, n, dim, N, mask, False)
+    decay = load_states(A, 0, d0, d, n, dim, N, mask, False)
     shift = _vector(bias, d0, d, d_mask)
     h = tl.zeros((BN, BD), tl.float32)
     total = tl.zeros((BD,), tl.float32)
@@ -192,7 +193,7 @@ def local_states(
         _, h = scan(h, tl.exp(dt[:, None, :] * decay[None]), drive[:, None, :] * Bs, SUB)
         total += tl.sum(dt, 0)
     row = b * tl.cdiv(L, CHUNK) + c
-    tl.store(_states_at(states, row, d0, d, n, dim, N, True), h, mask=mask)
+    tl.store(states_at(states, row, d0, d, n, dim, N, True), h, mask=mask)
     tl.store(sums + row * dim + d0 + d, total, mask=d_mask)
 
 
@@ -209,12 +210,12 @@ def outputs(
     width = dim // GROUPS
     d0, d_mask = g * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
-    decay = _states(A, 0, d0, d, n, dim, N, mask, False)
+    decay = load_states(A, 0, d0, d, n, dim, N, mask, False)
     shift = _vector(bias, d0, d, d_mask)
     chunks = tl.cdiv(L, CHUNK)
-    h = _states(start, b * chunks + c, d0, d, n, dim, N, mask, CHUNKED)
+    h = load_states(start, b * chunks + c, d0, d, n, dim, N, mask, CHUNKED)
     if save is not None:
-        tl.store(_states_at(save, b, d0, d, n, dim, N, True), h, mask=mask)
+        tl.store(states_at(save, b, d0, d, n, dim, N, True), h, mask=mask)
     skip = _vector(D, d0, d, d_mask)
     for l0 in range(c * CHUNK, tl.minimum(c * CHUNK + CHUNK, L), SUB):
         seen = (l < L - l0)[:, None] & d_mask[None, :]
@@ -231,13 +232,13 @@ def outputs(
             y *= zs * tl.sigmoid(zs)
         tl.store(out + ((b * dim + d0) * L + l0) + d[None, :] * L + l[:, None], y, mask=seen)
     if c == chunks - 1:
-        tl.store(_states_at(last, b, d0, d, n, dim, N, False), h, mask=mask)
+        tl.store(states_at(last, b, d0, d, n, dim, N, False), h, mask=mask)
 
 
 @triton.jit
 def local_adjoints(
-    u, u_s, delta, delta_s, A, B, B_s, bias, dim, N, L, b_share, c_share, C, C_s, z, z_s, dout, dout_s, adjoints, sums,
-    C_CONST: tl.constexpr,
+    u, delta, z, dout, map_s, A, B, B_s, C, C_s, D, bias, dim, N, L, b_share, c_share, adjoints, sums,
+    C_CONST: tl.constexpr, CHUNKED: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONST: tl.constexpr, CHUNK: tl.constexpr, SUB: tl.constexpr, GROUPS: tl.constexpr,
     BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -247,7 +248,7 @@ def local_adjoints(
     width = dim // GROUPS
     d0, d_mask = g * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
-    decay = _states(A, 0, d0, d, n, dim, N, mask, False)
+    decay = load_states(A, 0, d0, d, n, dim, N, mask, False)
     shift = _vector(bias, d0, d, d_mask)
     h = tl.zeros((BN, BD), tl.float32)
     total = tl.zeros((BD,), tl.float32)
@@ -255,30 +256,31 @@ def local_adjoints(
     for i in range(subs):
         l0 = c * CHUNK + (subs - 1 - i) * SUB
         seen = (l < L - l0)[:, None] & d_mask[None, :]
-        _, dt = _time_steps(delta, delta_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
-        dy = _rows(dout, dout_s, b, d0, l0, d, l, seen)
+        _, dt = _time_steps(delta, map_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
+        dy = _rows(dout, map_s, b, d0, l0, d, l, seen)
         if z is not None:
-            zs = _rows(z, z_s, b, d0, l0, d, l, seen)
+            zs = _rows(z, map_s, b, d0, l0, d, l, seen)
             dy *= zs * tl.sigmoid(zs)
         Cs = _coefficients(C, C_s, b, g // c_share, d0, l0, d, l, n, L - l0, mask, N, C_CONST)
         a = tl.exp(dt[:, None, :] * decay[None])
         _, h = scan(h, a, a * (dy[:, None, :] * Cs), SUB, True)
         total += tl.sum(dt, 0)
     row = b * tl.cdiv(L, CHUNK) + c
-    tl.store(_states_at(adjoints, row, d0, d, n, dim, N, True), h, mask=mask)
+    tl.store(states_at(adjoints, row, d0, d, n, dim, N, True), h, mask=mask)
     tl.store(sums + row * dim + d0 + d, total, mask=d_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "blocks"])
 def gradients(
-    u, u_s, delta, delta_s, A, B, B_s, bias, dim, N, L, b_share, c_share, C, C_s, z, z_s, dout, dout_s, D, states,
-    adjoints, du, ddelta, dz, dA, dB, dC, dD, dbias, dinitial, splits, per_split,
-    CHUNKED: tl.constexpr, C_CONST: tl.constexpr,
+    u, delta, z, dout, map_s, A, B, B_s, C, C_s, D, bias, dim, N, L, b_share, c_share, states, adjoints, du, ddelta, dz,
+    dA, dB, dC, dD, dbias, dinitial, first, blocks, splits,
+    ACCUMULATE: tl.constexpr, C_CONST: tl.constexpr, CHUNKED: tl.constexpr,
     SOFTPLUS: tl.constexpr, B_CONST: tl.constexpr, CHUNK: tl.constexpr, SUB: tl.constexpr, GROUPS: tl.constexpr,
     BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Phase 3 of the backward: every gradient of a chunk, parameters and shared coefficients as partial sums."""
-    b, c, g, split = _where(splits, L, CHUNK, GROUPS)
+    b, c, g, split = _where(blocks, L, CHUNK, GROUPS)
+    block = first + split
     d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
     width = dim // GROUPS
     slots = tl.arange(0, CHUNK // SUB)[:, None, None]
@@ -286,98 +288,93 @@ def gradients(
     row = b * chunks + c
     subs = tl.cdiv(tl.minimum(CHUNK, L - c * CHUNK), SUB)
     shared = ((b * GROUPS + g) * splits + split) * N * L  # where dB and dC of this split lie
-    for i in range(per_split):
-        block = split * per_split + i
-        d0, d_mask = g * width + block * BD, d < width - block * BD
-        mask = (n < N)[:, None] & d_mask[None, :]
-        decay = _states(A, 0, d0, d, n, dim, N, mask, False)
-        shift = _vector(bias, d0, d, d_mask)
-        # The state before every sub-chunk stays in registers.
-        h = _states(states, row, d0, d, n, dim, N, mask, True)
-        saved = tl.zeros((CHUNK // SUB, BN, BD), tl.float32)
-        for s in range(subs):
-            saved = tl.where(slots == s, h[None, :, :], saved)
-            l0 = c * CHUNK + s * SUB
-            seen = (l < L - l0)[:, None] & d_mask[None, :]
-            _, dt = _time_steps(delta, delta_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
-            drive = dt * _rows(u, u_s, b, d0, l0, d, l, seen)
-            Bs = _coefficients(B, B_s, b, g // b_share, d0, l0, d, l, n, L - l0, mask, N, B_CONST)
-            _, h = scan(h, tl.exp(dt[:, None, :] * decay[None]), drive[:, None, :] * Bs, SUB)
+    d0, d_mask = g * width + block * BD, d < width - block * BD
+    mask = (n < N)[:, None] & d_mask[None, :]
+    decay = load_states(A, 0, d0, d, n, dim, N, mask, False)
+    shift = _vector(bias, d0, d, d_mask)
+    # The state before every sub-chunk stays in registers.
+    h = load_states(states, row, d0, d, n, dim, N, mask, True)
+    saved = tl.zeros((CHUNK // SUB, BN, BD), tl.float32)
+    for s in tl.range(0, subs, disable_licm=True):
+        saved = tl.where(slots == s, h[None, :, :], saved)
+        l0 = c * CHUNK + s * SUB
+        seen = (l < L - l0)[:, None] & d_mask[None, :]
+        _, dt = _time_steps(delta, map_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
+        drive = dt * _rows(u, map_s, b, d0, l0, d, l, seen)
+        Bs = _coefficients(B, B_s, b, g // b_share, d0, l0, d, l, n, L - l0, mask, N, B_CONST)
+        _, h = scan(h, tl.exp(dt[:, None, :] * decay[None]), drive[:, None, :] * Bs, SUB)
 
-        adjoint = _states(adjoints, row, d0, d, n, dim, N, mask, CHUNKED)
-        dA_sum = tl.zeros((BN, BD), tl.float32)
-        dB_sum = tl.zeros((BN, BD), tl.float32)
-        dC_sum = tl.zeros((BN, BD), tl.float32)
-        dD_sum = tl.zeros((BD,), tl.float32)
-        dbias_sum = tl.zeros((BD,), tl.float32)
-        skip = _vector(D, d0, d, d_mask)
-        for i_sub in range(subs):
-            s = subs - 1 - i_sub
-            l0 = c * CHUNK + s * SUB
-            seen = (l < L - l0)[:, None] & d_mask[None, :]
-            raw, dt = _time_steps(delta, delta_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
-            us = _rows(u, u_s, b, d0, l0, d, l, seen)
-            Bs = _coefficients(B, B_s, b, g // b_share, d0, l0, d, l, n, L - l0, mask, N, B_CONST)
-            Cs = _coefficients(C, C_s, b, g // c_share, d0, l0, d, l, n, L - l0, mask, N, C_CONST)
-            a = tl.exp(dt[:, None, :] * decay[None])
-            drive = (dt * us)[:, None, :] * Bs
-            entered, _ = scan(pick(saved, slots, s), a, drive, SUB)
-            hs = a * entered + drive
+    adjoint = load_states(adjoints, row, d0, d, n, dim, N, mask, CHUNKED)
+    dA_sum = tl.zeros((BN, BD), tl.float32)
+    dB_sum = tl.zeros((BN, BD), tl.float32)
+    dC_sum = tl.zeros((BN, BD), tl.float32)
+    dD_sum = tl.zeros((BD,), tl.float32)
+    dbias_sum = tl.zeros((BD,), tl.float32)
+    skip = _vector(D, d0, d, d_mask)
+    for i in tl.range(0, subs, disable_licm=True):
+        s = subs - 1 - i
+        l0 = c * CHUNK + s * SUB
+        seen = (l < L - l0)[:, None] & d_mask[None, :]
+        raw, dt = _time_steps(delta, map_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
+        us = _rows(u, map_s, b, d0, l0, d, l, seen)
+        Bs = _coefficients(B, B_s, b, g // b_share, d0, l0, d, l, n, L - l0, mask, N, B_CONST)
+        Cs = _coefficients(C, C_s, b, g // c_share, d0, l0, d, l, n, L - l0, mask, N, C_CONST)
+        a = tl.exp(dt[:, None, :] * decay[None])
+        drive = (dt * us)[:, None, :] * Bs
+        entered, _ = scan(pick(saved, slots, s), a, drive, SUB)
 
-            corner = (b * dim + d0) * L + l0
-            place = d[None, :] * L + l[:, None]
-            dy = _rows(dout, dout_s, b, d0, l0, d, l, seen)
-            if z is not None:
-                zs = _rows(z, z_s, b, d0, l0, d, l, seen)
-                gate = tl.sigmoid(zs)
-                y = tl.sum(hs * Cs, 1) + us * skip[None, :]
-                tl.store(dz + corner + place, dy * y * gate * (1.0 + zs * (1.0 - gate)), mask=seen)
-                dy *= zs * gate
+        corner = (b * dim + d0) * L + l0
+        place = d[None, :] * map_s[1] + l[:, None]
+        dy = _rows(dout, map_s, b, d0, l0, d, l, seen)
+        if z is not None:
+            zs = _rows(z, map_s, b, d0, l0, d, l, seen)
+            gate = tl.sigmoid(zs)
+            y = tl.sum((a * entered + drive) * Cs, 1) + us * skip[None, :]
+            tl.store(dz + corner + place, dy * y * gate * (1.0 + zs * (1.0 - gate)), mask=seen)
+            dy *= zs * gate
 
-            drop = dy[:, None, :] * Cs
-            arrived, adjoint = scan(adjoint, a, a * drop, SUB, True)
-            grad = arrived + drop  # of the state after every step
-            through = grad * entered * a  # grad of (delta A)
-            force = tl.sum(grad * Bs, 1)
-            ddt = us * force + tl.sum(through * decay[None], 1)
-            dA_sum += tl.sum(through * dt[:, None, :], 0)
-            du_tile = dt * force + dy * skip[None, :]
-            dD_sum += tl.sum(dy * us, 0)
-            if SOFTPLUS:
-                ddt *= softplus_grad(raw)
-            ddt = tl.where(seen, ddt, 0.0)
-            dbias_sum += tl.sum(ddt, 0)
-            tl.store(du + corner + place, du_tile, mask=seen)
-            tl.store(ddelta + corner + place, ddt, mask=seen)
+        adjoint, du_tile, ddt, dA_tile, dBs, dCs = differentiate(
+            entered, adjoint, a, drive, dt, us, dy, Bs, Cs, decay, SUB
+        )
+        du_tile += dy * skip[None, :]
+        dA_sum += dA_tile
+        dD_sum += tl.sum(dy * us, 0)
+        if SOFTPLUS:
+            ddt *= softplus_grad(raw)
+        ddt = tl.where(seen, ddt, 0.0)
+        dbias_sum += tl.sum(ddt, 0)
+        tl.store(du + corner + place, du_tile, mask=seen)
+        tl.store(ddelta + corner + place, ddt, mask=seen)
 
-            dBs = grad * (dt * us)[:, None, :]
-            dCs = hs * dy[:, None, :]
-            coefficient = n[None, :] * L + l[:, None]
-            coefficient_mask = (l < L - l0)[:, None] & (n < N)[None, :]
-            if B_CONST:
-                dB_sum += tl.sum(dBs, 0)
-            else:
-                before = tl.load(dB + (shared + l0) + coefficient, mask=coefficient_mask & (i > 0), other=0.0)
-                tl.store(dB + (shared + l0) + coefficient, before + tl.sum(dBs, 2), mask=coefficient_mask)
-            if C_CONST:
-                dC_sum += tl.sum(dCs, 0)
-            else:
-                before = tl.load(dC + (shared + l0) + coefficient, mask=coefficient_mask & (i > 0), other=0.0)
-                tl.store(dC + (shared + l0) + coefficient, before + tl.sum(dCs, 2), mask=coefficient_mask)
-
-        tl.store(_states_at(dA, row, d0, d, n, dim, N, False), dA_sum, mask=mask)
+        coefficient = n[None, :] * L + l[:, None]
+        coefficient_mask = (l < L - l0)[:, None] & (n < N)[None, :]
         if B_CONST:
-            tl.store(_states_at(dB, row, d0, d, n, dim, N, False), dB_sum, mask=mask)
+            dB_sum += tl.sum(dBs, 0)
+        else:
+            dB_tile = tl.sum(dBs, 2)
+            if ACCUMULATE:
+                dB_tile += tl.load(dB + (shared + l0) + coefficient, mask=coefficient_mask, other=0.0)
+            tl.store(dB + (shared + l0) + coefficient, dB_tile, mask=coefficient_mask)
         if C_CONST:
-            tl.store(_states_at(dC, row, d0, d, n, dim, N, False), dC_sum, mask=mask)
-        if D is not None:
-            tl.store(dD + row * dim + d0 + d, dD_sum, mask=d_mask)
-        if bias is not None:
-            tl.store(dbias + row * dim + d0 + d, dbias_sum, mask=d_mask)
-        if dinitial is not None:
-            if c == 0:
-                tl.store(_states_at(dinitial, b, d0, d, n, dim, N, False), adjoint, mask=mask)
-        tl.debug_barrier()  # the next block adds to the dB and dC that this one stored
+            dC_sum += tl.sum(dCs, 0)
+        else:
+            dC_tile = tl.sum(dCs, 2)
+            if ACCUMULATE:
+                dC_tile += tl.load(dC + (shared + l0) + coefficient, mask=coefficient_mask, other=0.0)
+            tl.store(dC + (shared + l0) + coefficient, dC_tile, mask=coefficient_mask)
+
+    tl.store(states_at(dA, row, d0, d, n, dim, N, False), dA_sum, mask=mask)
+    if B_CONST:
+        tl.store(states_at(dB, row, d0, d, n, dim, N, False), dB_sum, mask=mask)
+    if C_CONST:
+        tl.store(states_at(dC, row, d0, d, n, dim, N, False), dC_sum, mask=mask)
+    if D is not None:
+        tl.store(dD + row * dim + d0 + d, dD_sum, mask=d_mask)
+    if bias is not None:
+        tl.store(dbias + row * dim + d0 + d, dbias_sum, mask=d_mask)
+    if dinitial is not None:
+        if c == 0:
+            tl.store(states_at(dinitial, b, d0, d, n, dim, N, False), adjoint, mask=mask)
 
 
 def aot_cases():

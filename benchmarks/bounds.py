@@ -1,0 +1,132 @@
+"""What the machine could do at best, measured in the same run, with the same threads.
+
+A call is recorded op by op. Each op is bound by the work that it cannot avoid: a matrix product by `torch.mm` of its
+shape, a scan by its exponentials, everything else of ours by its bytes (arguments and results, each once). Each kind is
+timed at the very size: the product of that shape, as many exponentials, a copy of as many bytes. Elementwise ops of
+PyTorch (norms, activations, sums) are not in the bound.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lifter import _library
+
+from .timing import median_seconds
+
+# Exponentials of an op by its name and arguments. A backward pass needs them again: to keep them would cost N times
+# the memory of the input.
+EXPONENTIALS = {}
+
+
+def exponentials(*ops):
+    """Decorator: the function counts the exponentials of the named ops from their arguments."""
+    return lambda count: EXPONENTIALS.update(dict.fromkeys(ops, count)) or count
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Seconds by kind of work."""
+
+    products: float = 0.0
+    exponentials: float = 0.0
+    bytes: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.products + self.exponentials + self.bytes
+
+    @property
+    def kind(self) -> str:
+        """The kind that takes the most."""
+        return max(vars(self), key=vars(self).get)
+
+    def asdict(self) -> dict:
+        return vars(self) | {"seconds": self.seconds}
+
+
+def lower_bound(call, device="cpu") -> Bound | None:
+    """The bound of all ops that `call` runs; None if exponentials cannot be timed here."""
+    with _Recorder() as work:
+        call()
+    spent = Counter()
+    for (m, k, n, dtype), count in work.products.items():
+        spent["products"] += count * _product_seconds(m, k, n, dtype, str(device), torch.get_num_threads())
+    for (exps, size), count in work.ops.items():
+        copy = bytes_seconds(size, str(device), torch.get_num_threads())
+        rate = exponential_seconds(exps, str(device), torch.get_num_threads()) if exps else 0.0
+        if rate is None:
+            return None
+        spent["exponentials" if rate > copy else "bytes"] += count * max(rate, copy)
+    return Bound(**spent)
+
+
+class _Recorder(TorchDispatchMode):
+    def __enter__(self):
+        self.products, self.ops = Counter(), Counter()
+        return super().__enter__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func._schema.name
+        if name in ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"):
+            a, b = args[-2:]
+            self.products[(a.shape[-2], a.shape[-1], b.shape[-1], a.dtype)] += math.prod(a.shape[:-2])
+        elif name == "aten::convolution" and args[1].shape[1] > 1:  # as im2col; a depthwise one is no product
+            weight, groups = args[1], args[8]
+            pixels = out.shape[0] * math.prod(out.shape[2:])
+            self.products[(pixels, weight[0].numel(), weight.shape[0] // groups, weight.dtype)] += groups
+        elif name.startswith(("lifter::", "lifter_triton::")):
+            op = name.split("::")[1]
+            tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+            size = sum(min(x.numel() * x.itemsize, x.untyped_storage().nbytes()) for x in tensors)
+            self.ops[(EXPONENTIALS[op](*args) if op in EXPONENTIALS else 0, size)] += 1
+        return out
+
+
+@cache
+def _product_seconds(m, k, n, dtype, device, threads) -> float:
+    """Rows of weights lie as in F.linear."""
+    a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(n, k, device=device, dtype=dtype).t()
+    out = torch.empty(m, n, device=device, dtype=dtype)
+    return median_seconds(lambda: torch.mm(a, b, out=out), device)
+
+
+@cache
+def bytes_seconds(size, device, threads) -> float:
+    """Moving `size` bytes: half of them read, half written."""
+    source = torch.zeros(max(1, size // 8), device=device)
+    target = torch.empty_like(source)
+    return median_seconds(lambda: target.copy_(source), device)
+
+
+@cache
+def exponential_seconds(count, device, threads) -> float | None:
+    if device.startswith("cuda"):
+        from ._cuda import exponentials
+
+        return median_seconds(lambda: exponentials(count), device)
+    if _library._C is None:
+        return None
+    calls = max(5, min(50, int(1e8 / count)))
+    _library._C.time_exponentials(count)
+    return sorted(_library._C.time_exponentials(count) for _ in range(calls))[calls // 2]
+
+
+def ceilings(device="cpu") -> dict:
+    """The rates of this machine at sizes that favour it."""
+    key = str(device), torch.get_num_threads()
+    exps = exponential_seconds(2**26, *key)
+    return {
+        "copy, GB/s": 2**28 / bytes_seconds(2**28, *key) / 1e9,
+        "product 1024^3 float32, GFLOP/s": 2 * 1024**3 / _product_seconds(1024, 1024, 1024, torch.float32, *key) / 1e9,
+        "product 1024^3 bfloat16, GFLOP/s": 2 * 1024**3
+        / _product_seconds(1024, 1024, 1024, torch.bfloat16, *key)
+        / 1e9,
+        "exponentials, G/s": exps and 2**26 / exps / 1e9,
+    }

@@ -1,0 +1,131 @@
+"""Kernels: every op of lifter against its reference, the peers found here, and the machine's bound.
+
+A file here is an op. It declares `cases(setup)`; its name, `--only` and the reports follow.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+
+import torch
+
+import lifter.kernels
+
+from ..accuracy import error, tolerance
+from ..bounds import lower_bound
+from ..timing import measure
+
+TITLE = "Kernels: time, speedup, share of the machine's bound"
+COLUMNS = [
+    ("case", "case", "{}"),
+    ("lifter", "lifter", "{}"),
+    ("reference", "reference", "{}"),
+    ("speedup", "speedup", "{:.1f}x"),
+    ("error", "error", "{:.1e}"),
+    ("peers", "peers_text", "{}"),
+    ("bound", "bound_kind", "{}"),
+    ("share of bound", "share_of_bound", "{:.0%}"),
+    ("", "note", "{}"),
+]
+NOTES = [
+    "Reference: plain PyTorch, step by step. Error: largest difference to it, relative to the largest value (of each "
+    "gradient too); where it is too large no speedup is printed.",
+    "Bound: what the machine needs for the products, exponentials and bytes of the op, timed in this run at the same "
+    "size; its kind is the largest of them. Share: bound / time.",
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`call(**inputs())` on the kernels, the same call on the reference, and the `peers`, which take the same inputs."""
+
+    name: str
+    make: Callable  # (device, dtype) -> dict of arguments, seeded
+    call: Callable
+    peers: dict[str, Callable] = field(default_factory=dict)
+    backward: bool = False
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    @cached_property
+    def inputs(self) -> dict:
+        torch.manual_seed(0)
+        inputs = self.make(self.device, self.dtype)
+        if self.backward:
+            for x in self.leaves(inputs):
+                x.requires_grad_()
+        return inputs
+
+    @staticmethod
+    def leaves(inputs):
+        return [x for x in inputs.values() if isinstance(x, torch.Tensor) and x.is_floating_point()]
+
+    @cached_property
+    def output_gradient(self):
+        with torch.no_grad():
+            return torch.randn_like(self.call(**self.inputs))
+
+    def implementations(self) -> dict[str, Callable]:
+        """name -> a call without arguments that gives the output, and the gradients of all inputs if `backward`."""
+        found = {"lifter": partial(self._run, self.call), "reference": partial(self._run, self.call, "reference")}
+        return found | {name: partial(self._run, peer) for name, peer in self.peers.items()}
+
+    def _run(self, call, backend=None):
+        with lifter.kernels.backend(backend) if backend else nullcontext():
+            if not self.backward:
+                with torch.no_grad():
+                    return call(**self.inputs)
+            output = call(**self.inputs)
+            return output, *torch.autograd.grad(output, self.leaves(self.inputs), self.output_gradient)
+
+
+def all_cases(setup) -> list[Case]:
+    """Forward, and forward and backward, of what the files beside this one declare."""
+    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    forward = [replace(case, device=setup.device) for module in modules for case in module.cases(setup)]
+    return [
+        replace(case, name=f"{case.name} {label}", backward=backward)
+        for case in forward
+        for backward, label in ((False, "forward"), (True, "forward+backward"))
+    ]
+
+
+def cases(setup):
+    return [(case.name, partial(run, case, setup)) for case in all_cases(setup)]
+
+
+def run(case: Case, setup) -> list[dict]:
+    implementations = case.implementations()
+    timings, outputs = measure(implementations, case.device, setup.seconds)
+    errors = {name: error(output, outputs["reference"]) for name, output in outputs.items()}
+    ours = timings["lifter"].median
+    bound = lower_bound(implementations["lifter"], case.device)
+    matches = errors["lifter"] <= tolerance(case.dtype)
+    peers = {
+        name: {
+            "seconds": timings[name].seconds,
+            "speedup": timings[name].median / ours if matches and errors[name] <= tolerance(case.dtype) else None,
+            "error": errors[name],
+        }
+        for name in case.peers
+    }
+    return [
+        {
+            "case": case.name,
+            "dtype": str(case.dtype).removeprefix("torch."),
+            "lifter": timings["lifter"],
+            "reference": timings["reference"],
+            "speedup": timings["reference"].median / ours if matches else None,
+            "error": errors["lifter"],
+            "matches": matches,
+            "peers": peers,
+            "peers_text": ", ".join(f"{name} {p['speedup']:.1f}x" for name, p in peers.items() if p["speedup"]),
+            "bound": bound and bound.asdict(),
+            "bound_kind": bound and bound.kind,
+            "share_of_bound": bound and bound.seconds / ours,
+            "note": "" if matches else "WRONG OUTPUT",
+        }
+    ]

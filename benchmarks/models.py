@@ -1,0 +1,157 @@
+"""Models: ours on our kernels, on the reference ops, and both under torch.compile; same weights, same clips."""
+
+import copy
+import importlib
+from dataclasses import dataclass, field
+from functools import cache, partial
+from unittest import mock
+
+import torch
+
+import lifter
+import lifter.kernels
+
+from .accuracy import error, tolerance
+from .bounds import lower_bound
+from .timing import measure, timed
+
+TITLE = "Models: inference of keypoint clips"
+COLUMNS = [
+    ("case", "case", "{}"),
+    ("implementation", "implementation", "{}"),
+    ("latency", "time", "{}"),
+    ("clips/s", "clips_per_second", "{:.4g}"),
+    ("frames/s", "frames_per_second", "{:,.0f}"),
+    ("speedup", "speedup", "{:.1f}x"),
+    ("error", "error", "{:.1e}"),
+    ("time / bound", "times_bound", "{:.2f}"),
+    ("", "note", "{}"),
+]
+NOTES = [
+    "Speedup: over the reference ops (plain PyTorch) in float32. Error: largest difference to them, relative to the "
+    "largest output; where it is too large no speedup is printed.",
+    "torch.compile with dynamic=True, compiled before the clock starts. It cannot unroll a scan of 17 T steps in finite "
+    "time, so the reference's scan stays eager (torch.compiler.disable) and all the rest is compiled.",
+    "Bound: the sum, over the ops of one call, of the matrix products by torch.mm of the same shapes (the offset "
+    "convolution as im2col), the scans by as many exponentials, the sampling by a copy of as many bytes.",
+]
+
+MODELS = ["sasmamba"]
+IMPLEMENTATIONS = [
+    "lifter", "lifter bfloat16", "lifter + torch.compile", "reference", "reference + torch.compile",
+]  # fmt: skip
+FRAMES, BATCHES = (27, 81, 243), (1, 8)
+
+
+def cases(setup):
+    reference = Reference()
+    return [
+        (f"{model} T={frames} batch {batch}", partial(run, model, frames, batch, setup, reference))
+        for model in MODELS
+        for frames in FRAMES
+        for batch in BATCHES
+    ]
+
+
+@dataclass
+class Reference:
+    """What is known of the reference from earlier cases: how long it takes, and its output for the first clip."""
+
+    seconds: dict = field(default_factory=dict)  # (model, batch) -> per frame
+    first_clip: dict = field(default_factory=dict)  # (model, frames) -> output
+
+    def estimate(self, model, frames, batch) -> float:
+        known = self.seconds.get((model, batch)) or batch * self.seconds.get((model, 1), 0)
+        return known * frames
+
+    def learn(self, model, frames, batch, seconds, output):
+        self.seconds[model, batch] = seconds / frames
+        self.first_clip[model, frames] = output[:1]
+
+
+@cache
+def _model(name, device):
+    torch.manual_seed(0)
+    return lifter.create_model(name, num_frames=max(FRAMES)).eval().to(device)
+
+
+@torch.inference_mode()
+def run(name, frames, batch, setup, reference: Reference) -> list[dict]:
+    model = _model(name, setup.device)
+    clips = setup.clips.batch(batch, frames).to(setup.device)
+    calls = {
+        "lifter": partial(model, clips),
+        "lifter bfloat16": partial(copy.deepcopy(model).bfloat16(), clips.bfloat16()),
+    }
+    notes = {}
+    estimate = reference.estimate(name, frames, batch)
+    if estimate <= setup.patience:
+        calls["reference"] = on_reference(calls["lifter"])
+    else:
+        notes["reference"] = f"left out: would take about {estimate:.0f} s per call (--full runs it)"
+    if not setup.quick:
+        compiled = partial(torch.compile(model, dynamic=True), clips)
+        candidates = {"lifter": compiled, "reference": on_reference(compiled)}
+        for implementation in candidates.keys() & calls.keys():
+            label = f"{implementation} + torch.compile"
+            try:
+                _, seconds = timed(candidates[implementation], setup.device)  # compiles
+            except Exception as failure:  # of any kind: no compiler for inductor, a bug of it
+                notes[label] = f"{type(failure).__name__}: {str(failure).strip().splitlines()[0]}"
+            else:
+                calls[label] = candidates[implementation]
+                notes[label] = f"first call {seconds:.0f} s"
+
+    timings, outputs = measure(calls, setup.device, setup.seconds)
+    if "reference" in timings:
+        reference.learn(name, frames, batch, timings["reference"].median, outputs["reference"])
+    expected = outputs.get("reference", reference.first_clip.get((name, frames)))
+
+    rows = []
+    for implementation in sorted(calls.keys() | notes.keys(), key=IMPLEMENTATIONS.index):
+        row = {
+            "case": f"{name} T={frames} batch {batch}",
+            "model": name,
+            "frames": frames,
+            "batch": batch,
+            "implementation": implementation,
+            "dtype": "bfloat16" if "bfloat16" in implementation else "float32",
+            "note": notes.get(implementation, ""),
+        }
+        if implementation in timings:
+            row |= _measured(row, timings, outputs, expected)
+        if implementation.removesuffix(" bfloat16") == "lifter":
+            bound = lower_bound(calls[implementation], setup.device)
+            row |= {"bound": bound and bound.asdict(), "times_bound": bound and row["time"].median / bound.seconds}
+        rows.append(row)
+    return rows
+
+
+def _measured(row, timings, outputs, expected) -> dict:
+    time = timings[row["implementation"]]
+    fields = {
+        "time": time,
+        "clips_per_second": row["batch"] / time.median,
+        "frames_per_second": row["batch"] * row["frames"] / time.median,
+    }
+    if expected is None:
+        return fields | {"note": row["note"] or "not compared: no reference"}
+    off = error(outputs[row["implementation"]][: len(expected)], expected)
+    fields |= {"error": off, "matches": off <= tolerance(getattr(torch, row["dtype"]))}
+    if not fields["matches"]:
+        return fields | {"note": "WRONG OUTPUT"}
+    return fields | {"speedup": timings["reference"].median / time.median if "reference" in timings else None}
+
+
+def on_reference(call):
+    """`call` on the reference ops; under torch.compile their scan stays eager."""
+
+    def on_reference():
+        with lifter.kernels.backend("reference"), mock.patch.object(_skeleton_scan, "selective_scan_ref", _eager_scan):
+            return call()
+
+    return on_reference
+
+
+_skeleton_scan = importlib.import_module("lifter.kernels.skeleton_scan")
+_eager_scan = torch.compiler.disable(lifter.kernels.selective_scan_ref)

@@ -1,0 +1,58 @@
+"""What the papers print, as data. Nothing here is measured; nothing elsewhere repeats it."""
+
+import math
+from dataclasses import dataclass, field
+
+HALF = "published is half of what thop counts for the official code"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One printed row: the figures as printed ("0.64M", "2.604G"), and the arguments that build the model."""
+
+    model: str
+    source: str
+    params: str
+    macs: str
+    kwargs: dict = field(default_factory=dict)
+    frames: int = 243
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """Model and arguments: `sasmamba kernel_size=5`."""
+        return " ".join([self.model, *(f"{key}={value}" for key, value in self.kwargs.items())])
+
+
+def value(printed: str) -> float:
+    """2.01M -> 2010000.0"""
+    return float(printed[:-1]) * {"M": 1e6, "G": 1e9}[printed[-1]]
+
+
+def as_printed(number: float, printed: str) -> bool:
+    """Whether `number`, rounded to the digits of `printed`, or cut to them as table 5 does, is `printed`."""
+    digits = len(printed[:-1].partition(".")[2])
+    scaled = number / value("1" + printed[-1])
+    return float(printed[:-1]) in (round(scaled, digits), math.floor(scaled * 10**digits) / 10**digits)
+
+
+TABLE_1 = "SasMamba, table 1"
+TABLE_5 = "SasMamba, table 5"  # its "Flops" are multiply-accumulates, thop's
+CODE = "official code, counted by thop"
+
+ROWS = [
+    Published("sasmamba", TABLE_1, "0.64M", "1.3G", note=f"{HALF}; 0.64M with the deformable layers"),
+    Published("sasmamba_large", TABLE_1, "4.1M", "8.56G", note=HALF),
+    Published("posemamba_s", TABLE_1, "0.9M", "3.6G"),
+    Published("posemamba_b", TABLE_1, "3.4M", "13.9G"),
+    Published("posemamba_l", TABLE_1, "6.7M", "27.9G"),
+    Published("sasmamba", TABLE_5, "0.417M", "1.74G", {"kernel_size": 1}),
+    Published("sasmamba", TABLE_5, "0.624M", "2.60G", {"kernel_size": 3}),
+    Published("sasmamba", TABLE_5, "2.01M", "8.35G", {"kernel_size": 5}),
+    Published("sasmamba", TABLE_5, "6.56M", "27.13G", {"kernel_size": 7}),
+    Published("sasmamba", CODE, "0.624951M", "2.604G"),
+    Published("sasmamba_large", CODE, "4.136299M", "17.179G"),
+    Published("posemamba_s", CODE, "0.859651M", "3.587G"),
+    Published("posemamba_b", CODE, "3.357699M", "13.943G"),
+    Published("posemamba_l", CODE, "6.713859M", "27.881G"),
+]

@@ -1,0 +1,102 @@
+"""The papers' tables: published cost, ours by the papers' convention, ours in full.
+
+Nothing runs: the models are built from fake tensors, hooks and FlopCounterMode see every layer and op of one clip.
+"""
+
+from functools import partial
+from unittest import mock
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+import lifter
+from lifter import _library
+
+from . import published
+
+TITLE = "Tables: parameters and multiply-accumulates of one clip"
+COLUMNS = [
+    ("model", "name", "{}"),
+    ("T", "frames", "{}"),
+    ("source", "source", "{}"),
+    ("published", "printed", "{}"),
+    ("params, paper convention", "params_paper_convention", "{:,}"),
+    ("deviation", "params_deviation", "{}"),
+    ("MACs, paper convention", "macs_paper_convention", "{:.3e}"),
+    ("deviation", "macs_deviation", "{}"),
+    ("params, all", "params", "{:,}"),
+    ("MACs, all", "macs", "{:.3e}"),
+    ("note", "note", "{}"),
+]
+NOTES = [
+    "Paper convention: thop's. Only registered layers count (Linear, convolution, norm): no raw parameters, no products "
+    "of them, no scan, no sampling.",
+    "All: every parameter, and half the FLOPs of every product, convolution, scan (9 L D N + L D) and sampling.",
+    'Deviation of the paper convention from the published figure; "as printed" if its digits are the same.',
+]
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
+
+
+def cases(setup):
+    return [(f"{row.name} ({row.source})", partial(_row, row)) for row in published.ROWS]
+
+
+def _row(row: published.Published):
+    counts = count(row.model, row.frames, **row.kwargs)
+    return [
+        {
+            "model": row.model,
+            "name": row.name,
+            "frames": row.frames,
+            "kwargs": row.kwargs,
+            "source": row.source,
+            "printed": f"{row.params} / {row.macs}",
+            "published_params": published.value(row.params),
+            "published_macs": published.value(row.macs),
+            **counts,
+            "params_deviation": _deviation(counts["params_paper_convention"], row.params),
+            "macs_deviation": _deviation(counts["macs_paper_convention"], row.macs),
+            "note": row.note,
+        }
+    ]
+
+
+def _deviation(ours, printed):
+    if published.as_printed(ours, printed):
+        return "as printed"
+    return f"{ours / published.value(printed) - 1:+.1%}"
+
+
+def count(name, frames, **kwargs) -> dict:
+    """Parameters and multiply-accumulates of one clip, by the papers' convention and in full."""
+    # The fakes of the ops stand for their kernels, also where no kernels are built.
+    with FakeTensorMode(), torch.no_grad(), mock.patch.object(_library, "loaded", True):
+        model = lifter.create_model(name, num_frames=frames, **kwargs).eval()
+        clip = torch.empty(1, frames, 17, kwargs.get("in_channels", 2))
+        layers = [module for module in model.modules() if isinstance(module, LAYERS)]
+        macs = []
+        for layer in layers:
+            layer.register_forward_hook(lambda layer, args, out: macs.append(layer_macs(layer, args[0], out)))
+        with FlopCounterMode(display=False) as flops:
+            model(clip)
+    by_op = {str(op): number // 2 for op, number in flops.get_flop_counts()["Global"].items()}
+    return {
+        "params": sum(p.numel() for p in model.parameters()),
+        "params_paper_convention": sum(p.numel() for layer in layers for p in layer.parameters()),
+        "macs": flops.get_total_flops() // 2,
+        "macs_paper_convention": sum(macs),
+        "macs_by_op": by_op,
+    }
+
+
+def layer_macs(layer, x, out) -> int:
+    """thop's rule for one call of a layer: biases are free, a norm costs 4 per element with affine weights, else 2."""
+    if isinstance(layer, nn.Linear):
+        return x.numel() * layer.out_features
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        return out.numel() * layer.weight[0].numel()
+    affine = getattr(layer, "affine", False) or getattr(layer, "elementwise_affine", False)
+    return x.numel() * (4 if affine else 2)

@@ -1,0 +1,72 @@
+"""Interleaved timing: every candidate once per round, so that a noisy minute hits all of them alike."""
+
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Timing:
+    seconds: list[float] = field(default_factory=list)  # per call
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles, as a part of the median."""
+        if len(self.seconds) < 2:
+            return float("nan")
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / 2 / self.median
+
+    def __str__(self):
+        spread = "" if len(self.seconds) < 2 else f" ±{self.spread:.0%}"
+        return f"{milliseconds(self.median)}{spread} (n={len(self.seconds)})"
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.4g} ms"
+
+
+def measure(calls: dict, device="cpu", budget=0.5, rounds=50, sample=1e-3):
+    """Time every call of `calls` -> (timings, outputs of the first calls), both by name.
+
+    The first call of each warms up and is not a sample, unless it alone outlasts the budget (seconds per candidate): then
+    it is the only one. A sample repeats a short call until it lasts `sample` seconds. A candidate leaves the rounds when
+    its budget is spent.
+    """
+    timings = {name: Timing() for name in calls}
+    outputs, repeats = {}, {}
+    for name, call in calls.items():
+        outputs[name], first = timed(call, device)
+        if first > budget:
+            timings[name].seconds.append(first)
+        else:
+            again = timed(call, device)[1]
+            repeats[name] = max(1, round(sample / again))
+    spent = dict.fromkeys(repeats, 0.0)
+    for _ in range(rounds):
+        for name in [name for name in repeats if spent[name] < budget]:
+            seconds = timed(calls[name], device, repeats[name])[1]
+            spent[name] += seconds
+            timings[name].seconds.append(seconds / repeats[name])
+    return timings, outputs
+
+
+def timed(call, device="cpu", repeats=1):
+    """The output of `call` and the seconds that `repeats` calls take, to the end of the device's work."""
+    synchronize = torch.cuda.synchronize if str(device).startswith("cuda") else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        output = call()
+    synchronize()
+    return output, time.perf_counter() - start
+
+
+def median_seconds(call, device="cpu", budget=0.05) -> float:
+    return measure({"": call}, device, budget)[0][""].median

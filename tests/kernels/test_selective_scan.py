@@ -1,0 +1,267 @@
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lifter.kernels import selective_scan_fn, selective_scan_ref
+from tests.conftest import assert_as_good
+
+LENGTHS = [1, 2, 3, 17, 27, 81, 129, 243, 4131]
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+
+
+def make_inputs(batch, dim, length, states, B="grouped", C="grouped", groups=1, dtype=torch.float32, optional=True, seed=0):
+    """Inputs by name, activations in `dtype`; optional ones all there or all None."""
+    g = torch.Generator().manual_seed(seed)
+    randn = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    layouts = {
+        "constant": lambda: randn(dim, states),
+        "plain": lambda: randn(batch, states, length).to(dtype),
+        "grouped": lambda: randn(batch, groups, states, length).to(dtype),
+    }
+    inputs = dict(
+        u=randn(batch, dim, length).to(dtype),
+        delta=randn(batch, dim, length).to(dtype),
+        A=-4 * torch.rand(dim, states, generator=g),
+        B=layouts[B](),
+        C=layouts[C](),
+    )
+    extra = dict(
+        D=randn(dim),
+        z=randn(batch, dim, length).to(dtype),
+        delta_bias=randn(dim),
+        initial_state=randn(batch, dim, states),
+    )
+    return {**inputs, **(extra if optional else dict.fromkeys(extra))}
+
+
+def outputs_and_gradients(function, inputs, dtype=None, device="cpu", **kwargs):
+    """out, last_state and the gradient of every input, for fixed random gradients of both outputs."""
+    leaves = {
+        name: None if x is None else x.detach().to(device=device, dtype=dtype or x.dtype).requires_grad_()
+        for name, x in inputs.items()
+    }
+    out, last = function(**leaves, return_last_state=True, **kwargs)
+    g = torch.Generator().manual_seed(99)
+    grads = [torch.randn(x.shape, generator=g).to(device, x.dtype) for x in (out, last)]
+    wanted = [x for x in leaves.values() if x is not None]
+    results = dict(zip(("out", "last_state"), (out, last)))
+    given = torch.autograd.grad([out, last], wanted, grads)
+    results.update(zip([f"d{name}" for name, x in leaves.items() if x is not None], given))
+    return {name: x.detach() for name, x in results.items()}
+
+
+def check(target, inputs, softplus=True):
+    with target.forced():
+        ours = outputs_and_gradients(selective_scan_fn, inputs, device=target.device, delta_softplus=softplus)
+    torchs = outputs_and_gradients(selective_scan_ref, inputs, delta_softplus=softplus)
+    exact = outputs_and_gradients(selective_scan_ref, inputs, torch.float64, delta_softplus=softplus)
+    for name in exact:
+        assert_as_good(name, ours[name], torchs[name], exact[name])
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_lengths(target, length):
+    if target.slow and length > 243:
+        length = 300  # still several chunks and a short last one
+    check(target, make_inputs(1, 3, length, 4))
+
+
+@pytest.mark.parametrize("states", [1, 3, 16, 17, 40, 256])
+def test_states(target, states):
+    check(target, make_inputs(1, 3, 70, states))
+
+
+@pytest.mark.parametrize("B", ["constant", "plain", "grouped"])
+@pytest.mark.parametrize("C", ["constant", "plain", "grouped"])
+def test_layouts_of_B_and_C(target, B, C):
+    check(target, make_inputs(2, 6, 67, 5, B, C, groups=3))
+
+
+def test_groups_of_B_and_C_may_differ(target):
+    inputs = make_inputs(2, 12, 9, 3, groups=3)
+    inputs["C"] = torch.randn(2, 4, 3, 9)
+    check(target, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_reduced_precision(target, dtype):
+    check(target, make_inputs(2, 20, 67, 16, groups=2, dtype=dtype))
+
+
+@pytest.mark.parametrize("softplus", [False, True])
+def test_without_the_optional_inputs(target, softplus):
+    inputs = make_inputs(2, 5, 65, 3, optional=False)
+    inputs["delta"] = inputs["delta"].abs()
+    check(target, inputs, softplus)
+
+
+@pytest.mark.parametrize("name", NAMES[5:])
+def test_each_optional_input_alone(target, name):
+    inputs = make_inputs(1, 5, 66, 3)
+    check(target, {k: x if k in NAMES[:5] or k == name else None for k, x in inputs.items()})
+
+
+def test_strided_inputs(target):
+    def sliced(x):
+        wide = torch.randn(*x.shape[:-1], 2 * x.shape[-1] + 1)
+        wide[..., 1::2] = x
+        return wide[..., 1::2]
+
+    contiguous = make_inputs(2, 18, 67, 4)
+    inputs = {name: x if name in ("D", "delta_bias") else sliced(x) for name, x in contiguous.items()}
+    inputs["u"] = contiguous["u"].transpose(1, 2).contiguous().transpose(1, 2)  # as a (B, L, D) model hands it over
+    assert not any(inputs[name].is_contiguous() for name in ("u", "delta", "B", "z"))
+    with target.forced(), torch.no_grad():
+        ours = target.run(selective_scan_fn, **inputs, delta_softplus=True)
+        expected = target.run(selective_scan_fn, **contiguous, delta_softplus=True)
+    assert torch.equal(ours, expected)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batch=st.integers(1, 3),
+    group_dim=st.integers(1, 20),
+    groups=st.integers(1, 3),
+    length=st.integers(1, 140),
+    states=st.integers(1, 20),
+    B=st.sampled_from(["constant", "plain", "grouped"]),
+    C=st.sampled_from(["constant", "plain", "grouped"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+def test_any_shape(target, batch, group_dim, groups, length, states, B, C, dtype, seed):
+    if target.slow:
+        batch, group_dim, length = 1, 1 + group_dim % 3, 1 + length % 70
+    if "plain" in (B, C):
+        groups = 1
+    check(target, make_inputs(batch, group_dim * groups, length, states, B, C, groups, dtype, seed=seed))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
+def test_extreme_exponents(target, scale):
+    """Decays that vanish, and growing ones: finite where the reference is."""
+    inputs = make_inputs(1, 4, 20, 3, optional=False)
+    inputs["A"] = inputs["A"] * scale
+    check(target, inputs)
+    inputs["A"] = torch.rand(4, 3)
+    check(target, inputs)
+
+
+def test_a_state_carries_a_sequence_over(target):
+    whole = make_inputs(2, 7, 150, 5)
+    out, last = target.run(selective_scan_fn, **whole, delta_softplus=True, return_last_state=True)
+    parts, state = [], whole.pop("initial_state")
+    for piece in (slice(0, 1), slice(1, 66), slice(66, 150)):
+        cut = {name: x[..., piece] if x.dim() > 2 else x for name, x in whole.items()}
+        part, state = target.run(
+            selective_scan_fn, **cut, initial_state=state, delta_softplus=True, return_last_state=True
+        )
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, -1), out, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(state, last, atol=2e-5, rtol=2e-5)
+
+
+def test_repeats_bit_for_bit_on_any_number_of_threads(target):
+    inputs = make_inputs(2, 70, 130, 16)
+
+    def run():
+        with target.forced():
+            return outputs_and_gradients(selective_scan_fn, inputs, device=target.device, delta_softplus=True)
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = run()
+        torch.set_num_threads(2)
+        two = run()
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("softplus", [False, True])
+def test_gradcheck_of_the_reference(softplus):
+    inputs = make_inputs(1, 4, 5, 3, groups=2)
+    inputs["delta"] = inputs["delta"].abs()
+    leaves = [x.double().requires_grad_() for x in inputs.values()]
+    call = lambda *xs: selective_scan_fn(*xs[:8], softplus, True, xs[8])  # noqa: E731
+    assert torch.autograd.gradcheck(call, leaves)
+
+
+def test_opcheck(target):
+    inputs = make_inputs(2, 6, 70, 3, groups=2)
+    leaves = [x.to(target.device).requires_grad_() for x in inputs.values()]
+    ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
+    torch.library.opcheck(ops.selective_scan.default, (*leaves[:8], True, leaves[8], True))
+
+
+def test_compiles_whole(target):
+    inputs = {name: x.to(target.device) for name, x in make_inputs(1, 4, 66, 3).items()}
+    for x in inputs.values():
+        x.requires_grad_()
+
+    def loss(**kwargs):
+        out, last = selective_scan_fn(**kwargs, delta_softplus=True, return_last_state=True)
+        return out.square().mean() + last.square().mean()
+
+    with target.forced():
+        expected = torch.autograd.grad(loss(**inputs), list(inputs.values()))
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        grads = torch.autograd.grad(compiled(**inputs), list(inputs.values()))
+    for ours, theirs in zip(grads, expected):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_exports():
+    class Scan(torch.nn.Module):
+        def forward(self, u, delta, A, B, C):
+            return selective_scan_fn(u, delta, A, B, C, delta_softplus=True)
+
+    inputs = tuple(list(make_inputs(1, 4, 20, 3).values())[:5])
+    program = torch.export.export(Scan(), inputs)
+    torch.testing.assert_close(program.module()(*inputs), Scan()(*inputs))
+
+
+def test_autocast_computes_in_its_dtype(target):
+    inputs = {name: x.to(target.device) for name, x in make_inputs(1, 4, 20, 3).items()}
+    with target.forced(), torch.autocast(target.device, torch.bfloat16):
+        out = selective_scan_fn(**inputs, delta_softplus=True)
+    assert out.dtype == torch.bfloat16
+
+
+def test_flops_are_counted():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs = make_inputs(2, 6, 70, 3)
+    inputs["u"].requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        selective_scan_fn(**inputs).sum().backward()
+    forward = 2 * (9 * 70 * 6 * 3 + 70 * 6)
+    assert counter.get_total_flops() == 3 * forward
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(u=torch.zeros(3, 5)), ValueError, r"u has shape \(3, 5\), expected \(B, D, L\)"),
+        (dict(u=torch.zeros(2, 6, 0)), ValueError, r"u has shape \(2, 6, 0\), expected at least one step"),
+        (dict(delta=torch.zeros(2, 6, 8)), ValueError, r"delta has shape \(2, 6, 8\), expected \(2, 6, 9\)"),
+        (dict(A=torch.zeros(5, 4)), ValueError, r"A has shape \(5, 4\), expected \(6, N\)"),
+        (dict(A=torch.zeros(6, 257)), ValueError, "expected 1 to 256 states"),
+        (dict(B=torch.zeros(2, 5, 9)), ValueError, r"B has shape \(2, 5, 9\), expected"),
+        (dict(C=torch.zeros(2, 4, 4, 9)), ValueError, "C has 4 groups, which do not divide the 6 channels"),
+        (dict(D=torch.zeros(7)), ValueError, r"D has shape \(7,\), expected \(6,\)"),
+        (dict(z=torch.zeros(2, 6, 1)), ValueError, r"z has shape \(2, 6, 1\)"),
+        (dict(delta_bias=torch.zeros(6, 1)), ValueError, r"delta_bias has shape \(6, 1\)"),
+        (dict(initial_state=torch.zeros(2, 6, 5)), ValueError, r"initial_state has shape \(2, 6, 5\)"),
+        (dict(u=torch.zeros(2, 6, 9, dtype=torch.int64)), TypeError, "u has dtype torch.int64"),
+        (dict(A=torch.zeros(6, 4, dtype=torch.complex64)), TypeError, "A has dtype torch.complex64"),
+        (dict(delta=torch.zeros(2, 6, 9).bfloat16()), TypeError, "delta has dtype torch.bfloat16, expected u's"),
+        (dict(u=[1.0]), TypeError, "u is list, expected a tensor"),
+    ],
+)
+def test_bad_input(change, error, message):
+    inputs = {**make_inputs(2, 6, 9, 4), **change}
+    with pytest.raises(error, match=message):
+        selective_scan_fn(**inputs)

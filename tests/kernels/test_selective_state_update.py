@@ -1,0 +1,124 @@
+import pytest
+import torch
+
+from lifter.kernels import selective_scan_fn, selective_state_update, selective_state_update_ref
+from tests.conftest import assert_as_good
+
+
+def make_inputs(batch=2, dim=6, states=5, groups=None, dtype=torch.float32):
+    g = torch.Generator().manual_seed(0)
+    randn = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    row = (batch, states) if groups is None else (batch, groups, states)
+    return dict(
+        state=randn(batch, dim, states),
+        x=randn(batch, dim).to(dtype),
+        dt=randn(batch, dim).to(dtype),
+        A=-4 * torch.rand(dim, states, generator=g),
+        B=randn(*row).to(dtype),
+        C=randn(*row).to(dtype),
+        D=randn(dim),
+        z=randn(batch, dim).to(dtype),
+        dt_bias=randn(dim),
+    )
+
+
+def step(function, inputs, dtype=None, device="cpu"):
+    moved = {name: None if x is None else x.to(device=device, dtype=dtype or x.dtype).clone() for name, x in inputs.items()}
+    out = function(**moved, dt_softplus=True)
+    return {"out": out, "state": moved["state"]}
+
+
+def check(target, inputs):
+    with target.forced():
+        ours = step(selective_state_update, inputs, device=target.device)
+    torchs, exact = step(selective_state_update_ref, inputs), step(selective_state_update_ref, inputs, torch.float64)
+    for name in exact:
+        assert_as_good(name, ours[name], torchs[name], exact[name])
+
+
+@pytest.mark.parametrize("states", [1, 3, 16, 17, 64, 256])
+def test_states(target, states):
+    check(target, make_inputs(states=states))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_groups(target, groups):
+    check(target, make_inputs(groups=groups))
+
+
+@pytest.mark.parametrize("dim", [1, 65, 200])
+def test_channels(target, dim):
+    check(target, make_inputs(batch=3, dim=dim))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_reduced_precision(target, dtype):
+    check(target, make_inputs(dtype=dtype))
+
+
+def test_without_the_optional_inputs(target):
+    check(target, {**make_inputs(), "D": None, "z": None, "dt_bias": None})
+
+
+def test_strided_state_and_inputs(target):
+    inputs = {name: x.to(target.device) for name, x in make_inputs().items()}
+    expected = {name: x.clone() for name, x in inputs.items()}
+    strided = {name: torch.stack([x, x], -1)[..., 0] if x.dim() > 1 else x for name, x in inputs.items()}
+    assert not strided["state"].is_contiguous()
+    with target.forced():
+        out = selective_state_update(**strided, dt_softplus=True)
+        assert torch.equal(out, selective_state_update(**expected, dt_softplus=True))
+    assert torch.equal(strided["state"], expected["state"])
+
+
+def test_a_half_precision_state_is_updated_too(target):
+    inputs = {name: x.to(target.device) for name, x in make_inputs().items()}
+    inputs["state"] = inputs["state"].bfloat16()
+    wide = {**inputs, "state": inputs["state"].float()}
+    with target.forced():
+        selective_state_update(**inputs, dt_softplus=True)
+        selective_state_update(**wide, dt_softplus=True)
+    assert torch.equal(inputs["state"], wide["state"].bfloat16())
+
+
+def test_steps_make_the_scan(target):
+    length, inputs = 20, {name: x.to(target.device) for name, x in make_inputs(groups=2).items()}
+    sequence = {name: torch.randn(*inputs[name].shape, length, device=target.device) for name in ("x", "dt", "z", "B", "C")}
+    kwargs = {"A": inputs["A"], "D": inputs["D"]}
+    with target.forced():
+        out, last = selective_scan_fn(
+            sequence["x"], sequence["dt"], B=sequence["B"], C=sequence["C"], z=sequence["z"], **kwargs,
+            delta_bias=inputs["dt_bias"], delta_softplus=True, return_last_state=True, initial_state=inputs["state"],
+        )  # fmt: skip
+        for i in range(length):
+            y = selective_state_update(
+                inputs["state"], **{name: x[..., i] for name, x in sequence.items()}, **kwargs,
+                dt_bias=inputs["dt_bias"], dt_softplus=True,
+            )  # fmt: skip
+            torch.testing.assert_close(y, out[..., i], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(inputs["state"], last, atol=1e-5, rtol=1e-5)
+
+
+def test_opcheck(target):
+    inputs = [x.to(target.device) for x in make_inputs(groups=2).values()]
+    ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
+    torch.library.opcheck(ops.selective_state_update.default, (*inputs, True))
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(state=torch.zeros(2, 6)), ValueError, r"state has shape \(2, 6\), expected \(B, D, N\)"),
+        (dict(x=torch.zeros(2, 7)), ValueError, r"x has shape \(2, 7\), expected \(2, 6\)"),
+        (dict(dt=torch.zeros(2, 6, 1)), ValueError, r"dt has shape"),
+        (dict(A=torch.zeros(6, 4)), ValueError, r"A has shape \(6, 4\), expected \(6, 5\)"),
+        (dict(B=torch.zeros(2, 4, 5)), ValueError, "B has 4 groups, which do not divide the 6 channels"),
+        (dict(C=torch.zeros(3, 5)), ValueError, r"C has shape \(3, 5\)"),
+        (dict(D=torch.zeros(5)), ValueError, r"D has shape \(5,\), expected \(6,\)"),
+        (dict(x=torch.zeros(2, 6).bfloat16()), TypeError, "dt has dtype torch.float32, expected x's"),
+        (dict(state=torch.zeros(2, 6, 5, dtype=torch.int32)), TypeError, "state has dtype torch.int32"),
+    ],
+)
+def test_bad_input(change, error, message):
+    with pytest.raises(error, match=message):
+        selective_state_update(**{**make_inputs(), **change})
