@@ -2,7 +2,7 @@
 
 A call is recorded op by op. Each op is bound by the work that it cannot avoid: a matrix product by `torch.mm` of its
 shape, a scan by its exponentials, everything else of ours by its bytes (arguments and results, each once). Each kind is
-timed at the very size: the product of that shape, as many exponentials, a copy of as many bytes. Elementwise ops of
+timed at the very size, best of many: the product of that shape, as many exponentials, a copy of as many bytes. Elementwise ops of
 PyTorch (norms, activations, sums) are not in the bound.
 """
 
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from lifter import _library
 
-from .timing import median_seconds
+from .timing import best_seconds
 
 # Exponentials of an op by its name and arguments. A backward pass needs them again: to keep them would cost N times
 # the memory of the input.
@@ -94,7 +94,7 @@ def _product_seconds(m, k, n, dtype, device, threads) -> float:
     """Rows of weights lie as in F.linear."""
     a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(n, k, device=device, dtype=dtype).t()
     out = torch.empty(m, n, device=device, dtype=dtype)
-    return median_seconds(lambda: torch.mm(a, b, out=out), device)
+    return best_seconds(lambda: torch.mm(a, b, out=out), device)
 
 
 @cache
@@ -102,7 +102,7 @@ def bytes_seconds(size, device, threads) -> float:
     """Moving `size` bytes: half of them read, half written."""
     source = torch.zeros(max(1, size // 8), device=device)
     target = torch.empty_like(source)
-    return median_seconds(lambda: target.copy_(source), device)
+    return best_seconds(lambda: target.copy_(source), device)
 
 
 @cache
@@ -110,12 +110,10 @@ def exponential_seconds(count, device, threads) -> float | None:
     if device.startswith("cuda"):
         from ._cuda import exponentials
 
-        return median_seconds(lambda: exponentials(count), device)
+        return best_seconds(lambda: exponentials(count), device)
     if _library._C is None:
         return None
-    calls = max(5, min(50, int(1e8 / count)))
-    _library._C.time_exponentials(count)
-    return sorted(_library._C.time_exponentials(count) for _ in range(calls))[calls // 2]
+    return min(_library._C.time_exponentials(count) for _ in range(max(5, min(200, 2**28 // count))))
 
 
 def ceilings(device="cpu") -> dict:

@@ -24,12 +24,15 @@ class Report:
         return {**self.environment, "device": self.device, "input": self.input, "mode": self.mode}
 
 
-def cells(section, row) -> list[str]:
-    def cell(key, template):
-        value = row.get(key)
-        return "" if value is None else template.format(value)
+def table(section, rows) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the columns that have something in them. A column is (title, key, template or function)."""
 
-    return [cell(key, template) for _, key, template in section.COLUMNS]
+    def cell(value, template):
+        return "" if value is None else template(value) if callable(template) else template.format(value)
+
+    columns = [[title, *(cell(row.get(key), template) for row in rows)] for title, key, template in section.COLUMNS]
+    titles, *lines = zip(*(column for column in columns if any(column[1:])))
+    return titles, lines
 
 
 def show(section, rows):
@@ -40,13 +43,15 @@ def show(section, rows):
     except ImportError:
         print(_markdown(section, rows), flush=True)
         return
-    table = Table(title=section.TITLE, title_justify="left", caption="\n".join(section.NOTES), caption_justify="left")
-    for title, key, _ in section.COLUMNS:
-        number = any(isinstance(row.get(key), (int, float, Timing)) for row in rows)
-        table.add_column(title, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*cells(section, row))
-    Console(width=None if Console().is_terminal else 200).print(table)
+    notes = {"caption": "\n".join(section.NOTES), "caption_justify": "left"}
+    rich = Table(title=section.TITLE, title_justify="left", show_edge=False, **notes)
+    titles, lines = table(section, rows)
+    for title, *column in zip(titles, *lines):
+        number = all(text[:1] in "+-0123456789" for text in column)
+        rich.add_column(title, justify="right" if number else "left")
+    for line in lines:
+        rich.add_row(*line)
+    Console(width=None if Console().is_terminal else 200).print(rich)
 
 
 def write_json(path, report: Report):
@@ -79,11 +84,10 @@ def _name(section) -> str:
 
 
 def _markdown(section, rows) -> str:
-    titles = [title for title, *_ in section.COLUMNS]
-    table = [titles, ["---"] * len(titles), *(cells(section, row) for row in rows)]
-    return "\n".join(
-        [f"## {section.TITLE}", "", *("| " + " | ".join(row) + " |" for row in table), "", *(f"- {n}" for n in section.NOTES)]
-    )
+    titles, lines = table(section, rows)
+    lines = [titles, ["---"] * len(titles), *lines]
+    text = [f"## {section.TITLE}", "", *("| " + " | ".join(line) + " |" for line in lines)]
+    return "\n".join([*text, "", *(f"- {note}" for note in section.NOTES)])
 
 
 def _dump(path, content):

@@ -24,10 +24,10 @@ COLUMNS = [
     ("published", "printed", "{}"),
     ("params, paper convention", "params_paper_convention", "{:,}"),
     ("deviation", "params_deviation", "{}"),
-    ("MACs, paper convention", "macs_paper_convention", "{:.3e}"),
+    ("MACs, paper convention", "macs_paper_convention", lambda macs: f"{macs / 1e9:.3f} G"),
     ("deviation", "macs_deviation", "{}"),
     ("params, all", "params", "{:,}"),
-    ("MACs, all", "macs", "{:.3e}"),
+    ("MACs, all", "macs", lambda macs: f"{macs / 1e9:.3f} G"),
     ("note", "note", "{}"),
 ]
 NOTES = [

@@ -57,9 +57,10 @@ def selective_scan_fn(
 
     ops = SELECTIVE_SCAN.namespace(u)
     if ops is None:
-        return selective_scan_ref(
-            u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, initial_state
-        )
+        with torch.autocast(u.device.type, enabled=False):
+            return selective_scan_ref(
+                u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, initial_state
+            )
     B, C = (x.unsqueeze(1) if x.dim() == 3 else x if x.dim() == 4 else x.float() for x in (B, C))
     if B.dim() == C.dim() and B.shape[1] != C.shape[1] and B.dim() == 4:  # the kernels know one grouping
         groups = math.lcm(B.shape[1], C.shape[1])

@@ -57,9 +57,10 @@ def skeleton_scan(
 
     ops = SKELETON_SCAN.namespace(x)
     if ops is None:
-        return skeleton_scan_ref(
-            x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, directions
-        )
+        with torch.autocast(x.device.type, enabled=False):
+            return skeleton_scan_ref(
+                x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, directions
+            )
     if gather is None:
         gather = torch.arange(x.shape[2], dtype=torch.int32, device=x.device).expand(len(codes), 1, 1, -1)
     # Projecting before gathering keeps the gathered map out of memory: only R + 2N channels are gathered, in the kernel.

@@ -29,14 +29,27 @@ LIFTER_INLINE vfloat coefficient(const float* data, int64_t n) {
   return kShared ? splat(data[n]) : load(data + n * kLanes);
 }
 
-template <bool kSmall>
+// Which exponential a chunk may use: within +-87 the cheapest, below zero one with a floor, else the full one.
+enum class Exponent { small, negative, any };
+
+template <Exponent kExponent>
 LIFTER_INLINE vfloat decay(vfloat delta, vfloat a) {
-  return kSmall ? exp_small(delta * a) : exp_any(delta * a);
+  if (kExponent == Exponent::small) return exp_small(delta * a);
+  if (kExponent == Exponent::negative) return exp_negative(delta * a);
+  return exp_any(delta * a);
 }
 
-// True if every exponent lies where the cheap exponential holds: largest |delta| and largest |A| per lane.
-LIFTER_INLINE bool exponents_small(vfloat largest_delta, vfloat largest_A) {
-  return !any((vint)(largest_delta * largest_A > kSmallExponent));
+// The least and the largest value of each lane.
+struct Range {
+  vfloat low = {}, high = {};
+  LIFTER_MEMBER void add(vfloat x) { low = vmin(x, low), high = vmax(x, high); }
+  LIFTER_MEMBER vfloat magnitude() const { return vmax(-low, high); }
+};
+
+LIFTER_INLINE Exponent exponent_for(const Range& delta, const Range& A) {
+  if (!any((vint)(delta.magnitude() * A.magnitude() > kSmallExponent))) return Exponent::small;
+  const bool decaying = !any((vint)(delta.low < 0.0f)) && !any((vint)(A.high > 0.0f));
+  return decaying ? Exponent::negative : Exponent::any;
 }
 
 // Memory that will be wanted after this chunk: one line per step and stream is asked for while the chunk computes, so
@@ -52,7 +65,7 @@ struct Ahead {
   }
 };
 
-template <int kStates, bool kSharedB, bool kSharedC, bool kSmall>
+template <int kStates, bool kSharedB, bool kSharedC, Exponent kExponent>
 static void scan_states(int64_t steps, const float* u, const float* delta, const float* A, const float* B,
                         int64_t stride_B, const float* C, int64_t stride_C, const Ahead& ahead, float* h, float* y) {
   vfloat state[kStates];
@@ -63,7 +76,7 @@ static void scan_states(int64_t steps, const float* u, const float* delta, const
     ahead.ask(l);
 #pragma GCC unroll 16
     for (int n = 0; n < kStates; ++n) {
-      state[n] = decay<kSmall>(d, load(A + n * kLanes)) * state[n] + du * coefficient<kSharedB>(B, n);
+      state[n] = decay<kExponent>(d, load(A + n * kLanes)) * state[n] + du * coefficient<kSharedB>(B, n);
       sum[n & 1] += state[n] * coefficient<kSharedC>(C, n);
     }
     store(y + l * kLanes, sum[0] + sum[1]);
@@ -76,26 +89,31 @@ struct Chunk {
   const float *u, *delta;  // [step][lane]; delta after softplus
   const float* A;          // [state][lane]
   Coefficients B, C;
-  bool small;              // exponents_small
+  Exponent exponent;
   Ahead ahead;
 };
 
-template <int kStates, bool kSharedB, bool kSharedC, bool kSmall>
+template <int kStates, bool kSharedB, bool kSharedC, Exponent kExponent>
 static void scan_range(const Chunk& c, int64_t first, int64_t last, float* h, float* y) {
   for (int64_t n = first; n + kStates <= last; n += kStates)
-    scan_states<kStates, kSharedB, kSharedC, kSmall>(
+    scan_states<kStates, kSharedB, kSharedC, kExponent>(
         c.steps, c.u, c.delta, c.A + n * kLanes, c.B.data + (kSharedB ? n : n * kLanes), c.B.stride,
         c.C.data + (kSharedC ? n : n * kLanes), c.C.stride, c.ahead, h + n * kLanes, y);
 }
 
+template <bool kSharedB, bool kSharedC, Exponent kExponent>
+static void scan_all_states(const Chunk& c, float* h, float* y) {
+  const int64_t wide = c.states / kForwardStates * kForwardStates;
+  scan_range<kForwardStates, kSharedB, kSharedC, kExponent>(c, 0, wide, h, y);
+  scan_range<1, kSharedB, kSharedC, kExponent>(c, wide, c.states, h, y);
+}
+
 template <bool kSharedB, bool kSharedC>
 static void scan_chunk_as(const Chunk& c, float* h, float* y) {
-  const int64_t wide = c.states / kForwardStates * kForwardStates;
-  if (c.small) {
-    scan_range<kForwardStates, kSharedB, kSharedC, true>(c, 0, wide, h, y);
-    scan_range<1, kSharedB, kSharedC, true>(c, wide, c.states, h, y);
-  } else {
-    scan_range<1, kSharedB, kSharedC, false>(c, 0, c.states, h, y);
+  switch (c.exponent) {
+    case Exponent::small: return scan_all_states<kSharedB, kSharedC, Exponent::small>(c, h, y);
+    case Exponent::negative: return scan_all_states<kSharedB, kSharedC, Exponent::negative>(c, h, y);
+    case Exponent::any: return scan_range<1, kSharedB, kSharedC, Exponent::any>(c, 0, c.states, h, y);
   }
 }
 
@@ -121,7 +139,7 @@ struct ChunkGradient {
   float* history;      // 2 * kBackwardStates * kTile, overwritten
 };
 
-template <int kStates, bool kSharedB, bool kSharedC, bool kSmall>
+template <int kStates, bool kSharedB, bool kSharedC, Exponent kExponent>
 static void scan_states_backward(const Chunk& c, const ChunkGradient& g, int64_t first) {
   const float* A = c.A + first * kLanes;
   const float* B = c.B.data + (kSharedB ? first : first * kLanes);
@@ -135,7 +153,7 @@ static void scan_states_backward(const Chunk& c, const ChunkGradient& g, int64_t
     vfloat sum = {};
 #pragma GCC unroll 4
     for (int n = 0; n < kStates; ++n) {
-      const vfloat a = decay<kSmall>(d, load(A + n * kLanes));
+      const vfloat a = decay<kExponent>(d, load(A + n * kLanes));
       store(decays + (l * kStates + n) * kLanes, a);
       store(states + (l * kStates + n) * kLanes, h[n]);  // the state before the step
       h[n] = a * h[n] + du * coefficient<kSharedB>(B + l * c.B.stride, n);
@@ -173,27 +191,28 @@ static void scan_states_backward(const Chunk& c, const ChunkGradient& g, int64_t
   }
 }
 
-template <bool kSharedB, bool kSharedC, bool kSmall>
-static void scan_chunk_backward_as(const Chunk& c, const ChunkGradient& g) {
+template <bool kSharedB, bool kSharedC, Exponent kExponent>
+static void scan_all_states_backward(const Chunk& c, const ChunkGradient& g) {
   int64_t n = 0;
   for (; n + kBackwardStates <= c.states; n += kBackwardStates)
-    scan_states_backward<kBackwardStates, kSharedB, kSharedC, kSmall>(c, g, n);
-  for (; n < c.states; ++n) scan_states_backward<1, kSharedB, kSharedC, kSmall>(c, g, n);
+    scan_states_backward<kBackwardStates, kSharedB, kSharedC, kExponent>(c, g, n);
+  for (; n < c.states; ++n) scan_states_backward<1, kSharedB, kSharedC, kExponent>(c, g, n);
 }
 
 template <bool kSharedB, bool kSharedC>
-static void scan_chunk_backward_any(const Chunk& c, const ChunkGradient& g) {
-  if (c.small)
-    scan_chunk_backward_as<kSharedB, kSharedC, true>(c, g);
-  else
-    scan_chunk_backward_as<kSharedB, kSharedC, false>(c, g);
+static void scan_chunk_backward_as(const Chunk& c, const ChunkGradient& g) {
+  switch (c.exponent) {
+    case Exponent::small: return scan_all_states_backward<kSharedB, kSharedC, Exponent::small>(c, g);
+    case Exponent::negative: return scan_all_states_backward<kSharedB, kSharedC, Exponent::negative>(c, g);
+    case Exponent::any: return scan_all_states_backward<kSharedB, kSharedC, Exponent::any>(c, g);
+  }
 }
 
 LIFTER_INLINE void scan_chunk_backward(const Chunk& c, const ChunkGradient& g) {
-  if (c.B.shared && c.C.shared) return scan_chunk_backward_any<true, true>(c, g);
-  if (c.B.shared) return scan_chunk_backward_any<true, false>(c, g);
-  if (c.C.shared) return scan_chunk_backward_any<false, true>(c, g);
-  scan_chunk_backward_any<false, false>(c, g);
+  if (c.B.shared && c.C.shared) return scan_chunk_backward_as<true, true>(c, g);
+  if (c.B.shared) return scan_chunk_backward_as<true, false>(c, g);
+  if (c.C.shared) return scan_chunk_backward_as<false, true>(c, g);
+  scan_chunk_backward_as<false, false>(c, g);
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -61,14 +61,15 @@ struct BlockScan : Tiles {
   const SelectiveScan& s;
   Block block;
   float *A, *B, *C, *h;
-  vfloat D, bias, largest_A = {};
+  vfloat D, bias;
+  Range range_A;
 
   static int64_t floats(const SelectiveScan& s) { return 4 * s.states * kLanes; }
 
   BlockScan(const SelectiveScan& scan, Block b, const Tiles& tiles, Scratch& scratch) : Tiles(tiles), s(scan), block(b) {
     for (float** p : {&A, &B, &C, &h}) *p = scratch.take(s.states * kLanes);
     load_states(s.A, A);
-    for (int64_t n = 0; n < s.states; ++n) largest_A = vmax(largest_A, vabs(load(A + n * kLanes)));
+    for (int64_t n = 0; n < s.states; ++n) range_A.add(load(A + n * kLanes));
     if (s.constant_B) load_states(static_cast<const float*>(s.B), B);
     if (s.constant_C) load_states(static_cast<const float*>(s.C), C);
     D = s.D ? load_some(s.D + b.channel, b.lanes) : vfloat{};
@@ -98,17 +99,17 @@ struct BlockScan : Tiles {
   Chunk load_chunk(int64_t start, int64_t steps) {
     load_steps(s.u, start, steps, u);
     load_steps(s.delta, start, steps, delta);
-    vfloat largest = {};
+    Range range;
     for (int64_t l = 0; l < steps; ++l) {
       const vfloat raw = load(delta + l * kLanes) + bias, d = s.softplus ? softplus(raw) : raw;
-      largest = vmax(largest, vabs(d));
+      range.add(d);
       store(delta + l * kLanes, d);
       store(y + l * kLanes, D * load(u + l * kLanes));
     }
     const float* rows = s.rows + ((block.batch * s.groups + block.group) * s.length + start) * 2 * s.states;
     const Coefficients cb = s.constant_B ? Coefficients{B, 0, false} : Coefficients{rows, 2 * s.states, true};
     const Coefficients cc = s.constant_C ? Coefficients{C, 0, false} : Coefficients{rows + s.states, 2 * s.states, true};
-    return {steps, s.states, u, delta, A, cb, cc, exponents_small(largest, largest_A), {}};
+    return {steps, s.states, u, delta, A, cb, cc, exponent_for(range, range_A), {}};
   }
 
   float* saved(float* states, int64_t chunk, int64_t chunks) const {

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <utility>
 #ifdef __SSE__
-#include <xmmintrin.h>
+#include <immintrin.h>
 #endif
 
 #define LIFTER_MEMBER inline __attribute__((always_inline))
@@ -75,14 +75,23 @@ LIFTER_INLINE void store1(bfloat16* p, float x) {
 template <class T>
 LIFTER_INLINE vfloat load_some(const T* p, int64_t count) {
   if (count >= kLanes) return load(p);
+#ifdef __AVX512F__
+  const uint32_t mask = (1u << count) - 1;
+  if constexpr (sizeof(T) == 4) return (vfloat)_mm512_maskz_loadu_ps(mask, p);
+  return (vfloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16);
+#else
   float x[kLanes] = {};
   for (int64_t i = 0; i < count; ++i) x[i] = load1(p + i);
   return load(x);
+#endif
 }
 
 template <class T>
 LIFTER_INLINE void store_some(T* p, vfloat v, int64_t count) {
   if (count >= kLanes) return store(p, v);
+#ifdef __AVX512F__
+  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_ps(p, (1u << count) - 1, (__m512)v);
+#endif
   for (int64_t i = 0; i < count; ++i) store1(p + i, v[i]);
 }
 

@@ -18,7 +18,7 @@ struct Shape {
   int64_t length, width, chunks;
 };
 
-// Frame and joint of every step of one chunk of a walk.
+// Frame, joint and token (frame * joints + joint) of every step of one chunk of a walk.
 struct Walk {
   Walk(const SkeletonScan& s, int64_t code, int64_t start, int64_t steps) {
     const int64_t length = s.frames * s.joints, inner = code & 1 ? s.frames : s.joints;
@@ -28,10 +28,11 @@ struct Walk {
       const int64_t at = code & 2 ? steps - 1 - l : l;
       frame[at] = code & 1 ? b : a;
       joint[at] = code & 1 ? a : b;
+      token[at] = frame[at] * s.joints + joint[at];
       if (++b == inner) b = 0, ++a;
     }
   }
-  int64_t frame[kChunk], joint[kChunk];
+  int64_t frame[kChunk], joint[kChunk], token[kChunk];
 };
 
 // The channels are cut into blocks of kLanes that never span two channel groups.
@@ -87,6 +88,14 @@ void pack_rows(const SkeletonScan& s) {
   });
 }
 
+// The block's channels of a map, widened, [frame][joint][lane]: read many times, and close together.
+template <class T>
+void load_slice(const SkeletonScan& s, const void* map, int64_t batch, Block block, float* slice) {
+  const int64_t length = s.frames * s.joints;
+  load_tile(static_cast<const T*>(map) + batch * length * s.channels + block.channel, 1, s.channels, block.lanes, length,
+            slice);
+}
+
 // The tiles of the chunk at hand, shared by the blocks of a task.
 struct Tiles {
   static constexpr int64_t kFloats = 7 * kTile;
@@ -104,7 +113,8 @@ struct BlockScan : Tiles {
   int64_t batch, k;
   Block block;
   float *A, *dt_weight, *h;
-  vfloat D, bias, largest_A = {};
+  vfloat D, bias;
+  Range range_A;
 
   static int64_t floats(const SkeletonScan& s) { return (2 * s.states + s.rank) * kLanes; }
 
@@ -112,7 +122,7 @@ struct BlockScan : Tiles {
       : Tiles(tiles), s(scan), shape(scan), batch(batch), k(k), block(block), A(scratch.take(s.states * kLanes)),
         dt_weight(scratch.take(s.rank * kLanes)), h(scratch.take(s.states * kLanes)) {
     load_tile(s.A + parameter() * s.states, s.states, 1, block.lanes, s.states, A);
-    for (int64_t n = 0; n < s.states; ++n) largest_A = vmax(largest_A, vabs(load(A + n * kLanes)));
+    for (int64_t n = 0; n < s.states; ++n) range_A.add(load(A + n * kLanes));
     load_tile(s.dt_weight + parameter() * s.rank, s.rank, 1, block.lanes, s.rank, dt_weight);
     D = load_some(s.D + parameter(), block.lanes);
     bias = load_some(s.dt_bias + parameter(), block.lanes);
@@ -120,9 +130,6 @@ struct BlockScan : Tiles {
   }
 
   int64_t parameter() const { return k * s.channels + block.channel; }
-  const T* at(const void* map, int64_t frame, int64_t joint) const {
-    return static_cast<const T*>(map) + ((batch * s.frames + frame) * s.joints + joint) * s.channels + block.channel;
-  }
   float* saved(float* states, int64_t chunk) const {
     return states + (((batch * s.directions + k) * shape.chunks + chunk) * s.states) * s.channels + block.channel;
   }
@@ -130,21 +137,25 @@ struct BlockScan : Tiles {
     return s.rows + ((batch * s.directions + k) * shape.length + start) * shape.width;
   }
 
-  // u gathered from the map, delta = softplus(dt_proj(dt) + bias), y starts as D u.
-  Chunk load_chunk(const Walk& walk, int64_t start, int64_t steps) {
+  // u gathered from the block's slice of the map, delta = softplus(dt_proj(dt) + bias), y starts as D u.
+  Chunk load_chunk(const Walk& walk, const float* slice, int64_t start, int64_t steps) {
+    const int32_t* table = s.gather + (k * s.groups + block.group) * s.terms * s.joints;
+    memset(u, 0, steps * kLanes * sizeof(float));
+    for (int64_t m = 0; m < s.terms; ++m, table += s.joints)
+      for (int64_t l = 0; l < steps; ++l) {
+        const int64_t j = table[walk.joint[l]];
+        if (j >= 0) store(u + l * kLanes, load(u + l * kLanes) + load(slice + (walk.frame[l] * s.joints + j) * kLanes));
+      }
     const float* row = rows(start);
-    vfloat largest = {};
+    Range range;
     for (int64_t l = 0; l < steps; ++l) {
-      vfloat sum = {}, dt = bias;
-      for_gathered(s, k, block.group, walk.joint[l],
-                   [&](int64_t j) { sum += load_some(at(s.x, walk.frame[l], j), block.lanes); });
+      vfloat dt = bias;
       for (int64_t r = 0; r < s.rank; ++r) dt += row[l * shape.width + r] * load(dt_weight + r * kLanes);
       const vfloat d = softplus(dt);
-      largest = vmax(largest, d);
-      store(u + l * kLanes, sum);
+      range.add(d);
       store(raw + l * kLanes, dt);
       store(delta + l * kLanes, d);
-      store(y + l * kLanes, D * sum);
+      store(y + l * kLanes, D * load(u + l * kLanes));
     }
     return {steps,
             s.states,
@@ -153,7 +164,7 @@ struct BlockScan : Tiles {
             A,
             {row + s.rank, shape.width, true},
             {row + s.rank + s.states, shape.width, true},
-            exponents_small(largest, largest_A),
+            exponent_for(range, range_A),
             {}};
   }
 };
@@ -165,10 +176,12 @@ void forward(const SkeletonScan& s, void* out, float* states) {
   const int64_t blocks = count_blocks(s);
   parallel_for(s.batch * blocks, [&](int64_t task) {
     const FlushDenormals flush;
-    Scratch scratch(Tiles::kFloats + BlockScan<T>::floats(s) * s.directions + shape.length * kLanes);
+    Scratch scratch(Tiles::kFloats + BlockScan<T>::floats(s) * s.directions + 2 * shape.length * kLanes);
     const Tiles tiles(scratch);
     const Block block = find_block(s, task % blocks);
+    float* slice = scratch.take(shape.length * kLanes);
     float* sums = scratch.take(shape.length * kLanes);  // over the directions, [frame][joint][lane]
+    load_slice<T>(s, s.x, task / blocks, block, slice);
     memset(sums, 0, shape.length * kLanes * sizeof(float));
     for (int64_t k = 0; k < s.directions; ++k) {
       BlockScan<T> scan(s, task / blocks, k, block, tiles, scratch);
@@ -176,9 +189,9 @@ void forward(const SkeletonScan& s, void* out, float* states) {
         const int64_t steps = least(kChunk, shape.length - start);
         const Walk walk(s, s.walks[k], start, steps);
         if (states) store_tile(scan.h, 1, s.channels, block.lanes, s.states, scan.saved(states, start / kChunk));
-        scan_chunk(scan.load_chunk(walk, start, steps), scan.h, scan.y);
+        scan_chunk(scan.load_chunk(walk, slice, start, steps), scan.h, scan.y);
         for (int64_t l = 0; l < steps; ++l) {
-          float* sum = sums + (walk.frame[l] * s.joints + walk.joint[l]) * kLanes;
+          float* sum = sums + walk.token[l] * kLanes;
           store(sum, load(sum) + load(scan.y + l * kLanes));
         }
       }
@@ -205,22 +218,22 @@ struct BlockScanBackward : BlockScan<T> {
     memset(ddt_weight, 0, s.rank * kLanes * sizeof(float));
   }
 
-  // drows: [step][rank + 2 * states][lane], added to; dx: [frame][joint][lane], added to.
-  void chunk(const SkeletonScanGradient& g, const Walk& walk, int64_t start, int64_t steps, float* drows, float* dx,
-             float* history) {
+  // x, dout, dx: the block's slices of the maps; dx is added to, and drows, [step][rank + 2 * states][lane].
+  void chunk(const SkeletonScanGradient& g, const Walk& walk, int64_t start, int64_t steps, const float* x,
+             const float* dout, float* dx, float* drows, float* history) {
     const SkeletonScan& s = this->s;
     const int64_t width = this->shape.width * kLanes;
     float *const dy = this->dy, *const du = this->du, *const ddelta = this->ddelta;
-    const Chunk c = this->load_chunk(walk, start, steps);
+    const Chunk c = this->load_chunk(walk, x, start, steps);
     load_tile(this->saved(const_cast<float*>(g.states), start / kChunk), 1, s.channels, this->block.lanes, s.states,
               this->h);
     vfloat chunk_dD = {}, chunk_dbias = {};  // sums of sums: long clips lose fewer digits
     memset(chunk_dw, 0, s.rank * kLanes * sizeof(float));
     for (int64_t l = 0; l < steps; ++l) {
-      const vfloat dout = load_some(this->at(g.dout, walk.frame[l], walk.joint[l]), this->block.lanes);
-      store(dy + l * kLanes, dout);
-      store(du + l * kLanes, this->D * dout);
-      chunk_dD += dout * load(this->u + l * kLanes);
+      const vfloat d = load(dout + walk.token[l] * kLanes);
+      store(dy + l * kLanes, d);
+      store(du + l * kLanes, this->D * d);
+      chunk_dD += d * load(this->u + l * kLanes);
     }
     dD += chunk_dD;
     memset(ddelta, 0, steps * kLanes * sizeof(float));
@@ -264,13 +277,18 @@ void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
     const int64_t batch = task % s.batch, split = task / s.batch;
     const int64_t first = blocks * split / g.splits, count = blocks * (split + 1) / g.splits - first;
     const int64_t width = shape.width * kLanes, size = BlockScanBackward<T>::floats(s);
-    Scratch shared(Tiles::kFloats + count * shape.length * kLanes + kChunk * width + 2 * kBackwardStates * kTile);
+    const int64_t slice = shape.length * kLanes;
+    Scratch shared(Tiles::kFloats + 3 * count * slice + kChunk * width + 2 * kBackwardStates * kTile);
     const Tiles tiles(shared);
-    float* dx = shared.take(count * shape.length * kLanes);
+    float *x = shared.take(count * slice), *dout = shared.take(count * slice), *dx = shared.take(count * slice);
     float* lanes = shared.take(kChunk * width);
     float* history = shared.take(2 * kBackwardStates * kTile);
     auto* scans = static_cast<BlockScanBackward<T>*>(aligned_alloc(64, sizeof(BlockScanBackward<T>) * count));
-    memset(dx, 0, count * shape.length * kLanes * sizeof(float));
+    memset(dx, 0, count * slice * sizeof(float));
+    for (int64_t i = 0; i < count; ++i) {
+      load_slice<T>(s, s.x, batch, find_block(s, first + i), x + i * slice);
+      load_slice<T>(s, g.dout, batch, find_block(s, first + i), dout + i * slice);
+    }
 
     for (int64_t k = 0; k < s.directions; ++k) {
       Scratch scratch(size * count);
@@ -281,7 +299,7 @@ void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
         const Walk walk(s, s.walks[k], start, steps);
         memset(lanes, 0, steps * width * sizeof(float));
         for (int64_t i = 0; i < count; ++i)
-          scans[i].chunk(g, walk, start, steps, lanes, dx + i * shape.length * kLanes, history);
+          scans[i].chunk(g, walk, start, steps, x + i * slice, dout + i * slice, dx + i * slice, lanes, history);
         float* rows = g.drows + ((task * s.directions + k) * shape.length + start) * shape.width;
         for (int64_t i = 0; i < steps * shape.width; ++i) rows[i] = sum_lanes(load(lanes + i * kLanes));
       }
@@ -290,7 +308,7 @@ void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
     for (int64_t i = 0; i < count; ++i) {
       const Block block = find_block(s, first + i);
       T* map = static_cast<T*>(g.dx) + batch * shape.length * s.channels + block.channel;
-      store_tile(dx + i * shape.length * kLanes, 1, s.channels, block.lanes, shape.length, map);
+      store_tile(dx + i * slice, 1, s.channels, block.lanes, shape.length, map);
     }
     free(scans);
   });

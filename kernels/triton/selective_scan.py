@@ -86,7 +86,7 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
             return A.new_empty(0)
         if x.dim() < 4:
             return partial.sum((0, 1)).to(x.dtype)
-        return partial.view(batch, x.shape[1], -1, n, length).sum(2).to(x.dtype)
+        return partial.view(batch, x.shape[1], groups // x.shape[1] * splits, n, length).sum(2).to(x.dtype)
 
     dA, dB, dC, dD, dbias = map(reduced, (dA, dB, dC, dD, dbias), (A, B, C, D, delta_bias))
     absent = A.new_empty(0)
@@ -122,11 +122,12 @@ def _plan(u, delta, A, B, C, delta_bias, delta_softplus, backward=False):
 
 @triton.jit
 def _where(blocks, L, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
-    """What program (batch, chunk, group, block of the group) works on, as int64 scalars."""
-    pid = tl.program_id(0).to(tl.int64)
-    chunks = tl.cdiv(L, CHUNK)
+    """What program (batch, chunk, group, block of the group) works on. Divisions are of int32: of int64, they are calls."""
+    pid = tl.program_id(0)
+    chunks = tl.cdiv(L, CHUNK).to(tl.int32)
     row = pid // (blocks * GROUPS)
-    return row // chunks, row % chunks, pid // blocks % GROUPS, pid % blocks
+    g = pid // blocks % GROUPS
+    return (row // chunks).to(tl.int64), (row % chunks).to(tl.int64), g, (pid % blocks).to(tl.int64)
 
 
 # Addresses are a scalar for the tile and a small offset in it: the scalar costs no vector register, and the offsets of
@@ -179,7 +180,7 @@ def local_states(
     b, c, g, block = _where(tl.cdiv(dim // GROUPS, BD), L, CHUNK, GROUPS)
     d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
     width = dim // GROUPS
-    d0, d_mask = g * width + block * BD, d < width - block * BD
+    d0, d_mask = g.to(tl.int64) * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
     decay = load_states(A, 0, d0, d, n, dim, N, mask, False)
     shift = _vector(bias, d0, d, d_mask)
@@ -208,7 +209,7 @@ def outputs(
     b, c, g, block = _where(tl.cdiv(dim // GROUPS, BD), L, CHUNK, GROUPS)
     d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
     width = dim // GROUPS
-    d0, d_mask = g * width + block * BD, d < width - block * BD
+    d0, d_mask = g.to(tl.int64) * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
     decay = load_states(A, 0, d0, d, n, dim, N, mask, False)
     shift = _vector(bias, d0, d, d_mask)
@@ -246,7 +247,7 @@ def local_adjoints(
     b, c, g, block = _where(tl.cdiv(dim // GROUPS, BD), L, CHUNK, GROUPS)
     d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
     width = dim // GROUPS
-    d0, d_mask = g * width + block * BD, d < width - block * BD
+    d0, d_mask = g.to(tl.int64) * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
     decay = load_states(A, 0, d0, d, n, dim, N, mask, False)
     shift = _vector(bias, d0, d, d_mask)
@@ -288,7 +289,7 @@ def gradients(
     row = b * chunks + c
     subs = tl.cdiv(tl.minimum(CHUNK, L - c * CHUNK), SUB)
     shared = ((b * GROUPS + g) * splits + split) * N * L  # where dB and dC of this split lie
-    d0, d_mask = g * width + block * BD, d < width - block * BD
+    d0, d_mask = g.to(tl.int64) * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
     decay = load_states(A, 0, d0, d, n, dim, N, mask, False)
     shift = _vector(bias, d0, d, d_mask)

@@ -114,11 +114,13 @@ def _ungather(source, table, out, bounds, per_direction):
 
 @triton.jit
 def _where(blocks, K, T, J, CHUNK: tl.constexpr):
-    """What program (batch, direction, chunk, block of channels) works on, as int64 scalars."""
-    pid = tl.program_id(0).to(tl.int64)
+    """What program (batch, direction, chunk, block of channels) works on. Divisions are of int32: of int64, they are
+    calls."""
+    pid = tl.program_id(0)
     chunks = tl.cdiv(T * J, CHUNK)
     row = pid // (blocks * chunks)
-    return row // K, row % K, pid // blocks % chunks, pid % blocks
+    chunk = pid // blocks % chunks
+    return (row // K).to(tl.int64), (row % K).to(tl.int64), chunk.to(tl.int64), (pid % blocks).to(tl.int64)
 
 
 @triton.jit
@@ -390,19 +392,19 @@ def ungather(
     TOKENS: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """The gradient of every token: the sum over the steps whose table entries name its joint, in a fixed order."""
-    pid = tl.program_id(0).to(tl.int64)
+    pid = tl.program_id(0)
     blocks = tl.cdiv(C, BC)
-    c = pid % blocks * BC + tl.arange(0, BC)
+    c = (pid % blocks * BC + tl.arange(0, BC)).to(tl.int64)
     pid = pid // blocks
     first, last = 0, K
     group = _group(c, BOUNDS)
-    to = tl.zeros((), tl.int64)
+    to = pid * 0
     if PER_DIRECTION:  # program (token block, group, direction)
         to = pid % (G * K)
         first, last = to % K, to % K + 1
         group = c * 0 + to // K
         pid = pid // (G * K)
-    token = (pid * TOKENS + tl.arange(0, TOKENS)).to(tl.int32)  # it divides faster, and without a call
+    token = pid * TOKENS + tl.arange(0, TOKENS)
     frame, joint = token // J, token % J
     batch, frame = (frame // T).to(tl.int64), frame % T
     mask = (token < tokens)[:, None] & (c < C)[None, :]
