@@ -1,7 +1,7 @@
 # `make test` and `make bench` set up all they need in .venv; repeated, they start at once.
 
 PYTHON ?= python3
-# Any torch >= 2.11. Without a GPU: make env TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+# Any torch >= 2.11 that is installed already is kept.
 TORCH ?= torch==2.13.0
 PY := .venv/bin/python
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.* csrc/*/*.*)

@@ -73,10 +73,13 @@ def main(argv: list[str] | None = None) -> int:
     plan = {section: section.cases(setup) for section in sections}
     plan = {section: [case for case in cases if only.search(case[0])] for section, cases in plan.items()}
     names = [name for cases in plan.values() for name, _ in cases]
-    if args.list or not names:
-        print("\n".join(names) or f"no case matches {args.only!r}; --list prints them", file=sys.stdout if names else sys.stderr)
-        return 0 if names else 2
-    return run(plan, setup, args)
+    if not names:
+        print(f"no case matches {args.only!r}; --list prints them all", file=sys.stderr)
+        return 2
+    if args.list:
+        print("\n".join(names))
+        return 0
+    return run({section: cases for section, cases in plan.items() if cases}, setup, args)
 
 
 def run(plan, setup, args) -> int:
@@ -92,9 +95,8 @@ def run(plan, setup, args) -> int:
             _progress(f"[{done}/{total}] {time.perf_counter() - start:.0f} s  {name}")
             rows += case()
         _progress("")
-        if rows:
-            report.show(section, rows)
-    if any(section is not tables for section, cases in plan.items() if cases):
+        report.show(section, rows)
+    if plan.keys() - {tables}:
         result.ceilings = bounds.ceilings(setup.device)
     if args.json:
         report.write_json(args.json, result)

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK, STEPS = 1024, 256
+BLOCK, STEPS = 1024, 32
 
 
 @triton.jit

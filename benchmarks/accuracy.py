@@ -1,10 +1,10 @@
-"""When two outputs count as the same."""
+"""When two outputs count as the same, and what is said of a call that fails."""
 
 import torch
 
 
 def error(output, expected) -> float:
-    """Largest difference, relative to the largest expected value; of several tensors the worst. NaN counts as infinite."""
+    """Largest difference, relative to the largest expected value; of several tensors the worst. NaN is infinite."""
     if isinstance(expected, (tuple, list)):
         return max(error(x, y) for x, y in zip(output, expected, strict=True))
     scale = expected.abs().max().double().clamp(min=torch.finfo(torch.float32).tiny)
@@ -14,3 +14,7 @@ def error(output, expected) -> float:
 
 def tolerance(dtype) -> float:
     return {torch.float32: 1e-4}.get(dtype) or 16 * torch.finfo(dtype).eps
+
+
+def first_line(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {failure}".strip().splitlines()[0]

@@ -2,8 +2,8 @@
 
 A call is recorded op by op. Each op is bound by the work that it cannot avoid: a matrix product by `torch.mm` of its
 shape, a scan by its exponentials, everything else of ours by its bytes (arguments and results, each once). Each kind is
-timed at the very size, best of many: the product of that shape, as many exponentials, a copy of as many bytes. Elementwise ops of
-PyTorch (norms, activations, sums) are not in the bound.
+timed at the very size, best of many: the product of that shape, as many exponentials, a copy of as many bytes.
+Elementwise ops of PyTorch (norms, activations, sums) are not in the bound.
 """
 
 import math
@@ -19,14 +19,14 @@ from lifter import _library
 
 from .timing import best_seconds
 
-# Exponentials of an op by its name and arguments. A backward pass needs them again: to keep them would cost N times
-# the memory of the input.
-EXPONENTIALS = {}
-
-
-def exponentials(*ops):
-    """Decorator: the function counts the exponentials of the named ops from their arguments."""
-    return lambda count: EXPONENTIALS.update(dict.fromkeys(ops, count)) or count
+# Exponentials of an op from its arguments: one per step, channel and state. A backward pass evaluates them again: to
+# keep them would take N times the memory of the input.
+EXPONENTIALS = {
+    "selective_scan": lambda u, delta, A, *rest: u.numel() * A.shape[1],
+    "selective_scan_bwd": lambda dout, dlast_state, u, delta, A, *rest: u.numel() * A.shape[1],
+    "skeleton_scan": lambda x, proj, dt_weight, dt_bias, A, *rest: x.numel() * A.shape[0] * A.shape[2],
+    "skeleton_scan_bwd": lambda dout, x, proj, dt_weight, dt_bias, A, *rest: x.numel() * A.shape[0] * A.shape[2],
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Bound:
 
 
 def lower_bound(call, device="cpu") -> Bound | None:
-    """The bound of all ops that `call` runs; None if exponentials cannot be timed here."""
+    """The bound of all ops that `call` runs; None where the ops run as their references."""
+    if device == "cpu" and not _library.loaded:
+        return None
     with _Recorder() as work:
         call()
     spent = Counter()
@@ -59,20 +61,23 @@ def lower_bound(call, device="cpu") -> Bound | None:
         spent["products"] += count * _product_seconds(m, k, n, dtype, str(device), torch.get_num_threads())
     for (exps, size), count in work.ops.items():
         copy = bytes_seconds(size, str(device), torch.get_num_threads())
-        rate = exponential_seconds(exps, str(device), torch.get_num_threads()) if exps else 0.0
-        if rate is None:
-            return None
-        spent["exponentials" if rate > copy else "bytes"] += count * max(rate, copy)
+        scan = exponential_seconds(exps, str(device), torch.get_num_threads()) if exps else 0.0
+        spent["exponentials" if scan > copy else "bytes"] += count * max(scan, copy)
     return Bound(**spent)
 
 
 class _Recorder(TorchDispatchMode):
-    def __enter__(self):
+    def __init__(self):
+        super().__init__()
         self.products, self.ops = Counter(), Counter()
-        return super().__enter__()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        with self:  # in inference mode a linear layer comes whole
+            out = func.decompose(*args, **kwargs)
+        if out is not NotImplemented:
+            return out
+        out = func(*args, **kwargs)
         name = func._schema.name
         if name in ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"):
             a, b = args[-2:]
@@ -111,7 +116,7 @@ def exponential_seconds(count, device, threads) -> float | None:
         from ._cuda import exponentials
 
         return best_seconds(lambda: exponentials(count), device)
-    if _library._C is None:
+    if not _library.loaded:
         return None
     return min(_library._C.time_exponentials(count) for _ in range(max(5, min(200, 2**28 // count))))
 

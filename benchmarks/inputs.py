@@ -48,8 +48,8 @@ def load(path) -> Clips:
     pixels, size = data[key], data["image_size"]
     if pixels.ndim != 4 or pixels.shape[2] != H36M.num_joints or pixels.shape[3] < 2 or 0 in pixels.shape:
         raise ValueError(f"--input: {key} of {path} has shape {pixels.shape}, expected (clips, frames, 17, 2 or more)")
-    if size.shape != (2,):
-        raise ValueError(f"--input: image_size of {path} has shape {size.shape}, expected (2,)")
+    if size.shape != (2,) or not (size > 0).all():
+        raise ValueError(f"--input: image_size of {path} is {size.tolist()}, expected (width, height)")
     keypoints = torch.from_numpy(normalise(pixels[..., :2].astype(np.float32), *map(float, size)).astype(np.float32))
     if not keypoints.isfinite().all():
         raise ValueError(f"--input: {key} of {path} has values that are not finite")

@@ -11,7 +11,7 @@ import torch
 import lifter
 import lifter.kernels
 
-from .accuracy import error, tolerance
+from .accuracy import error, first_line, tolerance
 from .bounds import lower_bound
 from .timing import measure, timed
 
@@ -30,8 +30,9 @@ COLUMNS = [
 NOTES = [
     "Speedup: over the reference ops (plain PyTorch) in float32. Error: largest difference to them, relative to the "
     "largest output; where it is too large no speedup is printed.",
-    "torch.compile with dynamic=True, compiled before the clock starts. It cannot unroll a scan of 17 T steps in finite "
-    "time, so the reference's scan stays eager (torch.compiler.disable) and all the rest is compiled.",
+    "torch.compile for this very shape (dynamic=True is slower), compiled before the clock starts. It cannot unroll a "
+    "scan of 17 T steps in finite time, so the reference's scan stays eager (torch.compiler.disable) and all the rest "
+    "is compiled.",
     "Bound: the sum, over the ops of one call, of the matrix products by torch.mm of the same shapes (the offset "
     "convolution as im2col), the scans by as many exponentials, the sampling by a copy of as many bytes.",
 ]
@@ -70,14 +71,14 @@ class Reference:
 
 
 @cache
-def _model(name, device):
+def build(name, device):
     torch.manual_seed(0)
     return lifter.create_model(name, num_frames=max(FRAMES)).eval().to(device)
 
 
 @torch.inference_mode()
 def run(name, frames, batch, setup, reference: Reference) -> list[dict]:
-    model = _model(name, setup.device)
+    model = build(name, setup.device)
     clips = setup.clips.batch(batch, frames).to(setup.device)
     calls = {
         "lifter": partial(model, clips),
@@ -90,14 +91,14 @@ def run(name, frames, batch, setup, reference: Reference) -> list[dict]:
     else:
         notes["reference"] = f"left out: would take about {estimate:.0f} s per call (--full runs it)"
     if not setup.quick:
-        compiled = partial(torch.compile(model, dynamic=True), clips)
+        compiled = partial(torch.compile(model, dynamic=False), clips)
         candidates = {"lifter": compiled, "reference": on_reference(compiled)}
         for implementation in candidates.keys() & calls.keys():
             label = f"{implementation} + torch.compile"
             try:
                 _, seconds = timed(candidates[implementation], setup.device)  # compiles
             except Exception as failure:  # of any kind: no compiler for inductor, a bug of it
-                notes[label] = f"{type(failure).__name__}: {str(failure).strip().splitlines()[0]}"
+                notes[label] = f"fails: {first_line(failure)}"
             else:
                 calls[label] = candidates[implementation]
                 notes[label] = f"first call {seconds:.0f} s"

@@ -21,7 +21,8 @@ class Report:
 
     @property
     def facts(self) -> dict:
-        return {**self.environment, "device": self.device, "input": self.input, "mode": self.mode}
+        dtype = "float32 unless the row says otherwise"
+        return {**self.environment, "device": self.device, "dtype": dtype, "input": self.input, "mode": self.mode}
 
 
 def table(section, rows) -> tuple[list[str], list[list[str]]]:

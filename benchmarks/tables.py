@@ -31,8 +31,8 @@ COLUMNS = [
     ("note", "note", "{}"),
 ]
 NOTES = [
-    "Paper convention: thop's. Only registered layers count (Linear, convolution, norm): no raw parameters, no products "
-    "of them, no scan, no sampling.",
+    "Paper convention: thop's. Only registered layers count (Linear, convolution, norm): no raw parameters, no "
+    "products of them, no scan, no sampling.",
     "All: every parameter, and half the FLOPs of every product, convolution, scan (9 L D N + L D) and sampling.",
     'Deviation of the paper convention from the published figure; "as printed" if its digits are the same.',
 ]

@@ -35,9 +35,9 @@ def milliseconds(seconds: float) -> str:
 def measure(calls: dict, device="cpu", budget=0.5, rounds=50, sample=1e-3):
     """Time every call of `calls` -> (timings, outputs of the first calls), both by name.
 
-    The first call of each warms up and is not a sample, unless it alone outlasts the budget (seconds per candidate): then
-    it is the only one. A sample repeats a short call until it lasts `sample` seconds. A candidate leaves the rounds when
-    its budget is spent.
+    The first call of each warms up and is no sample, unless it alone outlasts the budget (seconds per candidate): then
+    it is the only one. A sample repeats a short call until it lasts `sample` seconds. A candidate leaves the rounds
+    when its budget is spent.
     """
     timings = {name: Timing() for name in calls}
     outputs, repeats = {}, {}

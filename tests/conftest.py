@@ -81,6 +81,8 @@ def poisoned():
 def assert_as_good(name, ours, torchs, exact, factor=3.0, rounding=16):
     """Our error against float64 is at most `factor` times PyTorch's own in this dtype, and a sum in another order.
 
+    PyTorch may be lucky with few elements: one unit in the last place of a 16-bit dtype is always granted.
+
     All three are compared by their largest element: `exact` is the reference in float64, `torchs` in the dtype of `ours`.
     """
     assert ours.dtype == torchs.dtype and ours.shape == torchs.shape, (name, ours.dtype, ours.shape, torchs.shape)
@@ -88,5 +90,7 @@ def assert_as_good(name, ours, torchs, exact, factor=3.0, rounding=16):
     scale = exact.abs().max().item()
     error = (ours.cpu().double() - exact).abs().max().item()
     bound = factor * (torchs.cpu().double() - exact).abs().max().item()
+    if ours.dtype.itemsize == 2:
+        bound = max(bound, torch.finfo(ours.dtype).eps * scale)
     bound += rounding * torch.finfo(torch.float32).eps * scale + 1e-30  # below that float32 is nothing
     assert error <= bound, f"{name}: error {error:.3g} over {bound:.3g}, largest value {scale:.3g}"

@@ -14,7 +14,7 @@ import torch
 
 import lifter.kernels
 
-from ..accuracy import error, tolerance
+from ..accuracy import error, first_line, tolerance
 from ..bounds import lower_bound
 from ..timing import measure
 
@@ -40,7 +40,7 @@ NOTES = [
 
 @dataclass(frozen=True)
 class Case:
-    """`call(**inputs())` on the kernels, the same call on the reference, and the `peers`, which take the same inputs."""
+    """`call(**inputs)` on the kernels, the same call on the reference, and the `peers`, which take the same inputs."""
 
     name: str
     make: Callable  # (device, dtype) -> dict of arguments, seeded
@@ -98,7 +98,13 @@ def cases(setup):
 
 
 def run(case: Case, setup) -> list[dict]:
-    implementations = case.implementations()
+    implementations, failures = case.implementations(), []
+    for name in case.peers:
+        try:
+            implementations[name]()
+        except Exception as failure:  # whatever it is, it is theirs
+            failures.append(f"{name} fails: {first_line(failure)}")
+            del implementations[name]
     timings, outputs = measure(implementations, case.device, setup.seconds)
     errors = {name: error(output, outputs["reference"]) for name, output in outputs.items()}
     ours = timings["lifter"].median
@@ -106,11 +112,12 @@ def run(case: Case, setup) -> list[dict]:
     matches = errors["lifter"] <= tolerance(case.dtype)
     peers = {
         name: {
-            "seconds": timings[name].seconds,
+            "time": timings[name],
             "speedup": timings[name].median / ours if matches and errors[name] <= tolerance(case.dtype) else None,
             "error": errors[name],
         }
         for name in case.peers
+        if name in timings
     }
     return [
         {
@@ -126,6 +133,6 @@ def run(case: Case, setup) -> list[dict]:
             "bound": bound and bound.asdict(),
             "bound_kind": bound and bound.kind,
             "share_of_bound": bound and bound.seconds / ours,
-            "note": "" if matches else "WRONG OUTPUT",
+            "note": "; ".join(([] if matches else ["WRONG OUTPUT"]) + failures),
         }
     ]

@@ -6,22 +6,11 @@ import torch
 
 from lifter.kernels import selective_scan_fn
 
-from ..bounds import exponentials
 from . import Case
 
 DIM, STATES = 512, 16
 LENGTHS = (1, 2, 3, 17, 27, 81, 129, 243, 1024, 4131)
 QUICK = (1, 17, 243, 1024)
-
-
-@exponentials("selective_scan")
-def _forward(u, delta, A, *args):
-    return u.numel() * A.shape[1]
-
-
-@exponentials("selective_scan_bwd")
-def _backward(dout, dlast_state, u, delta, A, *args):
-    return u.numel() * A.shape[1]
 
 
 def inputs(length, device, dtype):

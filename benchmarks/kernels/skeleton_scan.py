@@ -6,22 +6,11 @@ from lifter.kernels import skeleton_scan
 from lifter.kernels.skeleton_scan import DIRECTIONS
 from lifter.models.sasmamba import stride_gather
 
-from ..bounds import exponentials
 from . import Case
 
 CHANNELS, JOINTS, STATES, RANK = 128, 17, 16, 4
 FRAMES = (1, 2, 3, 9, 27, 81, 129, 243)
 QUICK = (1, 27, 243)
-
-
-@exponentials("skeleton_scan")
-def _forward(x, proj, dt_weight, dt_bias, A, *args):
-    return x.numel() * A.shape[0] * A.shape[2]
-
-
-@exponentials("skeleton_scan_bwd")
-def _backward(dout, *args):
-    return _forward(*args)
 
 
 def inputs(frames, device, dtype):

@@ -36,11 +36,14 @@ def tile_sizes(states: int, channels: int, per_warp: int = 128, warps: int = 1) 
 
 
 def launch(kernel, programs: int, *args, **options) -> None:
-    """Run `kernel` on `programs` programs, on the device of its first argument."""
+    """Run `kernel` on `programs` programs, on the device of its first argument.
+
+    All 255 registers are allowed: left alone, ptxas now and then spills a few to reach the next step of occupancy.
+    """
     if programs:
         device = args[0].device
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            kernel[(programs,)](*args, **options)
+            kernel[(programs,)](*args, maxnreg=255, **options)
 
 
 def carry_over(A, sums, edge, local, reverse=False) -> None:

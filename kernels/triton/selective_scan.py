@@ -124,7 +124,7 @@ def _plan(u, delta, A, B, C, delta_bias, delta_softplus, backward=False):
 def _where(blocks, L, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
     """What program (batch, chunk, group, block of the group) works on. Divisions are of int32: of int64, they are calls."""
     pid = tl.program_id(0)
-    chunks = tl.cdiv(L, CHUNK).to(tl.int32)
+    chunks = tl.cdiv(L, CHUNK)
     row = pid // (blocks * GROUPS)
     g = pid // blocks % GROUPS
     return (row // chunks).to(tl.int64), (row % chunks).to(tl.int64), g, (pid % blocks).to(tl.int64)
@@ -389,11 +389,15 @@ def aot_cases():
         (16, torch.float32, False), (16, torch.bfloat16, False), (16, torch.float16, True),
         (1, torch.float32, False), (40, torch.float32, False), (100, torch.bfloat16, True), (256, torch.float32, False),
     ):  # fmt: skip
-        for length in (4131,):
-            u = tensor(2, 192, length, dtype=dtype)
-            A, D = tensor(192, n), tensor(192)
-            B = A if constant else tensor(2, 1, n, length, dtype=dtype)
-            label = f"{'constant ' if constant else ''}N={n} {str(dtype)[6:]}"
-            initial, states = tensor(2, 192, n), tensor(2, 65, n, 192)
-            yield from recorded(label, forward, u, u, A, B, B, D, u, D, True, initial, True)
-            yield from recorded(label, backward, u, initial, u, u, A, B, B, D, u, D, True, True, states)
+        u, A, D = tensor(2, 192, 4131, dtype=dtype), tensor(192, n), tensor(192)
+        B = A if constant else tensor(2, 1, n, 4131, dtype=dtype)
+        label = f"{'constant ' if constant else ''}N={n} {str(dtype)[6:]}"
+        initial, states = tensor(2, 192, n), tensor(2, 65, n, 192)
+        yield from recorded(label, forward, u, u, A, B, B, D, u, D, True, initial, True)
+        yield from recorded(label, backward, u, initial, u, u, A, B, B, D, u, D, True, True, states)
+    # Sizes of 1 and absent tensors, which Triton makes constants
+    for length in (1, 70):
+        u, A, B = tensor(1, 1, length), tensor(1, 1), tensor(1, 1, 1, length)
+        label, states = f"all 1, L={length}", tensor(1, triton.cdiv(length, CHUNK), 1, 1)
+        yield from recorded(label, forward, u, u, A, B, B, None, None, None, False, None, True)
+        yield from recorded(label, backward, u, None, u, u, A, B, B, None, None, None, False, False, states)

@@ -441,3 +441,7 @@ def aot_cases():
         label = f"N={n} {str(dtype)[6:]} G={len(groups)} M={m} K={k}"
         yield from recorded(label, forward, *arguments, True)
         yield from recorded(label, backward, x, *arguments, tensor(2, k, 65, n, 64))
+    x, one = tensor(1, 1, 1, 1), tensor(1, 1)  # sizes of 1, which Triton makes constants
+    arguments = (x, tensor(1, 1, 1, 1, 1, 3), x[0], one, x[0], one, tensor(1, 1, 1, 1, dtype=torch.int32), [1], [1])
+    yield from recorded("all 1", forward, *arguments, True)
+    yield from recorded("all 1", backward, x, *arguments, tensor(1, 1, 1, 1, 1))

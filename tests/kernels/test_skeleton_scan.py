@@ -109,7 +109,7 @@ def test_reduced_precision(target, dtype):
     check(target, make_inputs(B=2, C=20, N=4, R=2, terms=3, dtype=dtype))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     B=st.integers(1, 3),
     T=st.integers(1, 12),
@@ -138,7 +138,7 @@ def test_strided_inputs(target):
 
 
 def test_repeats_bit_for_bit_on_any_number_of_threads(target):
-    inputs = make_inputs(B=2, C=40, terms=3)
+    inputs = make_inputs(B=1, T=3, C=2, N=2, terms=2) if target.slow else make_inputs(B=2, C=40, terms=3)
     threads = torch.get_num_threads()
     results = []
     try:
@@ -158,12 +158,12 @@ def test_gradcheck_of_the_reference():
 
 
 def test_opcheck(target):
-    inputs = make_inputs(T=5, J=17, C=6, N=3, terms=2)
+    inputs = make_inputs(T=2, J=3, C=2, N=3, terms=2)
     leaves = [inputs[name].to(target.device).requires_grad_() for name in NAMES if name != "x_proj_weight"]
-    proj = torch.randn(1, 5, 17, 1, 4, 7, device=target.device, requires_grad=True)
+    proj = torch.randn(1, 2, 3, 1, 4, 7, device=target.device, requires_grad=True)
     ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
     gather = inputs["gather"].to(target.device)
-    torch.library.opcheck(ops.skeleton_scan.default, (leaves[0], proj, *leaves[1:], gather, [6], [0, 1, 2, 3], True))
+    torch.library.opcheck(ops.skeleton_scan.default, (leaves[0], proj, *leaves[1:], gather, [2], [0, 1, 2, 3], True))
 
 
 def test_compiles_whole(target):

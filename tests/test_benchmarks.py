@@ -1,0 +1,188 @@
+"""The benchmark harness: exact counts, honest rows, clear errors. No timing is checked."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+pytest.importorskip("rich")
+
+import benchmarks.__main__ as command  # noqa: E402
+from benchmarks import bounds, inputs, kernels, models, published, tables, timing  # noqa: E402
+from benchmarks.kernels import selective_scan  # noqa: E402
+
+# What the official code has, T = 243: parameters, those that thop sees, thop's MACs, MACs of its products (10^9), GFLOP
+# of its scans; from golden/README.md.
+OFFICIAL = {
+    "sasmamba": (951_351, 624_951, 2.604, 3.444, 3.07),
+    "sasmamba_large": (5_572_459, 4_136_299, 17.179, 21.217, 12.27),
+    "posemamba_s": (1_470_211, 859_651, 3.587, 5.173, 6.13),
+    "posemamba_b": (4_742_659, 3_357_699, 13.943, 17.790, 12.27),
+    "posemamba_l": (9_450_499, 6_713_859, 27.881, 35.578, 24.53),
+}
+
+
+def run(*argv):
+    return command.main([str(arg) for arg in argv])
+
+
+def test_tables_json(tmp_path):
+    assert run("tables", "--json", tmp_path / "tables.json") == 0
+    rows = json.loads((tmp_path / "tables.json").read_text())
+    keys = "model frames params params_paper_convention macs macs_paper_convention published_params published_macs run"
+    assert all(row.keys() >= set(keys.split()) for row in rows)
+    assert rows[0]["run"]["torch"] == torch.__version__ and rows[0]["run"]["commit"]
+    plain = {row["model"]: row for row in rows if not row["kwargs"]}
+    for name, (params, seen, macs, _, _) in OFFICIAL.items():
+        assert (plain[name]["params"], plain[name]["params_paper_convention"]) == (params, seen), name
+        assert round(plain[name]["macs_paper_convention"] / 1e9, 3) == macs, name
+    # The paper's own kernel ablation, to the last digit that it prints.
+    table_5 = [row for row in rows if row["source"] == published.TABLE_5]
+    assert [row["kwargs"]["kernel_size"] for row in table_5] == [1, 3, 5, 7]
+    assert {row[key] for row in table_5 for key in ("params_deviation", "macs_deviation")} == {"as printed"}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_all_operations(name):
+    """In full: the official products and scans, and the sampling, which only our count has."""
+    *_, products, scans = OFFICIAL[name]
+    counts = tables.count(name, 243)
+    by_op = counts["macs_by_op"]
+    assert sum(by_op.values()) == counts["macs"]
+    sampling = by_op.get("lifter.deform_conv2d", 0) * 4 // 5  # of five products per tap four interpolate
+    assert (counts["macs"] - sampling) / 1e9 == pytest.approx(products + scans / 2, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    "number, printed, expected",
+    [(859_651, "0.9M", True), (624_951, "0.624M", True), (624_951, "0.625M", True), (624_951, "0.64M", False),
+     (2.604e9, "1.3G", False)],
+)  # fmt: skip
+def test_as_printed(number, printed, expected):
+    assert published.as_printed(number, printed) is expected
+
+
+def test_only(capsys):
+    assert run("--list", "--only", "posemamba_[sb]") == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(names) == ["posemamba_b", "posemamba_b", "posemamba_s", "posemamba_s"]
+    assert run("--only", "no such case") == 2
+    assert "--list" in capsys.readouterr().err
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    "arrays, expected",
+    [
+        ({"image_size": [1000, 1002]}, "no input_2d_det or input_2d_gt"),
+        ({"input_2d_gt": np.zeros((2, 243, 17, 2))}, "no image_size"),
+        ({"input_2d_gt": np.zeros((2, 243, 16, 2)), "image_size": [1, 1]}, "(2, 243, 16, 2), expected (clips"),
+        ({"input_2d_gt": np.zeros((2, 81, 17, 2)), "image_size": [1, 1]}, "81 frames, expected at least 243"),
+        ({"input_2d_gt": np.full((1, 243, 17, 2), np.nan), "image_size": [1, 1]}, "not finite"),
+        ({"input_2d_gt": np.zeros((1, 243, 17, 2)), "image_size": [0, 0]}, "image_size"),
+    ],
+)
+def test_bad_input(tmp_path, capsys, arrays, expected):
+    with pytest.raises(SystemExit) as stop:
+        run("models", "--input", save(tmp_path / "bad.npz", **arrays))
+    assert stop.value.code == 2 and expected in capsys.readouterr().err
+
+
+def test_input_that_is_no_archive(tmp_path, capsys):
+    (tmp_path / "text.npz").write_text("no archive")
+    for path, expected in ((tmp_path / "text.npz", "not an npz"), (tmp_path / "none.npz", "there is no file")):
+        with pytest.raises(SystemExit):
+            run("models", "--input", path)
+        assert expected in capsys.readouterr().err
+
+
+def test_inputs(tmp_path):
+    pixels = np.random.default_rng(0).uniform(0, 1000, (2, 9, 17, 3)).astype(np.float32)
+    clips = inputs.load(save(tmp_path / "good.npz", input_2d_det=pixels, image_size=np.array([1000, 1002])))
+    np.testing.assert_allclose(clips.keypoints[..., 0], pixels[..., 0] / 500 - 1, atol=1e-6)
+    np.testing.assert_allclose(clips.keypoints[..., 1], pixels[..., 1] / 500 - 1.002, atol=1e-6)
+    assert torch.equal(clips.batch(3, 5)[2], clips.keypoints[0, :5])
+
+    gait = inputs.synthetic_gait().keypoints
+    assert gait.shape == (8, 243, 17, 2) and gait.abs().max() < 1
+    assert torch.equal(gait, inputs.synthetic_gait().keypoints)
+    assert (gait[..., 10, 1] < gait[..., 0, 1]).all() and (gait[..., 3, 1] > gait[..., 0, 1]).all()  # y points down
+    assert (gait.diff(dim=1).norm(dim=-1) < 0.05).all()  # nothing jumps
+
+
+SETUP = command.Setup("cpu", inputs.synthetic_gait(1), quick=True, seconds=0.01, patience=0.0)
+
+
+def test_kernel_row():
+    case = next(case for case in kernels.all_cases(SETUP) if case.name == "selective_scan L=17 forward+backward")
+    (row,) = kernels.run(case, SETUP)
+    assert row["matches"] and row["speedup"] > 0 and row["error"] < 1e-5
+
+
+@pytest.mark.parametrize("broken", [lambda y: y * 1.01, lambda y: y * float("nan")])
+def test_no_speedup_for_wrong_output(tmp_path, monkeypatch, broken):
+    ours = selective_scan.ours
+    monkeypatch.setattr(selective_scan, "ours", lambda **inputs: wrong(ours(**inputs)))
+    wrong = lambda y: y if kernels_forced() else broken(y)  # noqa: E731
+    assert run("kernels", "--quick", "--only", "selective_scan L=1 forward$", "--json", tmp_path / "rows.json") == 1
+    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    assert row["matches"] is False and row["speedup"] is None and row["note"] == "WRONG OUTPUT"
+
+
+def kernels_forced():
+    from lifter.kernels import _op
+
+    return _op._forced == "reference"
+
+
+def test_model_rows():
+    """Slow references are left out and said to be; what they would take comes from the cases before."""
+    setup, reference = replace(SETUP, patience=1e9), models.Reference()
+    rows = models.run("sasmamba", 3, 1, setup, reference)
+    assert [row["implementation"] for row in rows] == ["lifter", "lifter bfloat16", "reference"]
+    assert all(row["matches"] and row["speedup"] for row in rows)
+    assert rows[0]["times_bound"] > 0 and rows[0]["bound"].keys() >= {"products", "exponentials", "bytes"}
+    assert reference.estimate("sasmamba", 6, 8) == pytest.approx(16 * rows[2]["time"].median)
+
+    rows = models.run("sasmamba", 3, 8, SETUP, reference)
+    assert "left out" in rows[2]["note"] and "time" not in rows[2]
+    assert rows[0]["matches"] and rows[0]["speedup"] is None  # compared on the first clip
+
+
+def test_report(tmp_path):
+    assert run("kernels", "--quick", "--only", "T=1 forward$", "--out", tmp_path / "results") == 0
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert {"torch", "commit", "threads", "input", "ceilings", "kernels"} <= results.keys()
+    assert {row["dtype"] for row in results["kernels"]} == {"float32"}
+    report = (tmp_path / "results" / "report.md").read_text()
+    assert "synthetic gait" in report and "| deform_conv2d T=1 forward |" in report
+    assert (tmp_path / "results" / "speed.png").exists()
+
+
+def test_timing():
+    clock = []
+    calls = {"a": lambda: clock.append("a"), "b": lambda: clock.append("b") or 1}
+    timings, outputs = timing.measure(calls, rounds=3, sample=0)
+    assert clock == list("aabb" + "ab" * 3) and outputs == {"a": None, "b": 1}
+    assert len(timings["a"].seconds) == 3
+    assert timing.Timing([1.0, 2.0, 3.0]).median == 2.0 and timing.Timing([1.0, 2.0, 3.0]).spread == 0.25
+
+
+def test_bound_sees_every_product():
+    """Inference mode hands a linear layer over whole; it counts all the same."""
+    layer, x = torch.nn.Linear(8, 4), torch.randn(3, 5, 8)
+    convolution, image = torch.nn.Conv2d(2, 3, 3), torch.randn(1, 2, 5, 5)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode(), bounds._Recorder() as work:
+            layer(x), convolution(image)
+        assert dict(work.products) == {(15, 8, 4, torch.float32): 1, (9, 18, 3, torch.float32): 1}
