@@ -1,5 +1,6 @@
 """Rows on the screen, as JSON, as Markdown, as a figure. A section is a module with TITLE, COLUMNS and NOTES."""
 
+import itertools
 import json
 import math
 from dataclasses import dataclass, field
@@ -108,46 +109,43 @@ def _plain(value):
 
 
 def draw(path, sections) -> bool:
-    """Left: speedups of the models. Right: the kernels' time over their bound."""
-    models = [row for row in sections.get("models", []) if row.get("speedup")]
-    kernels = [row for row in sections.get("kernels", []) if row.get("bound") and row["case"].endswith(" forward")]
-    panels = [panel for panel, rows in ((_draw_models, models), (_draw_kernels, kernels)) if rows]
+    """Left: how much faster the models are. Right: the kernels' time beside their bound."""
+    times = {}
+    for row in sections.get("models", []):
+        if row.get("speedup"):
+            times.setdefault(row["case"], {})[row["implementation"]] = row["time"].median
+    compared = {case: found for case, found in times.items() if {"lifter", "reference"} <= found.keys()}
+    kernels = [row for row in sections.get("kernels", []) if row["bound"] and row["case"].endswith(" forward")]
+    panels = [(panel, data) for panel, data in ((_draw_models, compared), (_draw_kernels, kernels)) if data]
     if not panels:
         return False
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(6.5 * len(panels), 4.2), layout="constrained")
-    for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0]):
-        panel(axes, models if panel is _draw_models else kernels)
+    figure = Figure(figsize=(6 * len(panels), 4), layout="constrained")
+    for (panel, data), axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0]):
+        panel(axes, data)
+        axes.legend(fontsize=8, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     return True
 
 
-COLORS = {
-    "lifter": "#1f6fb4",
-    "lifter bfloat16": "#7fb3dd",
-    "lifter + torch.compile": "#0b3c66",
-    "reference": "#b0b0b0",
-    "reference + torch.compile": "#707070",
-}
+BASELINES = {"reference": "over the reference ops", "reference + torch.compile": "over torch.compile of them"}
+COLORS = ("#1f6fb4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e")
 
 
-def _draw_models(axes, rows):
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    found = [name for name in COLORS if any(row["implementation"] == name for row in rows)]
-    width = 0.8 / len(found)
-    for i, name in enumerate(found):
-        own = [row for row in rows if row["implementation"] == name]
-        places = [cases.index(row["case"]) + (i - (len(found) - 1) / 2) * width for row in own]
-        bars = axes.bar(places, [row["speedup"] for row in own], width, label=name, color=COLORS[name])
-        axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=1)
-    axes.set_yscale("log")
-    axes.set_ylabel("speedup over the reference ops")
-    axes.set_xticks(range(len(cases)), [case.replace(" batch", "\nbatch") for case in cases], fontsize=8)
-    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(0, 1.16), ncols=3)
+def _draw_models(axes, times):
+    for i, (baseline, label) in enumerate(BASELINES.items()):
+        speedups = [found.get(baseline, 0) / found["lifter"] for found in times.values()]
+        places = [place + 0.4 * (i - 0.5) for place in range(len(times))]
+        bars = axes.bar(places, speedups, 0.38, label=label, color=COLORS[i])
+        axes.bar_label(bars, [f"{speedup:.0f}x" if speedup else "" for speedup in speedups], fontsize=8, padding=1)
+    axes.set_ylabel("speedup of lifter, float32")
+    axes.set_xticks(range(len(times)), [case.replace(" T=", "\nT=").replace(" batch", ", batch") for case in times])
+    axes.tick_params("x", labelsize=8)
+    axes.margins(y=0.2)
 
 
 def _draw_kernels(axes, rows):
@@ -155,9 +153,9 @@ def _draw_kernels(axes, rows):
     for row in rows:
         op, size, _ = row["case"].split()
         series.setdefault(op, []).append((int(size.split("=")[1]), row["lifter"].median, row["bound"]["seconds"]))
-    for color, (op, points) in zip(("#1f6fb4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a"), series.items()):
+    for color, (op, points) in zip(itertools.cycle(COLORS), series.items()):
         sizes, times, bounds = zip(*points)
-        axes.plot(sizes, [t * 1e3 for t in times], "o-", color=color, label=op, markersize=4)
-        axes.plot(sizes, [t * 1e3 for t in bounds], ":", color=color, label=f"{op}: bound")
+        axes.plot(sizes, [seconds * 1e3 for seconds in times], "o-", color=color, label=op, markersize=4)
+        axes.plot(sizes, [seconds * 1e3 for seconds in bounds], ":", color=color)
+    axes.plot([], [], ":", color="black", label="bound, measured in the same run")
     axes.set(xscale="log", yscale="log", xlabel="steps L, or frames T", ylabel="forward, ms")
-    axes.legend(fontsize=7, frameon=False)

@@ -35,20 +35,20 @@ def milliseconds(seconds: float) -> str:
 def measure(calls: dict, device="cpu", budget=0.5, rounds=50, sample=1e-3):
     """Time every call of `calls` -> (timings, outputs of the first calls), both by name.
 
-    The first call of each warms up and is no sample, unless it alone outlasts the budget (seconds per candidate): then
-    it is the only one. A sample repeats a short call until it lasts `sample` seconds. A candidate leaves the rounds
-    when its budget is spent.
+    The first call of each warms up and is no sample, unless it alone lasts 8 times the budget (seconds per candidate):
+    then it is the only one. A sample repeats a short call until it lasts `sample` seconds. A candidate leaves the
+    rounds when its budget is spent.
     """
     timings = {name: Timing() for name in calls}
     outputs, repeats = {}, {}
     for name, call in calls.items():
-        outputs[name], first = timed(call, device)
-        if first > budget:
-            timings[name].seconds.append(first)
-        else:
-            again = timed(call, device)[1]
-            repeats[name] = max(1, round(sample / again))
-    spent = dict.fromkeys(repeats, 0.0)
+        outputs[name], seconds = timed(call, device)
+        if seconds < 8 * budget:
+            _, seconds = timed(call, device)
+            repeats[name] = max(1, round(sample / seconds))
+        if seconds > budget:
+            timings[name].seconds.append(seconds)
+    spent = {name: sum(timings[name].seconds) for name in repeats}
     for _ in range(rounds):
         for name in [name for name in repeats if spent[name] < budget]:
             seconds = timed(calls[name], device, repeats[name])[1]

@@ -55,13 +55,14 @@ LIFTER_INLINE Exponent exponent_for(const Range& delta, const Range& A) {
 // Memory that will be wanted after this chunk: one line per step and stream is asked for while the chunk computes, so
 // that the requests neither queue up nor come late. Rows of 64 steps are too short for the hardware to see a stream.
 struct Ahead {
-  const char* stream[3];
+  const char *read[2], *written;
   int64_t row_bytes;   // between the rows of a stream
   int64_t row_lines;   // cache lines of a chunk in one row; 0: nothing to ask for
   LIFTER_MEMBER void ask(int64_t step) const {
     if (row_lines == 0) return;
     const int64_t at = step / row_lines * row_bytes + step % row_lines * 64;
-    for (const char* p : stream) __builtin_prefetch(p + at, 1, 3);
+    for (const char* p : read) __builtin_prefetch(p + at, 0);
+    __builtin_prefetch(written + at, 1);
   }
 };
 

@@ -5,7 +5,6 @@ Every module of this package has `aot_cases()`, which yields (name, kernel, sign
 `attrs` (which arguments are divisible by 16). `recorded` makes these cases from ordinary calls.
 """
 
-import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature

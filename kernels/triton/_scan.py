@@ -15,8 +15,6 @@ import torch
 import triton
 import triton.language as tl
 
-from ..selective_scan import CHUNK
-
 SUB = 8  # steps of a tile
 
 

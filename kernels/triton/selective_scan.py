@@ -6,8 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ..selective_scan import CHUNK
 from ._scan import (
-    CHUNK,
     carry_over,
     differentiate,
     launch,
@@ -122,7 +122,7 @@ def _plan(u, delta, A, B, C, delta_bias, delta_softplus, backward=False):
 
 @triton.jit
 def _where(blocks, L, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
-    """What program (batch, chunk, group, block of the group) works on. Divisions are of int32: of int64, they are calls."""
+    """What program (batch, chunk, group, block of the group) works on. Divisions are of int32: int64 would be calls."""
     pid = tl.program_id(0)
     chunks = tl.cdiv(L, CHUNK)
     row = pid // (blocks * GROUPS)

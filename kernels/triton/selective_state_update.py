@@ -60,7 +60,8 @@ def aot_cases():
     """See `_aot`."""
     from ._aot import recorded
 
-    for n, dtype in ((1, torch.float32), (16, torch.bfloat16), (16, torch.float32), (100, torch.float16), (256, torch.float32)):
+    half, bf16, single = torch.float16, torch.bfloat16, torch.float32
+    for n, dtype in ((1, single), (16, bf16), (16, single), (100, half), (256, single)):
         state, A, D = (torch.empty(shape, device="meta") for shape in ((2, 192, n), (192, n), (192,)))
         x, B = (torch.empty(shape, dtype=dtype, device="meta") for shape in ((2, 192), (2, 1, n)))
         yield from recorded(f"N={n} {str(dtype)[6:]}", forward, state, x, x, A, B, B, D, x, D, True)

@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ..selective_scan import CHUNK
 from ._scan import (
-    CHUNK,
     SUB,
     carry_over,
     differentiate,
@@ -114,8 +114,7 @@ def _ungather(source, table, out, bounds, per_direction):
 
 @triton.jit
 def _where(blocks, K, T, J, CHUNK: tl.constexpr):
-    """What program (batch, direction, chunk, block of channels) works on. Divisions are of int32: of int64, they are
-    calls."""
+    """What program (batch, direction, chunk, block of channels) works on; int32 divisions, int64 would be calls."""
     pid = tl.program_id(0)
     chunks = tl.cdiv(T * J, CHUNK)
     row = pid // (blocks * chunks)
