@@ -29,6 +29,7 @@ COLUMNS = [
     ("", "note", "{}"),
 ]
 NOTES = [
+    "Latency: median per call ± half the distance between the quartiles, n samples, all implementations interleaved.",
     "Speedup: over the reference ops (plain PyTorch) in float32. Error: largest difference to them, relative to the "
     "largest output; where it is too large no speedup is printed.",
     "torch.compile for this very shape (dynamic=True is slower), compiled before the clock starts. It cannot unroll a "

@@ -182,4 +182,5 @@ def check_like(op: str, first: str, x: torch.Tensor, **tensors: torch.Tensor | N
 def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
     """The dtype that autocast wants for activations on `x`'s device, or None outside autocast."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    known = torch.amp.is_autocast_available(kind)  # not for "meta", which would raise
+    return torch.get_autocast_dtype(kind) if known and torch.is_autocast_enabled(kind) else None

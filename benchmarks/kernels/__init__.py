@@ -31,6 +31,7 @@ COLUMNS = [
     ("", "note", "{}"),
 ]
 NOTES = [
+    "Time: median per call ± half the distance between the quartiles, n samples, all implementations interleaved.",
     "Reference: plain PyTorch, step by step. Error: largest difference to it, relative to the largest value (of each "
     "gradient too); where it is too large no speedup is printed.",
     "Bound: what the machine needs for the products, exponentials and bytes of the op, timed in this run at the same "
