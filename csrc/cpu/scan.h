@@ -141,24 +141,27 @@ struct ChunkGradient {
 };
 
 template <int kStates, bool kSharedB, bool kSharedC, Exponent kExponent>
-static void scan_states_backward(const Chunk& c, const ChunkGradient& g, int64_t first) {
+static void scan_states_backward(const Chunk& chunk, const ChunkGradient& gradient, int64_t first) {
+  const Chunk c = chunk;  // copies, which no store can alias
+  const ChunkGradient g = gradient;
+  const int64_t stride_B = c.B.stride, stride_C = c.C.stride, tile = kStates * kLanes;
   const float* A = c.A + first * kLanes;
   const float* B = c.B.data + (kSharedB ? first : first * kLanes);
   const float* C = c.C.data + (kSharedC ? first : first * kLanes);
-  float *decays = g.history, *states = g.history + kStates * kTile;
+  float *decays = g.history, *states = g.history + kStates * kTile;  // of every step, the states before it
 
   vfloat h[kStates];
   for (int n = 0; n < kStates; ++n) h[n] = load(g.start + (first + n) * kLanes);
-  for (int64_t l = 0; l < c.steps; ++l) {
+  for (int64_t l = 0; l < c.steps; ++l, B += stride_B, C += stride_C, decays += tile, states += tile) {
     const vfloat d = load(c.delta + l * kLanes), du = d * load(c.u + l * kLanes);
     vfloat sum = {};
 #pragma GCC unroll 4
     for (int n = 0; n < kStates; ++n) {
       const vfloat a = decay<kExponent>(d, load(A + n * kLanes));
-      store(decays + (l * kStates + n) * kLanes, a);
-      store(states + (l * kStates + n) * kLanes, h[n]);  // the state before the step
-      h[n] = a * h[n] + du * coefficient<kSharedB>(B + l * c.B.stride, n);
-      sum += h[n] * coefficient<kSharedC>(C + l * c.C.stride, n);
+      store(decays + n * kLanes, a);
+      store(states + n * kLanes, h[n]);
+      h[n] = a * h[n] + du * coefficient<kSharedB>(B, n);
+      sum += h[n] * coefficient<kSharedC>(C, n);
     }
     if (g.y) store(g.y + l * kLanes, load(g.y + l * kLanes) + sum);
   }
@@ -166,19 +169,20 @@ static void scan_states_backward(const Chunk& c, const ChunkGradient& g, int64_t
   vfloat dh[kStates], dA[kStates] = {};
   for (int n = 0; n < kStates; ++n) dh[n] = load(g.dh + (first + n) * kLanes);
   const int64_t row_B = kSharedB ? g.row : 0, row_C = kSharedC ? g.row : 0;
+  float* dB = g.dB + c.steps * row_B + first * kLanes;
+  float* dC = g.dC + c.steps * row_C + first * kLanes;
   for (int64_t l = c.steps - 1; l >= 0; --l) {
+    B -= stride_B, C -= stride_C, decays -= tile, states -= tile, dB -= row_B, dC -= row_C;
     const vfloat d = load(c.delta + l * kLanes), u = load(c.u + l * kLanes), du = d * u, dy = load(g.dy + l * kLanes);
     vfloat ddu = {}, dd = {};
 #pragma GCC unroll 4
     for (int n = 0; n < kStates; ++n) {
-      float* dB = g.dB + l * row_B + (first + n) * kLanes;
-      float* dC = g.dC + l * row_C + (first + n) * kLanes;
-      store(dC, load(dC) + dy * h[n]);
-      dh[n] += dy * coefficient<kSharedC>(C + l * c.C.stride, n);
-      store(dB, load(dB) + dh[n] * du);
-      ddu += dh[n] * coefficient<kSharedB>(B + l * c.B.stride, n);
-      h[n] = load(states + (l * kStates + n) * kLanes);
-      dh[n] *= load(decays + (l * kStates + n) * kLanes);
+      store(dC + n * kLanes, load(dC + n * kLanes) + dy * h[n]);
+      dh[n] += dy * coefficient<kSharedC>(C, n);
+      store(dB + n * kLanes, load(dB + n * kLanes) + dh[n] * du);
+      ddu += dh[n] * coefficient<kSharedB>(B, n);
+      h[n] = load(states + n * kLanes);
+      dh[n] *= load(decays + n * kLanes);
       const vfloat q = dh[n] * h[n];  // the gradient of delta A
       dd += q * load(A + n * kLanes);
       dA[n] += q * d;

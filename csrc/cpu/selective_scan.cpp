@@ -236,11 +236,6 @@ struct BlockScanBackward : BlockScan<T> {
   }
 };
 
-// Sums the lanes of [step][state][lane] into [step][state].
-void sum_over_lanes(const float* lanes, int64_t count, float* out) {
-  for (int64_t i = 0; i < count; ++i) out[i] = sum_lanes(load(lanes + i * kLanes));
-}
-
 template <class T>
 void backward(const SelectiveScan& s, const SelectiveScanGradient& g) {
   pack_rows<T>(s);

@@ -34,13 +34,10 @@ struct bfloat16 {
 
 LIFTER_INLINE vfloat splat(float x) { return x - vfloat{}; }
 
-LIFTER_INLINE vfloat load(const float* p) {
-  vfloat v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
-
-LIFTER_INLINE void store(float* p, vfloat v) { memcpy(p, &v, sizeof v); }
+// Not memcpy, which may alias all there is: a loop would load its pointers anew after every store.
+typedef float vfloat_unaligned __attribute__((vector_size(kLanes * 4), aligned(4)));
+LIFTER_INLINE vfloat load(const float* p) { return *reinterpret_cast<const vfloat_unaligned*>(p); }
+LIFTER_INLINE void store(float* p, vfloat v) { *reinterpret_cast<vfloat_unaligned*>(p) = v; }
 
 LIFTER_INLINE vfloat load(const bfloat16* p) {
   vshort h;

@@ -301,7 +301,7 @@ void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
         for (int64_t i = 0; i < count; ++i)
           scans[i].chunk(g, walk, start, steps, x + i * slice, dout + i * slice, dx + i * slice, lanes, history);
         float* rows = g.drows + ((task * s.directions + k) * shape.length + start) * shape.width;
-        for (int64_t i = 0; i < steps * shape.width; ++i) rows[i] = sum_lanes(load(lanes + i * kLanes));
+        sum_over_lanes(lanes, steps * shape.width, rows);
       }
       for (int64_t i = 0; i < count; ++i) scans[i].finish(g);
     }
