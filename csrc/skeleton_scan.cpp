@@ -30,11 +30,15 @@ struct Inputs {
     rows = empty(A, {scan.batch, scan.directions, scan.frames * scan.joints, scan.rank + 2 * scan.states},
                  ScalarType::Float);
     scan.rows = output<float>(rows);
+    tokens = empty(A, {scan.directions, 1 + scan.groups * scan.terms, scan.frames * scan.joints}, ScalarType::Int);
+    scan.tokens = output<int32_t>(tokens);
+    STD_TORCH_CHECK(scan.frames * scan.joints < INT32_MAX, "skeleton_scan: a clip of ", scan.frames, " frames and ",
+                    scan.joints, " joints is too long");
   }
 
   Tensor x, proj, dt_weight, dt_bias, A, D, gather;
   std::vector<int64_t> channel_groups, walks;
-  Tensor rows;
+  Tensor rows, tokens;
   SkeletonScan scan{};
 };
 

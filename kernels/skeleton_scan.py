@@ -160,6 +160,8 @@ def _check_shapes(op, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gath
         if gather.dtype != torch.int32:
             raise TypeError(f"{op}: gather has dtype {gather.dtype}, expected torch.int32")
         check_shape(op, "gather", gather, (K, len(channel_groups), "M", J))
+        if gather.shape[2] < 1:
+            raise ValueError(f"{op}: gather has shape {tuple(gather.shape)}, expected at least one term (M >= 1)")
     return channel_groups
 
 

@@ -52,17 +52,16 @@ LIFTER_INLINE Exponent exponent_for(const Range& delta, const Range& A) {
   return decaying ? Exponent::negative : Exponent::any;
 }
 
-// Memory that will be wanted after this chunk: one line per step and stream is asked for while the chunk computes, so
-// that the requests neither queue up nor come late. Rows of 64 steps are too short for the hardware to see a stream.
+// Memory that will be wanted after this chunk: lines are asked for step by step while the chunk computes, so that the
+// requests neither queue up nor come late. What a chunk reads is too short a piece for the hardware to see a stream.
 struct Ahead {
-  const char *read[2], *written;
-  int64_t row_bytes;   // between the rows of a stream
-  int64_t row_lines;   // cache lines of a chunk in one row; 0: nothing to ask for
+  const char* streams[3];
+  int64_t row_bytes;  // between the rows of a stream; 0: nothing to ask for
+  int log_lines;      // of the cache lines of a chunk in one row
   LIFTER_MEMBER void ask(int64_t step) const {
-    if (row_lines == 0) return;
-    const int64_t at = step / row_lines * row_bytes + step % row_lines * 64;
-    for (const char* p : read) __builtin_prefetch(p + at, 0);
-    __builtin_prefetch(written + at, 1);
+    if (row_bytes == 0) return;
+    const int64_t row = step >> log_lines, at = row * row_bytes + (step - (row << log_lines)) * 64;
+    for (const char* p : streams) __builtin_prefetch(p + at);
   }
 };
 

@@ -136,8 +136,8 @@ void forward(const SelectiveScan& s, const SelectiveScanOutput& o) {
         const auto at = [&](const void* p, int64_t step) {
           return static_cast<const char*>(p) + scan.offset(step) * int64_t(sizeof(T));
         };
-        c.ahead = {{at(s.u, start + kChunk), at(s.delta, start + kChunk)}, at(o.out, start),
-                   s.length * int64_t(sizeof(T)), kChunk * int64_t(sizeof(T)) / 64};
+        c.ahead = {{at(s.u, start + kChunk), at(s.delta, start + kChunk), at(o.out, start)},
+                   s.length * int64_t(sizeof(T)), sizeof(T) == 4 ? 2 : 1};
       }
       scan_chunk(c, scan.h, scan.y);
       if (s.z) {

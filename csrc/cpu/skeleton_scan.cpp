@@ -18,22 +18,32 @@ struct Shape {
   int64_t length, width, chunks;
 };
 
-// Frame, joint and token (frame * joints + joint) of every step of one chunk of a walk.
-struct Walk {
-  Walk(const SkeletonScan& s, int64_t code, int64_t start, int64_t steps) {
-    const int64_t length = s.frames * s.joints, inner = code & 1 ? s.frames : s.joints;
-    const int64_t first = code & 2 ? length - start - steps : start;
-    int64_t a = first / inner, b = first % inner;
-    for (int64_t l = 0; l < steps; ++l) {
-      const int64_t at = code & 2 ? steps - 1 - l : l;
-      frame[at] = code & 1 ? b : a;
-      joint[at] = code & 1 ? a : b;
-      token[at] = frame[at] * s.joints + joint[at];
+// The order of every direction, once for all its readers: the token (frame * joints + joint) that each step stands at,
+// and for every channel group and term of the gather the token that it reads, `length` if it reads nothing.
+void plan_walks(const SkeletonScan& s) {
+  const int64_t length = s.frames * s.joints, lists = 1 + s.groups * s.terms;
+  parallel_for(s.directions, [&](int64_t k) {
+    const bool joint_major = s.walks[k] & 1, reversed = s.walks[k] & 2;
+    const int64_t inner = joint_major ? s.frames : s.joints;
+    int32_t* tokens = s.tokens + k * lists * length;
+    for (int64_t at = 0, a = 0, b = 0; at < length; ++at) {
+      const int64_t frame = joint_major ? b : a, joint = joint_major ? a : b, l = reversed ? length - 1 - at : at;
+      tokens[l] = static_cast<int32_t>(frame * s.joints + joint);
+      for (int64_t i = 0; i < lists - 1; ++i) {
+        const int32_t source = s.gather[(k * (lists - 1) + i) * s.joints + joint];
+        tokens[(i + 1) * length + l] = static_cast<int32_t>(source < 0 ? length : frame * s.joints + source);
+      }
       if (++b == inner) b = 0, ++a;
     }
-  }
-  int64_t frame[kChunk], joint[kChunk], token[kChunk];
-};
+  });
+}
+
+const int32_t* tokens(const SkeletonScan& s, int64_t k) {
+  return s.tokens + k * (1 + s.groups * s.terms) * s.frames * s.joints;
+}
+const int32_t* sources(const SkeletonScan& s, int64_t k, int64_t group, int64_t term) {
+  return tokens(s, k) + (1 + group * s.terms + term) * s.frames * s.joints;
+}
 
 // The channels are cut into blocks of kLanes that never span two channel groups.
 struct Block {
@@ -56,14 +66,6 @@ Block find_block(const SkeletonScan& s, int64_t i) {
   return {g, channel + i * kLanes, least(kLanes, s.group_sizes[g] - i * kLanes)};
 }
 
-// Calls f(joint) for every joint that direction `k` adds up at joint `v` for channel group `g`.
-template <class F>
-LIFTER_INLINE void for_gathered(const SkeletonScan& s, int64_t k, int64_t g, int64_t v, const F& f) {
-  const int32_t* table = s.gather + (k * s.groups + g) * s.terms * s.joints + v;
-  for (int64_t m = 0; m < s.terms; ++m)
-    if (const int64_t j = table[m * s.joints]; j >= 0) f(j);
-}
-
 // dt, B and C of every step in scan order, gathered and widened: read by all channel blocks.
 template <class T>
 void pack_rows(const SkeletonScan& s) {
@@ -71,27 +73,31 @@ void pack_rows(const SkeletonScan& s) {
   parallel_for(s.batch * s.directions * shape.chunks, [&](int64_t task) {
     const int64_t start = task % shape.chunks * kChunk, steps = least(kChunk, shape.length - start);
     const int64_t sequence = task / shape.chunks, b = sequence / s.directions, k = sequence % s.directions;
-    const Walk walk(s, s.walks[k], start, steps);
-    for (int64_t l = 0; l < steps; ++l) {
-      float* row = s.rows + (sequence * shape.length + start + l) * shape.width;
-      memset(row, 0, shape.width * sizeof(float));
-      for (int64_t g = 0; g < s.groups; ++g)
-        for_gathered(s, k, g, walk.joint[l], [&](int64_t j) {
-          const int64_t token = (b * s.frames + walk.frame[l]) * s.joints + j;
-          const T* p = static_cast<const T*>(s.proj) + ((token * s.groups + g) * s.directions + k) * shape.width;
+    float* rows = s.rows + (sequence * shape.length + start) * shape.width;
+    memset(rows, 0, steps * shape.width * sizeof(float));
+    for (int64_t g = 0; g < s.groups; ++g)
+      for (int64_t m = 0; m < s.terms; ++m) {
+        const int32_t* source = sources(s, k, g, m) + start;
+        for (int64_t l = 0; l < steps; ++l) {
+          if (source[l] == shape.length) continue;
+          const T* p = static_cast<const T*>(s.proj) +
+                       (((b * shape.length + source[l]) * s.groups + g) * s.directions + k) * shape.width;
+          float* row = rows + l * shape.width;
           for (int64_t i = 0; i < shape.width; i += kLanes) {
             const int64_t n = least(kLanes, shape.width - i);
             store_some(row + i, load_some(row + i, n) + load_some(p + i, n), n);
           }
-        });
-    }
+        }
+      }
   });
 }
 
-// The block's channels of a map, widened, [frame][joint][lane]: read many times, and close together.
+// The block's channels of a map, widened, [token][lane], and a row of zeros for the steps that read nothing: read many
+// times, and close together.
 template <class T>
 void load_slice(const SkeletonScan& s, const void* map, int64_t batch, Block block, float* slice) {
   const int64_t length = s.frames * s.joints;
+  store(slice + length * kLanes, vfloat{});
   load_tile(static_cast<const T*>(map) + batch * length * s.channels + block.channel, 1, s.channels, block.lanes, length,
             slice);
 }
@@ -138,14 +144,14 @@ struct BlockScan : Tiles {
   }
 
   // u gathered from the block's slice of the map, delta = softplus(dt_proj(dt) + bias), y starts as D u.
-  Chunk load_chunk(const Walk& walk, const float* slice, int64_t start, int64_t steps) {
-    const int32_t* table = s.gather + (k * s.groups + block.group) * s.terms * s.joints;
-    memset(u, 0, steps * kLanes * sizeof(float));
-    for (int64_t m = 0; m < s.terms; ++m, table += s.joints)
+  Chunk load_chunk(const float* slice, int64_t start, int64_t steps) {
+    for (int64_t m = 0; m < s.terms; ++m) {
+      const int32_t* source = sources(s, k, block.group, m) + start;
       for (int64_t l = 0; l < steps; ++l) {
-        const int64_t j = table[walk.joint[l]];
-        if (j >= 0) store(u + l * kLanes, load(u + l * kLanes) + load(slice + (walk.frame[l] * s.joints + j) * kLanes));
+        const vfloat x = load(slice + source[l] * kLanes);
+        store(u + l * kLanes, m ? load(u + l * kLanes) + x : x);
       }
+    }
     const float* row = rows(start);
     Range range;
     for (int64_t l = 0; l < steps; ++l) {
@@ -157,6 +163,7 @@ struct BlockScan : Tiles {
       store(delta + l * kLanes, d);
       store(y + l * kLanes, D * load(u + l * kLanes));
     }
+    const char* next = reinterpret_cast<const char*>(row + kChunk * shape.width);
     return {steps,
             s.states,
             u,
@@ -165,21 +172,22 @@ struct BlockScan : Tiles {
             {row + s.rank, shape.width, true},
             {row + s.rank + s.states, shape.width, true},
             exponent_for(range, range_A),
-            {}};
+            {{next, next + 64, next + 128}, shape.width * int64_t(sizeof(float)), 0}};
   }
 };
 
 template <class T>
 void forward(const SkeletonScan& s, void* out, float* states) {
+  plan_walks(s);
   pack_rows<T>(s);
   const Shape shape(s);
   const int64_t blocks = count_blocks(s);
   parallel_for(s.batch * blocks, [&](int64_t task) {
     const FlushDenormals flush;
-    Scratch scratch(Tiles::kFloats + BlockScan<T>::floats(s) * s.directions + 2 * shape.length * kLanes);
+    Scratch scratch(Tiles::kFloats + BlockScan<T>::floats(s) * s.directions + (2 * shape.length + 1) * kLanes);
     const Tiles tiles(scratch);
     const Block block = find_block(s, task % blocks);
-    float* slice = scratch.take(shape.length * kLanes);
+    float* slice = scratch.take((shape.length + 1) * kLanes);
     float* sums = scratch.take(shape.length * kLanes);  // over the directions, [frame][joint][lane]
     load_slice<T>(s, s.x, task / blocks, block, slice);
     memset(sums, 0, shape.length * kLanes * sizeof(float));
@@ -187,11 +195,11 @@ void forward(const SkeletonScan& s, void* out, float* states) {
       BlockScan<T> scan(s, task / blocks, k, block, tiles, scratch);
       for (int64_t start = 0; start < shape.length; start += kChunk) {
         const int64_t steps = least(kChunk, shape.length - start);
-        const Walk walk(s, s.walks[k], start, steps);
         if (states) store_tile(scan.h, 1, s.channels, block.lanes, s.states, scan.saved(states, start / kChunk));
-        scan_chunk(scan.load_chunk(walk, slice, start, steps), scan.h, scan.y);
+        scan_chunk(scan.load_chunk(slice, start, steps), scan.h, scan.y);
+        const int32_t* token = tokens(s, k) + start;
         for (int64_t l = 0; l < steps; ++l) {
-          float* sum = sums + walk.token[l] * kLanes;
+          float* sum = sums + token[l] * kLanes;
           store(sum, load(sum) + load(scan.y + l * kLanes));
         }
       }
@@ -219,18 +227,19 @@ struct BlockScanBackward : BlockScan<T> {
   }
 
   // x, dout, dx: the block's slices of the maps; dx is added to, and drows, [step][rank + 2 * states][lane].
-  void chunk(const SkeletonScanGradient& g, const Walk& walk, int64_t start, int64_t steps, const float* x,
-             const float* dout, float* dx, float* drows, float* history) {
+  void chunk(const SkeletonScanGradient& g, int64_t start, int64_t steps, const float* x, const float* dout, float* dx,
+             float* drows, float* history) {
     const SkeletonScan& s = this->s;
     const int64_t width = this->shape.width * kLanes;
     float *const dy = this->dy, *const du = this->du, *const ddelta = this->ddelta;
-    const Chunk c = this->load_chunk(walk, x, start, steps);
+    const Chunk c = this->load_chunk(x, start, steps);
     load_tile(this->saved(const_cast<float*>(g.states), start / kChunk), 1, s.channels, this->block.lanes, s.states,
               this->h);
+    const int32_t* token = tokens(s, this->k) + start;
     vfloat chunk_dD = {}, chunk_dbias = {};  // sums of sums: long clips lose fewer digits
     memset(chunk_dw, 0, s.rank * kLanes * sizeof(float));
     for (int64_t l = 0; l < steps; ++l) {
-      const vfloat d = load(dout + walk.token[l] * kLanes);
+      const vfloat d = load(dout + token[l] * kLanes);
       store(dy + l * kLanes, d);
       store(du + l * kLanes, this->D * d);
       chunk_dD += d * load(this->u + l * kLanes);
@@ -248,10 +257,13 @@ struct BlockScanBackward : BlockScan<T> {
         store(ddt, load(ddt) + draw * load(this->dt_weight + r * kLanes));
         store(dw, load(dw) + draw * row[l * this->shape.width + r]);
       }
-      for_gathered(s, this->k, this->block.group, walk.joint[l], [&](int64_t j) {
-        float* p = dx + (walk.frame[l] * s.joints + j) * kLanes;
+    }
+    for (int64_t m = 0; m < s.terms; ++m) {
+      const int32_t* source = sources(s, this->k, this->block.group, m) + start;
+      for (int64_t l = 0; l < steps; ++l) {
+        float* p = dx + source[l] * kLanes;
         store(p, load(p) + load(du + l * kLanes));
-      });
+      }
     }
     dbias += chunk_dbias;
     for (int64_t r = 0; r < s.rank; ++r)
@@ -277,7 +289,7 @@ void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
     const int64_t batch = task % s.batch, split = task / s.batch;
     const int64_t first = blocks * split / g.splits, count = blocks * (split + 1) / g.splits - first;
     const int64_t width = shape.width * kLanes, size = BlockScanBackward<T>::floats(s);
-    const int64_t slice = shape.length * kLanes;
+    const int64_t slice = (shape.length + 1) * kLanes;  // the row past the end takes what nothing reads
     Scratch shared(Tiles::kFloats + 3 * count * slice + kChunk * width + 2 * kBackwardStates * kTile);
     const Tiles tiles(shared);
     float *x = shared.take(count * slice), *dout = shared.take(count * slice), *dx = shared.take(count * slice);
@@ -296,10 +308,9 @@ void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
         new (scans + i) BlockScanBackward<T>(s, batch, k, find_block(s, first + i), tiles, scratch);
       for (int64_t start = (shape.length - 1) / kChunk * kChunk; start >= 0; start -= kChunk) {
         const int64_t steps = least(kChunk, shape.length - start);
-        const Walk walk(s, s.walks[k], start, steps);
         memset(lanes, 0, steps * width * sizeof(float));
         for (int64_t i = 0; i < count; ++i)
-          scans[i].chunk(g, walk, start, steps, x + i * slice, dout + i * slice, dx + i * slice, lanes, history);
+          scans[i].chunk(g, start, steps, x + i * slice, dout + i * slice, dx + i * slice, lanes, history);
         float* rows = g.drows + ((task * s.directions + k) * shape.length + start) * shape.width;
         sum_over_lanes(lanes, steps * shape.width, rows);
       }
@@ -334,9 +345,12 @@ void scatter_rows(const SkeletonScan& s, const SkeletonScanGradient& g) {
             row[i] = p[i];
             for (int64_t split = 1; split < g.splits; ++split) row[i] += p[split * part + i];
           }
-          for_gathered(s, k, group, v, [&](int64_t j) {
-            for (int64_t i = 0; i < shape.width; ++i) sums[j * shape.width + i] += row[i];
-          });
+          for (int64_t m = 0; m < s.terms; ++m) {
+            const int64_t source = sources(s, k, group, m)[l];
+            if (source == shape.length) continue;
+            float* sum = sums + (source - frame * s.joints) * shape.width;
+            for (int64_t i = 0; i < shape.width; ++i) sum[i] += row[i];
+          }
         }
         for (int64_t j = 0; j < s.joints; ++j) {
           T* p = static_cast<T*>(g.dproj) +
@@ -349,6 +363,7 @@ void scatter_rows(const SkeletonScan& s, const SkeletonScanGradient& g) {
 
 template <class T>
 void backward(const SkeletonScan& s, const SkeletonScanGradient& g) {
+  plan_walks(s);
   pack_rows<T>(s);
   backward_blocks<T>(s, g);
   scatter_rows<T>(s, g);

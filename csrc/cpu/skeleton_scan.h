@@ -13,6 +13,7 @@ struct SkeletonScan {
   const int64_t* group_sizes;
   const int64_t* walks;       // per direction: bit 0 joint-major, bit 1 reversed
   float* rows;                // workspace (batch, directions, frames * joints, rank + 2 * states), in scan order
+  int32_t* tokens;            // workspace (directions, 1 + groups * terms, frames * joints), filled by `plan_walks`
 };
 
 struct SkeletonScanGradient {

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lifter.kernels.deform_conv2d import _out_size, deform_conv2d, deform_conv2d_ref
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lifter import _library
+from lifter.kernels.deform_conv2d import _out_size, deform_conv2d, deform_conv2d_ref
 from tests.conftest import Target, assert_as_good
 
 NAMES = ("input", "offset", "weight", "bias", "mask")
