@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         args.device,
         clips,
         args.quick,
-        seconds=0.15 if args.quick else 1.0 if args.full else 0.4,
+        seconds=0.15 if args.quick else 2.0 if args.full else 1.0,
         patience=2 if args.quick else math.inf if args.full else 20,
     )
     sections = [section for part, found in PARTS.items() if args.part in (None, part) for section in found]

@@ -26,8 +26,8 @@ COLUMNS = [
     ("", "note", "{}"),
 ]
 NOTES = [
-    "Of a second call, but for batch 16. A forward's peak includes its output, a training step's its activations and gradients; input "
-    "and weights are there before.",
+    "Of a second call, but for batch 16. A forward's peak includes its output, a training step's its activations and "
+    "gradients; input and weights are there before.",
 ]
 CLIP = 4 * 243 * 17 * 128  # bytes of the map of one clip
 
