@@ -30,13 +30,13 @@ sanitize: env
 	LIFTER_SANITIZE=1 LIFTER_REQUIRE_BUILD=1 $(PY) setup.py -q build_ext --build-lib build/sanitize
 	LIFTER_LIBRARY_DIR=$(CURDIR)/build/sanitize/lifter OMP_NUM_THREADS=2 \
 	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
-	$(PY) -m pytest -q --capture=sys tests/kernels -k cpu
+	$(PY) -m pytest -q --capture=sys tests/kernels -k "not triton and not compile and not export"
 
 # On a machine with a GPU and no network, with the Python and the torch that it has.
 gpu:
 	$(PYTHON) -m pip install --no-build-isolation --no-deps --no-index -e .
 	$(PYTHON) -m pytest -m gpu
-	$(PYTHON) -m benchmarks --device cuda
+	$(PYTHON) -m benchmarks --device cuda --out benchmarks/results/$$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1 | tr " A-Z" "-a-z")
 
 lint: env
 	$(PY) -m pip install -q ruff

@@ -6,6 +6,9 @@ namespace lifter {
 
 void parallel_for_raw(int64_t count, void (*body)(int64_t begin, int64_t end, void* context), void* context);
 
+// Throws; here because a kernel compiled for AVX-512 must not hold copies of the standard library's exceptions.
+[[noreturn]] void out_of_memory(int64_t bytes);
+
 // Calls f(i) for every i in [0, count), split over the threads in contiguous ranges.
 template <class F>
 static inline void parallel_for(int64_t count, const F& f) {

@@ -19,7 +19,6 @@ struct Inputs {
         initial_state(packed(initial_state_)) {
     scan.batch = u.size(0), scan.dim = u.size(1), scan.length = u.size(2), scan.states = A.size(1);
     scan.constant_B = B.dim() == 2, scan.constant_C = C.dim() == 2;
-    // B and C may come with different numbers of groups: the common cut is the finer one, which both divide.
     STD_TORCH_CHECK(scan.constant_B || scan.constant_C || B.size(1) == C.size(1),
                     "selective_scan: B has ", B.size(1), " groups and C has ", C.size(1), ", expected the same number");
     scan.groups = !scan.constant_B ? B.size(1) : !scan.constant_C ? C.size(1) : 1;
@@ -74,8 +73,8 @@ NineTensors backward(const Tensor& dout, const OptionalTensor& dlast_state, cons
   SelectiveScanGradient g{};
   g.dout = dout_c.data_ptr(), g.dlast_state = data<float>(dlast_c), g.states = data<float>(states_c);
   // Enough tasks for the threads of a large machine, chosen by shape alone so that the sums never depend on threads.
-  const int64_t most = (s.dim / s.groups + kMaxLanes - 1) / kMaxLanes;
-  g.splits = std::clamp<int64_t>(64 / (s.batch * s.groups), 1, most);
+  const int64_t most = std::max<int64_t>(1, (s.dim / s.groups + kMaxLanes - 1) / kMaxLanes);
+  g.splits = std::clamp<int64_t>(64 / std::max<int64_t>(1, s.batch * s.groups), 1, most);
 
   const auto map = [&] { return empty(u, {s.batch, s.dim, s.length}, u.scalar_type()); };
   const auto partial = [&](bool needed, int64_t last) {

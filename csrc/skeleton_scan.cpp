@@ -32,7 +32,7 @@ struct Inputs {
     scan.rows = output<float>(rows);
     tokens = empty(A, {scan.directions, 1 + scan.groups * scan.terms, scan.frames * scan.joints}, ScalarType::Int);
     scan.tokens = output<int32_t>(tokens);
-    STD_TORCH_CHECK(scan.frames * scan.joints < INT32_MAX, "skeleton_scan: a clip of ", scan.frames, " frames and ",
+    STD_TORCH_CHECK(scan.frames * scan.joints < INT32_MAX / kMaxLanes, "skeleton_scan: a clip of ", scan.frames, " frames and ",
                     scan.joints, " joints is too long");
   }
 
@@ -68,7 +68,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
   // copy of the gradients of dt, B and C, which are as large as the map.
   int64_t blocks = 0;
   LIFTER_CALL(skeleton_scan_blocks, s, &blocks);
-  g.splits = std::clamp<int64_t>(16 / s.batch, 1, std::min<int64_t>(4, blocks));
+  g.splits = std::clamp<int64_t>(16 / std::max<int64_t>(1, s.batch), 1, std::min<int64_t>(4, blocks));
 
   const int64_t length = s.frames * s.joints, width = s.rank + 2 * s.states;
   const auto partial = [&](int64_t last) {

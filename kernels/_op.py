@@ -42,6 +42,8 @@ class Op:
             if triton:
                 for key in ("CUDA",) if namespace == "lifter" else ("CPU", "CUDA"):
                     library.impl(self.name, self._run_triton, key)
+            if self.name.endswith("_bwd"):
+                torch.library.register_autograd(qualname, self._no_second_derivative, lib=library)
             if backward:
                 ops = getattr(torch.ops, namespace)
                 torch.library.register_autograd(
@@ -51,6 +53,9 @@ class Op:
                 register_flop_formula(getattr(getattr(torch.ops, namespace), self.name))(flops)
         if public:
             _registry[self.name] = self
+
+    def _no_second_derivative(self, ctx, *grads):
+        raise RuntimeError(f"{self.name.removesuffix('_bwd')}: its gradient has no gradient; backend('reference') has one")
 
     def _run_triton(self, *args):
         module, function = self.triton.split(":")
@@ -175,12 +180,38 @@ def check_like(op: str, first: str, x: torch.Tensor, **tensors: torch.Tensor | N
             continue
         if y.dtype != x.dtype:
             raise TypeError(f"{op}: {name} has dtype {y.dtype}, expected {first}'s, {x.dtype}")
-        if y.device != x.device:
+    check_device(op, first, x, **tensors)
+
+
+def check_device(op: str, first: str, x: torch.Tensor, **tensors: torch.Tensor | None) -> None:
+    """ValueError unless every given tensor is on the device of `x`."""
+    for name, y in tensors.items():
+        if y is not None and y.device != x.device:
             raise ValueError(f"{op}: {name} is on {y.device}, expected {first}'s device, {x.device}")
 
 
 def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
-    """The dtype that autocast wants for activations on `x`'s device, or None outside autocast."""
+    """The dtype that autocast wants for activations like `x`, or None outside autocast; float64 it leaves alone."""
     kind = x.device.type
     known = torch.amp.is_autocast_available(kind)  # not for "meta", which would raise
-    return torch.get_autocast_dtype(kind) if known and torch.is_autocast_enabled(kind) else None
+    wanted = known and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if wanted else None
+
+
+def no_autocast(x: torch.Tensor):
+    """A reference computes in the dtypes that it names."""
+    known = torch.amp.is_autocast_available(x.device.type)
+    return torch.autocast(x.device.type, enabled=False) if known else contextlib.nullcontext()
+
+
+def saves_states(*tensors: torch.Tensor | None) -> bool:
+    """Whether a call must keep what its backward needs. An exported graph is for inference."""
+    wanted = any(x is not None and x.requires_grad for x in tensors)
+    return torch.is_grad_enabled() and wanted and not torch.compiler.is_exporting()
+
+
+def kernel_dtype(*tensors: torch.Tensor | None) -> tuple:
+    """float16 on the CPU is widened: no CPU of today computes in it, and the copy costs less than a second kernel."""
+    return tuple(
+        x.float() if x is not None and x.dtype == torch.float16 and x.device.type == "cpu" else x for x in tensors
+    )

@@ -7,8 +7,16 @@ the mask; torchvision.ops.deform_conv2d for the conventions. SasMamba samples th
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, autocast_dtype, check_float, check_like, check_shape
-from .selective_scan import _kernel_dtype
+from ._op import (
+    Op,
+    autocast_dtype,
+    check_device,
+    check_float,
+    check_like,
+    check_shape,
+    kernel_dtype,
+    no_autocast,
+)
 
 
 def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
@@ -39,16 +47,14 @@ def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0
     if (dtype := autocast_dtype(input)) is not None:
         input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     check_like(op, "input", input, weight=weight, bias=bias)
-    for name, x in (("offset", offset), ("mask", mask)):
-        if x is not None and x.device != input.device:
-            raise ValueError(f"{op}: {name} is on {x.device}, expected input's device, {input.device}")
+    check_device(op, "input", input, offset=offset, mask=mask)
 
     channels_last = input.stride(1) == 1 and not input.is_contiguous()
     ops = DEFORM_CONV2D.namespace(input)
     if ops is None:
         out = deform_conv2d_ref(input, offset, weight, bias, stride, padding, dilation, mask)
     else:
-        x, w, b = _kernel_dtype(input, weight, bias)
+        x, w, b = kernel_dtype(input, weight, bias)
         x = x.permute(0, 2, 3, 1)
         x = x if x.stride(3) == 1 else x.contiguous()
         sampling = (offset.float(), None if mask is None else mask.float())
@@ -80,7 +86,7 @@ def deform_conv2d_ref(input, offset, weight, bias=None, stride=(1, 1), padding=(
     groups = input.shape[1] // weight.shape[1]
     columns = columns.unflatten(1, (groups, -1)).flatten(2, 3)
     weight = weight.to(dtype).flatten(1).unflatten(0, (groups, -1))
-    with torch.autocast(input.device.type, enabled=False):  # the float32 above is meant
+    with no_autocast(input):  # the float32 above is meant
         out = torch.einsum("bgkhw,gok->bgohw", columns, weight).flatten(1, 2)
     if bias is not None:
         out = out + bias.to(dtype)[:, None, None]

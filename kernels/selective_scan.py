@@ -9,7 +9,17 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, autocast_dtype, check_float, check_like, check_shape
+from ._op import (
+    Op,
+    autocast_dtype,
+    check_device,
+    check_float,
+    check_like,
+    check_shape,
+    kernel_dtype,
+    no_autocast,
+    saves_states,
+)
 
 CHUNK = 64  # steps between two saved states; csrc/cpu/scan.h has the same number
 MAX_STATES = 256
@@ -54,33 +64,31 @@ def selective_scan_fn(
         B, C = (x.to(dtype) if x.dim() > 2 else x for x in (B, C))
     varying = {name: x for name, x in (("B", B), ("C", C)) if x.dim() > 2}
     check_like("selective_scan_fn", "u", u, delta=delta, z=z, **varying)
+    check_device("selective_scan_fn", "u", u, A=A, B=B, C=C, D=D, delta_bias=delta_bias, initial_state=initial_state)
 
     ops = SELECTIVE_SCAN.namespace(u)
     if ops is None:
-        with torch.autocast(u.device.type, enabled=False):
+        with no_autocast(u):
             return selective_scan_ref(
                 u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, initial_state
             )
     B, C = (x.unsqueeze(1) if x.dim() == 3 else x if x.dim() == 4 else x.float() for x in (B, C))
-    if B.dim() == C.dim() and B.shape[1] != C.shape[1] and B.dim() == 4:  # the kernels know one grouping
-        groups = math.lcm(B.shape[1], C.shape[1])
-        B, C = (x.repeat_interleave(groups // x.shape[1], dim=1) for x in (B, C))
+    if B.dim() == C.dim() == 4:
+        B, C = same_groups(B, C)
     A, D, delta_bias, initial_state = (None if x is None else x.float() for x in (A, D, delta_bias, initial_state))
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    save_states = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     out, last_state, _ = ops.selective_scan(
-        *_kernel_dtype(u, delta), A, *_kernel_dtype(B, C), D, *_kernel_dtype(z), delta_bias, delta_softplus,
-        initial_state, save_states,
+        *kernel_dtype(u, delta), A, *kernel_dtype(B, C), D, *kernel_dtype(z), delta_bias, delta_softplus,
+        initial_state, saves_states(*tensors),
     )  # fmt: skip
     out = out.to(u.dtype)
     return (out, last_state) if return_last_state else out
 
 
-def _kernel_dtype(*tensors):
-    """float16 on the CPU is widened: no CPU of today computes in it, and the copy costs less than a second kernel."""
-    return tuple(
-        x.float() if x is not None and x.dtype == torch.float16 and x.device.type == "cpu" else x for x in tensors
-    )
+def same_groups(B, C):
+    """B and C, (B, G, N, ...), with the same number of groups: the kernels know one."""
+    groups = math.lcm(B.shape[1], C.shape[1])
+    return (x if x.shape[1] == groups else x.repeat_interleave(groups // x.shape[1], dim=1) for x in (B, C))
 
 
 def selective_scan_ref(

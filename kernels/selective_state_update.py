@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, check_float, check_like, check_shape
-from .selective_scan import MAX_STATES, _kernel_dtype
+from ._op import Op, autocast_dtype, check_device, check_float, check_like, check_shape, kernel_dtype
+from .selective_scan import MAX_STATES, same_groups
 
 
 def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
@@ -37,20 +37,25 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
             raise ValueError(f"{op}: {name} has {y.shape[1]} groups, which do not divide the {dim} channels of x")
     check_shape(op, "D", D, (dim,))
     check_shape(op, "dt_bias", dt_bias, (dim,))
+    if (dtype := autocast_dtype(x)) is not None:
+        x, dt, B, C, z = (None if y is None else y.to(dtype) for y in (x, dt, B, C, z))
     check_like(op, "x", x, dt=dt, B=B, C=C, z=z)
+    check_device(op, "x", x, state=state, A=A, D=D, dt_bias=dt_bias)
 
     with torch.no_grad():
         ops = SELECTIVE_STATE_UPDATE.namespace(x)
         if ops is None:
             return selective_state_update_ref(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-        B, C = (y.unsqueeze(1) if y.dim() == 2 else y for y in (B, C))
+        B, C = same_groups(*(y.unsqueeze(1) if y.dim() == 2 else y for y in (B, C)))
         A, D, dt_bias = (None if y is None else y.float() for y in (A, D, dt_bias))
         h = state if state.dtype == torch.float32 else state.float()
         out = ops.selective_state_update(
-            h, *_kernel_dtype(x, dt), A, *_kernel_dtype(B, C), D, *_kernel_dtype(z), dt_bias, dt_softplus
+            h, *kernel_dtype(x, dt), A, *kernel_dtype(B, C), D, *kernel_dtype(z), dt_bias, dt_softplus
         )
         if h is not state:
             state.copy_(h)
+        elif not torch.compiler.is_compiling() and not state.is_inference():
+            torch.autograd.graph.increment_version(state)  # so that autograd sees the write
         return out.to(x.dtype)
 
 

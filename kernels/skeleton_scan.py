@@ -8,8 +8,18 @@ step softplus(dt_proj(dt) + bias) formed on the way, the directions summed into 
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, autocast_dtype, check_float, check_like, check_shape
-from .selective_scan import CHUNK, MAX_STATES, _kernel_dtype, selective_scan_ref
+from ._op import (
+    Op,
+    autocast_dtype,
+    check_device,
+    check_float,
+    check_like,
+    check_shape,
+    kernel_dtype,
+    no_autocast,
+    saves_states,
+)
+from .selective_scan import CHUNK, MAX_STATES, selective_scan_ref
 
 # Table 6 of the paper, in the order of the official weight groups. T walks frame by frame (joint fastest), S joint by
 # joint (frame fastest); bit 0 of the code is the walk, bit 1 the reversal.
@@ -35,7 +45,8 @@ def skeleton_scan(
         dt_proj_weight: (K, C, R). dt_proj_bias: (K, C). delta = softplus(dt_proj(dt) + bias).
         A: (K, C, N) real. D: (K, C) skip.
         gather: (K, G, M, J) int32: direction k reads x[:, :, gather[k, g, 0, v]] + x[:, :, gather[k, g, 1, v]] + ... at
-            joint v, for the channels of group g; a negative entry adds nothing. None: the joint itself.
+            joint v, for the channels of group g; a negative entry adds nothing, one of J or more is an error on the CPU
+            and adds nothing on the GPU, which cannot look without waiting. None: the joint itself.
         channel_groups: sizes of the G channel groups, summing to C. None: one group.
         directions: K of "T-f", "T-b" (frame-major, forward and backward), "S-f", "S-b" (joint-major).
 
@@ -54,10 +65,11 @@ def skeleton_scan(
     if (dtype := autocast_dtype(x)) is not None:
         x, x_proj_weight = x.to(dtype), x_proj_weight.to(dtype)
     check_like(op, "x", x, x_proj_weight=x_proj_weight)
+    check_device(op, "x", x, dt_proj_weight=dt_proj_weight, dt_proj_bias=dt_proj_bias, A=A, D=D, gather=gather)
 
     ops = SKELETON_SCAN.namespace(x)
     if ops is None:
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             return skeleton_scan_ref(
                 x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, directions
             )
@@ -71,8 +83,8 @@ def skeleton_scan(
     proj = torch.stack(proj, -2) if len(proj) > 1 else proj[0].unsqueeze(-2)
     proj = proj.unflatten(-1, x_proj_weight.shape[:2])
     parameters = [p.float() for p in (dt_proj_weight, dt_proj_bias, A, D)]
-    save_states = torch.is_grad_enabled() and any(t.requires_grad for t in (x, proj, *parameters))
-    out, _ = ops.skeleton_scan(*_kernel_dtype(x, proj), *parameters, gather, channel_groups, codes, save_states)
+    save_states = saves_states(x, proj, *parameters)
+    out, _ = ops.skeleton_scan(*kernel_dtype(x, proj), *parameters, gather, channel_groups, codes, save_states)
     return out.to(x.dtype)
 
 
@@ -157,8 +169,9 @@ def _check_shapes(op, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gath
         if len(channel_groups) > 1:
             raise ValueError(f"{op}: channel_groups is {channel_groups} without gather, expected None")
     else:
-        if gather.dtype != torch.int32:
-            raise TypeError(f"{op}: gather has dtype {gather.dtype}, expected torch.int32")
+        if getattr(gather, "dtype", None) != torch.int32:
+            kind = gather.dtype if isinstance(gather, torch.Tensor) else type(gather).__name__
+            raise TypeError(f"{op}: gather has dtype {kind}, expected torch.int32")
         check_shape(op, "gather", gather, (K, len(channel_groups), "M", J))
         if gather.shape[2] < 1:
             raise ValueError(f"{op}: gather has shape {tuple(gather.shape)}, expected at least one term (M >= 1)")

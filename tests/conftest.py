@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported
 
 import lifter.kernels  # noqa: E402
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +22,8 @@ def shared() -> Path:
     """The folder with the golden files and the motion capture: $LIFTER_SHARED, or beside the repository."""
     folder = Path(os.environ.get("LIFTER_SHARED") or Path(__file__).parents[2] / "shared")
     if not (folder / "golden").is_dir():
-        pytest.skip(f"needs the golden files: none in {folder}, set LIFTER_SHARED")
+        missing = f"needs the golden files: none in {folder}, set LIFTER_SHARED"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     return folder
 
 
@@ -78,10 +83,11 @@ def poisoned():
     torch.use_deterministic_algorithms(False)
 
 
-def assert_as_good(name, ours, torchs, exact, factor=3.0, rounding=16):
+def assert_as_good(name, ours, torchs, exact, factor=3.0, rounding=16, dtype=None):
     """Our error against float64 is at most `factor` times PyTorch's own in this dtype, and a sum in another order.
 
-    PyTorch may be lucky with few elements: one unit in the last place of a 16-bit dtype is always granted.
+    PyTorch may be lucky with few elements: one unit in the last place of a 16-bit dtype is always granted, `dtype` if
+    the computation is in another dtype than its result.
 
     All three are compared by their largest element: `exact` is the reference in float64, `torchs` in the dtype of `ours`.
     """
@@ -90,7 +96,7 @@ def assert_as_good(name, ours, torchs, exact, factor=3.0, rounding=16):
     scale = exact.abs().max().item()
     error = (ours.cpu().double() - exact).abs().max().item()
     bound = factor * (torchs.cpu().double() - exact).abs().max().item()
-    if ours.dtype.itemsize == 2:
-        bound = max(bound, torch.finfo(ours.dtype).eps * scale)
+    if (dtype or ours.dtype).itemsize == 2:
+        bound = max(bound, torch.finfo(dtype or ours.dtype).eps * scale)
     bound += rounding * torch.finfo(torch.float32).eps * scale + 1e-30  # below that float32 is nothing
     assert error <= bound, f"{name}: error {error:.3g} over {bound:.3g}, largest value {scale:.3g}"

@@ -251,7 +251,8 @@ void backward(const SelectiveScan& s, const SelectiveScanGradient& g) {
     const Tiles tiles(scratch);
     float *dB = scratch.take(kChunk * row), *dC = scratch.take(kChunk * row);
     float* history = scratch.take(2 * kBackwardStates * kTile);
-    auto* scans = static_cast<BlockScanBackward<T>*>(aligned_alloc(64, sizeof(BlockScanBackward<T>) * (last - first)));
+    Scratch objects(sizeof(BlockScanBackward<T>) / sizeof(float) * (last - first));
+    auto* scans = reinterpret_cast<BlockScanBackward<T>*>(objects.take(0));
     for (int64_t i = first; i < last; ++i)
       new (scans + i - first)
           BlockScanBackward<T>(s, g, blocks.at(sequence / s.groups, sequence % s.groups, i), tiles, scratch);
@@ -266,7 +267,6 @@ void backward(const SelectiveScan& s, const SelectiveScanGradient& g) {
       if (!s.constant_C) sum_over_lanes(dC, steps * s.states, g.dC + at);
     }
     for (int64_t i = 0; i < last - first; ++i) scans[i].finish(g);
-    free(scans);
   });
 }
 
@@ -282,8 +282,8 @@ void selective_scan_backward(const SelectiveScan& s, const SelectiveScanGradient
 
 void sum_partials(const float* partial, int64_t parts, int64_t size, float* out) {
   for (int64_t i = 0; i < size; ++i) {
-    float total = partial[i];
-    for (int64_t p = 1; p < parts; ++p) total += partial[p * size + i];
+    float total = 0;
+    for (int64_t p = 0; p < parts; ++p) total += partial[p * size + i];
     out[i] = total;
   }
 }
@@ -295,8 +295,8 @@ void sum_partial_rows(const float* partial, int64_t parts, int64_t sequences, in
     for (int64_t l = 0; l < length; ++l) {
       for (int64_t n = 0; n < states; ++n) {
         const float* p = partial + (sequence * length + l) * states + n;
-        float total = p[0];
-        for (int64_t part = 1; part < parts; ++part) total += p[part * size];
+        float total = 0;
+        for (int64_t part = 0; part < parts; ++part) total += p[part * size];
         const int64_t at = (sequence * states + n) * length + l;
         bf16 ? store1(static_cast<bfloat16*>(out) + at, total) : store1(static_cast<float*>(out) + at, total);
       }

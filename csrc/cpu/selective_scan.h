@@ -21,7 +21,8 @@ struct SelectiveScanOutput {
 };
 
 // Gradients; those of absent inputs are null. The partial sums are over the batch (dA, dD, ddelta_bias and constant B, C)
-// or over `splits` shares of a group's channels (B, C), and are added in that order by the caller's `reduce`.
+// or over `splits` shares of a group's channels (B, C), and are added in that order by `sum_partials` and
+// `sum_partial_rows`.
 struct SelectiveScanGradient {
   const void* dout;             // (batch, dim, length), contiguous
   const float* dlast_state;     // or null

@@ -10,6 +10,8 @@
 #include <immintrin.h>
 #endif
 
+#include "../parallel.h"
+
 #define LIFTER_MEMBER inline __attribute__((always_inline))
 #define LIFTER_INLINE static LIFTER_MEMBER
 
@@ -141,8 +143,7 @@ LIFTER_INLINE vfloat exp_any(vfloat x) {
 LIFTER_INLINE vfloat exp_negative(vfloat x) { return exp_small(vmax(splat(-kSmallExponent), x)); }
 
 LIFTER_INLINE vfloat sigmoid(vfloat x) {
-  const vfloat y = 1.0f / (1.0f + exp_small(vmax(splat(-kSmallExponent), vmin(splat(kSmallExponent), -x))));
-  return x == x ? y : x;
+  return 1.0f / (1.0f + exp_any(-x));
 }
 
 // log(1 + e^x) = max(x, 0) + log(1 + t), t = e^-|x|, the last by a polynomial on [0, 1] that is exact at 0: no
@@ -202,7 +203,8 @@ class FlushDenormals {
 class Scratch {
  public:
   explicit Scratch(int64_t count) : data_(nullptr) {
-    if (posix_memalign(reinterpret_cast<void**>(&data_), 64, (count * sizeof(float) + 63) / 64 * 64)) abort();
+    const int64_t bytes = (count * int64_t(sizeof(float)) + 63) / 64 * 64;
+    if (posix_memalign(reinterpret_cast<void**>(&data_), 64, bytes)) out_of_memory(bytes);
   }
   ~Scratch() { free(data_); }
   Scratch(const Scratch&) = delete;

@@ -295,7 +295,8 @@ void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
     float *x = shared.take(count * slice), *dout = shared.take(count * slice), *dx = shared.take(count * slice);
     float* lanes = shared.take(kChunk * width);
     float* history = shared.take(2 * kBackwardStates * kTile);
-    auto* scans = static_cast<BlockScanBackward<T>*>(aligned_alloc(64, sizeof(BlockScanBackward<T>) * count));
+    Scratch objects(sizeof(BlockScanBackward<T>) / sizeof(float) * (count));
+    auto* scans = reinterpret_cast<BlockScanBackward<T>*>(objects.take(0));
     memset(dx, 0, count * slice * sizeof(float));
     for (int64_t i = 0; i < count; ++i) {
       load_slice<T>(s, s.x, batch, find_block(s, first + i), x + i * slice);
@@ -321,7 +322,6 @@ void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
       T* map = static_cast<T*>(g.dx) + batch * shape.length * s.channels + block.channel;
       store_tile(dx + i * slice, 1, s.channels, block.lanes, shape.length, map);
     }
-    free(scans);
   });
 }
 

@@ -40,10 +40,15 @@ class _Results(Dataset):
 
 
 def test_cpu_forked_dataloader_worker():
-    expected = call_all()  # the parent's thread pool is awake before the fork
-    loader = DataLoader(_Results(), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=120)
-    for results in loader:
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(results, expected))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = call_all()  # the parent's thread pool is awake before the fork
+        loader = DataLoader(_Results(), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=120)
+        for results in loader:
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(results, expected))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])

@@ -57,7 +57,7 @@ def check(target, inputs, softplus=True, **bounds):
     torchs = outputs_and_gradients(selective_scan_ref, inputs, delta_softplus=softplus)
     exact = outputs_and_gradients(selective_scan_ref, inputs, torch.float64, delta_softplus=softplus)
     for name in exact:
-        assert_as_good(name, ours[name], torchs[name], exact[name], **bounds)
+        assert_as_good(name, ours[name], torchs[name], exact[name], dtype=inputs["u"].dtype, **bounds)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -102,6 +102,44 @@ def test_each_optional_input_alone(target, name):
     check(target, {k: x if k in NAMES[:5] or k == name else None for k, x in inputs.items()})
 
 
+@pytest.mark.parametrize("batch, dim", [(0, 5), (2, 0)])
+def test_nothing_to_scan(target, batch, dim):
+    inputs = make_inputs(batch, dim, 70, 3)
+    with target.forced():
+        results = outputs_and_gradients(selective_scan_fn, inputs, device=target.device, delta_softplus=True)
+    assert results["out"].shape == (batch, dim, 70)
+    assert all(not results[f"d{name}"].any() for name in NAMES)
+
+
+def test_no_silent_second_derivative(target):
+    inputs = make_inputs(1, 2, 5, 2, optional=False)
+    leaves = {name: x.to(target.device).requires_grad_() for name, x in inputs.items() if x is not None}
+    with target.forced():
+        (grad,) = torch.autograd.grad(selective_scan_fn(**leaves).square().sum(), leaves["u"], create_graph=True)
+        with pytest.raises(RuntimeError, match="selective_scan: its gradient has no gradient"):
+            torch.autograd.grad(grad.sum(), leaves["u"])
+
+
+def test_exports_with_any_length():
+    class Scan(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.A = torch.nn.Parameter(-torch.rand(4, 3))
+
+        def forward(self, u, delta, B, C):
+            return selective_scan_fn(u, delta, self.A, B, C, delta_softplus=True)
+
+    def inputs(length):
+        made = make_inputs(1, 4, length, 3)
+        return tuple(made[name] for name in ("u", "delta")) + tuple(made[name][:, 0] for name in ("B", "C"))
+
+    length = {2: torch.export.Dim("L", min=2, max=5000)}
+    module = Scan()
+    program = torch.export.export(module, inputs(20), dynamic_shapes=(length,) * 4).module()
+    for steps in (2, 64, 65, 200):
+        torch.testing.assert_close(program(*inputs(steps)), module(*inputs(steps)))
+
+
 def test_strided_inputs(target):
     def sliced(x):
         wide = torch.randn(*x.shape[:-1], 2 * x.shape[-1] + 1)
@@ -132,7 +170,7 @@ def test_strided_inputs(target):
 )
 def test_any_shape(target, batch, group_dim, groups, length, states, B, C, dtype, seed):
     if target.slow:
-        batch, group_dim, length = 1, 1 + group_dim % 2, 1 + length % 70
+        batch, group_dim, length, dtype = 1, 1 + group_dim % 2, 1 + length % 70, torch.float32
     if "plain" in (B, C):
         groups = 1
     inputs = make_inputs(batch, group_dim * groups, length, states, B, C, groups, dtype, seed=seed)
@@ -260,6 +298,7 @@ def test_flops_are_counted():
         (dict(A=torch.zeros(6, 4, dtype=torch.complex64)), TypeError, "A has dtype torch.complex64"),
         (dict(delta=torch.zeros(2, 6, 9).bfloat16()), TypeError, "delta has dtype torch.bfloat16, expected u's"),
         (dict(u=[1.0]), TypeError, "u is list, expected a tensor"),
+        (dict(A=torch.zeros(6, 4, device="meta")), ValueError, "A is on meta, expected u's device, cpu"),
     ],
 )
 def test_bad_input(change, error, message):

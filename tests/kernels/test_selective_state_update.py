@@ -99,6 +99,27 @@ def test_steps_make_the_scan(target):
     torch.testing.assert_close(inputs["state"], last, atol=1e-5, rtol=1e-5)
 
 
+def test_groups_may_differ(target):
+    inputs = make_inputs(groups=2)
+    check(target, {**inputs, "C": torch.randn(2, 3, 5)})
+
+
+def test_autocast(target):
+    inputs = {name: x.to(target.device) for name, x in make_inputs().items()}
+    with target.forced(), torch.autocast(target.device, torch.bfloat16):
+        assert selective_state_update(**{**inputs, "x": inputs["x"].bfloat16()}).dtype == torch.bfloat16
+
+
+def test_autograd_sees_the_write(target):
+    inputs = {name: x.to(target.device) for name, x in make_inputs().items()}
+    weight = torch.ones_like(inputs["state"], requires_grad=True)
+    saved = (inputs["state"] * weight).sum()
+    with target.forced():
+        selective_state_update(**inputs)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        saved.backward()
+
+
 def test_opcheck(target):
     inputs = [x.to(target.device) for x in make_inputs(groups=2).values()]
     ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
