@@ -2,33 +2,9 @@
 
 #include <pybind11/pybind11.h>
 
-#include <sstream>
-#include <string>
-#include <vector>
-
 #include "capability.h"
 
 namespace py = pybind11;
-
-// The capabilities compiled in that this machine can run, slowest first.
-static std::vector<std::string> possible() {
-  std::vector<std::string> names;
-  std::stringstream compiled(LIFTER_CAPABILITIES);
-  for (std::string name; std::getline(compiled, name, ',');) {
-    names.push_back(name);
-    if (name == lifter::max_cpu_capability()) break;
-  }
-  return names;
-}
-
-static void set_cpu_capability(const std::string& name) {
-  std::string expected;
-  for (const auto& each : possible()) {
-    if (name == each) return lifter::set_cpu_capability(each.c_str());
-    expected += (expected.empty() ? "" : ", ") + each;
-  }
-  throw py::value_error("cpu capability: got '" + name + "', expected one of " + expected);
-}
 
 static py::dict build_info() {
   using namespace py::literals;
@@ -39,8 +15,9 @@ static py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "How the library was built.");
-  m.def("cpu_capability", &lifter::cpu_capability, "The capability that kernels run with: baseline, avx2 or avx512.");
-  m.def("set_cpu_capability", &set_cpu_capability, py::arg("name"), "Make kernels run with this capability.");
+  m.def("cpu_capability", &lifter::cpu_capability, "The capability that kernels run with: baseline, avx2, ...");
+  m.def("set_cpu_capability", &lifter::set_cpu_capability, py::arg("name").none(false),
+        "Make kernels run with this capability.");
   m.def("max_cpu_capability", &lifter::max_cpu_capability, "The best capability of this machine and build.");
   m.def("time_exponentials", &lifter::time_exponentials, py::arg("count"), py::call_guard<py::gil_scoped_release>(),
         "Seconds that the kernels' vector code takes for this many exponentials: the bound of a scan.");

@@ -12,14 +12,14 @@
 namespace lifter {
 namespace {
 
-constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
 
 Capability best() {
 #ifdef LIFTER_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
-    return Capability::avx512;
+    return __builtin_cpu_supports("avx512bf16") ? Capability::avx512_bf16 : Capability::avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Capability::avx2;
 #endif
   return Capability::baseline;

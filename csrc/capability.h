@@ -6,7 +6,7 @@
 
 namespace lifter {
 
-enum class Capability { baseline, avx2, avx512 };
+enum class Capability { baseline, avx2, avx512, avx512_bf16 };  // the last adds products of bfloat16 to the third
 
 Capability capability();
 
@@ -26,6 +26,7 @@ LIFTER_API double time_exponentials(int64_t count);
   namespace lifter::avx512 { declaration; }
 #define LIFTER_CALL(kernel, ...)                                                          \
   switch (::lifter::capability()) {                                                       \
+    case ::lifter::Capability::avx512_bf16:                                               \
     case ::lifter::Capability::avx512: ::lifter::avx512::kernel(__VA_ARGS__); break;      \
     case ::lifter::Capability::avx2: ::lifter::avx2::kernel(__VA_ARGS__); break;          \
     default: ::lifter::baseline::kernel(__VA_ARGS__);                                     \

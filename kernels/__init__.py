@@ -1,19 +1,26 @@
 """The ops of lifter. Each has a `_fn` (or the field's name), a `_ref` in plain PyTorch, and kernels behind it."""
 
 from ._op import backend
+from .axial_attention import axial_attention, axial_attention_ref
 from .deform_conv2d import deform_conv2d, deform_conv2d_ref
+from .retention import retention, retention_ref, xpos_scale
 from .selective_scan import selective_scan_fn, selective_scan_ref
 from .selective_state_update import selective_state_update, selective_state_update_ref
 from .skeleton_scan import skeleton_scan, skeleton_scan_ref
 
 __all__ = [
+    "axial_attention",
+    "axial_attention_ref",
     "backend",
     "deform_conv2d",
     "deform_conv2d_ref",
+    "retention",
+    "retention_ref",
     "selective_scan_fn",
     "selective_scan_ref",
     "selective_state_update",
     "selective_state_update_ref",
     "skeleton_scan",
     "skeleton_scan_ref",
+    "xpos_scale",
 ]

@@ -14,6 +14,7 @@
 
 #define LIFTER_MEMBER inline __attribute__((always_inline))
 #define LIFTER_INLINE static LIFTER_MEMBER
+#define LIFTER_LAMBDA __attribute__((always_inline))
 
 namespace lifter::LIFTER_CAPABILITY {
 
@@ -161,6 +162,17 @@ LIFTER_INLINE vfloat softplus(vfloat x) {
   return vmax(vfloat{}, x) + t * p;
 }
 
+// log(x) for normal x > 0: x = 2^n m, m in [sqrt(1/2), sqrt(2)), and log(m) = 2 atanh((m - 1) / (m + 1)).
+LIFTER_INLINE vfloat log_positive(vfloat x) {
+  const vint n = ((vint)x - 0x3f3504f3) >> 23;  // 0x3f3504f3 is sqrt(1/2)
+  const vfloat m = (vfloat)((vint)x - (n << 23));
+  const vfloat s = (m - 1.0f) / (m + 1.0f), z = s * s;
+  vfloat p = z * 0.222222222f + 0.285714286f;
+  p = p * z + 0.4f;
+  p = p * z + 0.666666667f;
+  return __builtin_convertvector(n, vfloat) * kLn2 + (s * 2.0f + s * z * p);
+}
+
 // Transposes a square of kLanes vectors: at stage S the off-diagonal S x S squares of every 2S x 2S one change places.
 #if defined(__clang__) || __GNUC__ >= 12
 #define LIFTER_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -185,6 +197,30 @@ LIFTER_INLINE void transpose(vfloat* r) {
   transpose_stage<2>(r, lanes());
   if constexpr (kLanes > 4) transpose_stage<4>(r, lanes());
   if constexpr (kLanes > 8) transpose_stage<8>(r, lanes());
+}
+
+template <int... J>
+LIFTER_INLINE vfloat swap_pairs(vfloat v, std::integer_sequence<int, J...>) {
+  return LIFTER_SHUFFLE(v, v, (J ^ 1)...);
+}
+LIFTER_INLINE vfloat swap_pairs(vfloat v) { return swap_pairs(v, std::make_integer_sequence<int, kLanes>()); }
+
+// The largest lane and the sum of all lanes, by halving.
+template <class F, int... J>
+LIFTER_INLINE float fold_lanes(vfloat v, const F& f, std::integer_sequence<int, J...>) {
+  v = f(v, (vfloat)LIFTER_SHUFFLE(v, v, (J ^ 1)...));
+  v = f(v, (vfloat)LIFTER_SHUFFLE(v, v, (J ^ 2)...));
+  if constexpr (kLanes > 4) v = f(v, (vfloat)LIFTER_SHUFFLE(v, v, (J ^ 4)...));
+  if constexpr (kLanes > 8) v = f(v, (vfloat)LIFTER_SHUFFLE(v, v, (J ^ 8)...));
+  return v[0];
+}
+
+LIFTER_INLINE float max_lanes(vfloat v) {
+  return fold_lanes(v, [](vfloat a, vfloat b) { return vmax(a, b); }, std::make_integer_sequence<int, kLanes>());
+}
+
+LIFTER_INLINE float add_lanes(vfloat v) {
+  return fold_lanes(v, [](vfloat a, vfloat b) { return a + b; }, std::make_integer_sequence<int, kLanes>());
 }
 
 // Results below 1e-38 become zero inside a kernel: a decaying state would else spend microcode on every denormal.

@@ -1,0 +1,278 @@
+// Attention along one axis of a clip: per (row, head) the keys are packed once, then blocks of queries meet all of them.
+#include "axial_attention.h"
+
+#include <math.h>
+
+#include "../parallel.h"
+#include "product.h"
+
+namespace lifter::LIFTER_CAPABILITY {
+namespace {
+
+constexpr int64_t kQueries = 24;          // of a block; its scores against 243 keys stay in the first cache
+constexpr int64_t kGradientQueries = 48;  // more: the sums over queries are loaded and stored once per block
+
+struct Problem {
+  Problem(const AxialAttention& s, int64_t index) : head(index % s.heads), row(index / s.heads % s.rows),
+                                                    batch(index / s.heads / s.rows), number(index) {}
+  int64_t head, row, batch, number;
+
+  int64_t offset(const AxialAttention::Strides& strides, int64_t token = 0) const {
+    return batch * strides.batch + row * strides.row + token * strides.token + head * strides.head;
+  }
+};
+
+LIFTER_INLINE vuint mix(vuint x) {
+  x = (x ^ (x >> 16)) * 0x7feb352du;
+  x = (x ^ (x >> 15)) * 0x846ca68bu;
+  return x ^ (x >> 16);
+}
+
+// What masks and dropout do to one problem's scores and weights.
+class Rules {
+ public:
+  Rules(const AxialAttention& s, const Problem& p)
+      : s_(s), mask_offset_(p.batch * s.mask_strides[0] + p.row * s.mask_strides[1]),
+        hash_(mix(vuint{} + (s.seed + static_cast<uint32_t>(p.number)))[0]) {
+    for (int i = 0; i < kLanes; ++i) lane_[i] = i;
+  }
+
+  // Masks the scores of query `i`; what is no key becomes minus infinity, as what is not allowed.
+  LIFTER_MEMBER void mask(float* row, int64_t i) const {
+    if (s_.allowed || s_.additive)
+      for (int64_t j = 0; j < s_.length; ++j) {
+        const int64_t at = mask_offset_ + i * s_.mask_strides[2] + j * s_.mask_strides[3];
+        if (s_.allowed) row[j] = s_.allowed[at] ? row[j] : -INFINITY;
+        else row[j] += s_.additive[at];
+      }
+    if (const int32_t keys = s_.length % kLanes; keys) {
+      float* last = row + s_.length - keys;
+      store(last, (vint)lane_ < (vint{} + keys) ? load(last) : splat(-INFINITY));
+    }
+  }
+
+  bool drops() const { return s_.dropout > 0; }
+  LIFTER_MEMBER vfloat dropout(int64_t i, int64_t j) const {
+    const vuint place = lane_ + (hash_ + static_cast<uint32_t>(i * s_.length + j));
+    return mix(place) >= (vuint{} + s_.threshold) ? splat(1.0f / (1.0f - s_.dropout)) : vfloat{};
+  }
+
+ private:
+  const AxialAttention& s_;
+  int64_t mask_offset_;
+  uint32_t hash_;
+  vuint lane_;
+};
+
+// e^x for x <= 0, zero where that is below 1e-38; a NaN stays one.
+LIFTER_INLINE vfloat weight_of(vfloat x) { return x < -kSmallExponent ? vfloat{} : exp_small(x); }
+
+// The masked scores of query `i` to weights, in place, as floats or as pairs in the front half. They still lack the
+// factor 1 / `total`; `total` is zero if all is masked. Returns the largest score, or zero.
+template <bool kPairs>
+LIFTER_INLINE float softmax(const Rules& rules, int64_t i, int64_t width, float* row, float* total) {
+  rules.mask(row, i);
+  vfloat most = load(row);
+  for (int64_t j = kLanes; j < width; j += kLanes) most = vmax(load(row + j), most);
+  const float top = max_lanes(most);
+  if (top == -INFINITY) {
+    memset(row, 0, width * sizeof(float));
+    *total = 0;
+    return 0;
+  }
+  vfloat sum = {};
+  const auto weigh = [&](int64_t j) LIFTER_LAMBDA {
+    vfloat weight = weight_of(load(row + j) - top);
+    sum += weight;
+    return rules.drops() ? weight * rules.dropout(i, j) : weight;
+  };
+  int64_t j = 0;
+  if (kPairs) {
+    for (; j + 2 * kLanes <= width; j += 2 * kLanes) {
+      const vfloat low = weigh(j);
+      store(row + j / 2, to_pairs(low, weigh(j + kLanes)));
+    }
+    if (j < width) store(row + j / 2, to_pairs(weigh(j), vfloat{}));
+  } else {
+    for (; j < width; j += kLanes) store(row + j, weigh(j));
+  }
+  *total = add_lanes(sum);
+  return top;
+}
+
+template <class T, class Unit>
+class Forward {
+ public:
+  Forward(const AxialAttention& s, T* out, float* lse)
+      : s_(s), out_(out), lse_(lse), width_(padded(s.length)), spread_(spread(s.length)), channels_(padded(s.channels)),
+        units_(kPairs ? padded((s.channels + 1) / 2) : channels_),
+        few_(s.length < 4 * kLanes && s.length % kLanes <= kFew ? s.length % kLanes : 0),
+        scratch_(channels_ * (2 * s.length + 1 + 2 * kQueries) + units_ * (s.length + kQueries) +
+                 spread_ * (s.channels + kQueries) + 8 * kLanes),
+        rows_(scratch_.take(s.length * channels_)), values_(scratch_.take((s.length + 1) * channels_)),
+        queries_(scratch_.take(kQueries * channels_)), sums_(scratch_.take(kQueries * channels_)),
+        key_units_(scratch_.take(s.length * units_)), query_units_(scratch_.take(kQueries * units_)),
+        keys_(scratch_.take(s.channels * spread_)), weights_(scratch_.take(kQueries * spread_)) {}
+
+  void operator()(const Problem& p, const Problem& next) {
+    const auto& strides = s_.qkv_strides;
+    ahead_ = next.offset(strides) - p.offset(strides);
+    const T* qkv = static_cast<const T*>(s_.qkv) + p.offset(strides);
+    load_rows(qkv + strides.part, strides.token, s_.length, s_.channels, rows_, channels_, ahead_, s_.scale);
+    const float* keys = as_units(rows_, s_.length, key_units_);
+    transpose_rows(keys, units_, s_.length - few_, depth(s_.channels), keys_, spread_);
+    load_rows(qkv + 2 * strides.part, strides.token, s_.length, s_.channels, values_, channels_, ahead_);
+    if (kPairs) pair_rows(values_, channels_, s_.length, channels_, values_);
+
+    const Rules rules(s_, p);
+    for (int64_t i = 0; i < s_.length; i += kQueries) block(p, rules, keys, i, smaller(kQueries, s_.length - i));
+  }
+
+ private:
+  static constexpr bool kPairs = !std::is_same<Unit, float>::value;
+  static constexpr int64_t kFew = 4;  // the seventeenth joint, after a whole vector of them
+  static int64_t depth(int64_t n) { return kPairs ? (n + 1) / 2 : n; }
+  static const Unit* units(const float* p) { return reinterpret_cast<const Unit*>(p); }
+
+  // Rows of floats as rows of the units that are multiplied: themselves, or neighbouring channels paired.
+  const float* as_units(const float* rows, int64_t count, float* paired) {
+    if (!kPairs) return rows;
+    pair_columns(rows, channels_, count, channels_, paired, units_);
+    return paired;
+  }
+
+  void block(const Problem& p, const Rules& rules, const float* keys, int64_t first, int64_t count) {
+    const auto& strides = s_.qkv_strides;
+    const int64_t whole = s_.length - few_;
+    load_rows(static_cast<const T*>(s_.qkv) + p.offset(strides, first), strides.token, count, s_.channels, queries_, channels_,
+              ahead_);
+    const float* queries = as_units(queries_, count, query_units_);
+    product(count, padded(whole), depth(s_.channels), units(queries), units_, 1, units(keys_), spread_, weights_, spread_);
+    row_products(count, few_, units_, units(queries), units_, units(keys + whole * units_), units_, weights_ + whole, spread_);
+
+    alignas(64) float tops[padded(kQueries)], totals[padded(kQueries)];
+    for (int64_t i = 0; i < count; ++i)
+      tops[i] = softmax<kPairs>(rules, first + i, width_, weights_ + i * spread_, totals + i);
+    product(count, channels_, depth(s_.length), units(weights_), spread_, 1, units(values_), channels_, sums_, channels_);
+    for (int64_t i = 0; i < count; ++i) {
+      const float factor = totals[i] == 0 ? 0 : 1 / totals[i];
+      for (int64_t c = 0; c < s_.channels; c += kLanes)
+        store_some(out_ + p.offset(s_.out_strides, first + i) + c, load(sums_ + i * channels_ + c) * factor, s_.channels - c);
+    }
+    for (int64_t i = 0; i < count; i += kLanes) {
+      const vfloat total = load(totals + i);
+      store(tops + i, total == 0 ? splat(-INFINITY) : load(tops + i) + log_positive(total));
+    }
+    for (int64_t i = 0; i < count; ++i) lse_[p.offset(s_.out_strides, first + i) / s_.channels] = tops[i];
+  }
+
+  const AxialAttention& s_;
+  T* out_;
+  float* lse_;
+  int64_t ahead_ = 0;  // from a problem's elements to the next one's
+  const int64_t width_, spread_, channels_, units_, few_;
+  Scratch scratch_;
+  float *rows_, *values_, *queries_, *sums_, *key_units_, *query_units_, *keys_, *weights_;
+};
+
+template <class T>
+class Backward {
+ public:
+  Backward(const AxialAttention& s, const AxialAttentionGradient& g)
+      : s_(s), g_(g), width_(padded(s.length)), spread_(spread(s.length)), channels_(padded(s.channels)),
+        scratch_(s.length * channels_ * 4 + spread_ * (2 * s.channels + 2 * kGradientQueries) +
+                 channels_ * kGradientQueries * 3 + 10 * kLanes),
+        keys_(scratch_.take(s.length * channels_)), values_(scratch_.take(s.length * channels_)),
+        dkeys_(scratch_.take(s.length * channels_)), dvalues_(scratch_.take(s.length * channels_)),
+        keys_t_(scratch_.take(s.channels * spread_)), values_t_(scratch_.take(s.channels * spread_)),
+        weights_(scratch_.take(kGradientQueries * spread_)), dscores_(scratch_.take(kGradientQueries * spread_)),
+        queries_(scratch_.take(kGradientQueries * channels_)), douts_(scratch_.take(kGradientQueries * channels_)),
+        sums_(scratch_.take(kGradientQueries * channels_)) {}
+
+  void operator()(const Problem& p, const Problem& next) {
+    const auto& strides = s_.qkv_strides;
+    ahead_ = next.offset(strides) - p.offset(strides);
+    const T* qkv = static_cast<const T*>(s_.qkv) + p.offset(strides);
+    load_rows(qkv + strides.part, strides.token, s_.length, s_.channels, keys_, channels_, ahead_);
+    load_rows(qkv + 2 * strides.part, strides.token, s_.length, s_.channels, values_, channels_, ahead_);
+    transpose_rows(keys_, channels_, s_.length, s_.channels, keys_t_, spread_);
+    transpose_rows(values_, channels_, s_.length, s_.channels, values_t_, spread_);
+    memset(dkeys_, 0, s_.length * channels_ * sizeof(float));
+    memset(dvalues_, 0, s_.length * channels_ * sizeof(float));
+
+    const Rules rules(s_, p);
+    for (int64_t i = 0; i < s_.length; i += kGradientQueries)
+      block(p, rules, i, smaller(kGradientQueries, s_.length - i));
+
+    T* dqkv = static_cast<T*>(g_.dqkv) + p.offset(g_.dqkv_strides);
+    store_rows(dkeys_, channels_, s_.length, s_.channels, dqkv + g_.dqkv_strides.part, g_.dqkv_strides.token);
+    store_rows(dvalues_, channels_, s_.length, s_.channels, dqkv + 2 * g_.dqkv_strides.part, g_.dqkv_strides.token);
+  }
+
+ private:
+  void block(const Problem& p, const Rules& rules, int64_t first, int64_t count) {
+    const int64_t in = p.offset(s_.qkv_strides, first), out = p.offset(s_.out_strides, first);
+    load_rows(static_cast<const T*>(s_.qkv) + in, s_.qkv_strides.token, count, s_.channels, queries_, channels_,
+              ahead_, s_.scale);
+    load_rows(static_cast<const T*>(g_.dout) + out, s_.out_strides.token, count, s_.channels, douts_, channels_, 0);
+    load_rows(static_cast<const T*>(g_.out) + out, s_.out_strides.token, count, s_.channels, sums_, channels_, 0);
+    product(count, width_, s_.channels, queries_, channels_, 1, keys_t_, spread_, weights_, spread_);
+    product(count, width_, s_.channels, douts_, channels_, 1, values_t_, spread_, dscores_, spread_);
+    for (int64_t i = 0; i < count; ++i) {
+      vfloat dot = {};
+      for (int64_t c = 0; c < channels_; c += kLanes) dot += load(douts_ + i * channels_ + c) * load(sums_ + i * channels_ + c);
+      const float lse = g_.lse[(out + i * s_.out_strides.token) / s_.channels];
+      rules.mask(weights_ + i * spread_, first + i);
+      weights_to_gradients(rules, first + i, lse, add_lanes(dot), weights_ + i * spread_, dscores_ + i * spread_);
+    }
+    product(s_.length, channels_, count, weights_, 1, spread_, douts_, channels_, dvalues_, channels_, true);
+    product(s_.length, channels_, count, dscores_, 1, spread_, queries_, channels_, dkeys_, channels_, true);
+    product(count, channels_, s_.length, dscores_, spread_, 1, keys_, channels_, sums_, channels_);
+    for (int64_t c = 0; c < count * channels_; c += kLanes) store(sums_ + c, load(sums_ + c) * s_.scale);
+    store_rows(sums_, channels_, count, s_.channels, static_cast<T*>(g_.dqkv) + p.offset(g_.dqkv_strides, first),
+               g_.dqkv_strides.token);
+  }
+
+  // Masked scores and dout v^T of one query to the weights that met the values, and the gradients of the scores.
+  LIFTER_MEMBER void weights_to_gradients(const Rules& rules, int64_t i, float lse, float dot, float* row, float* drow) const {
+    for (int64_t j = 0; j < width_; j += kLanes) {
+      const vfloat x = load(row + j), dweight = load(drow + j);
+      const vfloat weight = x == -INFINITY ? vfloat{} : weight_of(x - lse);
+      const vfloat factor = rules.drops() ? rules.dropout(i, j) : splat(1.0f);
+      store(row + j, weight * factor);
+      store(drow + j, weight * (dweight * factor - dot));
+    }
+  }
+
+  const AxialAttention& s_;
+  const AxialAttentionGradient& g_;
+  int64_t ahead_ = 0;  // as in Forward
+  const int64_t width_, spread_, channels_;
+  Scratch scratch_;
+  float *keys_, *values_, *dkeys_, *dvalues_, *keys_t_, *values_t_, *weights_, *dscores_, *queries_, *douts_, *sums_;
+};
+
+template <class Work, class... Arguments>
+void each_problem(const AxialAttention& s, Arguments... arguments) {
+  parallel_ranges(s.batch * s.rows * s.heads, [&](int64_t begin, int64_t end) {
+    if (begin == end) return;
+    const FlushDenormals flush;
+    Work work(s, arguments...);
+    for (int64_t i = begin; i < end; ++i) work(Problem(s, i), Problem(s, i + 1 < end ? i + 1 : i));
+  });
+}
+
+}  // namespace
+
+void axial_attention_forward(const AxialAttention& s, void* out, float* lse) {
+  if (s.pairs) return each_problem<Forward<bfloat16, Pair>>(s, static_cast<bfloat16*>(out), lse);
+  if (s.bfloat16) return each_problem<Forward<bfloat16, float>>(s, static_cast<bfloat16*>(out), lse);
+  each_problem<Forward<float, float>>(s, static_cast<float*>(out), lse);
+}
+
+void axial_attention_backward(const AxialAttention& s, const AxialAttentionGradient& g) {
+  if (s.bfloat16) return each_problem<Backward<bfloat16>, const AxialAttentionGradient&>(s, g);
+  each_problem<Backward<float>, const AxialAttentionGradient&>(s, g);
+}
+
+}  // namespace lifter::LIFTER_CAPABILITY

@@ -1,0 +1,35 @@
+#pragma once
+#include "../capability.h"
+
+namespace lifter {
+
+// Attention of `length` tokens for every (batch, row, head): rows are joints along the frames, frames along the joints.
+// Strides are in elements; the channels of a head are contiguous.
+struct AxialAttention {
+  int64_t batch, rows, length, heads, channels;
+  bool bfloat16;  // else float32, of qkv, out and their gradients
+  bool pairs;     // multiply bfloat16 as such
+  struct Strides {
+    int64_t batch, row, token, part, head;  // part: from q to k to v
+  } qkv_strides, out_strides;
+  const void* qkv;
+  const bool* allowed;    // (batch, rows, length, length), or null
+  const float* additive;  // the same, or null
+  int64_t mask_strides[4];
+  float scale;
+  float dropout;
+  uint32_t threshold, seed;  // a weight is kept where its hash is at least the threshold
+};
+
+struct AxialAttentionGradient {
+  const void *out, *dout;  // (batch, frames, joints, heads, channels), contiguous
+  const float* lse;
+  void* dqkv;              // contiguous, as qkv
+  AxialAttention::Strides dqkv_strides;
+};
+
+}  // namespace lifter
+
+// lse is (batch, frames, joints, heads), contiguous, as out without the channels.
+LIFTER_KERNEL(void axial_attention_forward(const AxialAttention&, void* out, float* lse))
+LIFTER_KERNEL(void axial_attention_backward(const AxialAttention&, const AxialAttentionGradient&))

@@ -1,0 +1,169 @@
+// Products of the small matrices that attention and retention are made of, and how their operands are packed.
+#pragma once
+#include <type_traits>
+
+#include "simd.h"
+
+namespace lifter::LIFTER_CAPABILITY {
+
+// Two neighbouring bfloat16 along the summed dimension: the operand of AVX-512's dot product, as large as a float, so
+// that one code multiplies either.
+struct Pair {
+  uint32_t bits;
+};
+
+LIFTER_INLINE vfloat broadcast(const float* p) { return splat(*p); }
+LIFTER_INLINE vfloat broadcast(const Pair* p) { return (vfloat)((vuint{}) + p->bits); }
+LIFTER_INLINE vfloat load(const Pair* p) { return load(reinterpret_cast<const float*>(p)); }
+
+LIFTER_INLINE vfloat multiply_add(const float*, vfloat a, vfloat b, vfloat sum) { return a * b + sum; }
+#ifdef __AVX512F__
+// Assembler, so that only a machine that has the instruction is asked for it: see capability().
+LIFTER_INLINE vfloat multiply_add(const Pair*, vfloat a, vfloat b, vfloat sum) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
+#else
+LIFTER_INLINE vfloat multiply_add(const Pair*, vfloat, vfloat, vfloat sum) { return sum; }  // never called
+#endif
+
+constexpr int kTileRows = 6;
+constexpr int kTileVectors = kLanes == 16 ? 4 : 2;  // 24 or 12 sums, of 32 or 16 registers
+
+LIFTER_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+// The distance of rows of `n` floats: an odd number of vectors, since rows a power of two apart fall on the same few lines
+// of the first cache.
+constexpr int64_t spread(int64_t n) { return padded(n) / kLanes % 2 ? padded(n) : padded(n) + kLanes; }
+
+template <class Unit, int M, int V>
+static void tile_product(int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b, int64_t ldb, float* c,
+                         int64_t ldc, bool accumulate) {
+  vfloat sums[M][V];
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) sums[i][j] = accumulate ? load(c + i * ldc + j * kLanes) : vfloat{};
+  for (int64_t k = 0; k < depth; ++k, a += a_col, b += ldb) {
+    vfloat row[V];
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) row[j] = load(b + j * kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+      const vfloat x = broadcast(a + i * a_row);
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) sums[i][j] = multiply_add(a, x, row[j], sums[i][j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) store(c + i * ldc + j * kLanes, sums[i][j]);
+}
+
+template <class Unit, int V>
+static void panel_product(int64_t rows, int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b,
+                          int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+  for (; rows >= kTileRows; rows -= kTileRows, a += kTileRows * a_row, c += kTileRows * ldc)
+    tile_product<Unit, kTileRows, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+  switch (rows) {
+    case 5: return tile_product<Unit, 5, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+    case 4: return tile_product<Unit, 4, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+    case 3: return tile_product<Unit, 3, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+    case 2: return tile_product<Unit, 2, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+    case 1: return tile_product<Unit, 1, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+  }
+}
+
+// c[rows][cols] = a b, or += if `accumulate`. a(i, k) = a[i * a_row + k * a_col]; b is [depth][cols] with rows `ldb` apart;
+// cols is a multiple of kLanes.
+template <class Unit>
+static void product(int64_t rows, int64_t cols, int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b,
+                    int64_t ldb, float* c, int64_t ldc, bool accumulate = false) {
+  int64_t j = 0;
+  for (; j + kTileVectors * kLanes <= cols; j += kTileVectors * kLanes)
+    panel_product<Unit, kTileVectors>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+  if constexpr (kTileVectors > 2)
+    for (; j + 2 * kLanes <= cols; j += 2 * kLanes)
+      panel_product<Unit, 2>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+  for (; j < cols; j += kLanes)
+    panel_product<Unit, 1>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+}
+
+// c[rows][few] = a b^T for rows of units that are whole vectors: for a few columns, where `product` would waste most lanes.
+template <class Unit>
+static void row_products(int64_t rows, int64_t few, int64_t depth, const Unit* a, int64_t lda, const Unit* b, int64_t ldb,
+                         float* c, int64_t ldc) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < few; ++j) {
+      vfloat sum = {};
+      for (int64_t k = 0; k < depth; k += kLanes) sum = multiply_add(a, load(a + i * lda + k), load(b + j * ldb + k), sum);
+      c[i * ldc + j] = add_lanes(sum);
+    }
+}
+
+// Rows of floats from a strided tensor, times `scale`; the columns from `cols` to the next multiple of kLanes are zero.
+// The same rows `ahead` elements on are fetched: the pieces are too short for the hardware to see what comes next.
+template <class T>
+static void load_rows(const T* p, int64_t stride, int64_t rows, int64_t cols, float* out, int64_t ld, int64_t ahead,
+                      float scale = 1) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < rows; ++i, p += stride, out += ld) {
+    if (ahead)
+      for (int64_t j = 0; j < cols; j += kLine) __builtin_prefetch(p + ahead + j, 0, 2);
+    int64_t j = 0;
+    for (; j + kLanes <= cols; j += kLanes) store(out + j, load(p + j) * scale);
+    if (j < cols) store(out + j, load_some(p + j, cols - j) * scale);
+  }
+}
+
+template <class T>
+static void store_rows(const float* rows_, int64_t ld, int64_t rows, int64_t cols, T* p, int64_t stride) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; j += kLanes) store_some(p + i * stride + j, load(rows_ + i * ld + j), cols - j);
+}
+
+// out[j][i] = in[i][j] for 32-bit units; columns of out from `rows` to the next multiple of kLanes are zero. `in` has
+// whole vectors.
+static void transpose_rows(const float* in, int64_t ld_in, int64_t rows, int64_t cols, float* out, int64_t ld_out) {
+  for (int64_t i = 0; i < rows; i += kLanes)
+    for (int64_t j = 0; j < cols; j += kLanes) {
+      vfloat square[kLanes];
+      for (int64_t r = 0; r < kLanes; ++r) square[r] = i + r < rows ? load(in + (i + r) * ld_in + j) : vfloat{};
+      transpose(square);
+      for (int64_t r = 0; r < smaller(kLanes, cols - j); ++r) store(out + (j + r) * ld_out + i, square[r]);
+    }
+}
+
+#ifdef __AVX512F__
+// 32 floats to 16 pairs of neighbours, rounded to nearest even.
+LIFTER_INLINE vfloat to_pairs(vfloat low, vfloat high) {
+  vfloat pairs;
+  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(pairs) : "v"(low), "v"(high));
+  return pairs;
+}
+#else
+LIFTER_INLINE vfloat to_pairs(vfloat low, vfloat) { return low; }  // never called
+#endif
+
+// Rows of floats to rows of pairs of neighbouring columns; both have whole vectors.
+static void pair_columns(const float* in, int64_t ld_in, int64_t rows, int64_t cols, float* out, int64_t ld_out) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; j += 2 * kLanes) {
+      const vfloat low = load(in + i * ld_in + j), high = j + kLanes < cols ? load(in + i * ld_in + j + kLanes) : vfloat{};
+      store(out + i * ld_out + j / 2, to_pairs(low, high));
+    }
+}
+
+// Rows of floats that are bfloat16 to rows of pairs (2i, 2i + 1); `out` may be `in`.
+static void pair_rows(const float* in, int64_t ld, int64_t rows, int64_t cols, float* out) {
+  for (int64_t i = 0; i < rows; i += 2)
+    for (int64_t j = 0; j < cols; j += kLanes) {
+      const vuint even = (vuint)load(in + i * ld + j);
+      const vuint odd = i + 1 < rows ? (vuint)load(in + (i + 1) * ld + j) : vuint{};
+      store(out + i / 2 * ld + j, (vfloat)(even >> 16 | odd));
+    }
+}
+
+}  // namespace lifter::LIFTER_CAPABILITY

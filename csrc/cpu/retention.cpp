@@ -1,0 +1,374 @@
+// Retention: per (joint, head) and chunk, blocks of queries meet the keys of the chunk and the state before it.
+#include "retention.h"
+
+#include "../parallel.h"
+#include "product.h"
+
+namespace lifter::LIFTER_CAPABILITY {
+namespace {
+
+constexpr int64_t kQueries = 24;          // of a block; its products with 243 keys stay in the first cache
+constexpr int64_t kGradientQueries = 48;  // more: the sums over queries are loaded and stored once per block
+
+struct Problem {
+  Problem(const Retention& s, int64_t index) : head(index % s.heads), joint(index / s.heads % s.joints),
+                                               batch(index / s.heads / s.joints), number(index) {}
+  int64_t head, joint, batch, number;
+
+  int64_t offset(const Retention::Strides& strides, int64_t frame = 0) const {
+    return batch * strides.batch + joint * strides.joint + frame * strides.frame + head * strides.head;
+  }
+};
+
+// What forward and backward share: the powers of a problem's decay, the turning of rows, and the state.
+template <class T>
+class Walk {
+ public:
+  explicit Walk(const Retention& s)
+      : s_(s), length_(smaller(s.chunk, s.frames)), key_row_(padded(s.keys)), value_row_(padded(s.values)),
+        spread_(spread(length_)), scratch_(3 * length_ + length_ * (key_row_ + value_row_) + 6 * kLanes),
+        powers_(scratch_.take(length_ + 1)), weights_(scratch_.take(2 * length_ + kLanes)),
+        keys_(scratch_.take(length_ * key_row_)), values_(scratch_.take(length_ * value_row_)) {}
+
+ protected:
+  int64_t state_size() const { return s_.keys * value_row_; }
+  int64_t chunks() const { return (s_.frames + length_ - 1) / length_; }
+
+  void start(const Problem& p, const Problem& next) {
+    k_ahead_ = next.offset(s_.k_strides) - p.offset(s_.k_strides);
+    v_ahead_ = next.offset(s_.v_strides) - p.offset(s_.v_strides);
+    const double decay = s_.decay[p.joint * s_.heads + p.head];
+    double power = 1;
+    for (int64_t n = 0; n <= length_; ++n, power *= decay) powers_[n] = static_cast<float>(power);
+    for (int64_t n = 0; n < length_; ++n) {
+      weights_[length_ - n] = powers_[n];
+      weights_[length_ + n] = s_.causal && n ? 0 : powers_[n];
+    }
+    for (int64_t n = 0; n < kLanes; ++n) weights_[2 * length_ + n] = 0;
+  }
+
+  // decay^|i - j| for the keys j, j + 1, ... of query i; zero where the mask is.
+  LIFTER_MEMBER vfloat weights(int64_t i, int64_t j) const { return load(weights_ + length_ + j - i); }
+  LIFTER_MEMBER vfloat distances(int64_t i, int64_t j) const {
+    vfloat d;
+    for (int l = 0; l < kLanes; ++l) d[l] = static_cast<float>(j + l - i);
+    return vabs(d);
+  }
+
+  // How many keys of a chunk the queries before `end` see.
+  int64_t seen(int64_t length, int64_t end) const { return s_.causal ? smaller(length, end) : length; }
+
+  // Rows of q (Which = 0) or k (1), turned as at frames first, first + 1, ... of a chunk; or, `back`, the transpose of that.
+  template <int Which>
+  LIFTER_MEMBER void turn(float* rows, int64_t first, int64_t count, bool back = false) const {
+    if (!s_.turns) return;
+    const float* cosines = s_.turns + ((2 * Which) * (s_.chunk + 1) + first) * s_.turns_row;
+    const float* sines = cosines + (s_.chunk + 1) * s_.turns_row;
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t c = 0; c < key_row_; c += kLanes) {
+        const vfloat x = load(rows + i * key_row_ + c), sine = load(sines + i * s_.turns_row + c);
+        store(rows + i * key_row_ + c, x * load(cosines + i * s_.turns_row + c) + swap_pairs(x) * (back ? -sine : sine));
+      }
+  }
+
+  void load_chunk(const Problem& p, int64_t first, int64_t length) {
+    load_rows(static_cast<const T*>(s_.k) + p.offset(s_.k_strides, first), s_.k_strides.frame, length, s_.keys, keys_,
+              key_row_, k_ahead_);
+    turn<1>(keys_, 0, length);
+    load_rows(static_cast<const T*>(s_.v) + p.offset(s_.v_strides, first), s_.v_strides.frame, length, s_.values, values_,
+              value_row_, v_ahead_);
+  }
+
+  void load_state(const float* from, const Problem& p, float* state) const {
+    if (!from) return static_cast<void>(memset(state, 0, state_size() * sizeof(float)));
+    load_rows(from + p.number * s_.keys * s_.values, s_.values, s_.keys, s_.values, state, value_row_, 0);
+  }
+
+  void store_state(const float* state, const Problem& p, float* to) const {
+    store_rows(state, value_row_, s_.keys, s_.values, to + p.number * s_.keys * s_.values, s_.values);
+  }
+
+  // The state after a loaded chunk from the state before it; `weighted` is room for the chunk's values.
+  void advance(int64_t length, const float* before, float* weighted, float* after) const {
+    for (int64_t i = 0; i < state_size(); i += kLanes) store(after + i, load(before + i) * powers_[length]);
+    weigh_values(length, weighted);
+    product(s_.keys, value_row_, length, keys_, 1, key_row_, weighted, value_row_, after, value_row_, true);
+    move_origin(length, after, 1);
+  }
+
+  // Values times decay^(frames after them in the chunk).
+  void weigh_values(int64_t length, float* weighted) const {
+    for (int64_t j = 0; j < length; ++j)
+      for (int64_t c = 0; c < value_row_; c += kLanes)
+        store(weighted + j * value_row_ + c, load(values_ + j * value_row_ + c) * powers_[length - 1 - j]);
+  }
+
+  // Frames of the state's keys count from the end of the chunk instead of its start; `sign` -1 gives the transpose.
+  void move_origin(int64_t length, float* state, float sign) const {
+    if (!s_.turns) return;
+    const float* cosines = s_.turns + length * s_.turns_row;
+    const float* sines = cosines + (s_.chunk + 1) * s_.turns_row;
+    for (int64_t d = 0; d + 1 < s_.keys; d += 2) {
+      float *even = state + d * value_row_, *odd = even + value_row_;
+      const float cosine = cosines[d], sine = sign * sines[d + 1];
+      for (int64_t c = 0; c < value_row_; c += kLanes) {
+        const vfloat e = load(even + c), o = load(odd + c);
+        store(even + c, e * cosine + o * sine);
+        store(odd + c, o * cosine - e * sine);
+      }
+    }
+  }
+
+  const Retention& s_;
+  const int64_t length_, key_row_, value_row_, spread_;
+  int64_t k_ahead_ = 0, v_ahead_ = 0;  // from a problem's elements to the next one's
+  Scratch scratch_;
+  float *powers_, *weights_, *keys_, *values_;
+};
+
+template <class T, class Unit>
+class Forward : Walk<T> {
+  using Base = Walk<T>;
+  using Base::s_, Base::length_, Base::key_row_, Base::value_row_, Base::spread_, Base::keys_, Base::values_;
+
+ public:
+  Forward(const Retention& s, T* out, float* final)
+      : Base(s), out_(out), final_(final), units_(kPairs ? padded((s.keys + 1) / 2) : key_row_),
+        scratch_(units_ * (length_ + kQueries) + value_row_ * (2 * length_ + 1 + 2 * kQueries) + key_row_ * kQueries +
+                 spread_ * (s.keys + kQueries) + 2 * Base::state_size() + 12 * kLanes),
+        key_units_(scratch_.take(length_ * units_)), query_units_(scratch_.take(kQueries * units_)),
+        value_units_(scratch_.take((length_ + 1) * value_row_)), weighted_(scratch_.take(length_ * value_row_)),
+        sums_(scratch_.take(kQueries * value_row_)), cross_(scratch_.take(kQueries * value_row_)),
+        queries_(scratch_.take(kQueries * key_row_)), keys_t_(scratch_.take(s.keys * spread_)),
+        products_(scratch_.take(kQueries * spread_)), state_(scratch_.take(Base::state_size())),
+        next_state_(scratch_.take(Base::state_size())) {}
+
+  void operator()(const Problem& p, const Problem& next) {
+    Base::start(p, next);
+    q_ahead_ = next.offset(s_.q_strides) - p.offset(s_.q_strides);
+    Base::load_state(s_.state, p, state_);
+    for (int64_t first = 0; first < s_.frames; first += length_) {
+      const int64_t length = smaller(length_, s_.frames - first);
+      const bool last = first + length == s_.frames;
+      Base::load_chunk(p, first, length);
+      transpose_rows(as_units(keys_, length, key_units_), units_, length, depth(s_.keys), keys_t_, spread_);
+      const float* values = values_;
+      if (kPairs) pair_rows(values_, value_row_, length, value_row_, value_units_), values = value_units_;
+      for (int64_t i = 0; i < length; i += kQueries)
+        block(p, values, first, i, smaller(kQueries, length - i), length, first || s_.state);
+      if (last && !final_) break;
+      Base::advance(length, state_, weighted_, next_state_);
+      std::swap(state_, next_state_);
+    }
+    if (final_) Base::store_state(state_, p, final_);
+  }
+
+ private:
+  static constexpr bool kPairs = !std::is_same<Unit, float>::value;
+  static int64_t depth(int64_t n) { return kPairs ? (n + 1) / 2 : n; }
+  static const Unit* units(const float* p) { return reinterpret_cast<const Unit*>(p); }
+
+  const float* as_units(const float* rows, int64_t count, float* paired) {
+    if (!kPairs) return rows;
+    pair_columns(rows, key_row_, count, key_row_, paired, units_);
+    return paired;
+  }
+
+  // Queries [i, i + count) of the chunk that starts at frame `first`.
+  void block(const Problem& p, const float* values, int64_t first, int64_t i, int64_t count, int64_t length, bool has_state) {
+    load_rows(static_cast<const T*>(s_.q) + p.offset(s_.q_strides, first + i), s_.q_strides.frame, count, s_.keys, queries_,
+              key_row_, q_ahead_, s_.scale);
+    Base::template turn<0>(queries_, i, count);
+    const float* queries = as_units(queries_, count, query_units_);
+    const int64_t seen = Base::seen(length, i + count), width = padded(seen);
+    product(count, width, depth(s_.keys), units(queries), units_, 1, units(keys_t_), spread_, products_, spread_);
+    for (int64_t r = 0; r < count; ++r) {
+      float* row = products_ + r * spread_;
+      int64_t j = 0;
+      if (kPairs)
+        for (; j < width; j += 2 * kLanes) {
+          const vfloat low = load(row + j) * Base::weights(i + r, j);
+          const vfloat high = j + kLanes < width ? load(row + j + kLanes) * Base::weights(i + r, j + kLanes) : vfloat{};
+          store(row + j / 2, to_pairs(low, high));
+        }
+      else
+        for (; j < width; j += kLanes) store(row + j, load(row + j) * Base::weights(i + r, j));
+    }
+    product(count, value_row_, depth(seen), units(products_), spread_, 1, units(values), value_row_, sums_, value_row_);
+    if (has_state) {
+      product(count, value_row_, s_.keys, queries_, key_row_, 1, state_, value_row_, cross_, value_row_);
+      for (int64_t r = 0; r < count; ++r)
+        for (int64_t c = 0; c < value_row_; c += kLanes) {
+          float* sum = sums_ + r * value_row_ + c;
+          store(sum, load(sum) + load(cross_ + r * value_row_ + c) * this->powers_[i + r + 1]);
+        }
+    }
+    store_rows(sums_, value_row_, count, s_.values, out_ + p.offset(s_.out_strides, first + i), s_.out_strides.frame);
+  }
+
+  T* out_;
+  float* final_;
+  int64_t q_ahead_ = 0;
+  const int64_t units_;
+  Scratch scratch_;
+  float *key_units_, *query_units_, *value_units_, *weighted_, *sums_, *cross_, *queries_, *keys_t_, *products_, *state_,
+      *next_state_;
+};
+
+template <class T>
+class Backward : Walk<T> {
+  using Base = Walk<T>;
+  using Base::s_, Base::length_, Base::key_row_, Base::value_row_, Base::spread_, Base::keys_, Base::values_, Base::powers_;
+
+ public:
+  Backward(const Retention& s, const RetentionGradient& g)
+      : Base(s), g_(g),
+        scratch_(length_ * (key_row_ + 2 * value_row_) + spread_ * (s.keys + s.values + 2 * kGradientQueries) +
+                 kGradientQueries * (2 * key_row_ + 2 * value_row_) + (Base::chunks() + 2) * Base::state_size() +
+                 2 * s.values * key_row_ + 14 * kLanes),
+        dkeys_(scratch_.take(length_ * key_row_)), dvalues_(scratch_.take(length_ * value_row_)),
+        weighted_(scratch_.take(length_ * value_row_)), keys_t_(scratch_.take(s.keys * spread_)),
+        values_t_(scratch_.take(s.values * spread_)), products_(scratch_.take(kGradientQueries * spread_)),
+        dproducts_(scratch_.take(kGradientQueries * spread_)), queries_(scratch_.take(kGradientQueries * key_row_)),
+        dqueries_(scratch_.take(kGradientQueries * key_row_)), douts_(scratch_.take(kGradientQueries * value_row_)),
+        weighted_douts_(scratch_.take(kGradientQueries * value_row_)),
+        states_(scratch_.take((Base::chunks() + 1) * Base::state_size())), dstate_(scratch_.take(Base::state_size())),
+        state_t_(scratch_.take(s.values * key_row_)), dstate_t_(scratch_.take(s.values * key_row_)) {}
+
+  void operator()(const Problem& p, const Problem& next) {
+    Base::start(p, next);
+    const int64_t size = Base::state_size(), chunks = Base::chunks();
+    Base::load_state(s_.state, p, states_);
+    for (int64_t n = 0; n + 1 < chunks; ++n) {
+      Base::load_chunk(p, n * length_, length_);
+      Base::advance(length_, states_ + n * size, weighted_, states_ + (n + 1) * size);
+    }
+    Base::load_state(g_.dfinal, p, dstate_);
+    ddecay_ = 0;
+    for (int64_t n = chunks - 1; n >= 0; --n)
+      chunk(p, n * length_, smaller(length_, s_.frames - n * length_), states_ + n * size, n || s_.state,
+            n + 1 < chunks || g_.dfinal);
+    g_.ddecay[p.number] = static_cast<float>(ddecay_ / s_.decay[p.joint * s_.heads + p.head]);
+    if (g_.dstate) Base::store_state(dstate_, p, g_.dstate);
+  }
+
+ private:
+  // On entry dstate_ is the gradient of the state after the chunk, on return of the state before it. ddecay_ collects
+  // exponent times term, which is the derivative times the decay.
+  void chunk(const Problem& p, int64_t first, int64_t length, const float* state, bool has_state, bool feeds_state) {
+    Base::load_chunk(p, first, length);
+    transpose_rows(keys_, key_row_, length, s_.keys, keys_t_, spread_);
+    transpose_rows(values_, value_row_, length, s_.values, values_t_, spread_);
+    memset(dkeys_, 0, length * key_row_ * sizeof(float));
+    memset(dvalues_, 0, length * value_row_ * sizeof(float));
+    if (feeds_state) through_state_after(length, state);
+    if (has_state) transpose_rows(state, value_row_, s_.keys, s_.values, state_t_, key_row_);
+    for (int64_t i = 0; i < length; i += kGradientQueries)
+      block(p, first, i, smaller(kGradientQueries, length - i), length, has_state);
+    Base::template turn<1>(dkeys_, 0, length, true);
+    store_rows(dkeys_, key_row_, length, s_.keys, static_cast<T*>(g_.dk) + p.offset(g_.dq_strides, first), g_.dq_strides.frame);
+    store_rows(dvalues_, value_row_, length, s_.values, static_cast<T*>(g_.dv) + p.offset(g_.dv_strides, first),
+               g_.dv_strides.frame);
+  }
+
+  void through_state_after(int64_t length, const float* state) {
+    Base::move_origin(length, dstate_, -1);
+    transpose_rows(dstate_, value_row_, s_.keys, s_.values, dstate_t_, key_row_);
+    Base::weigh_values(length, weighted_);
+    product(length, key_row_, s_.values, weighted_, value_row_, 1, dstate_t_, key_row_, dkeys_, key_row_);
+    product(length, value_row_, s_.keys, keys_, key_row_, 1, dstate_, value_row_, dvalues_, value_row_);
+    for (int64_t j = 0; j < length; ++j) {
+      vfloat sum = {};
+      for (int64_t c = 0; c < value_row_; c += kLanes) {
+        float* dvalue = dvalues_ + j * value_row_ + c;
+        store(dvalue, load(dvalue) * powers_[length - 1 - j]);
+        sum += load(dvalue) * load(values_ + j * value_row_ + c);
+      }
+      ddecay_ += static_cast<double>(length - 1 - j) * add_lanes(sum);
+    }
+    vfloat sum = {};
+    for (int64_t i = 0; i < Base::state_size(); i += kLanes) {
+      const vfloat d = load(dstate_ + i) * powers_[length];
+      store(dstate_ + i, d);
+      sum += d * load(state + i);
+    }
+    ddecay_ += static_cast<double>(length) * add_lanes(sum);
+  }
+
+  void block(const Problem& p, int64_t first, int64_t i, int64_t count, int64_t length, bool has_state) {
+    load_rows(static_cast<const T*>(s_.q) + p.offset(s_.q_strides, first + i), s_.q_strides.frame, count, s_.keys, queries_,
+              key_row_, 0, s_.scale);
+    Base::template turn<0>(queries_, i, count);
+    load_rows(static_cast<const T*>(g_.dout) + p.offset(s_.out_strides, first + i), s_.out_strides.frame, count, s_.values,
+              douts_, value_row_, 0);
+    if (has_state) through_state_before(i, count);
+
+    const int64_t seen = Base::seen(length, i + count), width = padded(seen);
+    product(count, width, s_.keys, queries_, key_row_, 1, keys_t_, spread_, products_, spread_);
+    product(count, width, s_.values, douts_, value_row_, 1, values_t_, spread_, dproducts_, spread_);
+    for (int64_t r = 0; r < count; ++r) {
+      vfloat sum = {};
+      for (int64_t j = 0; j < width; j += kLanes) {
+        float *x = products_ + r * spread_ + j, *dx = dproducts_ + r * spread_ + j;
+        const vfloat weight = Base::weights(i + r, j), weighted = load(x) * weight;
+        sum += Base::distances(i + r, j) * weighted * load(dx);
+        store(x, weighted);
+        store(dx, load(dx) * weight);
+      }
+      ddecay_ += add_lanes(sum);
+    }
+    product(seen, value_row_, count, products_, 1, spread_, douts_, value_row_, dvalues_, value_row_, true);
+    product(seen, key_row_, count, dproducts_, 1, spread_, queries_, key_row_, dkeys_, key_row_, true);
+    product(count, key_row_, seen, dproducts_, spread_, 1, keys_, key_row_, dqueries_, key_row_, has_state);
+    Base::template turn<0>(dqueries_, i, count, true);
+    for (int64_t c = 0; c < count * key_row_; c += kLanes) store(dqueries_ + c, load(dqueries_ + c) * s_.scale);
+    store_rows(dqueries_, key_row_, count, s_.keys, static_cast<T*>(g_.dq) + p.offset(g_.dq_strides, first + i),
+               g_.dq_strides.frame);
+  }
+
+  // Begins dqueries_ with what comes from the state before the chunk, and adds to that state's gradient.
+  void through_state_before(int64_t i, int64_t count) {
+    for (int64_t r = 0; r < count; ++r)
+      for (int64_t c = 0; c < value_row_; c += kLanes)
+        store(weighted_douts_ + r * value_row_ + c, load(douts_ + r * value_row_ + c) * powers_[i + r + 1]);
+    product(count, key_row_, s_.values, weighted_douts_, value_row_, 1, state_t_, key_row_, dqueries_, key_row_);
+    product(s_.keys, value_row_, count, queries_, 1, key_row_, weighted_douts_, value_row_, dstate_, value_row_, true);
+    for (int64_t r = 0; r < count; ++r) {
+      vfloat sum = {};
+      for (int64_t c = 0; c < key_row_; c += kLanes)
+        sum += load(dqueries_ + r * key_row_ + c) * load(queries_ + r * key_row_ + c);
+      ddecay_ += static_cast<double>(i + r + 1) * add_lanes(sum);
+    }
+  }
+
+  const RetentionGradient& g_;
+  double ddecay_ = 0;
+  Scratch scratch_;
+  float *dkeys_, *dvalues_, *weighted_, *keys_t_, *values_t_, *products_, *dproducts_, *queries_, *dqueries_, *douts_,
+      *weighted_douts_, *states_, *dstate_, *state_t_, *dstate_t_;
+};
+
+template <class Work, class... Arguments>
+void each_problem(const Retention& s, Arguments... arguments) {
+  parallel_ranges(s.batch * s.joints * s.heads, [&](int64_t begin, int64_t end) {
+    if (begin == end) return;
+    const FlushDenormals flush;
+    Work work(s, arguments...);
+    for (int64_t i = begin; i < end; ++i) work(Problem(s, i), Problem(s, i + 1 < end ? i + 1 : i));
+  });
+}
+
+}  // namespace
+
+void retention_forward(const Retention& s, void* out, float* final) {
+  if (s.pairs) return each_problem<Forward<bfloat16, Pair>>(s, static_cast<bfloat16*>(out), final);
+  if (s.bfloat16) return each_problem<Forward<bfloat16, float>>(s, static_cast<bfloat16*>(out), final);
+  each_problem<Forward<float, float>>(s, static_cast<float*>(out), final);
+}
+
+void retention_backward(const Retention& s, const RetentionGradient& g) {
+  if (s.bfloat16) return each_problem<Backward<bfloat16>, const RetentionGradient&>(s, g);
+  each_problem<Backward<float>, const RetentionGradient&>(s, g);
+}
+
+}  // namespace lifter::LIFTER_CAPABILITY

@@ -1,0 +1,218 @@
+"""Retention: attention without softmax, whose weights decay with the distance, so that it has a state of fixed size.
+
+Sources: Sun et al., "Retentive Network" (2023), equations 5 to 7; PoseRetNet paper, equations 1 to 5, for the mask that
+looks ahead to the end of its chunk and the decay per joint; Sun et al., "A length-extrapolatable transformer" (2022),
+for xPos.
+"""
+
+import torch
+
+from ._op import Op, autocast_dtype, check_device, check_float, check_like, check_shape, kernel_dtype, no_autocast
+
+XPOS_BASE = 512  # frames over which a channel pair is scaled by its s_d once
+CAUSAL_CHUNK = 64  # frames between two states of the causal form, where it is free to choose
+MAX_XPOS_CHUNK = 32_768  # beyond, the smallest s_d to the power of frames / XPOS_BASE leaves float32
+
+
+def retention(
+    q, k, v, decay=None, scale=None, initial_state=None, output_final_state=False,
+    *, chunk_size=None, causal=True, xpos_scale=None,
+):  # fmt: skip
+    """Retention with flash-linear-attention's layouts, and PoseRetNet's mask and decays.
+
+    out_n = sum_m decay^|n - m| (scale q_n . k_m) v_m over the frames m <= n (`causal`), or over all m before the end of
+    the chunk of n (PoseRetNet's staircase; one chunk: all frames). What lies before the first frame is in
+    `initial_state`. With xPos, q_n and k_m are rotated by their frame numbers; only n - m matters, so numbers count from
+    the start of a chunk, and nothing overflows, however long the stream.
+
+    Args:
+        q, k: (B, T, H, K) rows, or (B, T, J, H, K) clips. v: (B, T, H, V) or (B, T, J, H, V). float32, bfloat16 or
+            float16 (float64 runs on the reference). Strided views cost nothing if their last dimension is contiguous.
+        decay: per frame, 0 < decay <= 1. (H,); or (J, H) for clips, one per joint; or (R, H) for rows: row b of B takes
+            decay[b % R], so that rows of (batch, joint) have one per joint. None: 1 - 2^(-5 - h), RetNet's.
+        scale: factor of q; None is K^-0.5.
+        initial_state: (B, H, K, V) or (B, J, H, K, V), the final state of the frames before. Zeros if None.
+        output_final_state: also return the state after the last frame.
+        chunk_size: frames per chunk of the mask; the last may be shorter. None: all frames are one chunk. If `causal`,
+            it changes nothing but the rounding.
+        causal: False for the mask that looks ahead.
+        xpos_scale: (K / 2,) scales s_d of xPos, as `xpos_scale(K)` makes them; pair d is turned by 10000^(-2d / K) per
+            frame. None: no positions. No gradient.
+
+    Returns:
+        (out, final_state): out like `v` with the dtype of `q`; final_state float32 like `initial_state`, or None. Its
+        keys are rotated relative to the frame after the last, which is frame 0 of the next call.
+
+    Raises:
+        ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
+    """
+    op = "retention"
+    check_float(op, q=q, k=k, v=v, decay=decay, initial_state=initial_state, xpos_scale=xpos_scale)
+    if decay is None:
+        decay = 1 - torch.exp2(-5.0 - torch.arange(q.shape[-2], device=q.device, dtype=torch.float32))
+    chunk_size = _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale)
+    if (dtype := autocast_dtype(q)) is not None:
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    check_like(op, "q", q, k=k, v=v)
+    check_device(op, "q", q, decay=decay, initial_state=initial_state, xpos_scale=xpos_scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+
+    # Rows (batch, joint) are clips whose joints are the row groups of the decay.
+    rows = q.dim() == 4
+    if rows:
+        groups = decay.shape[0] if decay.dim() == 2 else 1
+        as_clip = lambda x: x.unflatten(0, (-1, groups)).movedim(1, 2)
+        state = None if initial_state is None else initial_state.unflatten(0, (-1, groups))
+        clip = [as_clip(x) for x in (q, k, v)]
+    else:
+        clip, state = [q, k, v], initial_state
+    decay = decay.expand(clip[0].shape[2], -1)
+
+    ops = RETENTION.namespace(q)
+    if ops is None:
+        with no_autocast(q):
+            out, final = retention_ref(
+                *clip, decay, scale, state, chunk_size=chunk_size, causal=causal, xpos_scale=xpos_scale
+            )
+    else:
+        if xpos_scale is not None and xpos_scale.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{op}: xpos_scale requires a gradient, which only backend('reference') has")
+        as_float = [None if x is None else x.float() for x in (decay, state, xpos_scale)]
+        out, final = ops.retention(*kernel_dtype(*clip), *as_float, scale, chunk_size, causal, output_final_state)
+        out = out.to(q.dtype)
+    if rows:
+        out, final = out.movedim(2, 1).flatten(0, 1), final.flatten(0, 1)
+    return out, final if output_final_state else None
+
+
+def retention_ref(q, k, v, decay, scale, initial_state=None, *, chunk_size, causal=True, xpos_scale=None):
+    """The chunkwise form (PoseRetNet, equations 3 to 5) of clips (B, T, J, H, K), decay (J, H), in at least float32."""
+    B, T, J, H, K = q.shape
+    out_dtype, dtype = q.dtype, torch.promote_types(q.dtype, torch.float32)
+    q, k, v = (x.movedim(1, 3).to(dtype) for x in (q, k, v))  # (B, J, H, T, .)
+    state = q.new_zeros(B, J, H, K, v.shape[-1]) if initial_state is None else initial_state.to(dtype)
+    decay = decay.to(dtype)[..., None]
+    outs = []
+    for q_c, k_c, v_c in zip(*(x.split(chunk_size, 3) for x in (scale * q, k, v))):
+        n = torch.arange(q_c.shape[3], device=q.device)
+        if xpos_scale is not None:
+            q_c, k_c = xpos(q_c, n, xpos_scale), xpos(k_c, n, xpos_scale, downscale=True)
+        distance = (n[:, None] - n).abs()
+        mask = decay[..., None] ** distance
+        if causal:
+            mask = mask.tril()
+        outs.append((q_c @ k_c.mT * mask) @ v_c + decay[..., None] ** (n[:, None] + 1) * (q_c @ state))
+        length = len(n)
+        state = decay[..., None] ** length * state + (k_c * decay[..., None] ** (length - 1 - n[:, None])).mT @ v_c
+        if xpos_scale is not None:  # from now on frames count from the end of this chunk
+            state = xpos(state.mT, torch.tensor(-length, device=q.device), xpos_scale, downscale=True).mT
+    return torch.cat(outs, 3).movedim(3, 1).to(out_dtype), state
+
+
+def xpos(x, n, scale, downscale=False):
+    """xPos of x (..., T, K) at frames n (T,) or one frame: pair d turned by n * 10000^(-2d / K), times s_d^(+-n / 512)."""
+    half = x.shape[-1] // 2
+    n = n.to(x.dtype)[..., None]
+    angle = n * 10000.0 ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
+    size = scale.to(x.dtype) ** (n / (-XPOS_BASE if downscale else XPOS_BASE))
+    even, odd = x.unflatten(-1, (half, 2)).unbind(-1)
+    cos, sin = angle.cos() * size, angle.sin() * size
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
+
+
+def xpos_scale(head_dim, device=None):
+    """The scales s_d = (2d + 0.4 K) / (1.4 K) of xPos, (K / 2,) float32."""
+    return (torch.arange(0, head_dim, 2, device=device) + 0.4 * head_dim) / (1.4 * head_dim)
+
+
+def _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale):
+    """The chunk size to use."""
+    rows, clip = ("B", "T", "H", "K"), ("B", "T", "J", "H", "K")
+    check_shape(op, "q", q, rows, clip)
+    if 0 in q.shape[1:]:
+        raise ValueError(f"{op}: q has shape {tuple(q.shape)}, expected no empty dimension after the first")
+    *lead, K = q.shape
+    B, T, *J, H = lead
+    check_shape(op, "k", k, tuple(q.shape))
+    check_shape(op, "v", v, (*lead, "V"))
+    V = v.shape[-1]
+    if V < 1:
+        raise ValueError(f"{op}: v has shape {tuple(v.shape)}, expected at least one value channel")
+    check_shape(op, "decay", decay, (H,), (*(J or ["R"]), H))
+    if not J and decay.dim() == 2 and (decay.shape[0] < 1 or B % decay.shape[0]):
+        raise ValueError(f"{op}: decay has {decay.shape[0]} row groups, expected a divisor of q's {B} rows")
+    check_shape(op, "initial_state", initial_state, (B, *J, H, K, V))
+    check_shape(op, "xpos_scale", xpos_scale, (K // 2,))
+    if xpos_scale is not None and K % 2:
+        raise ValueError(f"{op}: q has {K} key channels, expected an even number with xpos_scale")
+    if chunk_size is None:
+        chunk_size = CAUSAL_CHUNK if causal else T
+    if not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(f"{op}: chunk_size is {chunk_size!r}, expected an integer of at least 1")
+    chunk_size = min(chunk_size, T)
+    if xpos_scale is not None and chunk_size > MAX_XPOS_CHUNK:
+        raise ValueError(f"{op}: chunk_size is {chunk_size}, expected at most {MAX_XPOS_CHUNK} with xpos_scale")
+    return chunk_size
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+# The ops take clips (B, T, J, H, .) by their strides, with a contiguous last dimension; everything else is float32.
+
+
+def _fake(q, k, v, decay, initial_state, xpos_scale, scale, chunk_size, causal, output_final_state):
+    B, T, J, H, K = q.shape
+    state = (B, J, H, K, v.shape[-1]) if output_final_state else (0,)
+    return v.new_empty(v.shape), decay.new_empty(state)
+
+
+def _fake_bwd(dout, dfinal, q, k, v, decay, initial_state, xpos_scale, scale, chunk_size, causal):
+    dstate = decay.new_empty(0) if initial_state is None else initial_state.new_empty(initial_state.shape)
+    return *(x.new_empty(x.shape) for x in (q, k, v, decay)), dstate
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, ctx.scale, ctx.chunk_size, ctx.causal, ctx.has_final = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ops, ctx, dout, dfinal):
+    initial_state = ctx.saved_tensors[4]
+    dfinal = dfinal if ctx.has_final else None
+    *grads, dstate = ops.retention_bwd(dout, dfinal, *ctx.saved_tensors, ctx.scale, ctx.chunk_size, ctx.causal)
+    return *grads, dstate if initial_state is not None else None, None, None, None, None, None
+
+
+def _flops(q_shape, k_shape, v_shape, *args, out_shape=None, **kwargs) -> int:
+    """q k^T and its product with v over the frames that a query sees in its chunk, and the state's two products."""
+    *_, chunk_size, causal, _ = args
+    B, T, J, H, K = q_shape
+    V = v_shape[-1]
+    full, last = divmod(T, chunk_size)
+    pairs = sum(n * (n + 1) // 2 if causal else n * n for n in [chunk_size] * full + [last])
+    through_state = 4 * T * K * V if T > chunk_size else 0
+    return B * J * H * (2 * pairs * (K + V) + through_state)
+
+
+def _flops_bwd(dout_shape, dfinal_shape, q_shape, k_shape, v_shape, *args, out_shape=None, **kwargs) -> int:
+    """Five products where the forward has two."""
+    return _flops(q_shape, k_shape, v_shape, *args, False) * 5 // 2
+
+
+RETENTION = Op(
+    "retention(Tensor q, Tensor k, Tensor v, Tensor decay, Tensor? initial_state, Tensor? xpos_scale, float scale, "
+    "int chunk_size, bool causal, bool output_final_state) -> (Tensor out, Tensor final_state)",
+    fake=_fake,
+    triton="retention:forward",
+    flops=_flops,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+Op(
+    "retention_bwd(Tensor dout, Tensor? dfinal, Tensor q, Tensor k, Tensor v, Tensor decay, Tensor? initial_state, "
+    "Tensor? xpos_scale, float scale, int chunk_size, bool causal) "
+    "-> (Tensor dq, Tensor dk, Tensor dv, Tensor ddecay, Tensor dstate)",
+    fake=_fake_bwd,
+    triton="retention:backward",
+    flops=_flops_bwd,
+    public=False,
+)
