@@ -1,8 +1,10 @@
 """lifter: fused kernels, layers and models for 3D human pose lifting."""
 
 from .checkpoints import load_checkpoint, save_checkpoint
+from .freeze import freeze
 from .registry import create_model, list_models
+from .streaming import Stream, StreamBatch
 
 __version__ = "0.1.0"
 
-__all__ = ["create_model", "list_models", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Stream", "StreamBatch", "create_model", "freeze", "list_models", "load_checkpoint", "save_checkpoint"]

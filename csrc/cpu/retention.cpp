@@ -37,6 +37,7 @@ class Walk {
   void start(const Problem& p, const Problem& next) {
     k_ahead_ = next.offset(s_.k_strides) - p.offset(s_.k_strides);
     v_ahead_ = next.offset(s_.v_strides) - p.offset(s_.v_strides);
+    state_ahead_ = (next.number - p.number) * s_.keys * s_.values;
     const double decay = s_.decay[p.joint * s_.heads + p.head];
     double power = 1;
     for (int64_t n = 0; n <= length_; ++n, power *= decay) powers_[n] = static_cast<float>(power);
@@ -81,7 +82,7 @@ class Walk {
 
   void load_state(const float* from, const Problem& p, float* state) const {
     if (!from) return static_cast<void>(memset(state, 0, state_size() * sizeof(float)));
-    load_rows(from + p.number * s_.keys * s_.values, s_.values, s_.keys, s_.values, state, value_row_, 0);
+    load_rows(from + p.number * s_.keys * s_.values, s_.values, s_.keys, s_.values, state, value_row_, state_ahead_);
   }
 
   void store_state(const float* state, const Problem& p, float* to) const {
@@ -121,7 +122,7 @@ class Walk {
 
   const Retention& s_;
   const int64_t length_, key_row_, value_row_, spread_;
-  int64_t k_ahead_ = 0, v_ahead_ = 0;  // from a problem's elements to the next one's
+  int64_t k_ahead_ = 0, v_ahead_ = 0, state_ahead_ = 0;  // from a problem's elements to the next one's
   Scratch scratch_;
   float *powers_, *weights_, *keys_, *values_;
 };

@@ -1,6 +1,5 @@
-"""What a residual block needs beside its mixer."""
+"""The residual block of the transformers, and what it needs beside its mixer."""
 
-import torch.nn.functional as F
 from torch import nn
 
 
@@ -10,11 +9,12 @@ class Mlp(nn.Module):
     def __init__(self, dim, hidden, drop=0.0):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x):
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
 class DropPath(nn.Module):
@@ -32,3 +32,26 @@ class DropPath(nn.Module):
 
     def extra_repr(self):
         return f"p={self.p:.3f}"
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm residual block: x + attn(norm1(x)), then x + mlp(norm2(x)). (B, T, J, C) -> (B, T, J, C).
+
+    `mixer` is any module of that shape. What `forward` takes besides x goes to it; if it returns more than the map, such
+    as a state, so does the block.
+    """
+
+    def __init__(self, dim, mixer, mlp_ratio=2.0, drop=0.0, drop_path=0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = mixer
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x, **mixer):
+        mixed = self.attn(self.norm1(x), **mixer)
+        mixed, *more = mixed if isinstance(mixed, tuple) else (mixed,)
+        x = x + self.drop_path(mixed)
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return (x, *more) if more else x

@@ -1,0 +1,102 @@
+"""`lifter.freeze`: the same numbers, a copy of its own, and clear refusals."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import lifter
+from lifter.freeze import PackedLinear
+from lifter.models import MixSTE, PoseRetNet, SasMamba
+from tests.conftest import assert_as_good
+
+TINY = {"num_frames": 9, "dim": 16, "depth": 2, "drop_path": 0.0}
+MODELS = {"mixste": MixSTE, "poseretnet": PoseRetNet, "sasmamba": SasMamba}
+
+
+def build(name, dtype=torch.float32):
+    torch.manual_seed(0)
+    model = MODELS[name](**TINY).eval()
+    for p in model.parameters():
+        if p.dim() > 1:
+            nn.init.normal_(p, std=p.shape[-1] ** -0.5)
+    return model.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_same_numbers(name, dtype):
+    model = build(name)
+    x = torch.randn(2, 7, 17, 2, generator=torch.Generator().manual_seed(1))
+    exact = copy.deepcopy(model).double()(x.double())
+    model = model.to(dtype)
+    frozen = lifter.freeze(model)
+    assert any(isinstance(m, PackedLinear) and m.activation == "gelu" for m in frozen.modules())
+    assert not any(type(m) is nn.Linear for m in frozen.modules())
+    assert_as_good(name, frozen(x.to(dtype)), model(x.to(dtype)), exact, factor=2, rounding=64)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 243])
+@torch.no_grad()
+def test_one_layout_for_all_lengths(frames):
+    linear, x = nn.Linear(24, 40), torch.randn(1, frames, 17, 24)
+    exact = copy.deepcopy(linear).double()(x.double())
+    assert_as_good("linear", PackedLinear(linear)(x), linear(x), exact)
+    exact = nn.functional.gelu(exact)
+    assert_as_good("gelu", PackedLinear(linear, "gelu")(x), nn.functional.gelu(linear(x)), exact)
+    assert PackedLinear(linear)(x[:0]).shape == (0, frames, 17, 40)
+
+
+@torch.no_grad()
+def test_strided_input_and_no_bias():
+    linear, x = nn.Linear(24, 40, bias=False), torch.randn(17, 3, 48)[..., ::2].transpose(0, 1)
+    torch.testing.assert_close(PackedLinear(linear)(x), linear(x))
+
+
+@torch.no_grad()
+def test_state_goes_through():
+    model, x = build("poseretnet"), torch.randn(1, 8, 17, 2)
+    frozen = lifter.freeze(model)
+    _, state = frozen(x[:, :4], return_state=True)
+    expected, _ = model(x[:, 4:], model(x[:, :4], return_state=True)[1], True)
+    torch.testing.assert_close(frozen(x[:, 4:], state, True)[0], expected)
+
+
+@torch.no_grad()
+def test_a_copy_of_its_own():
+    model, x = build("mixste").train(), torch.randn(1, 3, 17, 2)
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    frozen = lifter.freeze(model)
+    expected = frozen(x)
+    assert model.training and not frozen.training
+    for name, p in model.state_dict().items():
+        assert torch.equal(p, before[name])
+        p.add_(1)
+    assert torch.equal(frozen(x), expected)
+    assert not any(p.requires_grad for p in frozen.parameters()) and all(p.requires_grad for p in model.parameters())
+
+
+@torch.no_grad()
+def test_float64_stays_as_it_is():
+    model = build("mixste", torch.float64)
+    x = torch.randn(1, 3, 17, 2, dtype=torch.float64)
+    assert torch.equal(lifter.freeze(model)(x), model(x))
+
+
+def test_a_lone_linear():
+    assert isinstance(lifter.freeze(nn.Linear(3, 4)), PackedLinear)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="on the CPU, got weight on meta"):
+        lifter.freeze(nn.Linear(3, 4, device="meta"))
+    with pytest.raises(TypeError, match="x is torch.bfloat16 on cpu, expected torch.float32"):
+        PackedLinear(nn.Linear(3, 4))(torch.zeros(2, 3, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="x has 5 channels, expected 3"):
+        PackedLinear(nn.Linear(3, 4))(torch.zeros(2, 5))
+    with pytest.raises(RuntimeError, match="requires a gradient"):
+        PackedLinear(nn.Linear(3, 4))(torch.zeros(2, 3, requires_grad=True))
+    with pytest.raises(TypeError, match="model is str"):
+        lifter.freeze("mixste")
