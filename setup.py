@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import site
 import subprocess
 import sys
 import sysconfig
@@ -28,11 +29,14 @@ def find_torch():
     for prefix in filter(None, (sys.prefix, os.environ.get("VIRTUAL_ENV"), sys.base_prefix)):
         scheme = {"base": prefix, "platbase": prefix}
         folders += [sysconfig.get_path(kind, vars=scheme) for kind in ("purelib", "platlib")]
+    folders += filter(None, [site.getusersitepackages()])
     for folder in (Path(entry, "torch") for entry in folders):
         if (folder / "version.py").is_file():
-            values = dict(re.findall(r"^(__version__|cuda)\b.*= '(.*)'", (folder / "version.py").read_text(), re.M))
-            if tuple(map(int, re.findall(r"\d+", values["__version__"])[:2])) >= (2, 11):
-                return folder, values["__version__"], values.get("cuda", "")
+            text = (folder / "version.py").read_text(errors="replace")
+            values = dict(re.findall(r"""^(__version__|cuda)\b.*= ['"](.*)['"]""", text, re.M))
+            version = values.get("__version__", "")  # somebody else's module of that name has none
+            if tuple(map(int, re.findall(r"\d+", version)[:2])) >= (2, 11):
+                return folder, version, values.get("cuda", "")
     return None
 
 

@@ -24,6 +24,7 @@ from .timing import best_seconds
 EXPONENTIALS = {
     "selective_scan": lambda u, delta, A, *rest: u.numel() * A.shape[1],
     "selective_scan_bwd": lambda dout, dlast_state, u, delta, A, *rest: u.numel() * A.shape[1],
+    "selective_state_update": lambda state, *rest: state.numel(),
     "skeleton_scan": lambda x, proj, dt_weight, dt_bias, A, *rest: x.numel() * A.shape[0] * A.shape[2],
     "skeleton_scan_bwd": lambda dout, x, proj, dt_weight, dt_bias, A, *rest: x.numel() * A.shape[0] * A.shape[2],
 }

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,7 +116,8 @@ def draw(path, sections) -> bool:
         if row.get("speedup"):
             times.setdefault(row["case"], {})[row["implementation"]] = row["time"].median
     compared = {case: found for case, found in times.items() if {"lifter", "reference"} <= found.keys()}
-    kernels = [row for row in sections.get("kernels", []) if row["bound"] and row["case"].endswith(" forward")]
+    drawn = re.compile(r"\w+ [LT]=\d+ forward")  # the float32 rows of the ops that have a length
+    kernels = [row for row in sections.get("kernels", []) if row["bound"] and drawn.fullmatch(row["case"])]
     panels = [(panel, data) for panel, data in ((_draw_models, compared), (_draw_kernels, kernels)) if data]
     if not panels:
         return False

@@ -27,10 +27,11 @@ def test_kernel(benchmark, case, implementation):
         benchmark(call)
 
 
-@pytest.mark.parametrize("batch", models.BATCHES)
-@pytest.mark.parametrize("frames", models.FRAMES)
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize(
+    "name, frames, batch", [(name, *clip) for name, clips in models.CLIPS.items() for clip in clips]
+)
 def test_model(benchmark, name, frames, batch):
-    model, clips = models.build(name, DEVICE), SETUP.clips.batch(batch, frames).to(DEVICE)
+    model = models.build(name, DEVICE)
+    clips = models.keypoints(model, SETUP, frames, batch)
     with torch.inference_mode():
         benchmark(model, clips)

@@ -3,6 +3,9 @@
 An op is defined twice from one description: as `torch.ops.lifter.<name>` (C++ on the CPU, Triton on the GPU) and as
 `torch.ops.lifter_triton.<name>`, whose kernel is Triton on every device, so that the interpreter can run the GPU code
 on a CPU through the same schema, fake, autograd and FLOP formula.
+
+FLOP formulas belong to the ops. Of a reference FlopCounterMode sees only PyTorch's products, of a scan's nothing: where
+no kernels are, count with tensors on "meta".
 """
 
 import contextlib
@@ -13,11 +16,10 @@ import warnings
 from functools import cache, partial
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from lifter import _library
-
-BACKENDS = ("reference", "cpu", "triton", "cuda")
 
 _libraries = {name: torch.library.Library(name, "DEF") for name in ("lifter", "lifter_triton")}
 _registry: dict[str, "Op"] = {}
@@ -34,7 +36,7 @@ class Op:
 
     def __init__(self, schema, *, fake, triton=None, cpu=True, flops=None, setup_context=None, backward=None, public=True):
         self.name = schema.split("(", 1)[0]
-        self.cpu, self.triton = cpu, triton
+        self.cpu, self.triton, self.differentiable = cpu, triton, backward is not None
         for namespace, library in _libraries.items():
             library.define(schema, tags=torch.Tag.pt2_compliant_tag)
             qualname = f"{namespace}::{self.name}"
@@ -80,8 +82,21 @@ class Op:
             return "triton"
         return "reference"
 
-    def namespace(self, x: torch.Tensor):
-        """The `torch.ops` namespace that a call on `x` must use, or None for the reference."""
+    def namespace(self, x: torch.Tensor, *others: torch.Tensor | None):
+        """The `torch.ops` namespace that a call on `x` must use, or None for the reference.
+
+        RuntimeError if any tensor carries a derivative that the kernels would lose.
+        """
+        ops = self._namespace(x)
+        followed = ops is not None and self.differentiable and not torch.compiler.is_compiling()
+        if followed and _derivative_lost(x, *others):
+            raise RuntimeError(
+                f"{self.name}: the kernels have gradients for torch.autograd, not for torch.func nor in forward mode; "
+                "backend('reference') has them"
+            )
+        return ops
+
+    def _namespace(self, x):
         device = x.device.type
         if _forced == "reference" or (_forced is None and x.dtype == torch.float64):
             return None
@@ -114,10 +129,13 @@ def registry() -> dict[str, Op]:
 
 @contextlib.contextmanager
 def backend(name: str):
-    """Force the backend of every op called inside: "reference", "cpu", "triton" or "cuda". Holds for the whole process."""
+    """Force the backend of every op called inside: "reference", "cpu", "triton" or "cuda". Holds for the whole process.
+
+    On "reference" FlopCounterMode counts only PyTorch's products; with tensors on "meta" and no backend forced, all.
+    """
     global _forced
-    if name not in BACKENDS:
-        raise ValueError(f"backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
+    if name not in _library.BACKENDS:
+        raise ValueError(f"backend: got {name!r}, expected one of {', '.join(_library.BACKENDS)}")
     previous, _forced = _forced, name
     try:
         yield
@@ -145,7 +163,7 @@ _triton_usable, _triton_note = _triton_state()
 @cache
 def _warn_slow(op: str, device: str) -> None:
     reason = {"cpu": _library.reason, "cuda": _triton_note}.get(device, f"there are no kernels for {device}")
-    warnings.warn(f"lifter.{op} runs its slow PyTorch reference on {device}: {reason}", stacklevel=4)
+    warnings.warn(f"lifter.{op} runs its slow PyTorch reference on {device}: {reason}", stacklevel=5)
 
 
 # ---- argument checks -------------------------------------------------------------------------------------------------
@@ -205,9 +223,24 @@ def no_autocast(x: torch.Tensor):
 
 
 def saves_states(*tensors: torch.Tensor | None) -> bool:
-    """Whether a call must keep what its backward needs. An exported graph is for inference."""
-    wanted = any(x is not None and x.requires_grad for x in tensors)
+    """Whether a call must keep what its backward needs. An exported graph is for inference. Inside vmap nobody can tell."""
+    wanted = any(x is not None and x.requires_grad for x in tensors) or torch._C._are_functorch_transforms_active()
     return torch.is_grad_enabled() and wanted and not torch.compiler.is_exporting()
+
+
+def _derivative_lost(*tensors: torch.Tensor | None) -> bool:
+    """Whether a transform of torch.func (grad, jvp, ...) follows any of the tensors, or one is a dual of forward mode."""
+    if not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0:
+        return False
+    functorch = torch._C._functorch
+    for x in tensors:
+        while x is not None and functorch.is_functorch_wrapped_tensor(x):  # vmap inside grad hides it
+            if functorch.is_gradtrackingtensor(x):
+                return True
+            x = functorch.get_unwrapped(x)
+        if x is not None and forward_ad.unpack_dual(x).tangent is not None:
+            return True
+    return False
 
 
 def kernel_dtype(*tensors: torch.Tensor | None) -> tuple:

@@ -50,7 +50,7 @@ def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0
     check_device(op, "input", input, offset=offset, mask=mask)
 
     channels_last = input.stride(1) == 1 and not input.is_contiguous()
-    ops = DEFORM_CONV2D.namespace(input)
+    ops = DEFORM_CONV2D.namespace(input, offset, mask, weight, bias)
     if ops is None:
         out = deform_conv2d_ref(input, offset, weight, bias, stride, padding, dilation, mask)
     else:

@@ -66,7 +66,7 @@ def selective_scan_fn(
     check_like("selective_scan_fn", "u", u, delta=delta, z=z, **varying)
     check_device("selective_scan_fn", "u", u, A=A, B=B, C=C, D=D, delta_bias=delta_bias, initial_state=initial_state)
 
-    ops = SELECTIVE_SCAN.namespace(u)
+    ops = SELECTIVE_SCAN.namespace(u, delta, A, B, C, D, z, delta_bias, initial_state)
     if ops is None:
         with no_autocast(u):
             return selective_scan_ref(

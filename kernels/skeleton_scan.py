@@ -7,6 +7,7 @@ step softplus(dt_proj(dt) + bias) formed on the way, the directions summed into 
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ._op import (
     Op,
@@ -45,8 +46,9 @@ def skeleton_scan(
         dt_proj_weight: (K, C, R). dt_proj_bias: (K, C). delta = softplus(dt_proj(dt) + bias).
         A: (K, C, N) real. D: (K, C) skip.
         gather: (K, G, M, J) int32: direction k reads x[:, :, gather[k, g, 0, v]] + x[:, :, gather[k, g, 1, v]] + ... at
-            joint v, for the channels of group g; a negative entry adds nothing, one of J or more is an error on the CPU
-            and adds nothing on the GPU, which cannot look without waiting. None: the joint itself.
+            joint v, for the channels of group g; a negative entry adds nothing. One of J or more is a ValueError on the
+            CPU (in a compiled or exported graph the kernel's RuntimeError), and adds nothing on the GPU, which cannot
+            look without waiting. None: the joint itself.
         channel_groups: sizes of the G channel groups, summing to C. None: one group.
         directions: K of "T-f", "T-b" (frame-major, forward and backward), "S-f", "S-b" (joint-major).
 
@@ -67,7 +69,7 @@ def skeleton_scan(
     check_like(op, "x", x, x_proj_weight=x_proj_weight)
     check_device(op, "x", x, dt_proj_weight=dt_proj_weight, dt_proj_bias=dt_proj_bias, A=A, D=D, gather=gather)
 
-    ops = SKELETON_SCAN.namespace(x)
+    ops = SKELETON_SCAN.namespace(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D)
     if ops is None:
         with no_autocast(x):
             return skeleton_scan_ref(
@@ -175,6 +177,11 @@ def _check_shapes(op, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gath
         check_shape(op, "gather", gather, (K, len(channel_groups), "M", J))
         if gather.shape[2] < 1:
             raise ValueError(f"{op}: gather has shape {tuple(gather.shape)}, expected at least one term (M >= 1)")
+        # Where values can be read at once: not on a GPU, nor while a graph is traced. A fake tensor has a type of its own.
+        traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
+        if gather.device.type == "cpu" and type(gather) is torch.Tensor and not traced:
+            if (joint := gather.max().item()) >= J:
+                raise ValueError(f"{op}: gather names joint {joint}, expected less than {J}")
     return channel_groups
 
 

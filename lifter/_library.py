@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+BACKENDS = ("reference", "cpu", "triton", "cuda")  # here, where the command line can name them before any op exists
+
 loaded = False
 reason = ""
 _C = None  # the pybind11 module: build information and CPU capability

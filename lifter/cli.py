@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 
+from lifter._library import BACKENDS
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="lifter", description="3D human pose lifting.")
@@ -13,17 +15,15 @@ def main(argv: list[str] | None = None) -> int:
 
     verify = commands.add_parser("verify", help="compare with what the official code computed")
     verify.add_argument("files", nargs="+", metavar="FILE", help="npz of official weights, inputs and outputs")
-    verify.add_argument(
-        "--backend", choices=("reference", "cpu", "triton", "cuda"), help="default: what a call on the CPU takes"
-    )
+    verify.add_argument("--backend", choices=BACKENDS, help="default: what a call on the CPU takes")
     verify.add_argument(
         "--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32",
         help="of weights and inputs; float64 runs on the reference",
     )  # fmt: skip
     verify.add_argument(
         "--tol", type=float,
-        help="largest absolute difference (default: 1e-4 for models, 1e-5 for units; 16-bit dtypes: at least 16 eps, "
-        "units 4 eps, times the largest output)",
+        help="largest absolute difference (default: 1e-4 or 1e-5 for models, 1e-5 for units; 16-bit dtypes: at least "
+        "16 eps, units 4 eps, times the largest output)",
     )  # fmt: skip
     verify.set_defaults(run=_verify)
 

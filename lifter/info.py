@@ -11,16 +11,15 @@ from pathlib import Path
 
 import torch
 
-from lifter import _library
-
-BACKENDS = ("reference", "cpu", "triton", "cuda")
+from lifter import __version__, _library
+from lifter._library import BACKENDS
 
 
 def environment() -> dict:
     """The machine and the software that a measurement depends on; nothing that names the machine or its user."""
     library = _library._C
     return {
-        "lifter": _version("lifter"),
+        "lifter": __version__,  # not what pip noted when an editable checkout was installed
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -12,6 +12,8 @@ class Official:
     tolerance: float
 
 
+SIZES = ("num_frames", "num_joints", "in_channels", "dim", "depth")
+
 _models: dict[str, Callable] = {}
 _official: dict[str, Official] = {}
 
@@ -39,11 +41,18 @@ def create_model(name, num_frames=243, **kwargs):
         name: one of `list_models()`.
         num_frames: T, the longest clip that the model will see.
         kwargs: arguments of the model class, for example `in_channels`, `num_joints`, `depth`, `variant`.
+
+    Raises:
+        ValueError for an unknown name and for a size that is no positive integer.
     """
     models = _load(_models)
     if name not in models:
         raise ValueError(f"create_model: name is {name!r}, expected one of {', '.join(sorted(models))}")
-    return models[name](num_frames=num_frames, **kwargs)
+    kwargs["num_frames"] = num_frames
+    for size in SIZES:
+        if size in kwargs and not (isinstance(kwargs[size], int) and kwargs[size] > 0):
+            raise ValueError(f"create_model: {size} is {kwargs[size]!r}, expected a positive integer")
+    return models[name](**kwargs)
 
 
 def list_models() -> dict[str, str]:

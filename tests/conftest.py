@@ -34,6 +34,13 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if not item.get_closest_marker("gpu")]
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What passing tests have to say."""
+    passed = terminalreporter.getreports("passed")
+    for line in sorted(value for report in passed for key, value in report.user_properties if key == "summary"):
+        terminalreporter.write_line(line)
+
+
 class Target:
     """A backend and the device of its tensors."""
 

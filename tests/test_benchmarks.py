@@ -1,6 +1,7 @@
 """The benchmark harness: exact counts, honest rows, clear errors. No timing is checked."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ pytest.importorskip("rich")
 
 import benchmarks.__main__ as command  # noqa: E402
 from benchmarks import bounds, inputs, kernels, models, published, tables, timing  # noqa: E402
-from benchmarks.kernels import selective_scan  # noqa: E402
+from benchmarks.kernels import selective_scan, selective_state_update  # noqa: E402
+from lifter.kernels._op import registry  # noqa: E402
 
 # What the official code has, T = 243: parameters, those that thop sees, thop's MACs, MACs of its products (10^9), GFLOP
 # of its scans; from golden/README.md.
@@ -25,6 +27,9 @@ OFFICIAL = {
     "posemamba_s": (1_470_211, 859_651, 3.587, 5.173, 6.13),
     "posemamba_b": (4_742_659, 3_357_699, 13.943, 17.790, 12.27),
     "posemamba_l": (9_450_499, 6_713_859, 27.881, 35.578, 24.53),
+    "mixste": (33_783_811, 33_650_691, 139.038, 147.423, 0),
+    "motionbert": (42_466_317, 42_333_197, 174.751, 185.403, 0),
+    "poseretnet": (35_749_443, 25_245_699, 104.385, 156.086, 0),
 }
 
 
@@ -123,10 +128,37 @@ def test_inputs(tmp_path):
 SETUP = command.Setup("cpu", inputs.synthetic_gait(1), quick=True, seconds=0.01, patience=0.0)
 
 
-def test_kernel_row():
-    case = next(case for case in kernels.all_cases(SETUP) if case.name == "selective_scan L=17 forward+backward")
+@pytest.mark.parametrize(
+    "name, error",
+    [
+        ("selective_scan L=17 forward+backward", 1e-5),
+        ("selective_state_update B=1 forward", 1e-5),
+        ("selective_state_update B=64 bfloat16 forward", 1e-2),
+        ("deform_conv2d T=243 bfloat16 forward", 1e-2),
+    ],
+)
+def test_kernel_row(name, error):
+    case = next(case for case in kernels.all_cases(SETUP) if case.name == name)
     (row,) = kernels.run(case, SETUP)
-    assert row["matches"] and row["speedup"] > 0 and row["error"] < 1e-5
+    assert row["matches"] and row["speedup"] > 0 and row["error"] < error
+    assert row["dtype"] == ("bfloat16" if "bfloat16" in name else "float32")
+
+
+def test_every_op_has_cases():
+    names = [case.name for case in kernels.all_cases(SETUP)]
+    assert len(set(names)) == len(names)
+    for op in registry():
+        assert any(re.fullmatch(rf"{op} .*\d forward", name) for name in names), op
+        assert any(re.fullmatch(rf"{op} .* bfloat16 forward", name) for name in names), op
+    assert not any(name.startswith("selective_state_update") and "backward" in name for name in names)
+
+
+def test_a_benchmarked_state_stays_what_it_is():
+    inputs = selective_state_update.inputs(2, "cpu", torch.float32)
+    state = inputs["state"].clone()
+    for _ in range(100):
+        selective_state_update.ours(**inputs)
+    torch.testing.assert_close(inputs["state"], state)
 
 
 @pytest.mark.parametrize("broken", [lambda y: y * 1.01, lambda y: y * float("nan")])

@@ -28,6 +28,13 @@ def test_unknown_names():
         official_model("some.other.Model")
 
 
+@pytest.mark.parametrize("name", ["num_frames", "num_joints", "in_channels", "dim", "depth"])
+@pytest.mark.parametrize("size", [0, -1, 2.5, "9"])
+def test_nonsensical_sizes(name, size):
+    with pytest.raises(ValueError, match=f"{name} is {size!r}, expected a positive integer"):
+        lifter.create_model("sasmamba", **{name: size})
+
+
 def test_import_is_cheap():
     code = (
         "import sys, lifter; heavy = {'triton', 'matplotlib', 'lightning', 'safetensors', 'lifter.models', "

@@ -47,6 +47,7 @@ class Case:
     make: Callable  # (device, dtype) -> dict of arguments, seeded
     call: Callable
     peers: dict[str, Callable] = field(default_factory=dict)
+    differentiable: bool = True
     backward: bool = False
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
@@ -84,14 +85,16 @@ class Case:
 
 
 def all_cases(setup) -> list[Case]:
-    """Forward, and forward and backward, of what the files beside this one declare."""
-    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
-    forward = [replace(case, device=setup.device) for module in modules for case in module.cases(setup)]
-    return [
-        replace(case, name=f"{case.name} {label}", backward=backward)
-        for case in forward
-        for backward, label in ((False, "forward"), (True, "forward+backward"))
-    ]
+    """Forward, and forward and backward, of what the files beside this one declare; the last of each in bfloat16 too."""
+    found = []
+    for module in pkgutil.iter_modules(__path__):
+        declared = importlib.import_module(f"{__name__}.{module.name}").cases(setup)
+        for case in declared:
+            found.append(replace(case, name=f"{case.name} forward"))
+            if case.differentiable:
+                found.append(replace(case, name=f"{case.name} forward+backward", backward=True))
+        found.append(replace(declared[-1], name=f"{declared[-1].name} bfloat16 forward", dtype=torch.bfloat16))
+    return [replace(case, device=setup.device) for case in found]
 
 
 def cases(setup):

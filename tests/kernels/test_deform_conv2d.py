@@ -1,6 +1,5 @@
 """deform_conv2d on every backend, against equation 3 of the deformable convolution paper and float64 autograd."""
 
-import concurrent.futures
 from functools import partial
 
 import numpy as np
@@ -300,14 +299,6 @@ def test_repeats(target, name):
             assert all(torch.equal(first[n], again[n]) for n in same if n in first)
     finally:
         torch.set_num_threads(threads)
-
-
-def test_python_threads():
-    arguments = draw(CASES["clip"], torch.float32)
-    expected = deform_conv2d(**arguments)
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        results = pool.map(lambda _: deform_conv2d(**arguments), range(64))
-        assert all(torch.equal(out, expected) for out in results)
 
 
 # ---- PyTorch's machinery ---------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lifter.kernels import selective_scan_fn, selective_state_update, selective_state_update_ref
 from tests.conftest import assert_as_good
@@ -124,6 +125,34 @@ def test_opcheck(target):
     inputs = [x.to(target.device) for x in make_inputs(groups=2).values()]
     ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
     torch.library.opcheck(ops.selective_state_update.default, (*inputs, True))
+
+
+def test_compiles_whole(target):
+    inputs = {name: x.to(target.device) for name, x in make_inputs(groups=2).items()}
+    compiled = torch.compile(selective_state_update, fullgraph=True, backend="aot_eager")
+    with target.forced():
+        expected = step(selective_state_update, inputs, device=target.device)
+        ours = step(compiled, inputs, device=target.device)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+def test_exports():
+    class Step(torch.nn.Module):
+        def forward(self, state, x, dt, A, B, C):
+            return selective_state_update(state, x, dt, A, B, C, dt_softplus=True)
+
+    inputs = list(make_inputs().values())[:6]
+    program = torch.export.export(Step(), tuple(inputs)).module()
+    ours, expected = ([x.clone() for x in inputs] for _ in range(2))
+    assert torch.equal(program(*ours), Step()(*expected))
+    assert torch.equal(ours[0], expected[0]) and not torch.equal(ours[0], inputs[0])
+
+
+def test_flops_are_counted(target):
+    inputs = {name: x.to(target.device) for name, x in make_inputs(batch=2, dim=6, states=5).items()}
+    with target.forced(), FlopCounterMode(display=False) as counter:
+        selective_state_update(**inputs)
+    assert counter.get_total_flops() == 2 * 6 * (9 * 5 + 1)
 
 
 @pytest.mark.parametrize(

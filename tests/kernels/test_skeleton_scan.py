@@ -2,6 +2,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from lifter.kernels import skeleton_scan, skeleton_scan_ref
 from lifter.kernels.skeleton_scan import DIRECTIONS
@@ -249,8 +251,29 @@ def test_bad_input(change, error, message):
         skeleton_scan(**{**make_inputs(), **change})
 
 
-def test_a_gather_that_names_no_joint_is_an_error_not_a_crash():
+def test_a_gather_that_names_no_joint_is_an_error_not_a_crash(backend):
+    inputs = make_inputs()
+    inputs["gather"][0, 0, 0, 0] = 17
+    with pytest.raises(ValueError, match="skeleton_scan: gather names joint 17, expected less than 17"):
+        skeleton_scan(**inputs)
+
+
+def test_a_compiled_gather_is_checked_by_the_kernel():
     inputs = make_inputs()
     inputs["gather"][0, 0, 0, 0] = 17
     with pytest.raises(RuntimeError, match="gather names joint 17, expected less than 17"):
-        skeleton_scan(**inputs)
+        torch.compile(skeleton_scan, fullgraph=True, backend="eager")(**inputs)
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+def test_the_check_of_gather_is_not_traced(mode):
+    inputs = make_inputs()
+    scan = lambda x: skeleton_scan(**inputs | {"x": x})  # noqa: E731
+    graph = make_fx(scan, tracing_mode=mode, _allow_non_fake_inputs=True)(inputs["x"])
+    assert torch.equal(graph(inputs["x"]), scan(inputs["x"]))
+
+
+def test_fake_tensors_need_no_values():
+    with FakeTensorMode() as mode:
+        inputs = {name: mode.from_tensor(x) if torch.is_tensor(x) else x for name, x in make_inputs().items()}
+        assert skeleton_scan(**inputs).shape == inputs["x"].shape

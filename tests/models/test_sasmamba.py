@@ -1,5 +1,7 @@
 """SasMamba against the official code's numbers, its counts, its variants and its errors."""
 
+import copy
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import lifter
 from lifter import kernels
 from lifter.models.sasmamba import SasMamba, stride_gather, stride_groups, stride_groups_gather
 from lifter.verify import verify
+from tests.conftest import assert_as_good
 
 TINY = {"num_frames": 4, "dim": 8, "depth": 2, "drop_path": 0.0}
 FRAMES = 3
@@ -73,6 +76,49 @@ def test_variants_run_and_train(kwargs):
     assert y.shape == (*x.shape[:3], 3) and y.isfinite().all()
     dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not dead
+
+
+def output_and_gradients(model, x, backend, dtype=None):
+    """By name: the output and the gradient of every parameter, for a fixed gradient of the output."""
+    dtype = dtype or x.dtype
+    model = copy.deepcopy(model).to(dtype)
+    with kernels.backend(backend):
+        y = model(x.to(dtype))
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(y.dtype)
+    names, parameters = zip(*model.named_parameters())
+    return {"output": y.detach(), **dict(zip(names, torch.autograd.grad(y, parameters, dy)))}
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"variant": "paper"},
+        {"variant": "paper", "strides": (1, 2)},
+        {"scan": "local_global"},
+        {"directions": ("S-f",)},
+        {"directions": ("T-b", "T-f")},
+        {"directions": ("S-b", "T-f", "S-f"), "variant": "paper"},
+    ],
+    ids=str,
+)
+def test_variants_on_the_kernels(kwargs):
+    model = tiny(**kwargs)
+    x = keypoints(model)
+    ours, torchs = (output_and_gradients(model, x, backend) for backend in ("cpu", "reference"))
+    exact = output_and_gradients(model, x, "reference", torch.float64)
+    for name in exact:
+        assert_as_good(name, ours[name], torchs[name], exact[name])
+
+
+@pytest.mark.parametrize("variant", ["official", "paper"])
+def test_bfloat16_errs_as_pytorch_does(variant):
+    """In the output: the gradient of a place that is sampled jumps where rounding moves it to another cell."""
+    model = tiny(variant=variant, dim=32).bfloat16()  # float64 starts from the same weights
+    x = keypoints(model, batch=8).bfloat16()
+    ours, torchs = (output_and_gradients(model, x, backend)["output"] for backend in ("cpu", "reference"))
+    exact = output_and_gradients(model, x, "reference", torch.float64)["output"]
+    assert_as_good("output", ours, torchs, exact, factor=2)
 
 
 def test_kernel_1_has_no_convolution():
