@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks [tables|models|kernels]`."""
+"""The command line: `python -m benchmarks [tables|models|kernels|stream]`."""
 
 import argparse
 import math
@@ -12,9 +12,10 @@ import torch
 from lifter import _library
 from lifter.info import environment
 
-from . import bounds, inputs, kernels, memory, models, report, scaling, tables
+from . import bounds, inputs, kernels, memory, models, report, scaling, stream, tables
 
-PARTS = {"tables": [tables], "models": [models, memory], "kernels": [kernels, scaling]}
+PARTS = {"tables": [tables], "models": [models, memory], "kernels": [kernels, scaling], "stream": [stream]}
+DEFAULT_PARTS = ("tables", "models", "kernels")  # streams take minutes
 DEFAULT_FOLDER = "build/benchmarks"
 
 
@@ -31,7 +32,7 @@ class Setup:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("part", nargs="?", choices=PARTS, help="default: all three")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="default: all but stream")
     parser.add_argument("--only", metavar="PATTERN", help="cases whose name has this regular expression in it")
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help="about a minute: fewer lengths, no torch.compile")
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         only = re.compile(args.only or "", re.IGNORECASE)
         clips = inputs.load(args.input) if args.input else inputs.synthetic_gait()
-        if args.part in (None, "models"):
+        if args.part in (None, "models", "stream"):
             clips.batch(1, max(models.FRAMES))
         if args.threads is not None and args.threads < 1:
             raise ValueError(f"--threads: got {args.threads}, expected at least 1")
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         seconds=0.15 if args.quick else 2.0 if args.full else 1.0,
         patience=2 if args.quick else math.inf if args.full else 20,
     )
-    sections = [section for part, found in PARTS.items() if args.part in (None, part) for section in found]
+    sections = [section for part in ([args.part] if args.part else DEFAULT_PARTS) for section in PARTS[part]]
     plan = {section: section.cases(setup) for section in sections}
     plan = {section: [case for case in cases if only.search(case[0])] for section, cases in plan.items()}
     names = [name for cases in plan.values() for name, _ in cases]

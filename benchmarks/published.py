@@ -8,7 +8,10 @@ HALF = "published is half of what thop counts for the official code"
 
 @dataclass(frozen=True)
 class Published:
-    """One printed row: the figures as printed ("0.64M", "2.604G"), and the arguments that build the model."""
+    """One printed row: the figures as printed ("0.64M", "2.604G"), and the arguments that build the model.
+
+    `per_frame`: the printed multiply-accumulates are those of a clip, by its frames.
+    """
 
     model: str
     source: str
@@ -17,6 +20,11 @@ class Published:
     kwargs: dict = field(default_factory=dict)
     frames: int = 243
     note: str = ""
+    per_frame: bool = False
+
+    @property
+    def printed(self) -> str:
+        return f"{self.params} / {self.macs}{'/frame' if self.per_frame else ''}"
 
     @property
     def name(self) -> str:
@@ -38,7 +46,11 @@ def as_printed(number: float, printed: str) -> bool:
 
 TABLE_1 = "SasMamba, table 1"
 TABLE_5 = "SasMamba, table 5"  # its "Flops" are multiply-accumulates, thop's
+POSERETNET = "PoseRetNet, table 5"  # per frame; its "FLOPs" are multiply-accumulates, thop's
 CODE = "official code, counted by thop"
+
+UNSEEN = "retention's matrices are raw parameters, which thop does not see: really 35.75M, 642M/frame"
+ANY_CHUNK = "printed for 243; thop sees nothing that depends on the chunk"
 
 ROWS = [
     Published("sasmamba", TABLE_1, "0.64M", "1.3G", note=f"{HALF}; 0.64M with the deformable layers"),
@@ -50,9 +62,20 @@ ROWS = [
     Published("sasmamba", TABLE_5, "0.624M", "2.60G", {"kernel_size": 3}),
     Published("sasmamba", TABLE_5, "2.01M", "8.35G", {"kernel_size": 5}),
     Published("sasmamba", TABLE_5, "6.56M", "27.13G", {"kernel_size": 7}),
+    Published("mixste", TABLE_1, "33.6M", "139.0G"),
+    Published("mixste", POSERETNET, "33.6M", "572M", per_frame=True),
+    Published("motionbert", TABLE_1, "42.3M", "174.8G"),
+    Published("poseretnet", POSERETNET, "25.2M", "430M", note=UNSEEN, per_frame=True),
+    *(
+        Published("poseretnet", POSERETNET, "25.2M", "430M", {"chunk_size": chunk}, note=ANY_CHUNK, per_frame=True)
+        for chunk in (81, 27, 9)
+    ),
     Published("sasmamba", CODE, "0.624951M", "2.604G"),
     Published("sasmamba_large", CODE, "4.136299M", "17.179G"),
     Published("posemamba_s", CODE, "0.859651M", "3.587G"),
     Published("posemamba_b", CODE, "3.357699M", "13.943G"),
     Published("posemamba_l", CODE, "6.713859M", "27.881G"),
+    Published("mixste", CODE, "33.650691M", "139.038G"),
+    Published("motionbert", CODE, "42.333197M", "174.751G"),
+    Published("poseretnet", CODE, "25.245699M", "104.385G"),
 ]

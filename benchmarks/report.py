@@ -110,7 +110,7 @@ def _plain(value):
 
 
 def draw(path, sections) -> bool:
-    """Left: how much faster the models are. Right: the kernels' time beside their bound."""
+    """How much faster the models are; the kernels' time beside their bound; how long a live user waits."""
     times = {}
     for row in sections.get("models", []):
         if row.get("speedup"):
@@ -118,7 +118,8 @@ def draw(path, sections) -> bool:
     compared = {case: found for case, found in times.items() if {"lifter", "reference"} <= found.keys()}
     drawn = re.compile(r"\w+ [LT]=\d+ forward")  # the float32 rows of the ops that have a length
     kernels = [row for row in sections.get("kernels", []) if row["bound"] and drawn.fullmatch(row["case"])]
-    panels = [(panel, data) for panel, data in ((_draw_models, compared), (_draw_kernels, kernels)) if data]
+    found = ((_draw_models, compared), (_draw_kernels, kernels), (_draw_streams, sections.get("stream")))
+    panels = [(panel, data) for panel, data in found if data]
     if not panels:
         return False
     try:
@@ -161,3 +162,21 @@ def _draw_kernels(axes, rows):
         axes.plot(sizes, [seconds * 1e3 for seconds in bounds], ":", color=color)
     axes.plot([], [], ":", color="black", label="bound, measured in the same run")
     axes.set(xscale="log", yscale="log", xlabel="steps L, or frames T", ylabel="forward, ms")
+
+
+def _draw_streams(axes, rows):
+    series = {}
+    for row in rows:
+        series.setdefault(row["implementation"].replace("lifter", row["model"]), []).append(row)
+    for i, (label, rows) in enumerate(series.items()):
+        chunks, latencies = [row["chunk_size"] for row in rows], [row["latency"] for row in rows]
+        style = {"color": COLORS[i % len(COLORS)], "linestyle": "-" if i < len(COLORS) else "--"}
+        axes.plot(chunks, latencies, label=label, **style)
+        for row in rows:
+            face = style["color"] if row["live"] else "white"
+            axes.plot(row["chunk_size"], row["latency"], "o", color=style["color"], markerfacecolor=face, markersize=4)
+    axes.plot(chunks, [row["waited"] or None for row in rows], ":", color="black", label="waiting alone")
+    axes.plot([], [], "o", color="black", markerfacecolor="white", markersize=4, label="too slow to keep up")
+    axes.set(xscale="log", yscale="log", xlabel="chunk size, frames", ylabel="first frame of a chunk to its pose, seconds")
+    axes.set_xticks(chunks, chunks, minor=False)
+    axes.set_xticks([], minor=True)

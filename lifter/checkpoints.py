@@ -17,10 +17,11 @@ def load_checkpoint(model, checkpoint, strict=True):
     Args:
         model: any module, also one wrapped by DistributedDataParallel or torch.compile.
         checkpoint: a safetensors file, a file of `torch.save` (read with weights_only=True), or a dict. The state dict
-            may lie under any key ("model_pos", "state_dict", ...): of all the dicts of tensors inside, the one that
-            has most names in common with the model is taken. Prefixes "module." and "_orig_mod." are stripped, thop's
-            counters ignored.
-        strict: the names must be exactly the model's. If False, only those in common are loaded.
+            may lie under any key ("model_pos", "state_dict", ...), its names may begin with "module.", "_orig_mod.",
+            "model." or "net.", and may be ours or the official ones: of all the dicts of tensors inside, the one that
+            has most names in common with the model is taken. thop's counters are ignored.
+        strict: the names must be exactly the model's. If False, only those in common are loaded; of a layer with other
+            official names either all or none must be there.
 
     Returns:
         (missing_keys, unexpected_keys), both empty if strict.
@@ -31,37 +32,48 @@ def load_checkpoint(model, checkpoint, strict=True):
     """
     source = "checkpoint" if isinstance(checkpoint, Mapping) else os.fspath(checkpoint)
     contents = checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint))
-    tensors = model.state_dict()
-    own = {_plain(key): key for key in tensors}
-    weights = _find_state_dict(contents, own)
-    if weights is None:
+    candidates = list(_state_dicts(contents))
+    if not candidates:
         raise ValueError(f"{source}: no state dict inside; it holds {', '.join(map(str, contents)) or 'nothing'}")
+    ours = {_plain(key): tensor for key, tensor in model.state_dict().items()}
+    official, layers = _official_names(model, ours)
+    weights, own = max(
+        ((weights, own) for weights in candidates for own in (ours, official)),
+        key=lambda pair: (len(pair[0].keys() & pair[1].keys()), len(pair[0])),
+    )
+    weights = {k: v for k, v in weights.items() if k in own or k.rpartition(".")[2] not in ("total_ops", "total_params")}
 
     missing = [key for key in own if key not in weights]
     unexpected = [key for key in weights if key not in own]
+    absent, extra = missing, unexpected
+    if not strict:
+        started = [] if own is ours else [names for names in layers if not names.isdisjoint(weights)]
+        absent, extra = [key for names in started for key in names if key not in weights], []
     wrong = [
-        f"{key} is {tuple(value.shape)}, expected {tuple(tensors[own[key]].shape)}"
+        f"{key} is {tuple(value.shape)}, expected {tuple(own[key].shape)}"
         for key, value in weights.items()
-        if key in own and value.shape != tensors[own[key]].shape
+        if key in own and value.shape != own[key].shape
     ]
-    problems = [f"wrong shapes: {'; '.join(wrong)}"] if wrong else []
-    if strict and unexpected:
-        problems.insert(0, f"unexpected keys: {', '.join(unexpected)}")
-    if strict and missing:
-        problems.insert(0, f"missing keys: {', '.join(missing)}")
-    if len(missing) == len(own):
-        problems.insert(0, "no key in common")
+    problems = ["no key in common"] if len(missing) == len(own) else []
+    problems += [f"missing keys: {', '.join(absent)}"] if absent else []
+    problems += [f"unexpected keys: {', '.join(extra)}"] if extra else []
+    problems += [f"wrong shapes: {'; '.join(wrong)}"] if wrong else []
     if problems:
-        error = KeyError if strict and (missing or unexpected) else ValueError
+        error = KeyError if absent or extra else ValueError
         raise error(f"{source} does not fit {type(model).__name__}: {'; '.join(problems)}")
-    model.load_state_dict({own[k]: v for k, v in weights.items() if k in own}, strict=strict)
+    with torch.no_grad():
+        for key in weights.keys() & own.keys():
+            own[key].copy_(weights[key])
     return missing, unexpected
 
 
 def save_checkpoint(model, path):
-    """Write the model's weights to a safetensors file."""
+    """Write the model's weights: a safetensors file if `path` ends in .safetensors, else a torch file."""
     tensors = {_plain(key): value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    _safetensors(path).save_file(tensors, path)
+    if Path(path).suffix == ".safetensors":
+        _safetensors(path).save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
 
 
 def _read(path):
@@ -98,24 +110,38 @@ def _numpy_scalars():
     return [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")] + [np.dtype, *dtypes]
 
 
-def _find_state_dict(contents, own):
-    """The dict of tensors in `contents`, at any depth, that has most names in common with `own`; names made plain."""
-    candidates = []
+def _state_dicts(contents):
+    """Every dict of tensors in `contents`, at any depth: with its names, then without one wrapper's prefix, and so on."""
+    if not isinstance(contents, Mapping):
+        return
+    weights = {
+        k.replace("._orig_mod.", "."): v
+        for k, v in contents.items()
+        if isinstance(k, str) and isinstance(v, torch.Tensor)
+    }
+    while weights:
+        yield weights
+        shorter = {re.sub(r"^(module|_orig_mod|model|net)\.", "", k): v for k, v in weights.items()}
+        weights = shorter if len(shorter) == len(weights) and shorter.keys() != weights.keys() else None
+    for value in contents.values():
+        yield from _state_dicts(value)
 
-    def visit(node):
-        if not isinstance(node, Mapping):
-            return
-        weights = {_plain(k): v for k, v in node.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-        if weights:
-            candidates.append(weights)
-        for value in node.values():
-            visit(value)
 
-    visit(contents)
-    best = max(candidates, key=lambda weights: (len(weights.keys() & own.keys()), len(weights)), default=None)
-    if best is None:
-        return None
-    return {k: v for k, v in best.items() if k in own or k.rpartition(".")[2] not in ("total_ops", "total_params")}
+def _official_names(model, ours):
+    """(`ours` with the official names of layers that have others, the set of those names per layer).
+
+    The tensors are views of the model's.
+    """
+    official, layers, done = dict(ours), [], []
+    for name, module in model.named_modules():
+        prefix = _plain(f"{name}.") if name else ""
+        if not hasattr(module, "official_weights") or prefix.startswith(tuple(done)):
+            continue
+        done.append(prefix)
+        weights = {prefix + key: tensor.detach() for key, tensor in module.official_weights().items()}
+        official = {key: tensor for key, tensor in official.items() if not key.startswith(prefix)} | weights
+        layers.append(weights.keys())
+    return official, layers
 
 
 def _plain(key):

@@ -30,7 +30,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("wrapper", [None, "model_pos", "model", "state_dict", "net", "params", "anything"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "net.", "model.net."])
 def test_wrappers_and_prefixes(tmp_path, source, model, wrapper, prefix):
     weights = {prefix + key: value for key, value in source.state_dict().items()}
     contents = weights if wrapper is None else {"epoch": 3, "lr": 1e-3, wrapper: weights}
@@ -54,6 +54,22 @@ def test_safetensors_round_trip(tmp_path, source, model):
     pytest.importorskip("safetensors")
     save_checkpoint(source, tmp_path / "weights.safetensors")
     load_checkpoint(model, tmp_path / "weights.safetensors")
+    assert same(model, source)
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.bin", "weights"])
+def test_torch_round_trip(tmp_path, source, model, name):
+    save_checkpoint(source, tmp_path / name)
+    load_checkpoint(model, tmp_path / name)
+    assert same(model, source)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+def test_a_model_whose_own_names_look_like_prefixes(prefix):
+    """`net.0.weight` and `model.net.0.weight` are different parameters: no prefix is cut that the model has itself."""
+    make = lambda: nn.ModuleDict({"net": net(), "model": nn.ModuleDict({"net": net()})})  # noqa: E731
+    source, model = make(), make()
+    load_checkpoint(model, {prefix + key: value for key, value in source.state_dict().items()})
     assert same(model, source)
 
 

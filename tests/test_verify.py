@@ -48,10 +48,45 @@ def test_units(shared, backend):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["sasmamba", "sasmamba_conv7", "sasmamba_units", "posemamba"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sasmamba", "sasmamba_conv7", "sasmamba_units", "posemamba", "mixste", "motionbert", "poseretnet_mpii3d",
+        "poseretnet_shared", "poseretnet_units",
+    ],
+)  # fmt: skip
 def test_dtypes(shared, name, dtype):
     for result in verify(shared / "golden" / f"{name}.npz", "reference", dtype):
         assert result.passed, result
+
+
+@pytest.mark.parametrize("key", ["output/0", "output/chunk/1", "state/0", "state/1"])
+def test_wrong_states_and_chunks_fail(write, shared, key):
+    """The recorded states are in absolute frames; one frame off is found."""
+    arrays = dict(np.load(shared / "golden" / "poseretnet_mpii3d.npz"))
+    config = json.loads(str(arrays.pop("config")))
+    arrays[key] = np.roll(arrays[key], 1, axis=1)
+    (result,) = verify(write("rolled.npz", arrays, **config), "reference")
+    assert not result.passed and not result.message, result
+
+
+def test_noise_of_the_official_code_widens_the_bound(write):
+    path = sasmamba(write)
+    arrays = dict(np.load(path))
+    config = json.loads(str(arrays.pop("config")))
+    path = write("noisy.npz", arrays, **config, fp32_vs_fp64_max_abs=1e-3)
+    for dtype in ("float32", "float64"):
+        (result,) = verify(path, "reference", dtype)
+        assert result.tolerance == 4e-3
+
+
+def test_reduced_precision_leaves_out_one_in_a_hundred(write):
+    arrays = dict(np.load(sasmamba(write)))
+    config = json.loads(str(arrays.pop("config")))
+    for outliers, passed in ((2, True), (3, False)):  # of 4 * 17 * 3
+        arrays["output/0"].flat[:outliers] += 99
+        (result,) = verify(write("outliers.npz", arrays, **config), "reference", "bfloat16")
+        assert result.passed is passed, result
 
 
 def test_unseen_files(write):
@@ -76,14 +111,27 @@ def test_wrong_numbers_fail(write, shared):
     assert not result.passed and "shape" in result.message
 
 
-@pytest.mark.parametrize("unit", ["dcn3", "merge/posemamba", "scan/posemamba", "scan/sasmamba_v3", "ssm"])
-def test_wrong_units_fail(write, shared, unit):
-    arrays = dict(np.load(shared / "golden" / "sasmamba_units.npz"))
+@pytest.mark.parametrize(
+    "file, key",
+    [
+        ("sasmamba_units", "dcn3/output"),
+        ("sasmamba_units", "merge/posemamba"),
+        ("sasmamba_units", "scan/posemamba"),
+        ("sasmamba_units", "scan/sasmamba_v3"),
+        ("sasmamba_units", "ssm/y"),
+        ("poseretnet_units", "gamma/h36m_16"),
+        ("poseretnet_units", "xpos64/down_off81"),
+        ("poseretnet_units", "msr_causal_joint/recurrent"),
+        ("poseretnet_units", "msr_uncausal/parallel"),
+        ("poseretnet_units", "msr_uncausal_joint/chunkwise4"),
+    ],
+)
+def test_wrong_units_fail(write, shared, file, key):
+    arrays = dict(np.load(shared / "golden" / f"{file}.npz"))
     config = json.loads(str(arrays.pop("config")))
-    key = {"dcn3": "dcn3/output", "ssm": "ssm/y"}.get(unit, unit)
-    arrays[key] = np.roll(arrays[key], 1, axis=-1)  # one joint off
+    arrays[key] = np.roll(arrays[key], 1, axis=-1)  # one joint or channel off
     failed = [result.unit for result in verify(write("units.npz", arrays, **config), "reference") if not result.passed]
-    assert failed == [unit]
+    assert failed == [key if key.startswith(("merge", "scan")) else key.partition("/")[0]]
 
 
 def test_what_cannot_be_checked_fails_with_a_message(write, tmp_path):

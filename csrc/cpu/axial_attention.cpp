@@ -9,9 +9,6 @@
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
-constexpr int64_t kQueries = 24;          // of a block; its scores against 243 keys stay in the first cache
-constexpr int64_t kGradientQueries = 48;  // more: the sums over queries are loaded and stored once per block
-
 struct Problem {
   Problem(const AxialAttention& s, int64_t index) : head(index % s.heads), row(index / s.heads % s.rows),
                                                     batch(index / s.heads / s.rows), number(index) {}
@@ -102,10 +99,12 @@ LIFTER_INLINE float softmax(const Rules& rules, int64_t i, int64_t width, float*
 
 template <class T, class Unit>
 class Forward {
+  using Op = Operand<Unit>;
+
  public:
   Forward(const AxialAttention& s, T* out, float* lse)
       : s_(s), out_(out), lse_(lse), width_(padded(s.length)), spread_(spread(s.length)), channels_(padded(s.channels)),
-        units_(kPairs ? padded((s.channels + 1) / 2) : channels_),
+        units_(padded(Op::depth(s.channels))),
         few_(s.length < 4 * kLanes && s.length % kLanes <= kFew ? s.length % kLanes : 0),
         scratch_(channels_ * (2 * s.length + 1 + 2 * kQueries) + units_ * (s.length + kQueries) +
                  spread_ * (s.channels + kQueries) + 8 * kLanes),
@@ -119,41 +118,32 @@ class Forward {
     ahead_ = next.offset(strides) - p.offset(strides);
     const T* qkv = static_cast<const T*>(s_.qkv) + p.offset(strides);
     load_rows(qkv + strides.part, strides.token, s_.length, s_.channels, rows_, channels_, ahead_, s_.scale);
-    const float* keys = as_units(rows_, s_.length, key_units_);
-    transpose_rows(keys, units_, s_.length - few_, depth(s_.channels), keys_, spread_);
+    const Unit* keys = Op::over_columns(rows_, channels_, s_.length, channels_, key_units_, units_);
+    transpose_rows(keys, units_, s_.length - few_, Op::depth(s_.channels), keys_, spread_);
     load_rows(qkv + 2 * strides.part, strides.token, s_.length, s_.channels, values_, channels_, ahead_);
-    if (kPairs) pair_rows(values_, channels_, s_.length, channels_, values_);
+    const Unit* values = Op::over_rows(values_, channels_, s_.length, channels_, values_);
 
     const Rules rules(s_, p);
-    for (int64_t i = 0; i < s_.length; i += kQueries) block(p, rules, keys, i, smaller(kQueries, s_.length - i));
+    for (int64_t i = 0; i < s_.length; i += kQueries) block(p, rules, keys, values, i, smaller(kQueries, s_.length - i));
   }
 
  private:
-  static constexpr bool kPairs = !std::is_same<Unit, float>::value;
-  static constexpr int64_t kFew = 4;  // the seventeenth joint, after a whole vector of them
-  static int64_t depth(int64_t n) { return kPairs ? (n + 1) / 2 : n; }
-  static const Unit* units(const float* p) { return reinterpret_cast<const Unit*>(p); }
+  static constexpr int64_t kQueries = 24;  // of a block: their scores against 243 keys stay in the first cache
+  static constexpr int64_t kFew = 4;       // the seventeenth joint, after a whole vector of them
 
-  // Rows of floats as rows of the units that are multiplied: themselves, or neighbouring channels paired.
-  const float* as_units(const float* rows, int64_t count, float* paired) {
-    if (!kPairs) return rows;
-    pair_columns(rows, channels_, count, channels_, paired, units_);
-    return paired;
-  }
-
-  void block(const Problem& p, const Rules& rules, const float* keys, int64_t first, int64_t count) {
+  void block(const Problem& p, const Rules& rules, const Unit* keys, const Unit* values, int64_t first, int64_t count) {
     const auto& strides = s_.qkv_strides;
     const int64_t whole = s_.length - few_;
     load_rows(static_cast<const T*>(s_.qkv) + p.offset(strides, first), strides.token, count, s_.channels, queries_, channels_,
               ahead_);
-    const float* queries = as_units(queries_, count, query_units_);
-    product(count, padded(whole), depth(s_.channels), units(queries), units_, 1, units(keys_), spread_, weights_, spread_);
-    row_products(count, few_, units_, units(queries), units_, units(keys + whole * units_), units_, weights_ + whole, spread_);
+    const Unit* queries = Op::over_columns(queries_, channels_, count, channels_, query_units_, units_);
+    product(count, padded(whole), Op::depth(s_.channels), queries, units_, 1, Op::of(keys_), spread_, weights_, spread_);
+    row_products(count, few_, units_, queries, units_, keys + whole * units_, units_, weights_ + whole, spread_);
 
-    alignas(64) float tops[padded(kQueries)], totals[padded(kQueries)];
+    alignas(64) float tops[padded(kQueries)] = {}, totals[padded(kQueries)] = {};
     for (int64_t i = 0; i < count; ++i)
-      tops[i] = softmax<kPairs>(rules, first + i, width_, weights_ + i * spread_, totals + i);
-    product(count, channels_, depth(s_.length), units(weights_), spread_, 1, units(values_), channels_, sums_, channels_);
+      tops[i] = softmax<Op::kPairs>(rules, first + i, width_, weights_ + i * spread_, totals + i);
+    product(count, channels_, Op::depth(s_.length), Op::of(weights_), spread_, 1, values, channels_, sums_, channels_);
     for (int64_t i = 0; i < count; ++i) {
       const float factor = totals[i] == 0 ? 0 : 1 / totals[i];
       for (int64_t c = 0; c < s_.channels; c += kLanes)
@@ -175,19 +165,25 @@ class Forward {
   float *rows_, *values_, *queries_, *sums_, *key_units_, *query_units_, *keys_, *weights_;
 };
 
-template <class T>
+template <class T, class Unit>
 class Backward {
+  using Op = Operand<Unit>;
+
  public:
   Backward(const AxialAttention& s, const AxialAttentionGradient& g)
       : s_(s), g_(g), width_(padded(s.length)), spread_(spread(s.length)), channels_(padded(s.channels)),
-        scratch_(s.length * channels_ * 4 + spread_ * (2 * s.channels + 2 * kGradientQueries) +
-                 channels_ * kGradientQueries * 3 + 10 * kLanes),
-        keys_(scratch_.take(s.length * channels_)), values_(scratch_.take(s.length * channels_)),
+        units_(padded(Op::depth(s.channels))),
+        scratch_(channels_ * (4 * s.length + 1 + 5 * kQueries) + units_ * (s.length + 2 * kQueries) +
+                 spread_ * (2 * s.channels + 3 * kQueries) + 15 * kLanes),
+        keys_(scratch_.take((s.length + 1) * channels_)), values_(scratch_.take(s.length * channels_)),
         dkeys_(scratch_.take(s.length * channels_)), dvalues_(scratch_.take(s.length * channels_)),
+        queries_(scratch_.take(kQueries * channels_)), query_pairs_(scratch_.take(kQueries * channels_)),
+        douts_(scratch_.take(kQueries * channels_)), dout_pairs_(scratch_.take(kQueries * channels_)),
+        sums_(scratch_.take(kQueries * channels_)), units_rows_(scratch_.take(s.length * units_)),
+        query_units_(scratch_.take(kQueries * units_)), dout_units_(scratch_.take(kQueries * units_)),
         keys_t_(scratch_.take(s.channels * spread_)), values_t_(scratch_.take(s.channels * spread_)),
-        weights_(scratch_.take(kGradientQueries * spread_)), dscores_(scratch_.take(kGradientQueries * spread_)),
-        queries_(scratch_.take(kGradientQueries * channels_)), douts_(scratch_.take(kGradientQueries * channels_)),
-        sums_(scratch_.take(kGradientQueries * channels_)) {}
+        weights_(scratch_.take(kQueries * spread_)), dscores_(scratch_.take(kQueries * spread_)),
+        dscore_units_(scratch_.take(kQueries * spread_)) {}
 
   void operator()(const Problem& p, const Problem& next) {
     const auto& strides = s_.qkv_strides;
@@ -195,14 +191,16 @@ class Backward {
     const T* qkv = static_cast<const T*>(s_.qkv) + p.offset(strides);
     load_rows(qkv + strides.part, strides.token, s_.length, s_.channels, keys_, channels_, ahead_);
     load_rows(qkv + 2 * strides.part, strides.token, s_.length, s_.channels, values_, channels_, ahead_);
-    transpose_rows(keys_, channels_, s_.length, s_.channels, keys_t_, spread_);
-    transpose_rows(values_, channels_, s_.length, s_.channels, values_t_, spread_);
+    for (auto [rows, transposed] : {std::make_pair(keys_, keys_t_), std::make_pair(values_, values_t_)}) {
+      const Unit* units = Op::over_columns(rows, channels_, s_.length, channels_, units_rows_, units_);
+      transpose_rows(units, units_, s_.length, Op::depth(s_.channels), transposed, spread_);
+    }
+    const Unit* keys = Op::over_rows(keys_, channels_, s_.length, channels_, keys_);
     memset(dkeys_, 0, s_.length * channels_ * sizeof(float));
     memset(dvalues_, 0, s_.length * channels_ * sizeof(float));
 
     const Rules rules(s_, p);
-    for (int64_t i = 0; i < s_.length; i += kGradientQueries)
-      block(p, rules, i, smaller(kGradientQueries, s_.length - i));
+    for (int64_t i = 0; i < s_.length; i += kQueries) block(p, rules, keys, i, smaller(kQueries, s_.length - i));
 
     T* dqkv = static_cast<T*>(g_.dqkv) + p.offset(g_.dqkv_strides);
     store_rows(dkeys_, channels_, s_.length, s_.channels, dqkv + g_.dqkv_strides.part, g_.dqkv_strides.token);
@@ -210,14 +208,19 @@ class Backward {
   }
 
  private:
-  void block(const Problem& p, const Rules& rules, int64_t first, int64_t count) {
+  static constexpr int64_t kQueries = 48;  // more than forward: sums over queries are loaded and stored once per block
+
+  void block(const Problem& p, const Rules& rules, const Unit* keys, int64_t first, int64_t count) {
     const int64_t in = p.offset(s_.qkv_strides, first), out = p.offset(s_.out_strides, first);
     load_rows(static_cast<const T*>(s_.qkv) + in, s_.qkv_strides.token, count, s_.channels, queries_, channels_,
               ahead_, s_.scale);
     load_rows(static_cast<const T*>(g_.dout) + out, s_.out_strides.token, count, s_.channels, douts_, channels_, 0);
     load_rows(static_cast<const T*>(g_.out) + out, s_.out_strides.token, count, s_.channels, sums_, channels_, 0);
-    product(count, width_, s_.channels, queries_, channels_, 1, keys_t_, spread_, weights_, spread_);
-    product(count, width_, s_.channels, douts_, channels_, 1, values_t_, spread_, dscores_, spread_);
+    const Unit* queries = Op::over_columns(queries_, channels_, count, channels_, query_units_, units_);
+    const Unit* douts = Op::over_columns(douts_, channels_, count, channels_, dout_units_, units_);
+    const int64_t depth = Op::depth(s_.channels);
+    product(count, width_, depth, queries, units_, 1, Op::of(keys_t_), spread_, weights_, spread_);
+    product(count, width_, depth, douts, units_, 1, Op::of(values_t_), spread_, dscores_, spread_);
     for (int64_t i = 0; i < count; ++i) {
       vfloat dot = {};
       for (int64_t c = 0; c < channels_; c += kLanes) dot += load(douts_ + i * channels_ + c) * load(sums_ + i * channels_ + c);
@@ -225,12 +228,20 @@ class Backward {
       rules.mask(weights_ + i * spread_, first + i);
       weights_to_gradients(rules, first + i, lse, add_lanes(dot), weights_ + i * spread_, dscores_ + i * spread_);
     }
-    product(s_.length, channels_, count, weights_, 1, spread_, douts_, channels_, dvalues_, channels_, true);
-    product(s_.length, channels_, count, dscores_, 1, spread_, queries_, channels_, dkeys_, channels_, true);
-    product(count, channels_, s_.length, dscores_, spread_, 1, keys_, channels_, sums_, channels_);
+    const Unit* dscores = Op::over_columns(dscores_, spread_, count, width_, dscore_units_, spread_);
+    product(count, channels_, Op::depth(s_.length), dscores, spread_, 1, keys, channels_, sums_, channels_);
     for (int64_t c = 0; c < count * channels_; c += kLanes) store(sums_ + c, load(sums_ + c) * s_.scale);
     store_rows(sums_, channels_, count, s_.channels, static_cast<T*>(g_.dqkv) + p.offset(g_.dqkv_strides, first),
                g_.dqkv_strides.token);
+    add_over_queries(weights_, douts_, dout_pairs_, count, dvalues_);
+    add_over_queries(dscores_, queries_, query_pairs_, count, dkeys_);
+  }
+
+  // sums[key] += what each query of the block gives it: weights (queries, keys) transposed, times rows (queries, channels).
+  void add_over_queries(float* weights, const float* rows, float* room, int64_t count, float* sums) {
+    const Unit* a = Op::over_rows(weights, spread_, count, width_, weights);
+    const Unit* b = Op::over_rows(rows, channels_, count, channels_, room);
+    product(s_.length, channels_, Op::depth(count), a, 1, spread_, b, channels_, sums, channels_, true);
   }
 
   // Masked scores and dout v^T of one query to the weights that met the values, and the gradients of the scores.
@@ -247,9 +258,10 @@ class Backward {
   const AxialAttention& s_;
   const AxialAttentionGradient& g_;
   int64_t ahead_ = 0;  // as in Forward
-  const int64_t width_, spread_, channels_;
+  const int64_t width_, spread_, channels_, units_;
   Scratch scratch_;
-  float *keys_, *values_, *dkeys_, *dvalues_, *keys_t_, *values_t_, *weights_, *dscores_, *queries_, *douts_, *sums_;
+  float *keys_, *values_, *dkeys_, *dvalues_, *queries_, *query_pairs_, *douts_, *dout_pairs_, *sums_, *units_rows_,
+      *query_units_, *dout_units_, *keys_t_, *values_t_, *weights_, *dscores_, *dscore_units_;
 };
 
 template <class Work, class... Arguments>
@@ -271,8 +283,9 @@ void axial_attention_forward(const AxialAttention& s, void* out, float* lse) {
 }
 
 void axial_attention_backward(const AxialAttention& s, const AxialAttentionGradient& g) {
-  if (s.bfloat16) return each_problem<Backward<bfloat16>, const AxialAttentionGradient&>(s, g);
-  each_problem<Backward<float>, const AxialAttentionGradient&>(s, g);
+  if (s.pairs) return each_problem<Backward<bfloat16, Pair>, const AxialAttentionGradient&>(s, g);
+  if (s.bfloat16) return each_problem<Backward<bfloat16, float>, const AxialAttentionGradient&>(s, g);
+  each_problem<Backward<float, float>, const AxialAttentionGradient&>(s, g);
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

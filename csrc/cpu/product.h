@@ -126,7 +126,8 @@ static void store_rows(const float* rows_, int64_t ld, int64_t rows, int64_t col
 
 // out[j][i] = in[i][j] for 32-bit units; columns of out from `rows` to the next multiple of kLanes are zero. `in` has
 // whole vectors.
-static void transpose_rows(const float* in, int64_t ld_in, int64_t rows, int64_t cols, float* out, int64_t ld_out) {
+template <class Unit>
+static void transpose_rows(const Unit* in, int64_t ld_in, int64_t rows, int64_t cols, float* out, int64_t ld_out) {
   for (int64_t i = 0; i < rows; i += kLanes)
     for (int64_t j = 0; j < cols; j += kLanes) {
       vfloat square[kLanes];
@@ -135,6 +136,9 @@ static void transpose_rows(const float* in, int64_t ld_in, int64_t rows, int64_t
       for (int64_t r = 0; r < smaller(kLanes, cols - j); ++r) store(out + (j + r) * ld_out + i, square[r]);
     }
 }
+
+// The bits of floats whose upper halves are the nearest bfloat16.
+LIFTER_INLINE vuint rounded(vuint bits) { return bits + 0x7fffu + ((bits >> 16) & 1u); }
 
 #ifdef __AVX512F__
 // 32 floats to 16 pairs of neighbours, rounded to nearest even.
@@ -156,14 +160,38 @@ static void pair_columns(const float* in, int64_t ld_in, int64_t rows, int64_t c
     }
 }
 
-// Rows of floats that are bfloat16 to rows of pairs (2i, 2i + 1); `out` may be `in`.
+// Rows of floats to rows of pairs (2i, 2i + 1); `out` may be `in`.
 static void pair_rows(const float* in, int64_t ld, int64_t rows, int64_t cols, float* out) {
   for (int64_t i = 0; i < rows; i += 2)
     for (int64_t j = 0; j < cols; j += kLanes) {
-      const vuint even = (vuint)load(in + i * ld + j);
-      const vuint odd = i + 1 < rows ? (vuint)load(in + (i + 1) * ld + j) : vuint{};
-      store(out + i / 2 * ld + j, (vfloat)(even >> 16 | odd));
+      const vuint even = rounded((vuint)load(in + i * ld + j));
+      const vuint odd = i + 1 < rows ? rounded((vuint)load(in + (i + 1) * ld + j)) : vuint{};
+      store(out + i / 2 * ld + j, (vfloat)(even >> 16 | (odd & 0xffff0000u)));
     }
 }
+
+// What a product takes of `Unit`: how deep a sum over n is, and rows of floats as its operand, in `room` unless they are
+// their own.
+template <class Unit>
+struct Operand {
+  static constexpr bool kPairs = !std::is_same<Unit, float>::value;
+
+  static int64_t depth(int64_t n) { return kPairs ? (n + 1) / 2 : n; }
+  static const Unit* of(const float* units) { return reinterpret_cast<const Unit*>(units); }
+
+  // Summed over the columns; the rows of `room` are `ld_room` apart, for floats as far as those of `rows`.
+  static const Unit* over_columns(const float* rows, int64_t ld, int64_t count, int64_t cols, float* room, int64_t ld_room) {
+    if (!kPairs) return of(rows);
+    pair_columns(rows, ld, count, cols, room, ld_room);
+    return of(room);
+  }
+
+  // Summed over the rows.
+  static const Unit* over_rows(const float* rows, int64_t ld, int64_t count, int64_t cols, float* room) {
+    if (!kPairs) return of(rows);
+    pair_rows(rows, ld, count, cols, room);
+    return of(room);
+  }
+};
 
 }  // namespace lifter::LIFTER_CAPABILITY

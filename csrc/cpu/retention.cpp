@@ -131,17 +131,19 @@ template <class T, class Unit>
 class Forward : Walk<T> {
   using Base = Walk<T>;
   using Base::s_, Base::length_, Base::key_row_, Base::value_row_, Base::spread_, Base::keys_, Base::values_;
+  using Op = Operand<Unit>;
 
  public:
   Forward(const Retention& s, T* out, float* final)
-      : Base(s), out_(out), final_(final), units_(kPairs ? padded((s.keys + 1) / 2) : key_row_),
+      : Base(s), out_(out), final_(final), units_(padded(Op::depth(s.keys))),
         scratch_(units_ * (length_ + kQueries) + value_row_ * (2 * length_ + 1 + 2 * kQueries) + key_row_ * kQueries +
-                 spread_ * (s.keys + kQueries) + 2 * Base::state_size() + 12 * kLanes),
+                 spread_ * (s.keys + 2 * kQueries) + 2 * Base::state_size() + 13 * kLanes),
         key_units_(scratch_.take(length_ * units_)), query_units_(scratch_.take(kQueries * units_)),
         value_units_(scratch_.take((length_ + 1) * value_row_)), weighted_(scratch_.take(length_ * value_row_)),
         sums_(scratch_.take(kQueries * value_row_)), cross_(scratch_.take(kQueries * value_row_)),
         queries_(scratch_.take(kQueries * key_row_)), keys_t_(scratch_.take(s.keys * spread_)),
-        products_(scratch_.take(kQueries * spread_)), state_(scratch_.take(Base::state_size())),
+        products_(scratch_.take(kQueries * spread_)), product_units_(scratch_.take(kQueries * spread_)),
+        state_(scratch_.take(Base::state_size())),
         next_state_(scratch_.take(Base::state_size())) {}
 
   void operator()(const Problem& p, const Problem& next) {
@@ -152,9 +154,9 @@ class Forward : Walk<T> {
       const int64_t length = smaller(length_, s_.frames - first);
       const bool last = first + length == s_.frames;
       Base::load_chunk(p, first, length);
-      transpose_rows(as_units(keys_, length, key_units_), units_, length, depth(s_.keys), keys_t_, spread_);
-      const float* values = values_;
-      if (kPairs) pair_rows(values_, value_row_, length, value_row_, value_units_), values = value_units_;
+      const Unit* keys = Op::over_columns(keys_, key_row_, length, key_row_, key_units_, units_);
+      transpose_rows(keys, units_, length, Op::depth(s_.keys), keys_t_, spread_);
+      const Unit* values = Op::over_rows(values_, value_row_, length, value_row_, value_units_);
       for (int64_t i = 0; i < length; i += kQueries)
         block(p, values, first, i, smaller(kQueries, length - i), length, first || s_.state);
       if (last && !final_) break;
@@ -165,37 +167,21 @@ class Forward : Walk<T> {
   }
 
  private:
-  static constexpr bool kPairs = !std::is_same<Unit, float>::value;
-  static int64_t depth(int64_t n) { return kPairs ? (n + 1) / 2 : n; }
-  static const Unit* units(const float* p) { return reinterpret_cast<const Unit*>(p); }
-
-  const float* as_units(const float* rows, int64_t count, float* paired) {
-    if (!kPairs) return rows;
-    pair_columns(rows, key_row_, count, key_row_, paired, units_);
-    return paired;
-  }
-
   // Queries [i, i + count) of the chunk that starts at frame `first`.
-  void block(const Problem& p, const float* values, int64_t first, int64_t i, int64_t count, int64_t length, bool has_state) {
+  void block(const Problem& p, const Unit* values, int64_t first, int64_t i, int64_t count, int64_t length, bool has_state) {
     load_rows(static_cast<const T*>(s_.q) + p.offset(s_.q_strides, first + i), s_.q_strides.frame, count, s_.keys, queries_,
               key_row_, q_ahead_, s_.scale);
     Base::template turn<0>(queries_, i, count);
-    const float* queries = as_units(queries_, count, query_units_);
+    const Unit* queries = Op::over_columns(queries_, key_row_, count, key_row_, query_units_, units_);
     const int64_t seen = Base::seen(length, i + count), width = padded(seen);
-    product(count, width, depth(s_.keys), units(queries), units_, 1, units(keys_t_), spread_, products_, spread_);
-    for (int64_t r = 0; r < count; ++r) {
-      float* row = products_ + r * spread_;
-      int64_t j = 0;
-      if (kPairs)
-        for (; j < width; j += 2 * kLanes) {
-          const vfloat low = load(row + j) * Base::weights(i + r, j);
-          const vfloat high = j + kLanes < width ? load(row + j + kLanes) * Base::weights(i + r, j + kLanes) : vfloat{};
-          store(row + j / 2, to_pairs(low, high));
-        }
-      else
-        for (; j < width; j += kLanes) store(row + j, load(row + j) * Base::weights(i + r, j));
-    }
-    product(count, value_row_, depth(seen), units(products_), spread_, 1, units(values), value_row_, sums_, value_row_);
+    product(count, width, Op::depth(s_.keys), queries, units_, 1, Op::of(keys_t_), spread_, products_, spread_);
+    for (int64_t r = 0; r < count; ++r)
+      for (int64_t j = 0; j < width; j += kLanes) {
+        float* x = products_ + r * spread_ + j;
+        store(x, load(x) * Base::weights(i + r, j));
+      }
+    const Unit* products = Op::over_columns(products_, spread_, count, width, product_units_, spread_);
+    product(count, value_row_, Op::depth(seen), products, spread_, 1, values, value_row_, sums_, value_row_);
     if (has_state) {
       product(count, value_row_, s_.keys, queries_, key_row_, 1, state_, value_row_, cross_, value_row_);
       for (int64_t r = 0; r < count; ++r)
@@ -212,8 +198,8 @@ class Forward : Walk<T> {
   int64_t q_ahead_ = 0;
   const int64_t units_;
   Scratch scratch_;
-  float *key_units_, *query_units_, *value_units_, *weighted_, *sums_, *cross_, *queries_, *keys_t_, *products_, *state_,
-      *next_state_;
+  float *key_units_, *query_units_, *value_units_, *weighted_, *sums_, *cross_, *queries_, *keys_t_, *products_,
+      *product_units_, *state_, *next_state_;
 };
 
 template <class T>

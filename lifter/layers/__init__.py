@@ -1,16 +1,23 @@
 """Drop-in modules on the kernels, and what every block of the models is made of."""
 
-from .block import DropPath, Mlp
+from .axial_attention import AxialAttention
+from .block import DropPath, Mlp, TransformerBlock
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
+from .retention import Retention, joint_decays, shared_decays
 from .skeleton_scan import SkeletonBlock, SkeletonMixer, SkeletonScan
 
 __all__ = [
+    "AxialAttention",
     "DeformConv",
     "DeformConv2d",
     "DropPath",
     "Mlp",
+    "Retention",
     "SkeletonBlock",
     "SkeletonMixer",
     "SkeletonScan",
     "StructureConv",
+    "TransformerBlock",
+    "joint_decays",
+    "shared_decays",
 ]

@@ -11,6 +11,8 @@ from torch import nn
 from lifter.layers import SkeletonBlock, SkeletonMixer
 from lifter.registry import register_model, register_official
 
+from .mixste import Alternating
+
 # The neighbour that each joint adds to itself in the "local" scan. Not the parent of every joint: 9 and 10 (neck, head)
 # and the first joint of each arm are what the official table says. HumanEva's 15 joints use its start.
 LIMBS = (0, 0, 1, 2, 3, 0, 4, 5, 6, 8, 11, 12, 13, 8, 14, 15, 16)
@@ -25,49 +27,16 @@ def limb_gather(directions, num_joints=17):
     return torch.tensor(rows, dtype=torch.int32)
 
 
-class SkeletonMamba(nn.Module):
+class SkeletonMamba(Alternating):
     """The network that PoseMamba and SasMamba share: (B, T, J, in_channels) -> (B, T, J, 3).
 
-    Joint embedding, then `depth` pairs of a "spatial" and a "temporal" block. Both kinds are the same block, which
-    scans the whole (T, J) map; they differ in their weights and in the norm that follows, shared over the depth. The
-    temporal position is added once, between the first two blocks. `mixer()` makes the mixer of one block.
+    "Spatial" and "temporal" blocks are the same block, which scans the whole (T, J) map; they differ in their weights
+    and in the norm that follows. `mixer()` makes the mixer of one block.
     """
 
     def __init__(self, mixer, num_frames, num_joints, in_channels, dim, depth, mlp_ratio, drop, drop_path):
-        super().__init__()
-        self.Spatial_patch_to_embedding = nn.Linear(in_channels, dim)
-        self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
-        self.Temporal_pos_embed = nn.Parameter(torch.zeros(1, num_frames, dim))
-        self.pos_drop = nn.Dropout(drop)
-        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.STEblocks = nn.ModuleList(SkeletonBlock(dim, mixer(), mlp_ratio, rate) for rate in rates)
-        self.TTEblocks = nn.ModuleList(SkeletonBlock(dim, mixer(), mlp_ratio, rate) for rate in rates)
-        self.Spatial_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.Temporal_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3))
-
-    def forward(self, keypoints):
-        self._check(keypoints)
-        x = self.Spatial_patch_to_embedding(keypoints.to(self.Spatial_pos_embed.dtype))
-        x = self.pos_drop(x + self.Spatial_pos_embed)
-        for i, (spatial, temporal) in enumerate(zip(self.STEblocks, self.TTEblocks, strict=True)):
-            x = self.Spatial_norm(spatial(x))
-            if i == 0:
-                x = self.pos_drop(x + self.Temporal_pos_embed[:, : x.shape[1], None])
-            x = self.Temporal_norm(temporal(x))
-        return self.head(x).to(keypoints.dtype)
-
-    def _check(self, keypoints):
-        name = type(self).__name__
-        if not keypoints.is_floating_point():
-            raise TypeError(f"{name}: keypoints have dtype {keypoints.dtype}, expected a floating-point dtype")
-        joints, channels = self.Spatial_pos_embed.shape[1], self.Spatial_patch_to_embedding.in_features
-        if keypoints.dim() != 4 or keypoints.shape[2:] != (joints, channels):
-            shape = tuple(keypoints.shape)
-            raise ValueError(f"{name}: keypoints have shape {shape}, expected (B, T, {joints}, {channels})")
-        frames = self.Temporal_pos_embed.shape[1]
-        if not 1 <= keypoints.shape[1] <= frames:
-            raise ValueError(f"{name}: keypoints have {keypoints.shape[1]} frames, expected 1 to num_frames={frames}")
+        block = lambda rate: SkeletonBlock(dim, mixer(), mlp_ratio, rate)
+        super().__init__(block, block, num_frames, num_joints, in_channels, dim, depth, drop, drop_path)
 
 
 class PoseMamba(SkeletonMamba):

@@ -1,0 +1,37 @@
+"""Softmax attention along the joints or the frames of a clip, as in MixSTE and MotionBERT."""
+
+from torch import nn
+
+from lifter.kernels import axial_attention
+
+
+class AxialAttention(nn.Module):
+    """Multi-head self-attention along one axis of the (frame, joint) grid: (B, T, J, C) -> (B, T, J, C).
+
+    Args:
+        dim: C. num_heads: a divisor of C.
+        axis: "joint", the joints of a frame see each other, or "frame", the frames of a joint.
+        qkv_bias: whether the projections to queries, keys and values have a bias.
+        scale: factor of the scores; None is (C / num_heads)^-0.5.
+        attn_drop, proj_drop: dropout of the attention weights and of the result, in training.
+    """
+
+    def __init__(self, dim, num_heads, axis, qkv_bias=True, scale=None, attn_drop=0.0, proj_drop=0.0):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"AxialAttention: dim is {dim}, expected a multiple of num_heads={num_heads}")
+        if axis not in ("joint", "frame"):
+            raise ValueError(f"AxialAttention: axis is {axis!r}, expected 'joint' or 'frame'")
+        self.num_heads, self.axis, self.scale, self.attn_drop = num_heads, axis, scale, attn_drop
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x, mask=None):
+        """`mask`: (B, J, T, T) for axis "frame", see `lifter.kernels.axial_attention`."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        dropout_p = self.attn_drop if self.training else 0.0
+        return self.proj_drop(self.proj(axial_attention(qkv, self.axis, mask, self.scale, dropout_p)))
+
+    def extra_repr(self):
+        return f"heads={self.num_heads}, axis={self.axis!r}, scale={self.scale}, attn_drop={self.attn_drop}"

@@ -1,0 +1,106 @@
+"""The retention layer of PoseRetNet, and the decays that it uses."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lifter.kernels import retention, xpos_scale
+
+# How long the memory of a joint is, in multiples of `divider` frames: PoseRetNet's official tables, by data set and
+# number of joints. Human3.6M's trunk remembers longest, its elbows and wrists shortest.
+JOINT_MEMORY = {
+    ("h36m", 17): (4, 4, 1, 1, 4, 1, 1, 4, 4, 4, 2, 2, 0.5, 0.5, 2, 0.5, 0.5),
+    ("h36m", 16): (2, 2, 1, 0.5, 2, 1, 0.5, 2, 1.5, 1.5, 2, 1, 0.5, 2, 1, 0.5),
+    ("mpii3d", 14): (0.5, 1, 2, 2, 1, 0.5, 0.5, 1, 2, 2, 1, 0.5, 1.5, 1.5),
+    ("mpii3d_univ", 17): (1.5, 1.5, 2, 1, 0.5, 2, 1, 0.5, 2, 1, 0.5, 2, 1, 0.5, 2, 2, 1.5),
+}
+
+
+def shared_decays(num_heads, divider=8):
+    """(H,) decays per frame: the heads forget 1 / divider to 1 / (16 divider) of the past, log-uniformly."""
+    if divider <= 1:
+        raise ValueError(f"shared_decays: divider is {divider}, expected more than 1")
+    return 1 - torch.linspace(math.log(1 / divider), math.log(1 / (16 * divider)), num_heads).exp()
+
+
+def joint_decays(num_heads, dataset="h36m", num_joints=17, divider=8):
+    """(J, H) decays per frame, of every joint the `shared_decays` of its own divider. See JOINT_MEMORY for what is known."""
+    if (dataset, num_joints) not in JOINT_MEMORY:
+        known = ", ".join(f"{name} with {joints}" for name, joints in JOINT_MEMORY)
+        raise ValueError(f"joint_decays: dataset is {dataset!r} with {num_joints} joints, expected one of {known}")
+    return torch.stack([shared_decays(num_heads, divider * memory) for memory in JOINT_MEMORY[dataset, num_joints]])
+
+
+class Retention(nn.Module):
+    """Multi-scale retention along the frames of a clip, gated: (B, T, J, C) -> (B, T, J, C).
+
+    Sun et al. 2023, equation 8, with PoseRetNet's mask, which sees all of a chunk: q, k, v and g are projections of x,
+    q and k rotated by xPos; the result is out(SiLU(g) * GroupNorm(retention(q, k, v))). Any T; nothing depends on how
+    many frames came before but the state.
+
+    Args:
+        dim: C. num_heads: H, a divisor of C with an even quotient.
+        decay: (H,), or (J, H) for one per joint; per frame, 0 < decay <= 1. See `shared_decays` and `joint_decays`.
+        causal: no frame sees a later one.
+        chunk_size: frames that see each other if not causal; counted from the first frame of a call, the last chunk
+            may be shorter. None: all frames of a call.
+        trainable_decay: the decay is learned. Nothing keeps it in its range.
+    """
+
+    def __init__(self, dim, num_heads, decay, causal=False, chunk_size=None, trainable_decay=False):
+        super().__init__()
+        if dim % (2 * num_heads):
+            raise ValueError(f"Retention: dim is {dim}, expected a multiple of 2 * num_heads = {2 * num_heads}")
+        decay = torch.as_tensor(decay)
+        if decay.dim() not in (1, 2) or decay.shape[-1] != num_heads:
+            raise ValueError(f"Retention: decay has shape {tuple(decay.shape)}, expected ({num_heads},) or (J, {num_heads})")
+        self.num_heads, self.causal, self.chunk_size = num_heads, causal, chunk_size
+        self.qkvg = nn.Linear(dim, 4 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.group_norm = nn.GroupNorm(num_heads, dim)
+        self.decay = nn.Parameter(decay.to(torch.float32, copy=True), requires_grad=trainable_decay)
+        self.register_buffer("xpos_scale", xpos_scale(dim // num_heads), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        for layer in (self.qkvg, self.out):
+            nn.init.normal_(layer.weight, std=1 / layer.in_features)
+
+    def forward(self, x, state=None, return_state=False):
+        """`state`: (B, J, H, C / H, C / H) float32, what an earlier call returned for the frames before; None: nothing
+        came before. If `return_state`, the result is (out, state after the last frame)."""
+        q, k, v, gate = self.qkvg(x).unflatten(-1, (4, self.num_heads, -1)).unbind(-3)
+        y, state = retention(
+            q, k, v, self.decay, 1.0, state, return_state,
+            chunk_size=self.chunk_size, causal=self.causal, xpos_scale=self.xpos_scale,
+        )  # fmt: skip
+        y = self.group_norm(y.flatten(0, 2).flatten(1)).view(x.shape)
+        y = self.out(F.silu(gate.flatten(-2)) * y)
+        return (y, state) if return_state else y
+
+    def official_weights(self):
+        """{official name: view of our tensor}: PoseRetNet holds one matrix (in, out) per head and projection."""
+        qkvg = self.qkvg.weight.unflatten(0, (4, self.num_heads, -1))
+        weights = {"W_G": qkvg[3].flatten(0, 1).mT, "W_O": self.out.weight.mT}
+        weights |= {f"group_norm.{name}": p for name, p in self.group_norm.named_parameters()}
+        for h in range(self.num_heads):
+            head = {f"W_{name}": qkvg[i, h].mT for i, name in enumerate("QKV")}
+            head |= {"gamma": self.decay[..., h], "xpos.scale": self.xpos_scale}
+            weights |= {f"retentions.{h}.{name}": value for name, value in head.items()}
+        return weights
+
+    def _apply(self, fn, recurse=True):
+        """A half-precision model keeps these in float32: bfloat16 has no number between 0.996 and 1."""
+        exact = {name: getattr(self, name).data for name in ("decay", "xpos_scale")}
+        super()._apply(fn, recurse)
+        for name, before in exact.items():
+            tensor = getattr(self, name)
+            if tensor.dtype.itemsize < 4:
+                tensor.data = before.to(tensor.device, torch.float32)
+        return self
+
+    def extra_repr(self):
+        joints = f", joints={len(self.decay)}" if self.decay.dim() == 2 else ""
+        return f"heads={self.num_heads}{joints}, causal={self.causal}, chunk_size={self.chunk_size}"

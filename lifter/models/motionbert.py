@@ -1,0 +1,136 @@
+"""MotionBERT: a unified perspective on learning human motion representations.
+
+ICCV 2023, arXiv 2210.06551. Its network is called DSTformer.
+"""
+
+from collections import OrderedDict
+from functools import partial
+
+import torch
+from torch import nn
+
+from lifter.layers import AxialAttention, Retention, TransformerBlock, joint_decays
+from lifter.registry import register_model, register_official
+
+from .mixste import check_keypoints
+
+
+class Stream(nn.Module):
+    """A spatial and a temporal block in the order "st" or "ts"."""
+
+    def __init__(self, order, spatial, temporal):
+        super().__init__()
+        self.order = order
+        self.s, self.t = spatial, temporal
+
+    def forward(self, x):
+        for name in self.order:
+            x = getattr(self, name)(x)
+        return x
+
+    def official_weights(self):
+        """{official name: our tensor}: MotionBERT keeps both blocks in one, `attn_s` is the `attn` of block s."""
+        weights = {}
+        for name in "st":
+            for key, tensor in getattr(self, name).state_dict().items():
+                module, _, rest = key.partition(".")
+                weights[f"{module}_{name}.{rest}"] = tensor
+        return weights
+
+
+class MotionBERT(nn.Module):
+    """MotionBERT's DSTformer: two streams, space before time and time before space, fused per token after every depth.
+
+    (B, T, J, in_channels) -> (B, T, J, 3) for any T <= num_frames.
+
+    Args:
+        num_frames: longest clip; the length of the temporal position embedding.
+        num_joints: J. in_channels: 3, with confidences, or 2.
+        dim, dim_rep, depth, num_heads, mlp_ratio: width, width of the motion representation, pairs of blocks per
+            stream, heads, hidden width of the MLPs by dim.
+        temporal_mixer: "attention"; "retention", as in the supplement of the PoseRetNet paper, with one decay per joint
+            of Human3.6M and the whole clip as one chunk; or what makes the mixer of one temporal block, any module
+            (B, T, J, C) -> (B, T, J, C).
+        qkv_bias, qk_scale: see `lifter.layers.AxialAttention`.
+        drop, attn_drop, drop_path: dropout of embedding and blocks; of attention weights; stochastic depth of the last
+            blocks, growing linearly from 0.
+    """
+
+    def __init__(
+        self, num_frames=243, num_joints=17, in_channels=3, dim=512, dim_rep=512, depth=5, num_heads=8, mlp_ratio=2.0,
+        temporal_mixer="attention", qkv_bias=True, qk_scale=None, drop=0.0, attn_drop=0.0, drop_path=0.0,
+    ):  # fmt: skip
+        super().__init__()
+        attention = partial(
+            AxialAttention, dim, num_heads, qkv_bias=qkv_bias, scale=qk_scale, attn_drop=attn_drop, proj_drop=drop
+        )
+        if temporal_mixer == "attention":
+            temporal_mixer = partial(attention, "frame")
+        elif temporal_mixer == "retention":
+            temporal_mixer = partial(Retention, dim, num_heads, joint_decays(num_heads, "h36m", num_joints))
+        elif not callable(temporal_mixer):
+            raise ValueError(
+                f"MotionBERT: temporal_mixer is {temporal_mixer!r}, expected 'attention', 'retention' or a callable"
+            )
+
+        def stream(order, rate):
+            block = partial(TransformerBlock, dim, mlp_ratio=mlp_ratio, drop=drop, drop_path=rate)
+            return Stream(order, block(attention("joint")), block(temporal_mixer()))
+
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.joints_embed = nn.Linear(in_channels, dim)
+        self.pos_drop = nn.Dropout(drop)
+        self.blocks_st = nn.ModuleList(stream("st", rate) for rate in rates)
+        self.blocks_ts = nn.ModuleList(stream("ts", rate) for rate in rates)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pre_logits = nn.Sequential(OrderedDict(fc=nn.Linear(dim, dim_rep), act=nn.Tanh()))
+        self.head = nn.Linear(dim_rep, 3)
+        self.temp_embed = nn.Parameter(torch.zeros(1, num_frames, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
+        self.ts_attn = nn.ModuleList(nn.Linear(2 * dim, 2) for _ in range(depth))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """The official start: everything small, both streams with the same weight. (Its normals are truncated at 100
+        standard deviations.)"""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for position in (self.temp_embed, self.pos_embed):
+            nn.init.normal_(position, std=0.02)
+        for fusion in self.ts_attn:
+            nn.init.zeros_(fusion.weight)
+
+    def forward(self, keypoints):
+        return self.head(self.represent(keypoints)).to(keypoints.dtype)
+
+    def represent(self, keypoints):
+        """(B, T, J, dim_rep), the motion representation that the head reads."""
+        frames, joints, channels = self.temp_embed.shape[1], self.pos_embed.shape[1], self.joints_embed.in_features
+        check_keypoints("MotionBERT", keypoints, frames, joints, channels)
+        x = self.joints_embed(keypoints.to(self.pos_embed.dtype)) + self.pos_embed
+        x = self.pos_drop(x + self.temp_embed[:, : x.shape[1]])
+        for st, ts, fusion in zip(self.blocks_st, self.blocks_ts, self.ts_attn, strict=True):
+            x_st, x_ts = st(x), ts(x)
+            alpha = fusion(torch.cat([x_st, x_ts], -1)).softmax(-1)
+            x = x_st * alpha[..., :1] + x_ts * alpha[..., 1:]
+        return self.pre_logits(self.norm(x))
+
+
+@register_model
+def motionbert(**kwargs):
+    """MotionBERT: two streams of 5 block pairs of width 512, 42.47 M parameters."""
+    return MotionBERT(**kwargs)
+
+
+@register_official("lib.model.DSTformer.DSTformer", tolerance=1e-5)
+def official_motionbert(
+    dim_in=3, dim_feat=256, dim_rep=512, depth=5, num_heads=8, mlp_ratio=4, num_joints=17, maxlen=243, qkv_bias=True,
+    qk_scale=None, drop_rate=0.0, attn_drop_rate=0.0, drop_path_rate=0.0,
+):  # fmt: skip
+    return MotionBERT(
+        maxlen, num_joints, dim_in, dim_feat, dim_rep, depth, num_heads, mlp_ratio, "attention", qkv_bias, qk_scale,
+        drop_rate, attn_drop_rate, drop_path_rate,
+    )  # fmt: skip
