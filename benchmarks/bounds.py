@@ -1,8 +1,9 @@
 """What the machine could do at best, measured in the same run, with the same threads.
 
 A call is recorded op by op. Each op is bound by the work that it cannot avoid: a matrix product by `torch.mm` of its
-shape, a scan by its exponentials, everything else of ours by its bytes (arguments and results, each once). Each kind is
-timed at the very size, best of many: the product of that shape, as many exponentials, a copy of as many bytes.
+shape, attention by its products (`torch.bmm`) and exponentials, a scan by its exponentials, everything else of ours by its
+bytes (arguments and results, each once), and all of them at least by these. Each kind is timed at the very size, best of
+many: the product of that shape, as many exponentials, a copy of as many bytes.
 Elementwise ops of PyTorch (norms, activations, sums) are not in the bound.
 """
 
@@ -19,14 +20,49 @@ from lifter import _library
 
 from .timing import best_seconds
 
-# Exponentials of an op from its arguments: one per step, channel and state. A backward pass evaluates them again: to
-# keep them would take N times the memory of the input.
+
+def _attention_products(qkv, axis):
+    """[(batch, m, k, n)] of q k^T and of the weights times v."""
+    B, T, J, _, H, D = qkv.shape
+    rows, N = (J, T) if axis else (T, J)
+    return [(B * rows * H, N, D, N), (B * rows * H, N, N, D)]
+
+
+def _retention_products(q, v, chunk_size, causal):
+    """The same of every chunk, all of it even if half is masked; and, of several chunks, into and out of the state."""
+    B, T, J, H, K = q.shape
+    V, products = v.shape[-1], []
+    for length, chunks in ((chunk_size, T // chunk_size), (T % chunk_size, 1)):
+        if length and chunks:
+            batch = B * J * H * chunks
+            products += [(batch, length, K, length), (batch, length, length, V)]
+            products += [(batch, length, K, V), (batch, K, length, V)] if T > chunk_size else []
+    return products
+
+
+def _gradient_products(products):
+    """Of a product (m, k) (k, n): (m, n) (n, k) and (k, m) (m, n). Attention's first product is repeated besides."""
+    return [p for b, m, k, n in products for p in ((b, m, n, k), (b, k, m, n))] + products[:1]
+
+
+# Matrix products of an op from its arguments.
+PRODUCTS = {
+    "axial_attention": lambda qkv, mask, axis, *rest: _attention_products(qkv, axis),
+    "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: _gradient_products(_attention_products(qkv, axis)),
+    "retention": lambda q, k, v, *rest: _retention_products(q, v, *rest[-3:-1]),
+    "retention_bwd": lambda dout, dfinal, q, k, v, *rest: _gradient_products(_retention_products(q, v, *rest[-2:])),
+}
+
+# Exponentials of an op from its arguments: of a scan one per step, channel and state. A backward pass evaluates them
+# again: to keep them would take N times the memory of the input.
 EXPONENTIALS = {
     "selective_scan": lambda u, delta, A, *rest: u.numel() * A.shape[1],
     "selective_scan_bwd": lambda dout, dlast_state, u, delta, A, *rest: u.numel() * A.shape[1],
     "selective_state_update": lambda state, *rest: state.numel(),
     "skeleton_scan": lambda x, proj, dt_weight, dt_bias, A, *rest: x.numel() * A.shape[0] * A.shape[2],
     "skeleton_scan_bwd": lambda dout, x, proj, dt_weight, dt_bias, A, *rest: x.numel() * A.shape[0] * A.shape[2],
+    "axial_attention": lambda qkv, mask, axis, *rest: qkv[..., 0, :, 0].numel() * qkv.shape[1 if axis else 2],
+    "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: lse.numel() * qkv.shape[1 if axis else 2],
 }
 
 
@@ -58,12 +94,19 @@ def lower_bound(call, device="cpu") -> Bound | None:
     with _Recorder() as work:
         call()
     spent = Counter()
-    for (m, k, n, dtype), count in work.products.items():
-        spent["products"] += count * _product_seconds(m, k, n, dtype, str(device), torch.get_num_threads())
-    for (exps, size), count in work.ops.items():
-        copy = bytes_seconds(size, str(device), torch.get_num_threads())
-        scan = exponential_seconds(exps, str(device), torch.get_num_threads()) if exps else 0.0
-        spent["exponentials" if scan > copy else "bytes"] += count * max(scan, copy)
+    on = str(device), torch.get_num_threads()
+    for shape, count in work.products.items():
+        spent["products"] += count * _product_seconds(*shape, *on)
+    for (products, exps, size), count in work.ops.items():
+        work_of_op = {
+            "products": sum(_product_seconds(*shape, *on) for shape in products),
+            "exponentials": exponential_seconds(exps, *on) if exps else 0.0,
+        }
+        copy = bytes_seconds(size, *on)
+        if copy > sum(work_of_op.values()):
+            work_of_op = {"bytes": copy}
+        for kind, seconds in work_of_op.items():
+            spent[kind] += count * seconds
     return Bound(**spent)
 
 
@@ -82,25 +125,31 @@ class _Recorder(TorchDispatchMode):
         name = func._schema.name
         if name in ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"):
             a, b = args[-2:]
-            self.products[(a.shape[-2], a.shape[-1], b.shape[-1], a.dtype)] += math.prod(a.shape[:-2])
+            self.products[(math.prod(a.shape[:-2]), a.shape[-2], a.shape[-1], b.shape[-1], a.dtype)] += 1
+        elif name == "mkldnn::_linear_pointwise":  # a layer that lifter.freeze packed
+            self.products[(1, out.numel() // out.shape[-1], args[0].shape[-1], out.shape[-1], out.dtype)] += 1
         elif name == "aten::convolution" and args[1].shape[1] > 1:  # as im2col; a depthwise one is no product
             weight, groups = args[1], args[8]
             pixels = out.shape[0] * math.prod(out.shape[2:])
-            self.products[(pixels, weight[0].numel(), weight.shape[0] // groups, weight.dtype)] += groups
+            self.products[(1, pixels, weight[0].numel(), weight.shape[0] // groups, weight.dtype)] += groups
         elif name.startswith(("lifter::", "lifter_triton::")):
             op = name.split("::")[1]
             tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
             size = sum(min(x.numel() * x.itemsize, x.untyped_storage().nbytes()) for x in tensors)
-            self.ops[(EXPONENTIALS[op](*args) if op in EXPONENTIALS else 0, size)] += 1
+            dtype = next(x.dtype for x in tensors)
+            products = tuple((*shape, dtype) for shape in PRODUCTS[op](*args)) if op in PRODUCTS else ()
+            self.ops[(products, EXPONENTIALS[op](*args) if op in EXPONENTIALS else 0, size)] += 1
         return out
 
 
 @cache
-def _product_seconds(m, k, n, dtype, device, threads) -> float:
+def _product_seconds(batch, m, k, n, dtype, device, threads) -> float:
     """Rows of weights lie as in F.linear."""
-    a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(n, k, device=device, dtype=dtype).t()
-    out = torch.empty(m, n, device=device, dtype=dtype)
-    return best_seconds(lambda: torch.mm(a, b, out=out), device)
+    lead = (batch,) if batch > 1 else ()
+    a = torch.randn(*lead, m, k, device=device, dtype=dtype)
+    b = torch.randn(*lead, n, k, device=device, dtype=dtype).mT
+    out = torch.empty(*lead, m, n, device=device, dtype=dtype)
+    return best_seconds(lambda: torch.matmul(a, b, out=out), device)
 
 
 @cache
@@ -128,9 +177,9 @@ def ceilings(device="cpu") -> dict:
     exps = exponential_seconds(2**26, *key)
     return {
         "copy, GB/s": 2**28 / bytes_seconds(2**28, *key) / 1e9,
-        "product 1024^3 float32, GFLOP/s": 2 * 1024**3 / _product_seconds(1024, 1024, 1024, torch.float32, *key) / 1e9,
+        "product 1024^3 float32, GFLOP/s": 2 * 1024**3 / _product_seconds(1, 1024, 1024, 1024, torch.float32, *key) / 1e9,
         "product 1024^3 bfloat16, GFLOP/s": 2 * 1024**3
-        / _product_seconds(1024, 1024, 1024, torch.bfloat16, *key)
+        / _product_seconds(1, 1024, 1024, 1024, torch.bfloat16, *key)
         / 1e9,
         "exponentials, G/s": exps and 2**26 / exps / 1e9,
     }

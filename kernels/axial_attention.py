@@ -9,14 +9,15 @@ import torch
 from ._op import Op, autocast_dtype, check_device, check_float, check_shape, kernel_dtype, no_autocast
 
 AXES = {"joint": 0, "frame": 1}
+MAX_CHANNELS = 256  # of a head
 
 
 def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
     """softmax(scale q k^T + mask) v, with dropout on the weights, along the joints of a frame or the frames of a joint.
 
     Args:
-        qkv: (B, T, J, 3, H, D) queries, keys and values of H heads; float32, bfloat16 or float16 (float64 runs on the
-            reference). `F.linear(x, weight).unflatten(-1, (3, H, D))` of a clip (B, T, J, C) has this layout.
+        qkv: (B, T, J, 3, H, D) queries, keys and values of H heads, D <= 256; float32, bfloat16 or float16 (float64
+            runs on the reference). `F.linear(x, weight).unflatten(-1, (3, H, D))` of a clip (B, T, J, C) has this layout.
         axis: "joint", each frame alone, or "frame", each joint alone.
         mask: (B, J, T, T), for axis "frame"; B and J may be 1. Either bool, True where query t may look at key s, or
             floating point, added to the scores. A query that may look at nothing gets zeros. No gradient.
@@ -37,9 +38,11 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
     check_shape(op, "qkv", qkv, ("B", "T", "J", 3, "H", "D"))
     if 0 in qkv.shape[1:]:
         raise ValueError(f"{op}: qkv has shape {tuple(qkv.shape)}, expected no empty dimension after the first")
+    if qkv.shape[5] > MAX_CHANNELS:
+        raise ValueError(f"{op}: qkv has {qkv.shape[5]} channels per head, expected at most {MAX_CHANNELS}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"{op}: dropout_p is {dropout_p}, expected 0 <= dropout_p < 1")
-    mask = _check_mask(op, qkv, axis, mask)
+    _check_mask(op, qkv, axis, mask)
     if (dtype := autocast_dtype(qkv)) is not None:
         qkv = qkv.to(dtype)
     scale = qkv.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -49,10 +52,11 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
     if ops is None:
         with no_autocast(qkv):
             return axial_attention_ref(qkv, axis, mask, scale, dropout_p, seed)
-    if mask is not None and mask.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{op}: mask requires a gradient, which only backend('reference') has")
-    if mask is not None and mask.dtype != torch.bool:
-        mask = mask.float()
+    if mask is not None:
+        if mask.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{op}: mask requires a gradient, which only backend('reference') has")
+        B, T, J = qkv.shape[:3]
+        mask = (mask if mask.dtype == torch.bool else mask.float()).expand(B, J, T, T)
     (x,) = kernel_dtype(qkv)
     out, _ = ops.axial_attention(x, mask, AXES[axis], scale, dropout_p, seed)
     return out.to(qkv.dtype)
@@ -100,7 +104,7 @@ def _mix(x):
 
 def _check_mask(op, qkv, axis, mask):
     if mask is None:
-        return None
+        return
     if axis != "frame":
         raise ValueError(f"{op}: mask is given with axis 'joint', expected None (masks are for the frame axis)")
     if not isinstance(mask, torch.Tensor) or not (mask.dtype == torch.bool or mask.dtype.is_floating_point):
@@ -109,7 +113,6 @@ def _check_mask(op, qkv, axis, mask):
     B, T, J = qkv.shape[:3]
     check_shape(op, "mask", mask, *((b, j, T, T) for b in (B, 1) for j in (J, 1)))
     check_device(op, "qkv", qkv, mask=mask)
-    return mask.expand(B, J, T, T)
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ pytest.importorskip("rich")
 import benchmarks.__main__ as command  # noqa: E402
 from benchmarks import bounds, inputs, kernels, models, published, tables, timing  # noqa: E402
 from benchmarks.kernels import selective_scan, selective_state_update  # noqa: E402
+from lifter.kernels import axial_attention, retention  # noqa: E402
 from lifter.kernels._op import registry  # noqa: E402
 
 # What the official code has, T = 243: parameters, those that thop sees, thop's MACs, MACs of its products (10^9), GFLOP
@@ -217,4 +218,18 @@ def test_bound_sees_every_product():
     for mode in (torch.no_grad, torch.inference_mode):
         with mode(), bounds._Recorder() as work:
             layer(x), convolution(image)
-        assert dict(work.products) == {(15, 8, 4, torch.float32): 1, (9, 18, 3, torch.float32): 1}
+        assert dict(work.products) == {(1, 15, 8, 4, torch.float32): 1, (1, 9, 18, 3, torch.float32): 1}
+
+
+def test_bound_of_attention_is_its_products_and_exponentials():
+    qkv = torch.randn(2, 5, 3, 3, 4, 8, requires_grad=True)
+    q, k, v = qkv.unbind(3)
+    with bounds._Recorder() as work:
+        torch.autograd.grad(axial_attention(qkv, "frame").sum(), qkv)
+        retention(q, k, v, chunk_size=2, causal=False)
+    forward, backward, chunked = work.ops
+    shapes = lambda products: [shape[:4] for shape in products]
+    assert shapes(forward[0]) == [(24, 5, 8, 5), (24, 5, 5, 8)] and forward[1] == backward[1] == 24 * 5 * 5
+    assert sum(b * m * k * n for b, m, k, n in shapes(backward[0])) == 5 * 24 * 5 * 5 * 8
+    chunks = [(48, 2, 8, 2), (48, 2, 2, 8), (48, 2, 8, 8), (48, 8, 2, 8)]
+    assert shapes(chunked[0]) == chunks + [(24, 1, 8, 1), (24, 1, 1, 8), (24, 1, 8, 8), (24, 8, 1, 8)]
