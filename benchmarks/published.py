@@ -10,7 +10,8 @@ HALF = "published is half of what thop counts for the official code"
 class Published:
     """One printed row: the figures as printed ("0.64M", "2.604G"), and the arguments that build the model.
 
-    `per_frame`: the printed multiply-accumulates are those of a clip, by its frames.
+    `per_frame`: the printed multiply-accumulates are those of a clip, by its frames. `calls`: of the model for one clip,
+    whose sum is printed.
     """
 
     model: str
@@ -21,6 +22,7 @@ class Published:
     frames: int = 243
     note: str = ""
     per_frame: bool = False
+    calls: int = 1
 
     @property
     def printed(self) -> str:
@@ -47,6 +49,7 @@ def as_printed(number: float, printed: str) -> bool:
 TABLE_1 = "SasMamba, table 1"
 TABLE_5 = "SasMamba, table 5"  # its "Flops" are multiply-accumulates, thop's
 POSERETNET = "PoseRetNet, table 5"  # per frame; its "FLOPs" are multiply-accumulates, thop's
+HTP = "HTP, table {}"
 CODE = "official code, counted by thop"
 
 UNSEEN = "retention's matrices are raw parameters, which thop does not see: really 35.75M, 642M/frame"
@@ -70,12 +73,16 @@ ROWS = [
         Published("poseretnet", POSERETNET, "25.2M", "430M", {"chunk_size": chunk}, note=ANY_CHUNK, per_frame=True)
         for chunk in (81, 27, 9)
     ),
+    Published("d3dp", HTP.format("I"), "34.8M", "139.1G", note="one call"),
+    Published("d3dp", HTP.format("V"), "34.8M", "22.9G", note="40 calls: H=20, K=1, flip", per_frame=True, calls=40),
+    Published("d3dp", HTP.format("V"), "34.8M", "228.8G", note="400 calls: H=20, K=10, flip", per_frame=True, calls=400),
     Published("sasmamba", CODE, "0.624951M", "2.604G"),
     Published("sasmamba_large", CODE, "4.136299M", "17.179G"),
     Published("posemamba_s", CODE, "0.859651M", "3.587G"),
     Published("posemamba_b", CODE, "3.357699M", "13.943G"),
     Published("posemamba_l", CODE, "6.713859M", "27.881G"),
     Published("mixste", CODE, "33.650691M", "139.038G"),
+    Published("d3dp", CODE, "34.702339M", "139.046G"),
     Published("motionbert", CODE, "42.333197M", "174.751G"),
     Published("poseretnet", CODE, "25.245699M", "104.385G"),
 ]

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import lifter
 from lifter import _library
 from lifter.layers import Retention
+from lifter.models import D3DP
 
 from . import published
 
@@ -50,7 +51,7 @@ def cases(setup):
 
 def _row(row: published.Published):
     counts = count(row.model, row.frames, **row.kwargs)
-    printed_for = row.frames if row.per_frame else 1
+    printed_for = (row.frames if row.per_frame else 1) / row.calls
     return [
         {
             "model": row.model,
@@ -80,14 +81,16 @@ def count(name, frames, **kwargs) -> dict:
     # The fakes of the ops stand for their kernels, also where no kernels are built.
     with FakeTensorMode(), torch.no_grad(), mock.patch.object(_library, "loaded", True):
         model = lifter.create_model(name, num_frames=frames, **kwargs).eval()
-        clip = torch.empty(1, frames, 17, in_channels(model))
+        clip = [torch.empty(1, frames, 17, in_channels(model))]
+        if isinstance(model, D3DP):
+            clip += [torch.empty(1, frames, 17, 3), torch.empty(1)]  # noisy poses and their time
         unseen = {child for module in model.modules() if isinstance(module, UNSEEN) for child in module.modules()}
         layers = [module for module in model.modules() if isinstance(module, LAYERS) and module not in unseen]
         macs = []
         for layer in layers:
             layer.register_forward_hook(lambda layer, args, out: macs.append(layer_macs(layer, args[0], out)))
         with FlopCounterMode(display=False) as flops:
-            model(clip)
+            model(*clip)
     by_op = {str(op): number // 2 for op, number in flops.get_flop_counts()["Global"].items()}
     return {
         "params": sum(p.numel() for p in model.parameters()),
@@ -99,7 +102,9 @@ def count(name, frames, **kwargs) -> dict:
 
 
 def in_channels(model) -> int:
-    """Channels of a keypoint; every model begins with its embedding."""
+    """Channels of a keypoint; every model begins with its embedding, or says what part of its input they are."""
+    if hasattr(model, "in_channels"):
+        return model.in_channels
     return next(module for module in model.modules() if isinstance(module, nn.Linear)).in_features
 
 

@@ -1,9 +1,10 @@
 """One file per architecture. Importing this package registers all of them."""
 
+from .d3dp import D3DP
 from .mixste import MixSTE
 from .motionbert import MotionBERT
 from .posemamba import PoseMamba
 from .poseretnet import PoseRetNet
 from .sasmamba import SasMamba
 
-__all__ = ["MixSTE", "MotionBERT", "PoseMamba", "PoseRetNet", "SasMamba"]
+__all__ = ["D3DP", "MixSTE", "MotionBERT", "PoseMamba", "PoseRetNet", "SasMamba"]

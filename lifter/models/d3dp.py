@@ -3,7 +3,7 @@
 ICCV 2023, arXiv 2303.11579.
 """
 
-import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,8 @@ class D3DP(MixSTE):
         super().__init__(num_frames, num_joints, in_channels, dim, depth, **mixste)
         self.in_channels, self.timesteps, self.scale = in_channels, timesteps, scale
         self.Spatial_patch_to_embedding = SplitLinear(in_channels + 3, dim)
-        self.time_mlp = nn.Sequential(TimeEmbedding(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        layers = {"1": nn.Linear(dim, 2 * dim), "2": nn.GELU(), "3": nn.Linear(2 * dim, dim)}  # the official names
+        self.time_mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, keypoints, poses, time):
         return self.denoise(self.embed(keypoints), poses, time)
@@ -56,6 +57,7 @@ class D3DP(MixSTE):
         """`forward` from what `embed` made of the keypoints."""
         self._check(embedded, poses, time)
         noisy = poses[:, None] if poses.dim() == 4 else poses
+        time = time_embedding(time, self.Spatial_pos_embed.shape[-1]).to(self.Spatial_pos_embed.dtype)
         clips = embedded + self.time_mlp(time)[:, None, None]
         x = clips[:, None] + self.Spatial_patch_to_embedding(noisy.to(clips.dtype), self.in_channels)
         return self._lift(self.pos_drop(x.flatten(0, 1))).reshape(poses.shape).to(poses.dtype)
@@ -86,25 +88,36 @@ class SplitLinear(nn.Linear):
         return F.linear(part, weight, self.bias if first == 0 else None)
 
 
-class TimeEmbedding(nn.Module):
-    """Sines, then cosines, of the time at dim / 2 frequencies from 1 down to 1e-4: (B,) -> (B, dim).
-
-    The angles are formed in float64: in float32 they would be off by 1e-4 at the last time steps. The result has the dtype
-    of the layer that follows.
-    """
-
-    def __init__(self, dim):
-        super().__init__()
-        half = dim // 2
-        self.register_buffer(
-            "frequencies", torch.exp(torch.arange(half) * (-math.log(10000) / (half - 1))), persistent=False
-        )
-
-    def forward(self, time):
-        return time
+def time_embedding(time, dim):
+    """Sines, then cosines, of the time at dim / 2 frequencies from 1 down to 1e-4: (B,) -> (B, dim) in float64, where the
+    angles are exact; those of the last time steps are off by 1e-4 in float32."""
+    half = dim // 2
+    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=time.device) / (half - 1))
+    angles = time[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()), -1)
 
 
 @register_model
 def d3dp(**kwargs):
     """D3DP: the denoiser for lifter.diffusion, MixSTE with 8 block pairs of width 512, 34.84 M parameters."""
     return D3DP(**kwargs)
+
+
+@register_official("common.mixste.MixSTE2", tolerance=5e-5)
+def official_denoiser(
+    num_frame=9, num_joints=17, in_chans=2, embed_dim_ratio=32, depth=4, num_heads=8, mlp_ratio=2.0, qkv_bias=True,
+    qk_scale=None, drop_rate=0.0, attn_drop_rate=0.0, drop_path_rate=0.2, is_train=True, H=1,
+):  # fmt: skip
+    """`is_train` chooses between the forms with and without hypotheses, H is their number; ours sees both from its input."""
+    return D3DP(
+        num_frame, num_joints, in_chans, embed_dim_ratio, depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
+        qkv_bias=qkv_bias, qk_scale=qk_scale, drop=drop_rate, attn_drop=attn_drop_rate, drop_path=drop_path_rate,
+    )  # fmt: skip
+
+
+@register_official("common.diffusionpose.D3DP", tolerance=1e-4)
+def official_d3dp(
+    num_frame=243, embed_dim_ratio=512, depth=8, timestep=1000, scale=1.0, num_proposals=1, sampling_timesteps=1
+):
+    """The last two, hypotheses and steps, are arguments of `lifter.diffusion.sample`."""
+    return D3DP(num_frame, dim=embed_dim_ratio, depth=depth, timesteps=timestep, scale=scale)

@@ -18,7 +18,7 @@ import torch
 from lifter.kernels import backend as forced_backend
 from lifter.registry import official_model
 
-from . import models, units
+from . import diffusion, models, units
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 UNIT_TOLERANCE = 1e-5
@@ -101,9 +101,13 @@ def _read(path, device):
 
 def _checks(data, config):
     """(unit, tolerance, noise, check) of all that the file holds; `check(dtype)` returns pairs (got, expected)."""
+    if config.get("class") == diffusion.AGGREGATION:
+        return [(unit, UNIT_TOLERANCE, 0.0, check) for unit, check in diffusion.aggregation_checks(data)]
     if "class" in config:
         official = official_model(config["class"])
         check = partial(models.check, official.build, config.get("kwargs", {}), data)
+        if config["class"] == diffusion.SAMPLER:
+            check = partial(diffusion.check_sampler, data, config["kwargs"])
         return [("", official.tolerance, config.get("fp32_vs_fp64_max_abs", 0.0), check)]
 
     groups = defaultdict(dict)
