@@ -15,7 +15,6 @@ import lifter.kernels
 
 from .accuracy import error, first_line, tolerance
 from .bounds import lower_bound
-from .tables import in_channels
 from .timing import measure, timed
 
 TITLE = "Models: inference of keypoint clips"
@@ -35,7 +34,8 @@ NOTES = [
     "Latency: median per call ± half the distance between the quartiles, n samples, all implementations interleaved.",
     "Speedup: over the reference ops (plain PyTorch) in float32. Error: largest difference to them, relative to the "
     "largest output; where it is too large no speedup is printed.",
-    "torch.compile at batch 1 (--full: at every batch), for this very shape (dynamic=True is slower), compiled before the "
+    "Frozen: a copy made by lifter.freeze, whose linear layers hold packed weights.",
+    "torch.compile at batch 1 (--full: at every batch, and the widest models), for this very shape (dynamic=True is slower), compiled before the "
     "clock starts. It cannot unroll a "
     "scan of 17 T steps in finite time, so the reference's scan stays eager (torch.compiler.disable) and all the rest "
     "is compiled.",
@@ -44,7 +44,8 @@ NOTES = [
 ]
 
 IMPLEMENTATIONS = [
-    "lifter", "lifter bfloat16", "lifter + torch.compile", "reference", "reference + torch.compile",
+    "lifter", "lifter bfloat16", "lifter frozen", "lifter frozen bfloat16", "lifter + torch.compile", "reference",
+    "reference + torch.compile",
 ]  # fmt: skip
 FRAMES = (27, 81, 243)
 # Frames and batch of the clips of a model. At width 512 one call at 243 frames is seconds of work, whatever the batch; its
@@ -92,24 +93,26 @@ def build(name, device):
 def keypoints(model, setup, frames, batch):
     """Clips as `model` takes them: where it reads confidences, all are 1."""
     clips = setup.clips.batch(batch, frames)
-    return F.pad(clips, (0, in_channels(model) - clips.shape[-1]), value=1.0).to(setup.device)
+    return F.pad(clips, (0, model.in_channels - clips.shape[-1]), value=1.0).to(setup.device)
 
 
 @torch.inference_mode()
 def run(name, frames, batch, setup, reference: Reference) -> list[dict]:
     model = build(name, setup.device)
+    bfloat16 = copy.deepcopy(model).bfloat16()
     clips = keypoints(model, setup, frames, batch)
-    calls = {
-        "lifter": partial(model, clips),
-        "lifter bfloat16": partial(copy.deepcopy(model).bfloat16(), clips.bfloat16()),
-    }
+    calls = {"lifter": partial(model, clips), "lifter bfloat16": partial(bfloat16, clips.bfloat16())}
+    if setup.device == "cpu":
+        calls["lifter frozen"] = partial(lifter.freeze(model), clips)
+        calls["lifter frozen bfloat16"] = partial(lifter.freeze(bfloat16), clips.bfloat16())
     notes = {}
     estimate = reference.estimate(name, frames, batch)
     if estimate <= setup.patience / (1 if batch == 1 else 2):
         calls["reference"] = on_reference(calls["lifter"])
     else:
         notes["reference"] = f"left out: would take about {estimate:.0f} s per call (--full runs it)"
-    if not setup.quick and (batch == 1 or math.isinf(setup.patience)):
+    long = name != "sasmamba" and frames == max(FRAMES) and not setup.quick
+    if not setup.quick and (batch == 1 and not long or math.isinf(setup.patience)):
         torch.compiler.reset()  # what was compiled for other shapes would be tried first
         compiled = partial(torch.compile(model, dynamic=False), clips)
         candidates = {"lifter": compiled, "reference": on_reference(compiled)}
@@ -123,7 +126,6 @@ def run(name, frames, batch, setup, reference: Reference) -> list[dict]:
                 calls[label] = candidates[implementation]
                 notes[label] = f"first call {seconds:.0f} s"
 
-    long = name != "sasmamba" and frames == max(FRAMES) and not setup.quick
     timings, outputs = measure(calls, setup.device, setup.seconds * (LONG_CALL if long else 1))
     if "reference" in timings:
         reference.learn(name, frames, batch, timings["reference"].median, outputs["reference"])
@@ -142,7 +144,7 @@ def run(name, frames, batch, setup, reference: Reference) -> list[dict]:
         }
         if implementation in timings:
             row |= _measured(row, timings, outputs, expected)
-        if implementation.removesuffix(" bfloat16") == "lifter":
+        if implementation.removesuffix(" bfloat16") in ("lifter", "lifter frozen"):
             bound = lower_bound(calls[implementation], setup.device)
             row |= {"bound": bound and bound.asdict(), "times_bound": bound and row["time"].median / bound.seconds}
         rows.append(row)

@@ -81,16 +81,16 @@ def count(name, frames, **kwargs) -> dict:
     # The fakes of the ops stand for their kernels, also where no kernels are built.
     with FakeTensorMode(), torch.no_grad(), mock.patch.object(_library, "loaded", True):
         model = lifter.create_model(name, num_frames=frames, **kwargs).eval()
-        clip = [torch.empty(1, frames, 17, in_channels(model))]
+        inputs = [torch.empty(1, frames, 17, model.in_channels)]
         if isinstance(model, D3DP):
-            clip += [torch.empty(1, frames, 17, 3), torch.empty(1)]  # noisy poses and their time
+            inputs += [torch.empty(1, frames, 17, 3), torch.empty(1)]  # noisy poses and their time
         unseen = {child for module in model.modules() if isinstance(module, UNSEEN) for child in module.modules()}
         layers = [module for module in model.modules() if isinstance(module, LAYERS) and module not in unseen]
         macs = []
         for layer in layers:
             layer.register_forward_hook(lambda layer, args, out: macs.append(layer_macs(layer, args[0], out)))
         with FlopCounterMode(display=False) as flops:
-            model(*clip)
+            model(*inputs)
     by_op = {str(op): number // 2 for op, number in flops.get_flop_counts()["Global"].items()}
     return {
         "params": sum(p.numel() for p in model.parameters()),
@@ -99,13 +99,6 @@ def count(name, frames, **kwargs) -> dict:
         "macs_paper_convention": sum(macs),
         "macs_by_op": by_op,
     }
-
-
-def in_channels(model) -> int:
-    """Channels of a keypoint; every model begins with its embedding, or says what part of its input they are."""
-    if hasattr(model, "in_channels"):
-        return model.in_channels
-    return next(module for module in model.modules() if isinstance(module, nn.Linear)).in_features
 
 
 def layer_macs(layer, x, out) -> int:

@@ -81,7 +81,7 @@ def retention(
         out, final = ops.retention(*kernel_dtype(*clip), *as_float, scale, chunk_size, causal, output_final_state)
         out = out.to(q.dtype)
     if rows:
-        out, final = out.movedim(2, 1).flatten(0, 1), final.flatten(0, 1)
+        out, final = out.movedim(2, 1).flatten(0, 1), final.flatten(0, 1) if output_final_state else None
     return out, final if output_final_state else None
 
 

@@ -330,16 +330,11 @@ def _split(states, names):
 
 
 def _takes(model):
-    """(frames at once, joints, channels) that a model of lifter takes: the sizes of its positions and its embedding."""
-    parameters = dict(model.named_parameters())
-    size = lambda *names: next((parameters[name].shape[1] for name in names if name in parameters), None)
-    chunks = [module.chunk_size for module in model.modules() if getattr(module, "chunk_size", None)]
-    frames = size("Temporal_pos_embed", "temp_embed") or min(chunks, default=None)
-    joints = size("Spatial_pos_embed", "pos_embed")
-    channels = next((module.in_features for module in model.modules() if hasattr(module, "in_features")), None)
-    if None in (frames, joints, channels):
-        raise TypeError(f"Stream: model is {type(model).__name__}, expected a model of lifter")
-    return frames, joints, channels
+    """(frames at once, joints, channels) that a model of lifter takes."""
+    try:
+        return getattr(model, "chunk_size", None) or model.num_frames, model.num_joints, model.in_channels
+    except AttributeError:
+        raise TypeError(f"Stream: model is {type(model).__name__}, expected a model of lifter") from None
 
 
 def _of(name):

@@ -39,7 +39,7 @@ class D3DP(MixSTE):
         if not isinstance(dim, int) or dim < 4 or dim % 2:
             raise ValueError(f"D3DP: dim is {dim!r}, expected an even number of at least 4")
         super().__init__(num_frames, num_joints, in_channels, dim, depth, **mixste)
-        self.in_channels, self.timesteps, self.scale = in_channels, timesteps, scale
+        self.timesteps, self.scale = timesteps, scale
         self.Spatial_patch_to_embedding = SplitLinear(in_channels + 3, dim)
         layers = {"1": nn.Linear(dim, 2 * dim), "2": nn.GELU(), "3": nn.Linear(2 * dim, dim)}  # the official names
         self.time_mlp = nn.Sequential(OrderedDict(layers))
@@ -49,8 +49,7 @@ class D3DP(MixSTE):
 
     def embed(self, keypoints):
         """What depends on the keypoints alone, for `denoise`: (B, T, J, in_channels) -> (B, T, J, C)."""
-        frames, joints = self.Temporal_pos_embed.shape[1], self.Spatial_pos_embed.shape[1]
-        check_keypoints(type(self).__name__, keypoints, frames, joints, self.in_channels)
+        check_keypoints(type(self).__name__, keypoints, self.num_frames, self.num_joints, self.in_channels)
         return self.Spatial_patch_to_embedding(keypoints.to(self.Spatial_pos_embed.dtype), 0) + self.Spatial_pos_embed
 
     def denoise(self, embedded, poses, time):

@@ -27,6 +27,7 @@ class Alternating(nn.Module):
 
     def __init__(self, spatial, temporal, num_frames, num_joints, in_channels, dim, depth, drop, drop_path):
         super().__init__()
+        self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
         self.Spatial_patch_to_embedding = nn.Linear(in_channels, dim)
         self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
         position = None if num_frames is None else nn.Parameter(torch.zeros(1, num_frames, dim))
@@ -53,9 +54,7 @@ class Alternating(nn.Module):
         return self.head(x)
 
     def _embed(self, keypoints):
-        joints, channels = self.Spatial_pos_embed.shape[1], self.Spatial_patch_to_embedding.in_features
-        frames = None if self.Temporal_pos_embed is None else self.Temporal_pos_embed.shape[1]
-        check_keypoints(type(self).__name__, keypoints, frames, joints, channels)
+        check_keypoints(type(self).__name__, keypoints, self.num_frames, self.num_joints, self.in_channels)
         x = self.Spatial_patch_to_embedding(keypoints.to(self.Spatial_pos_embed.dtype))
         return self.pos_drop(x + self.Spatial_pos_embed)
 

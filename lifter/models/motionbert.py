@@ -61,6 +61,7 @@ class MotionBERT(nn.Module):
         temporal_mixer="attention", qkv_bias=True, qk_scale=None, drop=0.0, attn_drop=0.0, drop_path=0.0,
     ):  # fmt: skip
         super().__init__()
+        self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
         attention = partial(
             AxialAttention, dim, num_heads, qkv_bias=qkv_bias, scale=qk_scale, attn_drop=attn_drop, proj_drop=drop
         )
@@ -108,8 +109,7 @@ class MotionBERT(nn.Module):
 
     def represent(self, keypoints):
         """(B, T, J, dim_rep), the motion representation that the head reads."""
-        frames, joints, channels = self.temp_embed.shape[1], self.pos_embed.shape[1], self.joints_embed.in_features
-        check_keypoints("MotionBERT", keypoints, frames, joints, channels)
+        check_keypoints("MotionBERT", keypoints, self.num_frames, self.num_joints, self.in_channels)
         x = self.joints_embed(keypoints.to(self.pos_embed.dtype)) + self.pos_embed
         x = self.pos_drop(x + self.temp_embed[:, : x.shape[1]])
         for st, ts, fusion in zip(self.blocks_st, self.blocks_ts, self.ts_attn, strict=True):

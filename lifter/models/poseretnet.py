@@ -50,6 +50,7 @@ class PoseRetNet(Alternating):
         spatial = lambda rate: TransformerBlock(dim, attention(), mlp_ratio, drop, rate)
         temporal = lambda rate: TransformerBlock(dim, retention(), mlp_ratio, drop, rate)
         super().__init__(spatial, temporal, None, num_joints, in_channels, dim, depth, drop, drop_path)
+        self.chunk_size = chunk_size
 
     def forward(self, keypoints, state=None, return_state=False):
         """Poses of the frames; with `return_state` (poses, state after the last frame).
