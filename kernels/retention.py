@@ -68,7 +68,7 @@ def retention(
         clip, state = [q, k, v], initial_state
     decay = decay.expand(clip[0].shape[2], -1)
 
-    ops = RETENTION.namespace(q, k, v)
+    ops = RETENTION.namespace(q, k, v, decay, state, xpos_scale)
     if ops is None:
         with no_autocast(q):
             out, final = retention_ref(
