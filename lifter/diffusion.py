@@ -76,7 +76,7 @@ def sample(
     dtype = torch.promote_types(keypoints.dtype, torch.float32)
     if noise is None:
         device = "cpu" if generator is None else generator.device
-        draws = (torch.randn(shape, generator=generator, device=device) for _ in range(steps))
+        draws = (torch.randn(shape, generator=generator, device=device, dtype=torch.float32) for _ in range(steps))
     elif noise.shape == (steps, *shape):
         draws = iter(noise)
     else:

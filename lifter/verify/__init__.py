@@ -101,20 +101,18 @@ def _read(path, device):
 
 def _checks(data, config):
     """(unit, tolerance, noise, check) of all that the file holds; `check(dtype)` returns pairs (got, expected)."""
-    if config.get("class") == diffusion.AGGREGATION:
-        return [(unit, UNIT_TOLERANCE, 0.0, check) for unit, check in diffusion.aggregation_checks(data)]
-    if "class" in config:
+    if config.get("class", diffusion.AGGREGATION) != diffusion.AGGREGATION:
         official = official_model(config["class"])
         check = partial(models.check, official.build, config.get("kwargs", {}), data)
         if config["class"] == diffusion.SAMPLER:
-            check = partial(diffusion.check_sampler, data, config["kwargs"])
+            check = partial(diffusion.check_sampler, data, config.get("kwargs", {}))
         return [("", official.tolerance, config.get("fp32_vs_fp64_max_abs", 0.0), check)]
 
     groups = defaultdict(dict)
     for key, value in data.items():
         group, _, name = key.partition("/")
         groups[group][name] = value
-    checks = units.checks(groups, config)
+    checks = diffusion.aggregation_checks(data) if "class" in config else units.checks(groups, config)
     if not checks:
         raise ValueError("it holds nothing to compare")
     return [(unit, UNIT_TOLERANCE, 0.0, check) for unit, check in checks]

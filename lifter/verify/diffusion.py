@@ -18,14 +18,14 @@ def check_sampler(data, kwargs, dtype):
     load_checkpoint(denoiser, {key[len("param/") :]: value for key, value in data.items() if key.startswith("param/")})
     keypoints, mirrored, noise = (data[f"input/{i}"].to(dtype) for i in range(3))
     denoiser.to(device=keypoints.device, dtype=dtype)
-    sizes = {"hypotheses": kwargs["num_proposals"], "steps": kwargs["sampling_timesteps"]}
-    poses = diffusion.sample(denoiser, keypoints, **sizes, noise=noise, every_step=True)
-    betas, alphas = diffusion.cosine_schedule(denoiser.timesteps)
+    steps, _, hypotheses = noise.shape[:3]
+    poses = diffusion.sample(denoiser, keypoints, hypotheses, steps, noise=noise, every_step=True)
+    betas, alphas = (table.to(poses.device) for table in diffusion.cosine_schedule(denoiser.timesteps))
     return [
         (poses, data["output/0"]),
         (diffusion.mirror(keypoints), mirrored),
-        (betas, data["param/betas"].cpu()),
-        (alphas, data["param/alphas_cumprod"].cpu()),
+        (betas, data["param/betas"]),
+        (alphas, data["param/alphas_cumprod"]),
     ]
 
 
