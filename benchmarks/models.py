@@ -35,10 +35,9 @@ NOTES = [
     "Speedup: over the reference ops (plain PyTorch) in float32. Error: largest difference to them, relative to the "
     "largest output; where it is too large no speedup is printed.",
     "Frozen: a copy made by lifter.freeze, whose linear layers hold packed weights.",
-    "torch.compile at batch 1 (--full: at every batch, and the widest models), for this very shape (dynamic=True is slower), compiled before the "
-    "clock starts. It cannot unroll a "
-    "scan of 17 T steps in finite time, so the reference's scan stays eager (torch.compiler.disable) and all the rest "
-    "is compiled.",
+    "torch.compile at batch 1 (--full: at every batch, and the widest models), for this very shape (dynamic=True is "
+    "slower), compiled before the clock starts. It cannot unroll a scan of 17 T steps in finite time, so the reference's "
+    "scan stays eager (torch.compiler.disable) and all the rest is compiled.",
     "Bound: the sum, over the ops of one call, of the matrix products by torch.mm of the same shapes (the offset "
     "convolution as im2col), the scans by as many exponentials, the sampling by a copy of as many bytes.",
 ]

@@ -3,6 +3,7 @@
 from .axial_attention import AxialAttention
 from .block import DropPath, Mlp, TransformerBlock
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
+from .graph_conv import LearnedGraphConv
 from .retention import Retention, joint_decays, shared_decays
 from .skeleton_scan import SkeletonBlock, SkeletonMixer, SkeletonScan
 
@@ -11,6 +12,7 @@ __all__ = [
     "DeformConv",
     "DeformConv2d",
     "DropPath",
+    "LearnedGraphConv",
     "Mlp",
     "Retention",
     "SkeletonBlock",

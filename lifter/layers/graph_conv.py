@@ -5,7 +5,7 @@ from torch import nn
 
 
 class LearnedGraphConv(nn.Module):
-    """Modulated graph convolution of KTPFormer (arXiv 2404.00658) along one axis: (B, T, J, C_in) -> (B, T, J, C_out).
+    """Graph convolution of KTPFormer (arXiv 2404.00658) along one axis: (B, T, J, C_in) -> (B, T, J, C_out).
 
     Every node sums what it makes of itself and what the other nodes send, weighted by the graph (known + learned),
     symmetrised: y_i = G_ii M_i * (W_0 x_i) + sum over j != i of G_ij M_j * (W_1 x_j) + bias. The known part shares a
@@ -36,7 +36,7 @@ class LearnedGraphConv(nn.Module):
         self.M = nn.Parameter(torch.ones(num_nodes, out_channels))
         self.adj2 = nn.Parameter(torch.full((num_nodes, num_nodes), 1e-6))  # the learned part, under its official name
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        for weight in self.W:
+        for weight in self.W.detach():
             nn.init.xavier_uniform_(weight)
 
     def forward(self, x):

@@ -1,10 +1,11 @@
 """One file per architecture. Importing this package registers all of them."""
 
 from .d3dp import D3DP
+from .ktpformer import KTPFormer
 from .mixste import MixSTE
 from .motionbert import MotionBERT
 from .posemamba import PoseMamba
 from .poseretnet import PoseRetNet
 from .sasmamba import SasMamba
 
-__all__ = ["D3DP", "MixSTE", "MotionBERT", "PoseMamba", "PoseRetNet", "SasMamba"]
+__all__ = ["D3DP", "KTPFormer", "MixSTE", "MotionBERT", "PoseMamba", "PoseRetNet", "SasMamba"]
