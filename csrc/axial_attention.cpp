@@ -25,7 +25,8 @@ struct Inputs {
       else attention.additive = data<float>(*mask);
       for (int i = 0; i < 4; ++i) attention.mask_strides[i] = mask->stride(i);
     }
-    attention.scale = static_cast<float>(scale), attention.dropout = static_cast<float>(dropout);
+    attention.scale = static_cast<float>(scale);
+    attention.drops = dropout > 0, attention.kept = static_cast<float>(1 / (1 - dropout));
     attention.threshold = static_cast<uint32_t>(dropout * 4294967296.0);
     if (seed) attention.seed = static_cast<uint32_t>(*data<int64_t>(*seed));
   }

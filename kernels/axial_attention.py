@@ -20,7 +20,9 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
             runs on the reference). `F.linear(x, weight).unflatten(-1, (3, H, D))` of a clip (B, T, J, C) has this layout.
         axis: "joint", each frame alone, or "frame", each joint alone.
         mask: (B, J, T, T), for axis "frame"; B and J may be 1. Either bool, True where query t may look at key s, or
-            floating point, added to the scores. A query that may look at nothing gets zeros. No gradient.
+            floating point, added to the scores. A query that may look at nothing (False or -inf everywhere) gets zeros.
+            No gradient. If all scores of a query are finite but huge, as with -1e9 for every key, its gradients are
+            wrong by the rounding of their size in float32, as those of scaled_dot_product_attention are.
         scale: factor of the scores; None is D^-0.5.
         dropout_p: probability with which a weight is dropped, 0 <= p < 1; the others are divided by 1 - p. Drawn from
             torch's default generator of the device, one number per call: every backend drops the same weights.

@@ -28,7 +28,7 @@ def retention(
     Args:
         q, k: (B, T, H, K) rows, or (B, T, J, H, K) clips. v: (B, T, H, V) or (B, T, J, H, V). float32, bfloat16 or
             float16 (float64 runs on the reference). Strided views cost nothing if their last dimension is contiguous.
-        decay: per frame, 0 < decay <= 1. (H,); or (J, H) for clips, one per joint; or (R, H) for rows: row b of B takes
+        decay: per frame, 0 < decay <= 1 (not checked; 0 gives NaN). (H,); or (J, H) for clips, one per joint; or (R, H) for rows: row b of B takes
             decay[b % R], so that rows of (batch, joint) have one per joint. None: 1 - 2^(-5 - h), RetNet's.
         scale: factor of q; None is K^-0.5.
         initial_state: (B, H, K, V) or (B, J, H, K, V), the final state of the frames before. Zeros if None.
@@ -182,20 +182,24 @@ def _backward(ops, ctx, dout, dfinal):
     return *grads, dstate if initial_state is not None else None, None, None, None, None, None
 
 
-def _flops(q_shape, k_shape, v_shape, *args, out_shape=None, **kwargs) -> int:
-    """q k^T and its product with v over the frames that a query sees in its chunk, and the state's two products."""
-    *_, chunk_size, causal, _ = args
+def _flops(
+    q_shape, k_shape, v_shape, decay_shape, initial_state_shape, xpos_shape, scale, chunk_size, causal,
+    output_final_state, *args, out_shape=None, **kwargs,
+) -> int:  # fmt: skip
+    """q k^T and its product with v over the frames that a query sees in its chunk; the product with the state for every
+    frame that has one before it, and into the state for every frame that has one after it."""
     B, T, J, H, K = q_shape
     V = v_shape[-1]
     full, last = divmod(T, chunk_size)
     pairs = sum(n * (n + 1) // 2 if causal else n * n for n in [chunk_size] * full + [last])
-    through_state = 4 * T * K * V if T > chunk_size else 0
-    return B * J * H * (2 * pairs * (K + V) + through_state)
+    reading = T if initial_state_shape is not None else T - min(T, chunk_size)
+    writing = T if output_final_state else T - (last or chunk_size)
+    return B * J * H * (2 * pairs * (K + V) + 2 * (reading + writing) * K * V)
 
 
 def _flops_bwd(dout_shape, dfinal_shape, q_shape, k_shape, v_shape, *args, out_shape=None, **kwargs) -> int:
     """Five products where the forward has two."""
-    return _flops(q_shape, k_shape, v_shape, *args, False) * 5 // 2
+    return _flops(q_shape, k_shape, v_shape, *args, dfinal_shape is not None) * 5 // 2
 
 
 RETENTION = Op(

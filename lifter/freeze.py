@@ -17,7 +17,8 @@ def freeze(model):
         model: any module on the CPU. It is not touched, and what happens to its weights later does not reach the copy.
 
     Returns:
-        The copy, in evaluation mode. It cannot be trained, saved, moved or cast: freeze again instead.
+        The copy, in evaluation mode. It cannot be trained, saved, copied, moved or cast, nor run under autocast: freeze a
+        model that is what you want instead. Layers that have hooks stay as they are.
 
     Raises:
         TypeError if `model` is no module, ValueError if some parameter of it is not on the CPU.
@@ -31,7 +32,7 @@ def freeze(model):
         raise ValueError(f"freeze: expected a model on the CPU, got {elsewhere[0]}")
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     for module in list(frozen.modules()):
-        if type(module) is Mlp and _can_pack(module.fc1):
+        if type(module) is Mlp and _can_pack(module.fc1) and _is_exact_gelu(module.act):
             module.fc1, module.act = PackedLinear(module.fc1, "gelu"), nn.Identity()
         for name, child in module.named_children():
             if _can_pack(child):
@@ -52,7 +53,7 @@ class PackedLinear(nn.Module):
         self.bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x):
-        if x.dtype != self.dtype or x.device.type != "cpu":
+        if x.dtype != self.dtype or x.device.type != "cpu":  # under autocast, too
             raise TypeError(f"frozen layer: x is {x.dtype} on {x.device}, expected {self.dtype} on the CPU")
         if x.shape[-1] != self.in_features:
             raise ValueError(f"frozen layer: x has {x.shape[-1]} channels, expected {self.in_features}")
@@ -60,16 +61,32 @@ class PackedLinear(nn.Module):
             raise RuntimeError("frozen layer: x requires a gradient, which a frozen model does not have")
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.activation, [], "none")
 
+    def __reduce__(self):
+        raise TypeError("a frozen model cannot be copied or saved: do that with the model that was frozen")
+
+    def _save_to_state_dict(self, *args):
+        self.__reduce__()
+
+    def _load_from_state_dict(self, *args):
+        raise TypeError("a frozen model cannot load weights: load them before freezing")
+
     def extra_repr(self):
         return f"{self.in_features}, {self.out_features}, activation={self.activation!r}, {self.dtype}"
 
 
 def _can_pack(module):
-    """Exactly nn.Linear, not a subclass, which may do more. The packing ops are private to PyTorch: they may vanish."""
-    if type(module) is not nn.Linear or not torch.backends.mkldnn.is_available():
+    """Exactly nn.Linear, no subclass and no hooks, which may do more. The packing ops are private to PyTorch: they may
+    vanish."""
+    if type(module) is not nn.Linear or module._forward_hooks or module._forward_pre_hooks or not module.weight.numel():
+        return False
+    if not torch.backends.mkldnn.is_available():
         return False
     ops = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
     if not all(hasattr(torch.ops.mkldnn, op) for op in ops):
         return False
     dtype = module.weight.dtype
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _is_exact_gelu(module):
+    return type(module) is nn.GELU and module.approximate == "none" and not module._forward_hooks

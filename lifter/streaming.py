@@ -2,13 +2,14 @@
 
 import inspect
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 MISSING = ("hold", "mask", "error")
+FARTHEST = 1e6  # keypoints are of order 1; beyond this no detection is meant, and a norm would overflow
 
 
 class Lifted(NamedTuple):
@@ -38,7 +39,7 @@ class StreamBatch:
         fps: frames per second, for the latency.
         look_ahead: frames after the chunk that are waited for too, so that its last frames see some future. Only for
             models without a state.
-        missing: what becomes of keypoints that are not finite, and of frames that were dropped (None). "hold": the model
+        missing: what becomes of keypoints that are not finite or beyond +-1e6, and of frames that were dropped (None). "hold": the model
             gets what the joint was last seen at, zeros before it was ever seen, with confidence 0 where it reads
             confidences. "mask": the same, and the pose of that joint is NaN. "error": ValueError.
     """
@@ -68,7 +69,7 @@ class StreamBatch:
         """The next frames of some streams, {name: keypoints} -> {name: Lifted}, what became ready of each.
 
         Keypoints are one frame (J, C), many (N, J, C), tensor or array of any floating-point dtype, or None for one frame
-        that was dropped. Any value that is not finite makes its joint a missing one.
+        that was dropped. Any value that is not finite, or beyond +-1e6, makes its joint a missing one.
         """
         members = dict(self._members)
         for name, keypoints in frames.items():
@@ -106,7 +107,8 @@ class StreamBatch:
         return self._settings() | {"streams": streams}
 
     def load_state_dict(self, state):
-        """Go on where the StreamBatch stood that gave `state`. ValueError if it had other settings or another model."""
+        """Go on where the StreamBatch stood that gave `state`. ValueError if it had other settings or states of other
+        shapes, or is no such dict; that the model has the same weights is yours to see to."""
         for name, value in self._settings().items():
             if state.get(name) != value:
                 raise ValueError(f"load_state_dict: {name} is {state.get(name)!r}, expected {value!r} as here")
@@ -114,8 +116,15 @@ class StreamBatch:
         shapes = self._state_shapes()
         for name, saved in state["streams"].items():
             saved = dict(saved)
-            tensors = saved.pop("state")
-            members[name] = _Member(**saved)
+            tensors = saved.pop("state", None)
+            if saved.keys() != {field.name for field in fields(_Member)}:
+                raise ValueError(f"load_state_dict: the stream{_of(name)} holds {sorted(saved)}, not what state_dict() gave")
+            members[name] = member = _Member(**saved)
+            kept = len(member.keypoints)
+            if not member.waiting <= kept <= member.next or len(member.missing) != kept or member.waiting < 0:
+                raise ValueError(f"load_state_dict: the stream{_of(name)} keeps {kept} frames, at least {member.waiting} wait")
+            if self._stateful and (tensors is None) != (member.lifted == 0):
+                raise ValueError(f"load_state_dict: the stream{_of(name)} has no state after {member.lifted} frames")
             if tensors is not None:
                 if (found := [tuple(x.shape) for x in tensors]) != shapes:
                     raise ValueError(f"load_state_dict: the state{_of(name)} has shapes {found}, expected {shapes}")
@@ -144,7 +153,7 @@ class StreamBatch:
     def _accept(self, name, member, keypoints):
         """`member` with these frames, of which nothing is lifted yet."""
         frames = self._frames(name, keypoints)
-        missing = ~frames.isfinite().all(-1)
+        missing = ~(frames.abs() <= FARTHEST).all(-1)  # NaN, too
         if self.missing == "error" and missing.any():
             frame, joint = missing.nonzero()[0].tolist()
             raise ValueError(f"Stream{_of(name)}: frame {member.next + frame} has no keypoint of joint {joint}")
@@ -273,7 +282,7 @@ class Stream:
 
     def load_state_dict(self, state):
         """Go on where the Stream stood that gave `state`. ValueError if it had other settings or another model."""
-        if others := state["streams"].keys() - {None}:
+        if others := state.get("streams", {}).keys() - {None}:
             raise ValueError(f"load_state_dict: state has the streams {sorted(map(str, others))} of a StreamBatch")
         self._batch.load_state_dict(state)
 

@@ -85,6 +85,25 @@ def test_float64_stays_as_it_is():
     assert torch.equal(lifter.freeze(model)(x), model(x))
 
 
+@torch.no_grad()
+def test_what_does_more_than_a_linear_layer_stays():
+    model, x = build("mixste"), torch.randn(1, 3, 17, 2)
+    model.STEblocks[0].mlp.act = nn.ReLU()
+    model.STEblocks[1].mlp.fc2.register_forward_hook(lambda module, args, out: out * 2)
+    torch.testing.assert_close(lifter.freeze(model)(x), model(x))
+
+
+def test_a_frozen_model_is_not_saved_copied_or_loaded(tmp_path):
+    model = build("poseretnet")
+    frozen = lifter.freeze(model)
+    for attempt in (copy.deepcopy, lifter.freeze, lambda m: torch.save(m, tmp_path / "x"), lambda m: m.state_dict(),
+                    lambda m: lifter.save_checkpoint(m, tmp_path / "x.pth"), lambda m: lifter.load_checkpoint(m, model.state_dict())):  # fmt: skip
+        with pytest.raises(TypeError, match="frozen model cannot be copied or saved"):
+            attempt(frozen)
+    with pytest.raises(TypeError, match="load them before freezing"):
+        frozen.load_state_dict(model.state_dict(), strict=False)
+
+
 def test_a_lone_linear():
     assert isinstance(lifter.freeze(nn.Linear(3, 4)), PackedLinear)
 

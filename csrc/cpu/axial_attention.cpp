@@ -48,10 +48,10 @@ class Rules {
     }
   }
 
-  bool drops() const { return s_.dropout > 0; }
+  bool drops() const { return s_.drops; }
   LIFTER_MEMBER vfloat dropout(int64_t i, int64_t j) const {
     const vuint place = lane_ + (hash_ + static_cast<uint32_t>(i * s_.length + j));
-    return mix(place) >= (vuint{} + s_.threshold) ? splat(1.0f / (1.0f - s_.dropout)) : vfloat{};
+    return mix(place) >= (vuint{} + s_.threshold) ? splat(s_.kept) : vfloat{};
   }
 
  private:

@@ -17,8 +17,9 @@ struct AxialAttention {
   const float* additive;  // the same, or null
   int64_t mask_strides[4];
   float scale;
-  float dropout;
-  uint32_t threshold, seed;  // a weight is kept where its hash is at least the threshold
+  bool drops;
+  float kept;                // the factor of a weight that is kept,
+  uint32_t threshold, seed;  // which it is where its hash is at least the threshold
 };
 
 struct AxialAttentionGradient {

@@ -56,12 +56,14 @@ class Retention(nn.Module):
         decay = torch.as_tensor(decay)
         if decay.dim() not in (1, 2) or decay.shape[-1] != num_heads:
             raise ValueError(f"Retention: decay has shape {tuple(decay.shape)}, expected ({num_heads},) or (J, {num_heads})")
+        if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
+            raise ValueError(f"Retention: chunk_size is {chunk_size!r}, expected an integer of at least 1")
         self.num_heads, self.causal, self.chunk_size = num_heads, causal, chunk_size
         self.qkvg = nn.Linear(dim, 4 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.group_norm = nn.GroupNorm(num_heads, dim)
         self.decay = nn.Parameter(decay.to(torch.float32, copy=True), requires_grad=trainable_decay)
-        self.register_buffer("xpos_scale", xpos_scale(dim // num_heads), persistent=False)
+        self.register_buffer("xpos_scale", xpos_scale(dim // num_heads))
         self.reset_parameters()
 
     def reset_parameters(self):
