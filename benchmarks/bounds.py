@@ -28,15 +28,20 @@ def _attention_products(qkv, axis):
     return [(B * rows * H, N, D, N), (B * rows * H, N, N, D)]
 
 
-def _retention_products(q, v, chunk_size, causal):
-    """The same of every chunk, all of it even if half is masked; and, of several chunks, into and out of the state."""
+def _retention_products(q, v, initial_state, chunk_size, final_state):
+    """The same of every chunk, all of it even if half is masked; and out of the state before it, into the one after it."""
     B, T, J, H, K = q.shape
     V, products = v.shape[-1], []
-    for length, chunks in ((chunk_size, T // chunk_size), (T % chunk_size, 1)):
-        if length and chunks:
-            batch = B * J * H * chunks
-            products += [(batch, length, K, length), (batch, length, length, V)]
-            products += [(batch, length, K, V), (batch, K, length, V)] if T > chunk_size else []
+    lengths = [chunk_size] * (T // chunk_size) + [T % chunk_size] * (T % chunk_size > 0)
+    reading = lengths if initial_state is not None else lengths[1:]
+    writing = lengths if final_state else lengths[:-1]
+    for length in sorted(set(lengths)):
+        batch = B * J * H * lengths.count(length)
+        products += [(batch, length, K, length), (batch, length, length, V)]
+    for length in sorted(set(reading)):
+        products += [(B * J * H * reading.count(length), length, K, V)]
+    for length in sorted(set(writing)):
+        products += [(B * J * H * writing.count(length), K, length, V)]
     return products
 
 
@@ -49,8 +54,13 @@ def _gradient_products(products):
 PRODUCTS = {
     "axial_attention": lambda qkv, mask, axis, *rest: _attention_products(qkv, axis),
     "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: _gradient_products(_attention_products(qkv, axis)),
-    "retention": lambda q, k, v, *rest: _retention_products(q, v, *rest[-3:-1]),
-    "retention_bwd": lambda dout, dfinal, q, k, v, *rest: _gradient_products(_retention_products(q, v, *rest[-2:])),
+    "density_peak_prune": lambda x, *rest: [(len(x), x.shape[1], x.shape[2], (x.shape[1] + 1) // 2)],  # it is symmetric
+    "retention": lambda q, k, v, decay, state, xpos_scale, scale, chunk_size, causal, final: _retention_products(
+        q, v, state, chunk_size, final
+    ),
+    "retention_bwd": lambda dout, dfinal, q, k, v, decay, state, xpos_scale, scale, chunk_size, causal: (
+        _gradient_products(_retention_products(q, v, state, chunk_size, dfinal is not None))
+    ),
 }
 
 # Exponentials of an op from its arguments: of a scan one per step, channel and state. A backward pass evaluates them

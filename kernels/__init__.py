@@ -3,6 +3,7 @@
 from ._op import backend
 from .axial_attention import axial_attention, axial_attention_ref
 from .deform_conv2d import deform_conv2d, deform_conv2d_ref
+from .density_peak_prune import density_peak_prune, density_peak_prune_ref
 from .retention import retention, retention_ref, xpos_scale
 from .selective_scan import selective_scan_fn, selective_scan_ref
 from .selective_state_update import selective_state_update, selective_state_update_ref
@@ -14,6 +15,8 @@ __all__ = [
     "backend",
     "deform_conv2d",
     "deform_conv2d_ref",
+    "density_peak_prune",
+    "density_peak_prune_ref",
     "retention",
     "retention_ref",
     "selective_scan_fn",

@@ -4,6 +4,7 @@ from .axial_attention import AxialAttention
 from .block import DropPath, Mlp, TransformerBlock
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
 from .graph_conv import LearnedGraphConv
+from .prune import DensityPeakPrune, FrameRecovery
 from .retention import Retention, joint_decays, shared_decays
 from .skeleton_scan import SkeletonBlock, SkeletonMixer, SkeletonScan
 
@@ -11,7 +12,9 @@ __all__ = [
     "AxialAttention",
     "DeformConv",
     "DeformConv2d",
+    "DensityPeakPrune",
     "DropPath",
+    "FrameRecovery",
     "LearnedGraphConv",
     "Mlp",
     "Retention",

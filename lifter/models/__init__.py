@@ -1,6 +1,7 @@
 """One file per architecture. Importing this package registers all of them."""
 
 from .d3dp import D3DP
+from .hot import HoTMixSTE
 from .ktpformer import KTPFormer
 from .mixste import MixSTE
 from .motionbert import MotionBERT
@@ -8,4 +9,4 @@ from .posemamba import PoseMamba
 from .poseretnet import PoseRetNet
 from .sasmamba import SasMamba
 
-__all__ = ["D3DP", "KTPFormer", "MixSTE", "MotionBERT", "PoseMamba", "PoseRetNet", "SasMamba"]
+__all__ = ["D3DP", "HoTMixSTE", "KTPFormer", "MixSTE", "MotionBERT", "PoseMamba", "PoseRetNet", "SasMamba"]

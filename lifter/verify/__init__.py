@@ -101,7 +101,7 @@ def _read(path, device):
 
 def _checks(data, config):
     """(unit, tolerance, noise, check) of all that the file holds; `check(dtype)` returns pairs (got, expected)."""
-    if config.get("class", diffusion.AGGREGATION) != diffusion.AGGREGATION:
+    if config.get("class") not in (None, diffusion.AGGREGATION, units.CLUSTERING):
         official = official_model(config["class"])
         check = partial(models.check, official.build, config.get("kwargs", {}), data)
         if config["class"] == diffusion.SAMPLER:
@@ -112,7 +112,12 @@ def _checks(data, config):
     for key, value in data.items():
         group, _, name = key.partition("/")
         groups[group][name] = value
-    checks = diffusion.aggregation_checks(data) if "class" in config else units.checks(groups, config)
+    if config.get("class") == diffusion.AGGREGATION:
+        checks = diffusion.aggregation_checks(data)
+    elif config.get("class") == units.CLUSTERING:
+        checks = units.clustering_checks(groups, config)
+    else:
+        checks = units.checks(groups, config)
     if not checks:
         raise ValueError("it holds nothing to compare")
     return [(unit, UNIT_TOLERANCE, 0.0, check) for unit, check in checks]

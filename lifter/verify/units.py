@@ -6,12 +6,14 @@ from functools import partial
 import torch
 
 from lifter.checkpoints import load_checkpoint
-from lifter.kernels import deform_conv2d, selective_scan_fn, selective_scan_ref, skeleton_scan
+from lifter.kernels import deform_conv2d, density_peak_prune, selective_scan_fn, selective_scan_ref, skeleton_scan
 from lifter.kernels.retention import xpos
 from lifter.kernels.skeleton_scan import DIRECTIONS, _gathered, _unwalk, _walk
 from lifter.layers import Retention, joint_decays, shared_decays
 from lifter.models.posemamba import limb_gather
 from lifter.models.sasmamba import stride_gather
+
+CLUSTERING = "model.mixste.hot_mixste.cluster_dpc_knn"
 
 
 def checks(groups, config):
@@ -27,6 +29,22 @@ def checks(groups, config):
         else:
             found.append((group, partial(UNITS.get(kind, _check_unknown), tensors)))
     return found
+
+
+def clustering_checks(groups, config):
+    """The same of HoT's clustering: a group per case of the config, with its recorded noise."""
+    cases = enumerate(config["cases"])
+    return [(str(n), partial(_check_clustering, groups[str(n)], case["cluster_num"], case["k"])) for n, case in cases]
+
+
+def _check_clustering(tensors, kept, k, dtype):
+    """The kept frames, and their order by score. In float32 at least: which frame is denser is no matter of rounding."""
+    dtype = torch.promote_types(dtype, torch.float32)
+    x, noise = (tensors[name].to(dtype) for name in ("x", "noise"))
+    valid = tensors["token_mask"] > 0 if "token_mask" in tensors else None
+    indices, scores = density_peak_prune(x, kept, k, noise=noise, valid=valid)
+    order = scores.argsort(dim=-1, descending=True, stable=True)[:, :kept]
+    return [(indices, tensors["index_sorted"]), (order, tensors["index_down"])]
 
 
 def _check_unknown(tensors, dtype):

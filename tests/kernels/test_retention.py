@@ -210,7 +210,7 @@ def test_extreme_decays(target, decay, options):
     check(target, inputs, rounding=64)  # with decay 1 long sums cancel
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     B=st.integers(1, 3),
     T=st.integers(1, 150),

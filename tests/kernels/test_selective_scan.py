@@ -156,7 +156,7 @@ def test_strided_inputs(target):
     assert torch.equal(ours, expected)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.integers(1, 3),
     group_dim=st.integers(1, 20),

@@ -71,9 +71,11 @@ def test_reference_is_four_scans_written_out():
     torch.testing.assert_close(skeleton_scan_ref(**double), out)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 17, 27, 81, 243])
+@pytest.mark.parametrize("frames", [1, 2, 3, 9, 17, 27, 81, 243])
 def test_clip_lengths(target, frames):
-    check(target, make_inputs(T=min(frames, 9) if target.slow else frames, C=3, N=3))
+    if target.slow and frames > 9:
+        pytest.skip("the interpreter takes a second per frame")
+    check(target, make_inputs(T=frames, C=3, N=3))
 
 
 def test_a_long_clip():
@@ -111,7 +113,7 @@ def test_reduced_precision(target, dtype):
     check(target, make_inputs(B=2, C=20, N=4, R=2, terms=3, dtype=dtype))
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     B=st.integers(1, 3),
     T=st.integers(1, 12),

@@ -1,0 +1,235 @@
+// Density peaks of a clip's frames: the products of all pairs of frames, then two walks over the rows of distances.
+#include "density_peak_prune.h"
+
+#include <math.h>
+
+#include "../parallel.h"
+#include "product.h"
+
+namespace lifter::LIFTER_CAPABILITY {
+namespace {
+
+constexpr int64_t kUnits = 128;     // of a frame, packed by a task
+constexpr int64_t kRows = 16;       // of products, by a task: few, since the square on the diagonal is computed twice
+constexpr int64_t kRoom = 1 << 18;  // floats of the clips that are worked on at a time: they stay in the caches
+
+struct Clip {
+  int64_t number;
+  float* x;      // (units, frames)
+  float* pairs;  // (frames, frames): products, then squared distances, infinite where hidden
+  // Of every frame: its product with itself; of the distances to its nearest frames the sum, and how many are hidden; its
+  // largest distance; whether any is hidden; the sum of its mask; its density.
+  float *squares, *sums, *missing, *largest, *hidden, *support, *density;
+  float* farthest;  // one number: what the densest frame gets
+};
+
+// Steps of a clip, of which each needs all of the one before; each is split into tasks.
+template <class T, class Unit>
+class Prune {
+  using Op = Operand<Unit>;
+
+ public:
+  Prune(const DensityPeakPrune& s, int64_t* indices, float* scores)
+      : s_(s), indices_(indices), scores_(scores), units_(Op::depth(s.channels)), width_(padded(s.frames)),
+        spread_(spread(s.frames)), room_(spread_ * (units_ + s.frames) + 8 * width_),
+        clips_(smaller(s.batch, kRoom / room_ + 1)), scratch_(clips_ * room_), clip_rooms_(scratch_.take(clips_ * room_)) {
+    for (int i = 0; i < kLanes; ++i) lane_[i] = i;
+  }
+
+  void operator()() {
+    const int64_t blocks = (s_.frames + kRows - 1) / kRows;
+    for (int64_t first = 0; first < s_.batch; first += clips_) {
+      const int64_t count = smaller(clips_, s_.batch - first);
+      const auto each = [&](int64_t tasks, const auto& step) {
+        parallel_ranges(count * tasks, [&](int64_t begin, int64_t end) {
+          Scratch lists(width_ + kLanes);
+          float* room = lists.take(width_ + kLanes);
+          for (int64_t i = begin; i < end; ++i) step(clip(first, i / tasks), i % tasks, room);
+        });
+      };
+      each((units_ + kUnits - 1) / kUnits, [&](const Clip& c, int64_t i, float*) { pack(c, i * kUnits); });
+      // The first rows have the most products: they take turns with the last, so that all threads get about as many.
+      each(blocks, [&](const Clip& c, int64_t i, float*) { multiply(c, (i % 2 ? blocks - 1 - i / 2 : i / 2) * kRows); });
+      each(s_.frames, [&](const Clip& c, int64_t i, float* room) { measure(c, i, room); });
+      each(1, [&](const Clip& c, int64_t, float*) { weigh(c); });
+      each(s_.frames, [&](const Clip& c, int64_t i, float*) { score(c, i); });
+      each(1, [&](const Clip& c, int64_t, float*) { select(c); });
+    }
+  }
+
+ private:
+  Clip clip(int64_t first, int64_t i) const {
+    float* room = clip_rooms_ + i * room_;
+    float* p = room + spread_ * (units_ + s_.frames);
+    const auto row = [&](int n) { return p + n * width_; };
+    return {first + i, room, room + spread_ * units_, row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)};
+  }
+
+  // The units from `first` on, transposed. Floats are measured from the mean of a few of the clip's frames, as frames that
+  // are much alike would else lose their distance in the rounding of the products. Pairs are not: bfloat16 has rounded more
+  // before. What comes next is fetched, as in load_rows.
+  void pack(const Clip& c, int64_t first) {
+    constexpr int64_t kOfUnit = Op::kPairs ? 2 : 1, kLine = 64 / sizeof(T), kAhead = 12, kSample = 16;
+    const int64_t units = smaller(kUnits, units_ - first), some = smaller(kOfUnit * units, s_.channels - kOfUnit * first);
+    const T* x = static_cast<const T*>(s_.x) + c.number * s_.x_batch + kOfUnit * first;
+    alignas(64) float mean[kUnits] = {}, rows[kLanes * kUnits] = {};
+    if (!Op::kPairs) {
+      const int64_t step = (s_.frames + kSample - 1) / kSample, sample = (s_.frames + step - 1) / step;
+      for (int64_t t = 0; t < s_.frames; t += step)
+        for (int64_t j = 0; j < units; j += kLanes)
+          store(mean + j, load(mean + j) + load_some(x + t * s_.x_frame + j, units - j) * (1.0f / sample));
+    }
+    for (int64_t t = 0; t < s_.frames; t += kLanes) {
+      const int64_t count = smaller(kLanes, s_.frames - t);
+      for (int64_t i = 0; i < count; ++i) {
+        const T* row = x + (t + i) * s_.x_frame;
+        for (int64_t j = 0; j < some; j += kLine) __builtin_prefetch(row + kAhead * s_.x_frame + j, 0, 2);
+        if (Op::kPairs) {
+          memcpy(rows + i * kUnits, row, some * sizeof(T));
+        } else {
+          for (int64_t j = 0; j < units; j += kLanes)
+            store(rows + i * kUnits + j, load_some(row + j, units - j) - load(mean + j));
+        }
+      }
+      transpose_rows(rows, kUnits, count, units, c.x + first * spread_ + t, spread_);
+    }
+  }
+
+  // Rows of products from the diagonal on, and the same as columns. Every product sums in the same order: equal frames
+  // have equal ones.
+  void multiply(const Clip& c, int64_t first) {
+    const int64_t rows = smaller(kRows, s_.frames - first), next = first + kRows;
+    float* pairs = c.pairs + first * spread_;
+    product(rows, width_ - first, units_, Op::of(c.x + first), 1, spread_, Op::of(c.x + first), spread_, pairs + first, spread_);
+    if (next < s_.frames)
+      transpose_rows(pairs + next, spread_, rows, s_.frames - next, c.pairs + next * spread_ + first, spread_);
+    for (int64_t i = first; i < first + rows; ++i) c.squares[i] = c.pairs[i * spread_ + i];
+    if (next >= s_.frames)
+      for (int64_t i = s_.frames; i < width_; ++i) c.squares[i] = 0;
+  }
+
+  // Squared distances of frame `i`, their largest, and the sum of its nearest.
+  void measure(const Clip& c, int64_t i, float* lists) {
+    float* row = c.pairs + i * spread_;
+    vfloat most = {}, hidden = {}, support = {};
+    const float* mask = s_.mask ? s_.mask + c.number * s_.mask_batch + i * s_.mask_frame : nullptr;
+    const bool* valid = s_.valid ? s_.valid + c.number * s_.frames : nullptr;
+    const int64_t depth = smaller(s_.nearest, width_ / kLanes);
+    for (int64_t n = 2; n < depth; ++n) store(lists + n * kLanes, splat(INFINITY));
+    vfloat first = splat(INFINITY), second = first;  // the front of the lists
+    for (int64_t j = 0; j < width_; j += kLanes) {
+      const vint inside = lane_ < vint{} + static_cast<int32_t>(s_.frames - j);
+      vfloat square = vmax(load(c.squares + j) + c.squares[i] - load(row + j) * 2.0f, vfloat{});
+      most = inside ? vmax(square, most) : most;
+      vint seen = inside;
+      if (mask) {
+        const vfloat values = load_some(mask + j, s_.frames - j);
+        support += values;
+        seen &= values != 0;
+      }
+      if (valid)
+        for (int64_t lane = 0; lane < smaller(kLanes, s_.frames - j); ++lane) seen[lane] &= -valid[j + lane];
+      hidden += inside & ~seen ? splat(1.0f) : vfloat{};
+      square = seen ? square : splat(INFINITY);
+      store(row + j, square);
+      // Every lane has a list of its smallest, in order; what is not among them moves on.
+      const vfloat moved = vmax(square, first);
+      first = vmin(square, first), square = vmax(moved, second), second = vmin(moved, second);
+      for (int64_t n = 2; n < depth; ++n) {
+        const vfloat other = load(lists + n * kLanes);
+        store(lists + n * kLanes, vmin(square, other));
+        square = vmax(square, other);
+      }
+    }
+    store(lists, first), store(lists + kLanes, second);
+    c.largest[i] = max_lanes(most), c.hidden[i] = max_lanes(hidden), c.support[i] = add_lanes(support);
+
+    int64_t taken[kLanes] = {}, found = 0;
+    float sum = 0;
+    for (; found < s_.nearest; ++found) {
+      int best = 0;
+      float least = INFINITY;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const float head = taken[lane] < depth ? lists[taken[lane] * kLanes + lane] : INFINITY;
+        if (head < least) least = head, best = lane;
+      }
+      if (least == INFINITY) break;
+      sum += least, ++taken[best];
+    }
+    c.sums[i] = sum, c.missing[i] = s_.nearest - found;
+  }
+
+  // The density of every frame.
+  void weigh(const Clip& c) {
+    float largest = 0, hidden = 0, support = 0;
+    for (int64_t i = 0; i < s_.frames; ++i) {
+      largest = c.largest[i] > largest ? c.largest[i] : largest;
+      hidden += c.hidden[i], support += 1 + c.support[i];
+    }
+    const float most = sqrtf(largest / s_.channels), away = most + 1;
+    *c.farthest = hidden > 0 ? away : most;
+    for (int64_t i = 0; i < s_.frames; ++i) {
+      const int64_t at = c.number * s_.frames + i;
+      float density = expf(-(c.sums[i] / s_.channels + c.missing[i] * away * away) / s_.nearest);
+      if (s_.noise) density += 1e-6f * s_.noise[at];
+      if (s_.mask) density *= (1 + c.support[i]) / support;  // the softmax of the logarithms
+      c.density[i] = s_.valid && !s_.valid[at] ? 0 : density;
+    }
+    for (int64_t i = s_.frames; i < width_; ++i) c.density[i] = -INFINITY;
+  }
+
+  // Frame `i`: its density times its distance to the nearest denser frame, of equally dense ones those before it.
+  void score(const Clip& c, int64_t i) {
+    const float* row = c.pairs + i * spread_;
+    const float density = c.density[i];
+    vfloat least = splat(INFINITY);
+    for (int64_t j = 0; j < width_; j += kLanes) {
+      const vfloat other = load(c.density + j);
+      const vint denser = (other > density) | ((other == density) & (lane_ < vint{} + static_cast<int32_t>(i - j)));
+      least = denser ? vmin(load(row + j), least) : least;
+    }
+    const float square = -max_lanes(-least);
+    const float distance = square == INFINITY ? *c.farthest : sqrtf(square / s_.channels);
+    scores_[c.number * s_.frames + i] = density * distance;
+  }
+
+  // The frames of the largest scores, in order of time; of equal scores the first. As integers of the same order, NaN too:
+  // the bits of the smallest one kept are found from the top.
+  void select(const Clip& c) {
+    const float* scores = scores_ + c.number * s_.frames;
+    const auto key = [&](int64_t i) {
+      uint32_t bits;
+      memcpy(&bits, scores + i, sizeof bits);
+      return bits >> 31 ? ~bits : bits | 0x80000000u;
+    };
+    uint32_t least = 0;
+    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
+      int64_t count = 0;
+      for (int64_t i = 0; i < s_.frames; ++i) count += key(i) >= (least | bit);
+      if (count >= s_.kept) least |= bit;
+    }
+    int64_t equal = s_.kept;
+    for (int64_t i = 0; i < s_.frames; ++i) equal -= key(i) > least;
+    int64_t* out = indices_ + c.number * s_.kept;
+    for (int64_t i = 0; i < s_.frames; ++i)
+      if (key(i) > least || (key(i) == least && equal-- > 0)) *out++ = i;
+  }
+
+  const DensityPeakPrune& s_;
+  int64_t* indices_;
+  float* scores_;
+  const int64_t units_, width_, spread_, room_, clips_;
+  Scratch scratch_;
+  float* clip_rooms_;
+  vint lane_;
+};
+
+}  // namespace
+
+void density_peak_prune(const DensityPeakPrune& s, int64_t* indices, float* scores) {
+  if (s.pairs) return Prune<bfloat16, Pair>(s, indices, scores)();
+  if (s.bfloat16) return Prune<bfloat16, float>(s, indices, scores)();
+  Prune<float, float>(s, indices, scores)();
+}
+
+}  // namespace lifter::LIFTER_CAPABILITY

@@ -1,0 +1,125 @@
+"""Which frames of a clip to keep: the peaks of the density of its tokens, far from each other.
+
+Sources: Rodriguez and Laio, "Clustering by fast search and find of density peaks" (2014); HoT (CVPR 2024, arXiv
+2311.12028) clusters frames so, HTP's pruning adds the mask and the support. HoT breaks ties by noise that it draws at
+every call; here the lower index wins, and noise is an argument.
+"""
+
+import torch
+
+from ._op import Op, check_device, check_float, check_shape, kernel_dtype, no_autocast
+
+NOISE = 1e-6  # of the density, per unit of the noise
+
+
+def density_peak_prune(x, kept, k=2, mask=None, noise=None, valid=None):
+    """The `kept` frames whose density times distance to a denser frame is largest.
+
+    The distance of two frames is |x_t - x_s| / sqrt(C); of hidden pairs it is one more than the largest distance of the
+    clip, hidden or not. The density of a frame is exp(-mean of the squared distances to its k nearest frames, itself among
+    them), plus 1e-6 * noise; with a mask, times the softmax over the frames of log(1 + support), support being the row sum
+    of the mask; zero of an invalid frame. The densest frame gets the largest distance. Of equally dense frames the lower
+    index counts as the denser, and of equal scores it is kept.
+
+    With neither mask nor valid this is HoT's clustering, with valid its token mask. HoT takes the largest distance over the
+    whole batch; here no clip depends on another.
+
+    Args:
+        x: (B, T, C) one token per frame; float32, bfloat16 or float16 (float64 runs on the reference). Autocast leaves it as
+            it is.
+        kept: how many frames to keep, 1 <= kept <= T.
+        k: how many nearest frames make the density, 1 <= k <= T.
+        mask: (B, T, T), 0 to 1: the mean of the joints' frame graphs; the pairs with 0 are hidden. Floating point or bool.
+        noise: (B, T), floating point: what HoT draws, uniform in 0 to 1, to break ties.
+        valid: (B, T), bool: False hides a frame from all frames, as the padding of a short clip; it is kept only after the
+            valid ones.
+
+    Returns:
+        (indices, scores): (B, kept) int64, ascending in time, and (B, T) float32 (float64 for such x). Neither has a
+        gradient: x[batch, indices] has.
+
+    Raises:
+        ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
+    """
+    op = "density_peak_prune"
+    check_float(op, x=x)
+    check_shape(op, "x", x, ("B", "T", "C"))
+    B, T, C = x.shape
+    if T == 0 or C == 0:
+        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")
+    for name, value in (("kept", kept), ("k", k)):
+        if not 1 <= value <= T:
+            raise ValueError(f"{op}: {name} is {value}, expected 1 <= {name} <= T={T}")
+    for name, y, shape in (("mask", mask, (B, T, T)), ("noise", noise, (B, T)), ("valid", valid, (B, T))):
+        _check_other(op, name, y, shape, x)
+    x = x.detach()
+
+    ops = DENSITY_PEAK_PRUNE.namespace(x)
+    if ops is None:
+        with no_autocast(x):
+            return density_peak_prune_ref(x, kept, k, mask, noise, valid)
+    (x,) = kernel_dtype(x)
+    mask, noise = (None if y is None else y.detach().float() for y in (mask, noise))
+    return ops.density_peak_prune(x, kept, k, mask, noise, valid)
+
+
+@torch.no_grad()
+def density_peak_prune_ref(x, kept, k=2, mask=None, noise=None, valid=None):
+    """`density_peak_prune` as written."""
+    x = x if x.dtype == torch.float64 else x.float()
+    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / x.shape[-1] ** 0.5
+    shown = torch.ones_like(distance, dtype=torch.bool) if mask is None else mask != 0
+    if valid is not None:
+        shown = shown & valid[:, None]
+    distance = torch.where(shown, distance, distance.amax((1, 2), keepdim=True) + 1)
+
+    density = torch.exp(-distance.topk(k, largest=False).values.square().mean(-1))
+    if noise is not None:
+        density = density + NOISE * noise.to(x.dtype)
+    if mask is not None:
+        density = density * torch.log1p(mask.to(x.dtype).sum(-1)).softmax(-1)
+    if valid is not None:
+        density = density * valid
+
+    other, own = density[:, None], density[:, :, None]
+    before = torch.ones_like(shown).tril(-1)  # (t, s): whether s is before t
+    denser = (other > own) | ((other == own) & before)
+    largest = distance.amax((1, 2), keepdim=True)
+    scores = density * torch.where(denser, distance, largest).amin(-1)
+    indices = scores.argsort(dim=-1, descending=True, stable=True)[:, :kept].sort().values
+    return indices, scores
+
+
+def _check_other(op, name, y, shape, x):
+    if y is None:
+        return
+    bools, floats = name != "noise", name != "valid"
+    if not isinstance(y, torch.Tensor) or not (bools and y.dtype == torch.bool or floats and y.dtype.is_floating_point):
+        kind = y.dtype if isinstance(y, torch.Tensor) else type(y).__name__
+        expected = {"mask": "bool or floating point", "noise": "floating point", "valid": "bool"}[name]
+        raise TypeError(f"{op}: {name} is {kind}, expected a tensor of {expected}")
+    check_shape(op, name, y, shape)
+    check_device(op, "x", x, **{name: y})
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _fake(x, kept, k, mask, noise, valid):
+    B, T, _ = x.shape
+    return x.new_empty(B, kept, dtype=torch.int64), x.new_empty(B, T, dtype=torch.float32)
+
+
+def _flops(x_shape, *args, out_shape=None, **kwargs) -> int:
+    """The product of the tokens with themselves, of which the CPU computes but half: it is symmetric."""
+    B, T, C = x_shape
+    return 2 * B * T * T * C
+
+
+DENSITY_PEAK_PRUNE = Op(
+    "density_peak_prune(Tensor x, int kept, int k, Tensor? mask, Tensor? noise, Tensor? valid) "
+    "-> (Tensor indices, Tensor scores)",
+    fake=_fake,
+    triton="density_peak_prune:forward",
+    flops=_flops,
+)
