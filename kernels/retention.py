@@ -28,8 +28,9 @@ def retention(
     Args:
         q, k: (B, T, H, K) rows, or (B, T, J, H, K) clips. v: (B, T, H, V) or (B, T, J, H, V). float32, bfloat16 or
             float16 (float64 runs on the reference). Strided views cost nothing if their last dimension is contiguous.
-        decay: per frame, 0 < decay <= 1 (not checked; 0 gives NaN). (H,); or (J, H) for clips, one per joint; or (R, H) for rows: row b of B takes
-            decay[b % R], so that rows of (batch, joint) have one per joint. None: 1 - 2^(-5 - h), RetNet's.
+        decay: per frame, 0 < decay <= 1 (not checked; 0 gives NaN). (H,); or (J, H) for clips, one per joint; or (R, H) for
+            rows: row b of B takes decay[b % R], so that rows of (batch, joint) have one per joint. None: 1 - 2^(-5 - h),
+            RetNet's.
         scale: factor of q; None is K^-0.5.
         initial_state: (B, H, K, V) or (B, J, H, K, V), the final state of the frames before. Zeros if None.
         output_final_state: also return the state after the last frame.

@@ -96,8 +96,15 @@ def test_what_does_more_than_a_linear_layer_stays():
 def test_a_frozen_model_is_not_saved_copied_or_loaded(tmp_path):
     model = build("poseretnet")
     frozen = lifter.freeze(model)
-    for attempt in (copy.deepcopy, lifter.freeze, lambda m: torch.save(m, tmp_path / "x"), lambda m: m.state_dict(),
-                    lambda m: lifter.save_checkpoint(m, tmp_path / "x.pth"), lambda m: lifter.load_checkpoint(m, model.state_dict())):  # fmt: skip
+    attempts = [
+        copy.deepcopy,
+        lifter.freeze,
+        lambda m: m.state_dict(),
+        lambda m: torch.save(m, tmp_path / "x"),
+        lambda m: lifter.save_checkpoint(m, tmp_path / "x.pth"),
+        lambda m: lifter.load_checkpoint(m, model.state_dict()),
+    ]
+    for attempt in attempts:
         with pytest.raises(TypeError, match="frozen model cannot be copied or saved"):
             attempt(frozen)
     with pytest.raises(TypeError, match="load them before freezing"):
