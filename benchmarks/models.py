@@ -47,15 +47,16 @@ IMPLEMENTATIONS = [
     "reference + torch.compile",
 ]  # fmt: skip
 FRAMES = (27, 81, 243)
-# Frames and batch of the clips of a model. At width 512 one call at 243 frames is seconds of work, whatever the batch; its
-# budget is longer, for three samples.
+# Frames and batch of the clips of a model. At width 512 one call at 243 frames is seconds of work, whatever the batch: such a
+# model gets the budget of a few calls, and is compiled only by --full.
 CLIPS = {
     "sasmamba": [(frames, batch) for frames in FRAMES for batch in (1, 8)],
     "poseretnet": [(27, 1), (243, 1)],
     "mixste": [(243, 1)],
     "motionbert": [(243, 1)],
 }
-LONG_CALL = 5
+WIDE = ("poseretnet", "mixste", "motionbert")
+LONG_CALL = 3
 
 
 def cases(setup):
@@ -110,8 +111,8 @@ def run(name, frames, batch, setup, reference: Reference) -> list[dict]:
         calls["reference"] = on_reference(calls["lifter"])
     else:
         notes["reference"] = f"left out: would take about {estimate:.0f} s per call (--full runs it)"
-    long = name != "sasmamba" and frames == max(FRAMES) and not setup.quick
-    if not setup.quick and (batch == 1 and not long or math.isinf(setup.patience)):
+    full = math.isinf(setup.patience)
+    if not setup.quick and (batch == 1 and name not in WIDE or full):
         torch.compiler.reset()  # what was compiled for other shapes would be tried first
         compiled = partial(torch.compile(model, dynamic=False), clips)
         candidates = {"lifter": compiled, "reference": on_reference(compiled)}
@@ -125,6 +126,7 @@ def run(name, frames, batch, setup, reference: Reference) -> list[dict]:
                 calls[label] = candidates[implementation]
                 notes[label] = f"first call {seconds:.0f} s"
 
+    long = name in WIDE and frames == max(FRAMES) and not setup.quick
     timings, outputs = measure(calls, setup.device, setup.seconds * (LONG_CALL if long else 1))
     if "reference" in timings:
         reference.learn(name, frames, batch, timings["reference"].median, outputs["reference"])

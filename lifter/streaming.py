@@ -40,8 +40,8 @@ class StreamBatch:
         look_ahead: frames after the chunk that are waited for too, so that its last frames see some future. Only for
             models without a state.
         missing: what becomes of keypoints that are not finite or beyond +-1e6, and of frames that were dropped (None).
-            "hold": the model gets what the joint was last seen at, zeros before it was ever seen, with confidence 0 where it reads
-            confidences. "mask": the same, and the pose of that joint is NaN. "error": ValueError.
+            "hold": the model gets what the joint was last seen at, zeros before it was ever seen, with confidence 0 where
+            it reads confidences. "mask": the same, and the pose of that joint is NaN. "error": ValueError.
     """
 
     def __init__(self, model, chunk_size=None, fps=50.0, look_ahead=0, missing="hold"):
