@@ -340,6 +340,10 @@ def _split(states, names):
 
 def _takes(model):
     """(frames at once, joints, channels) that a model of lifter takes."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(needed) > 1:
+        raise TypeError(f"Stream: {type(model).__name__} takes {', '.join(needed)}, expected a model of keypoints alone")
     try:
         return getattr(model, "chunk_size", None) or model.num_frames, model.num_joints, model.in_channels
     except AttributeError:

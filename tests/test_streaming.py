@@ -494,7 +494,7 @@ def test_benchmark(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "build", lambda name, device: tiny(name, 243, num_joints=17))
     monkeypatch.setattr(stream, "implementations", stream.implementations.__wrapped__)  # not from a cache, nor into it
     monkeypatch.setitem(SIZES, "poseretnet", {"num_heads": 2})
-    only = "(poseretnet|mixste) chunk (1|9)$"
+    only = "^(poseretnet|mixste) chunk (1|9)$"
     assert command.main(["stream", "--quick", "--only", only, "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "results.json").read_text())["stream"]
     names = {(row["model"], row["chunk_size"], row["dtype"]) for row in rows}
@@ -513,3 +513,11 @@ def test_streams_are_no_part_of_a_plain_run(capsys):
 
     assert command.main(["--list"]) == 0
     assert " chunk 9\n" not in capsys.readouterr().out
+
+
+def test_a_denoiser_does_not_stream():
+    from lifter.models import D3DP
+
+    model = D3DP(9, dim=8, depth=1, num_heads=2).eval()
+    with pytest.raises(TypeError, match="D3DP takes keypoints, poses, time, expected a model of keypoints alone"):
+        lifter.Stream(model)
