@@ -123,10 +123,10 @@ constexpr float kLog2e = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 constexpr float kSmallExponent = 87.0f;
 
-// e^x for |x| <= kSmallExponent.
+// e^x for |x| <= kSmallExponent; something finite or not beyond.
 LIFTER_INLINE vfloat exp_small(vfloat x) {
   const vfloat shifted = x * kLog2e + kRound;
-  return (vfloat)((vint)exp_fraction(x - (shifted - kRound) * kLn2) + ((vint)shifted << 23));
+  return (vfloat)((vuint)exp_fraction(x - (shifted - kRound) * kLn2) + ((vuint)shifted << 23));
 }
 
 // e^x for every x: infinite above, zero below; NaN stays NaN.
