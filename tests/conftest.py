@@ -90,6 +90,18 @@ def poisoned():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(params=["baseline", "avx2", "avx512", "avx512_bf16"])
+def instruction_set(request):
+    """Runs the CPU kernels on every instruction set in turn, as far as this machine has them."""
+    before = lifter._library._C.cpu_capability()
+    try:
+        lifter._library._C.set_cpu_capability(request.param)
+    except ValueError:
+        pytest.skip(f"this machine has no {request.param}")
+    yield request.param
+    lifter._library._C.set_cpu_capability(before)
+
+
 def assert_as_good(name, ours, torchs, exact, factor=3.0, rounding=16, dtype=None):
     """Our error against float64 is at most `factor` times PyTorch's own in this dtype, and a sum in another order.
 

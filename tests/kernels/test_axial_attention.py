@@ -5,7 +5,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from lifter import _library
 from lifter.kernels import axial_attention, axial_attention_ref, backend
 from lifter.kernels.axial_attention import kept
 from tests.conftest import Target, assert_as_good
@@ -166,19 +165,10 @@ def test_any_shape(target, B, T, J, H, D, axis, kind, scale, dropout_p, dtype, s
     check(target, make_qkv(B, T, J, H, D, dtype, seed), axis, mask, scale, dropout_p, factor=4, rounding=64)
 
 
-@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512", "avx512_bf16"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_instruction_set(capability, dtype):
-    before = _library._C.cpu_capability()
-    try:
-        _library._C.set_cpu_capability(capability)
-    except ValueError:
-        pytest.skip(f"this machine has no {capability}")
-    try:
-        check(Target("cpu", "cpu"), make_qkv(2, 29, 17, 2, 20, dtype), "joint", dropout_p=0.2)
-        check(Target("cpu", "cpu"), make_qkv(2, 29, 3, 2, 20, dtype), "frame", make_mask("nothing", 2, 29, 3))
-    finally:
-        _library._C.set_cpu_capability(before)
+def test_every_instruction_set(instruction_set, dtype):
+    check(Target("cpu", "cpu"), make_qkv(2, 29, 17, 2, 20, dtype), "joint", dropout_p=0.2)
+    check(Target("cpu", "cpu"), make_qkv(2, 29, 3, 2, 20, dtype), "frame", make_mask("nothing", 2, 29, 3))
 
 
 LAYOUTS = {

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lifter import _library
 from lifter.kernels.deform_conv2d import _out_size, deform_conv2d, deform_conv2d_ref
 from tests.conftest import Target, assert_as_good
 
@@ -199,19 +198,9 @@ def test_any_shape(target, case, seed):
         assert all(not ours[n].any() for n in ours)
 
 
-@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
 @pytest.mark.parametrize("name", ["clip", "odd", "wide", "grouped"])
-def test_every_instruction_set(name, capability):
-
-    before = _library._C.cpu_capability()
-    try:
-        _library._C.set_cpu_capability(capability)
-    except ValueError:
-        pytest.skip(f"this machine has no {capability}")
-    try:
-        check_gradients(Target("cpu", "cpu"), draw(CASES[name], torch.float32))
-    finally:
-        _library._C.set_cpu_capability(before)
+def test_every_instruction_set(instruction_set, name):
+    check_gradients(Target("cpu", "cpu"), draw(CASES[name], torch.float32))
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from lifter import _library
 from lifter.kernels import backend, density_peak_prune, density_peak_prune_ref
 from tests.conftest import Target
 
@@ -240,20 +239,11 @@ def test_any_shape(target, B, T, C, kept, k, names, dtype, seed):
     check(target, make_x(B, T, C, seed, dtype), min(kept, T), min(k, T), separated=False, **others)
 
 
-@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512", "avx512_bf16"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_instruction_set(capability, dtype):
-    before = _library._C.cpu_capability()
-    try:
-        _library._C.set_cpu_capability(capability)
-    except ValueError:
-        pytest.skip(f"this machine has no {capability}")
-    try:
-        check(Target("cpu", "cpu"), make_x(2, 67, 37, dtype=dtype), 20, 3)
-        check(Target("cpu", "cpu"), make_x(2, 67, 37, dtype=dtype), 20, 3, **make_others(2, 67))
-        test_of_equal_frames_the_first_is_kept(Target("cpu", "cpu"), 3)
-    finally:
-        _library._C.set_cpu_capability(before)
+def test_every_instruction_set(instruction_set, dtype):
+    check(Target("cpu", "cpu"), make_x(2, 67, 37, dtype=dtype), 20, 3)
+    check(Target("cpu", "cpu"), make_x(2, 67, 37, dtype=dtype), 20, 3, **make_others(2, 67))
+    test_of_equal_frames_the_first_is_kept(Target("cpu", "cpu"), 3)
 
 
 LAYOUTS = {

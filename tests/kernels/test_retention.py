@@ -190,6 +190,12 @@ def test_channels(target, K, V):
     check(target, make_inputs(T=19, J=1, K=K, V=V, state=True, causal=False, chunk_size=9))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_instruction_set(instruction_set, dtype):
+    inputs = make_inputs(B=2, T=53, J=2, K=20, V=18, dtype=dtype, state=True, causal=False, chunk_size=29)
+    check(Target("cpu", "cpu"), inputs)
+
+
 @pytest.mark.parametrize("K", [1, 5, 33])
 def test_odd_channels_without_positions(target, K):
     check(target, make_inputs(T=19, J=1, K=K, V=3, state=True, positions=False))
