@@ -93,7 +93,7 @@ LIFTER_INLINE float softmax(const Rules& rules, int64_t i, int64_t width, float*
   } else {
     for (; j < width; j += kLanes) store(row + j, weigh(j));
   }
-  *total = add_lanes(sum);
+  *total = sum_lanes(sum);
   return top;
 }
 
@@ -226,7 +226,7 @@ class Backward {
       for (int64_t c = 0; c < channels_; c += kLanes) dot += load(douts_ + i * channels_ + c) * load(sums_ + i * channels_ + c);
       const float lse = g_.lse[(out + i * s_.out_strides.token) / s_.channels];
       rules.mask(weights_ + i * spread_, first + i);
-      weights_to_gradients(rules, first + i, lse, add_lanes(dot), weights_ + i * spread_, dscores_ + i * spread_);
+      weights_to_gradients(rules, first + i, lse, sum_lanes(dot), weights_ + i * spread_, dscores_ + i * spread_);
     }
     const Unit* dscores = Op::over_columns(dscores_, spread_, count, width_, dscore_units_, spread_);
     product(count, channels_, Op::depth(s_.length), dscores, spread_, 1, keys, channels_, sums_, channels_);

@@ -11,7 +11,6 @@ namespace {
 constexpr int64_t kPixels = 16;           // most output pixels whose places are found together
 constexpr int64_t kScatterChannels = 64;  // most channels of one task of the scatter into dinput
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t taps_of(const DeformConv2d& s) { return s.kernel[0] * s.kernel[1]; }
 
 template <int V>
@@ -309,7 +308,7 @@ void backward_places(const DeformConv2d& s, const DeformConv2dGradient& g) {
   const int64_t taps = taps_of(s), C = s.channels, shares = deform_conv2d_shares(s), size = (taps + 1) * C;
   parallel_for(shares, [&](int64_t i) {
     const Share share(s, i);
-    const int64_t count = (4 * taps + kLanes - 1) / kLanes * kLanes;
+    const int64_t count = padded(4 * taps);
     Scratch scratch(Sampler::floats(s) + count * (kLanes + 1) + 32);
     Sampler sampler(s, scratch);
     float *rows = scratch.take(count * kLanes), *dots = scratch.take(count);
@@ -338,7 +337,7 @@ void backward_input(const DeformConv2d& s, const DeformConv2dGradient& g) {
   parallel_for(s.batch * s.groups * per_group, [&](int64_t task) {
     const int64_t batch = task / per_group / s.groups, group = task / per_group % s.groups;
     const int64_t begin = group * (C / s.groups) + task % per_group * kScatterChannels;
-    const int64_t end = least(begin + kScatterChannels, (group + 1) * (C / s.groups));
+    const int64_t end = smaller(begin + kScatterChannels, (group + 1) * (C / s.groups));
     Scratch scratch(Sampler::floats(s));
     Sampler sampler(s, scratch);
     const Places& places = sampler.places;

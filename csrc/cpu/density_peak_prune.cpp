@@ -142,7 +142,7 @@ class Prune {
       }
     }
     store(lists, first), store(lists + kLanes, second);
-    c.largest[i] = max_lanes(most), c.hidden[i] = max_lanes(hidden), c.support[i] = add_lanes(support);
+    c.largest[i] = max_lanes(most), c.hidden[i] = max_lanes(hidden), c.support[i] = sum_lanes(support);
 
     int64_t taken[kLanes] = {}, found = 0;
     float sum = 0;

@@ -30,9 +30,6 @@ LIFTER_INLINE vfloat multiply_add(const Pair*, vfloat, vfloat, vfloat sum) { ret
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = kLanes == 16 ? 4 : 2;  // 24 or 12 sums, of 32 or 16 registers
 
-LIFTER_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
-
 // The distance of rows of `n` floats: an odd number of vectors, since rows a power of two apart fall on the same few lines
 // of the first cache.
 constexpr int64_t spread(int64_t n) { return padded(n) / kLanes % 2 ? padded(n) : padded(n) + kLanes; }
@@ -99,7 +96,7 @@ static void row_products(int64_t rows, int64_t few, int64_t depth, const Unit* a
     for (int64_t j = 0; j < few; ++j) {
       vfloat sum = {};
       for (int64_t k = 0; k < depth; k += kLanes) sum = multiply_add(a, load(a + i * lda + k), load(b + j * ldb + k), sum);
-      c[i * ldc + j] = add_lanes(sum);
+      c[i * ldc + j] = sum_lanes(sum);
     }
 }
 

@@ -271,7 +271,7 @@ class Backward : Walk<T> {
         store(dvalue, load(dvalue) * powers_[length - 1 - j]);
         sum += load(dvalue) * load(values_ + j * value_row_ + c);
       }
-      ddecay_ += static_cast<double>(length - 1 - j) * add_lanes(sum);
+      ddecay_ += static_cast<double>(length - 1 - j) * sum_lanes(sum);
     }
     vfloat sum = {};
     for (int64_t i = 0; i < Base::state_size(); i += kLanes) {
@@ -279,7 +279,7 @@ class Backward : Walk<T> {
       store(dstate_ + i, d);
       sum += d * load(state + i);
     }
-    ddecay_ += static_cast<double>(length) * add_lanes(sum);
+    ddecay_ += static_cast<double>(length) * sum_lanes(sum);
   }
 
   void block(const Problem& p, int64_t first, int64_t i, int64_t count, int64_t length, bool has_state) {
@@ -302,7 +302,7 @@ class Backward : Walk<T> {
         store(x, weighted);
         store(dx, load(dx) * weight);
       }
-      ddecay_ += add_lanes(sum);
+      ddecay_ += sum_lanes(sum);
     }
     product(seen, value_row_, count, products_, 1, spread_, douts_, value_row_, dvalues_, value_row_, true);
     product(seen, key_row_, count, dproducts_, 1, spread_, queries_, key_row_, dkeys_, key_row_, true);
@@ -324,7 +324,7 @@ class Backward : Walk<T> {
       vfloat sum = {};
       for (int64_t c = 0; c < key_row_; c += kLanes)
         sum += load(dqueries_ + r * key_row_ + c) * load(queries_ + r * key_row_ + c);
-      ddecay_ += static_cast<double>(i + r + 1) * add_lanes(sum);
+      ddecay_ += static_cast<double>(i + r + 1) * sum_lanes(sum);
     }
   }
 

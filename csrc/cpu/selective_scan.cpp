@@ -10,8 +10,6 @@
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // The channels of a group are cut into blocks of kLanes; one block never spans two groups.
 struct Block {
   int64_t batch, group, channel, lanes;
@@ -21,7 +19,7 @@ struct Blocks {
   explicit Blocks(const SelectiveScan& s)
       : per_group((s.dim / s.groups + kLanes - 1) / kLanes), group_dim(s.dim / s.groups), groups(s.groups) {}
   Block at(int64_t batch, int64_t group, int64_t i) const {
-    return {batch, group, group * group_dim + i * kLanes, least(kLanes, group_dim - i * kLanes)};
+    return {batch, group, group * group_dim + i * kLanes, smaller(kLanes, group_dim - i * kLanes)};
   }
   int64_t per_group, group_dim, groups;
 };
@@ -31,13 +29,13 @@ template <class T>
 void pack_rows(const SelectiveScan& s) {
   const int64_t chunks = (s.length + kChunk - 1) / kChunk;
   parallel_for(s.batch * s.groups * chunks, [&](int64_t task) {
-    const int64_t sequence = task / chunks, start = task % chunks * kChunk, steps = least(kChunk, s.length - start);
+    const int64_t sequence = task / chunks, start = task % chunks * kChunk, steps = smaller(kChunk, s.length - start);
     alignas(64) float tile[kTile];
     for (int part = 0; part < 2; ++part) {
       if (part ? s.constant_C : s.constant_B) continue;
       const T* source = static_cast<const T*>(part ? s.C : s.B) + sequence * s.states * s.length + start;
       for (int64_t n = 0; n < s.states; n += kLanes) {
-        const int64_t lanes = least(kLanes, s.states - n);
+        const int64_t lanes = smaller(kLanes, s.states - n);
         load_tile(source + n * s.length, s.length, 1, lanes, steps, tile);
         float* rows = s.rows + (sequence * s.length + start) * 2 * s.states + part * s.states + n;
         store_tile(tile, 1, 2 * s.states, lanes, steps, rows);
@@ -129,7 +127,7 @@ void forward(const SelectiveScan& s, const SelectiveScanOutput& o) {
     const int64_t sequence = task / blocks.per_group;
     BlockScan<T> scan(s, blocks.at(sequence / s.groups, sequence % s.groups, task % blocks.per_group), tiles, scratch);
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const int64_t start = chunk * kChunk, steps = least(kChunk, s.length - start);
+      const int64_t start = chunk * kChunk, steps = smaller(kChunk, s.length - start);
       if (o.states) store_tile(scan.h, 1, s.dim, scan.block.lanes, s.states, scan.saved(o.states, chunk, chunks));
       Chunk c = scan.load_chunk(start, steps);
       if (scan.block.lanes == kLanes && start + 2 * kChunk <= s.length) {
@@ -258,7 +256,7 @@ void backward(const SelectiveScan& s, const SelectiveScanGradient& g) {
           BlockScanBackward<T>(s, g, blocks.at(sequence / s.groups, sequence % s.groups, i), tiles, scratch);
 
     for (int64_t start = (s.length - 1) / kChunk * kChunk; start >= 0; start -= kChunk) {
-      const int64_t steps = least(kChunk, s.length - start);
+      const int64_t steps = smaller(kChunk, s.length - start);
       memset(dB, 0, steps * row * sizeof(float));
       memset(dC, 0, steps * row * sizeof(float));
       for (int64_t i = 0; i < last - first; ++i) scans[i].chunk(g, start, steps, dB, dC, history);

@@ -18,6 +18,8 @@
 
 namespace lifter::LIFTER_CAPABILITY {
 
+LIFTER_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
 #elif defined(__AVX2__)
@@ -25,6 +27,9 @@ constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
+
+// Up to a whole number of vectors.
+constexpr int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 typedef float vfloat __attribute__((vector_size(kLanes * 4)));
 typedef int32_t vint __attribute__((vector_size(kLanes * 4)));
@@ -102,11 +107,6 @@ LIFTER_INLINE bool any(vint mask) {
   int32_t bits = 0;
   for (int i = 0; i < kLanes; ++i) bits |= mask[i];
   return bits != 0;
-}
-LIFTER_INLINE float sum_lanes(vfloat v) {
-  float total = 0;
-  for (int i = 0; i < kLanes; ++i) total += v[i];
-  return total;
 }
 
 // e^r for |r| <= ln(2) / 2, relative error 9e-8 before rounding (minimax, exact at 0).
@@ -219,7 +219,7 @@ LIFTER_INLINE float max_lanes(vfloat v) {
   return fold_lanes(v, [](vfloat a, vfloat b) { return vmax(a, b); }, std::make_integer_sequence<int, kLanes>());
 }
 
-LIFTER_INLINE float add_lanes(vfloat v) {
+LIFTER_INLINE float sum_lanes(vfloat v) {
   return fold_lanes(v, [](vfloat a, vfloat b) { return a + b; }, std::make_integer_sequence<int, kLanes>());
 }
 
@@ -249,7 +249,7 @@ class Scratch {
   // The next `count` floats, rounded up to whole vectors.
   float* take(int64_t count) {
     float* p = data_ + used_;
-    used_ += (count + kLanes - 1) / kLanes * kLanes;
+    used_ += padded(count);
     return p;
   }
 

@@ -10,8 +10,6 @@
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 struct Shape {
   explicit Shape(const SkeletonScan& s)
       : length(s.frames * s.joints), width(s.rank + 2 * s.states), chunks((length + kChunk - 1) / kChunk) {}
@@ -63,7 +61,7 @@ Block find_block(const SkeletonScan& s, int64_t i) {
     if (i < here) break;
     i -= here;
   }
-  return {g, channel + i * kLanes, least(kLanes, s.group_sizes[g] - i * kLanes)};
+  return {g, channel + i * kLanes, smaller(kLanes, s.group_sizes[g] - i * kLanes)};
 }
 
 // dt, B and C of every step in scan order, gathered and widened: read by all channel blocks.
@@ -71,7 +69,7 @@ template <class T>
 void pack_rows(const SkeletonScan& s) {
   const Shape shape(s);
   parallel_for(s.batch * s.directions * shape.chunks, [&](int64_t task) {
-    const int64_t start = task % shape.chunks * kChunk, steps = least(kChunk, shape.length - start);
+    const int64_t start = task % shape.chunks * kChunk, steps = smaller(kChunk, shape.length - start);
     const int64_t sequence = task / shape.chunks, b = sequence / s.directions, k = sequence % s.directions;
     float* rows = s.rows + (sequence * shape.length + start) * shape.width;
     memset(rows, 0, steps * shape.width * sizeof(float));
@@ -84,7 +82,7 @@ void pack_rows(const SkeletonScan& s) {
                        (((b * shape.length + source[l]) * s.groups + g) * s.directions + k) * shape.width;
           float* row = rows + l * shape.width;
           for (int64_t i = 0; i < shape.width; i += kLanes) {
-            const int64_t n = least(kLanes, shape.width - i);
+            const int64_t n = smaller(kLanes, shape.width - i);
             store_some(row + i, load_some(row + i, n) + load_some(p + i, n), n);
           }
         }
@@ -194,7 +192,7 @@ void forward(const SkeletonScan& s, void* out, float* states) {
     for (int64_t k = 0; k < s.directions; ++k) {
       BlockScan<T> scan(s, task / blocks, k, block, tiles, scratch);
       for (int64_t start = 0; start < shape.length; start += kChunk) {
-        const int64_t steps = least(kChunk, shape.length - start);
+        const int64_t steps = smaller(kChunk, shape.length - start);
         if (states) store_tile(scan.h, 1, s.channels, block.lanes, s.states, scan.saved(states, start / kChunk));
         scan_chunk(scan.load_chunk(slice, start, steps), scan.h, scan.y);
         const int32_t* token = tokens(s, k) + start;
@@ -308,7 +306,7 @@ void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
       for (int64_t i = 0; i < count; ++i)
         new (scans + i) BlockScanBackward<T>(s, batch, k, find_block(s, first + i), tiles, scratch);
       for (int64_t start = (shape.length - 1) / kChunk * kChunk; start >= 0; start -= kChunk) {
-        const int64_t steps = least(kChunk, shape.length - start);
+        const int64_t steps = smaller(kChunk, shape.length - start);
         memset(lanes, 0, steps * width * sizeof(float));
         for (int64_t i = 0; i < count; ++i)
           scans[i].chunk(g, start, steps, x + i * slice, dout + i * slice, dx + i * slice, lanes, history);
