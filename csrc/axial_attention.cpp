@@ -16,10 +16,10 @@ struct Inputs {
     attention.rows = along_frames ? joints : frames, attention.length = along_frames ? frames : joints;
     attention.bfloat16 = is_bfloat16("axial_attention", qkv);
     attention.pairs = attention.bfloat16 && capability() == Capability::avx512_bf16;
-    attention.qkv = qkv.data_ptr(), attention.qkv_strides = strides(qkv);
+    attention.qkv = qkv.data_ptr(), attention.qkv_strides = strides(qkv), attention.part = qkv.stride(3);
     const int64_t head = attention.channels, token = head * attention.heads;
     const int64_t frame = token * joints;
-    attention.out_strides = {frame * frames, along_frames ? token : frame, along_frames ? frame : token, 0, head};
+    attention.out_strides = {frame * frames, along_frames ? token : frame, along_frames ? frame : token, head};
     if (mask) {
       if (mask->scalar_type() == ScalarType::Bool) attention.allowed = data<bool>(*mask);
       else attention.additive = data<float>(*mask);
@@ -31,9 +31,9 @@ struct Inputs {
     if (seed) attention.seed = static_cast<uint32_t>(*data<int64_t>(*seed));
   }
 
-  AxialAttention::Strides strides(const Tensor& t) const {
+  Strides strides(const Tensor& t) const {
     const int64_t frame = t.stride(1), joint = t.stride(2);
-    return {t.stride(0), along_frames ? joint : frame, along_frames ? frame : joint, t.stride(3), t.stride(4)};
+    return {t.stride(0), along_frames ? joint : frame, along_frames ? frame : joint, t.stride(4)};
   }
 
   Tensor qkv;
@@ -57,7 +57,8 @@ Tensor backward(const Tensor& dout, const Tensor& qkv, const Tensor& out, const 
   const Inputs in(qkv, mask, axis, scale, dropout, seed);
   const Tensor dout_p = packed(dout), out_p = packed(out), lse_p = packed(lse);
   const Tensor dqkv = empty(qkv, {qkv.size(0), qkv.size(1), qkv.size(2), 3, qkv.size(4), qkv.size(5)}, qkv.scalar_type());
-  const AxialAttentionGradient g{out_p.data_ptr(), dout_p.data_ptr(), data<float>(lse_p), dqkv.data_ptr(), in.strides(dqkv)};
+  const AxialAttentionGradient g{out_p.data_ptr(), dout_p.data_ptr(), data<float>(lse_p), dqkv.data_ptr(), in.strides(dqkv),
+                                 dqkv.stride(3)};
   LIFTER_CALL(axial_attention_backward, in.attention, g);
   return dqkv;
 }

@@ -11,7 +11,7 @@ namespace {
 constexpr double kXposBase = 512;  // frames, as XPOS_BASE in kernels/retention.py
 
 Tensor with_contiguous_channels(const Tensor& t) { return t.stride(4) == 1 ? t : torch::stable::contiguous(t); }
-Retention::Strides strides(const Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }
+Strides strides(const Tensor& t) { return {t.stride(0), t.stride(2), t.stride(1), t.stride(3)}; }
 
 // Owns the inputs for as long as the kernel reads them.
 struct Inputs {
@@ -26,7 +26,7 @@ struct Inputs {
     r.pairs = r.bfloat16 && capability() == Capability::avx512_bf16;
     r.q_strides = strides(q), r.k_strides = strides(k), r.v_strides = strides(v);
     const int64_t head = r.values, joint = head * r.heads, frame = joint * r.joints;
-    r.out_strides = {frame * r.frames, frame, joint, head};
+    r.out_strides = {frame * r.frames, joint, frame, head};
     r.q = q.data_ptr(), r.k = k.data_ptr(), r.v = v.data_ptr();
     r.decay = data<float>(decay), r.state = data<float>(state);
     if (xpos_scale) make_turns(packed(*xpos_scale));

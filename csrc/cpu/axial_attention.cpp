@@ -3,21 +3,11 @@
 
 #include <math.h>
 
-#include "../parallel.h"
+#include "problem.h"
 #include "product.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
-
-struct Problem {
-  Problem(const AxialAttention& s, int64_t index) : head(index % s.heads), row(index / s.heads % s.rows),
-                                                    batch(index / s.heads / s.rows), number(index) {}
-  int64_t head, row, batch, number;
-
-  int64_t offset(const AxialAttention::Strides& strides, int64_t token = 0) const {
-    return batch * strides.batch + row * strides.row + token * strides.token + head * strides.head;
-  }
-};
 
 LIFTER_INLINE vuint mix(vuint x) {
   x = (x ^ (x >> 16)) * 0x7feb352du;
@@ -117,10 +107,10 @@ class Forward {
     const auto& strides = s_.qkv_strides;
     ahead_ = next.offset(strides) - p.offset(strides);
     const T* qkv = static_cast<const T*>(s_.qkv) + p.offset(strides);
-    load_rows(qkv + strides.part, strides.token, s_.length, s_.channels, rows_, channels_, ahead_, s_.scale);
+    load_rows(qkv + s_.part, strides.token, s_.length, s_.channels, rows_, channels_, ahead_, s_.scale);
     const Unit* keys = Op::over_columns(rows_, channels_, s_.length, channels_, key_units_, units_);
     transpose_rows(keys, units_, s_.length - few_, Op::depth(s_.channels), keys_, spread_);
-    load_rows(qkv + 2 * strides.part, strides.token, s_.length, s_.channels, values_, channels_, ahead_);
+    load_rows(qkv + 2 * s_.part, strides.token, s_.length, s_.channels, values_, channels_, ahead_);
     const Unit* values = Op::over_rows(values_, channels_, s_.length, channels_, values_);
 
     const Rules rules(s_, p);
@@ -189,8 +179,8 @@ class Backward {
     const auto& strides = s_.qkv_strides;
     ahead_ = next.offset(strides) - p.offset(strides);
     const T* qkv = static_cast<const T*>(s_.qkv) + p.offset(strides);
-    load_rows(qkv + strides.part, strides.token, s_.length, s_.channels, keys_, channels_, ahead_);
-    load_rows(qkv + 2 * strides.part, strides.token, s_.length, s_.channels, values_, channels_, ahead_);
+    load_rows(qkv + s_.part, strides.token, s_.length, s_.channels, keys_, channels_, ahead_);
+    load_rows(qkv + 2 * s_.part, strides.token, s_.length, s_.channels, values_, channels_, ahead_);
     for (auto [rows, transposed] : {std::make_pair(keys_, keys_t_), std::make_pair(values_, values_t_)}) {
       const Unit* units = Op::over_columns(rows, channels_, s_.length, channels_, units_rows_, units_);
       transpose_rows(units, units_, s_.length, Op::depth(s_.channels), transposed, spread_);
@@ -203,8 +193,8 @@ class Backward {
     for (int64_t i = 0; i < s_.length; i += kQueries) block(p, rules, keys, i, smaller(kQueries, s_.length - i));
 
     T* dqkv = static_cast<T*>(g_.dqkv) + p.offset(g_.dqkv_strides);
-    store_rows(dkeys_, channels_, s_.length, s_.channels, dqkv + g_.dqkv_strides.part, g_.dqkv_strides.token);
-    store_rows(dvalues_, channels_, s_.length, s_.channels, dqkv + 2 * g_.dqkv_strides.part, g_.dqkv_strides.token);
+    store_rows(dkeys_, channels_, s_.length, s_.channels, dqkv + g_.part, g_.dqkv_strides.token);
+    store_rows(dvalues_, channels_, s_.length, s_.channels, dqkv + 2 * g_.part, g_.dqkv_strides.token);
   }
 
  private:
@@ -264,28 +254,18 @@ class Backward {
       *query_units_, *dout_units_, *keys_t_, *values_t_, *weights_, *dscores_, *dscore_units_;
 };
 
-template <class Work, class... Arguments>
-void each_problem(const AxialAttention& s, Arguments... arguments) {
-  parallel_ranges(s.batch * s.rows * s.heads, [&](int64_t begin, int64_t end) {
-    if (begin == end) return;
-    const FlushDenormals flush;
-    Work work(s, arguments...);
-    for (int64_t i = begin; i < end; ++i) work(Problem(s, i), Problem(s, i + 1 < end ? i + 1 : i));
-  });
-}
-
 }  // namespace
 
 void axial_attention_forward(const AxialAttention& s, void* out, float* lse) {
-  if (s.pairs) return each_problem<Forward<bfloat16, Pair>>(s, static_cast<bfloat16*>(out), lse);
-  if (s.bfloat16) return each_problem<Forward<bfloat16, float>>(s, static_cast<bfloat16*>(out), lse);
-  each_problem<Forward<float, float>>(s, static_cast<float*>(out), lse);
+  if (s.pairs) return each_problem<Forward<bfloat16, Pair>>(s.batch, s.rows, s.heads, s, static_cast<bfloat16*>(out), lse);
+  if (s.bfloat16) return each_problem<Forward<bfloat16, float>>(s.batch, s.rows, s.heads, s, static_cast<bfloat16*>(out), lse);
+  each_problem<Forward<float, float>>(s.batch, s.rows, s.heads, s, static_cast<float*>(out), lse);
 }
 
 void axial_attention_backward(const AxialAttention& s, const AxialAttentionGradient& g) {
-  if (s.pairs) return each_problem<Backward<bfloat16, Pair>, const AxialAttentionGradient&>(s, g);
-  if (s.bfloat16) return each_problem<Backward<bfloat16, float>, const AxialAttentionGradient&>(s, g);
-  each_problem<Backward<float, float>, const AxialAttentionGradient&>(s, g);
+  if (s.pairs) return each_problem<Backward<bfloat16, Pair>>(s.batch, s.rows, s.heads, s, g);
+  if (s.bfloat16) return each_problem<Backward<bfloat16, float>>(s.batch, s.rows, s.heads, s, g);
+  each_problem<Backward<float, float>>(s.batch, s.rows, s.heads, s, g);
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

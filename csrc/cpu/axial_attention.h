@@ -1,18 +1,17 @@
 #pragma once
 #include "../capability.h"
+#include "strides.h"
 
 namespace lifter {
 
-// Attention of `length` tokens for every (batch, row, head): rows are joints along the frames, frames along the joints.
-// Strides are in elements; the channels of a head are contiguous.
+// Attention of the `length` tokens of a row, for every (batch, row, head).
 struct AxialAttention {
   int64_t batch, rows, length, heads, channels;
   bool bfloat16;  // else float32, of qkv, out and their gradients
   bool pairs;     // multiply bfloat16 as such
-  struct Strides {
-    int64_t batch, row, token, part, head;  // part: from q to k to v
-  } qkv_strides, out_strides;
   const void* qkv;
+  Strides qkv_strides, out_strides;
+  int64_t part;  // elements from q to k, and from k to v
   const bool* allowed;    // (batch, rows, length, length), or null
   const float* additive;  // the same, or null
   int64_t mask_strides[4];
@@ -26,7 +25,8 @@ struct AxialAttentionGradient {
   const void *out, *dout;  // (batch, frames, joints, heads, channels), contiguous
   const float* lse;
   void* dqkv;              // contiguous, as qkv
-  AxialAttention::Strides dqkv_strides;
+  Strides dqkv_strides;
+  int64_t part;
 };
 
 }  // namespace lifter

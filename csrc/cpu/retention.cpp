@@ -1,7 +1,7 @@
 // Retention: per (joint, head) and chunk, blocks of queries meet the keys of the chunk and the state before it.
 #include "retention.h"
 
-#include "../parallel.h"
+#include "problem.h"
 #include "product.h"
 
 namespace lifter::LIFTER_CAPABILITY {
@@ -9,16 +9,6 @@ namespace {
 
 constexpr int64_t kQueries = 24;          // of a block; its products with 243 keys stay in the first cache
 constexpr int64_t kGradientQueries = 48;  // more: the sums over queries are loaded and stored once per block
-
-struct Problem {
-  Problem(const Retention& s, int64_t index) : head(index % s.heads), joint(index / s.heads % s.joints),
-                                               batch(index / s.heads / s.joints), number(index) {}
-  int64_t head, joint, batch, number;
-
-  int64_t offset(const Retention::Strides& strides, int64_t frame = 0) const {
-    return batch * strides.batch + joint * strides.joint + frame * strides.frame + head * strides.head;
-  }
-};
 
 // What forward and backward share: the powers of a problem's decay, the turning of rows, and the state.
 template <class T>
@@ -38,7 +28,7 @@ class Walk {
     k_ahead_ = next.offset(s_.k_strides) - p.offset(s_.k_strides);
     v_ahead_ = next.offset(s_.v_strides) - p.offset(s_.v_strides);
     state_ahead_ = (next.number - p.number) * s_.keys * s_.values;
-    const double decay = s_.decay[p.joint * s_.heads + p.head];
+    const double decay = s_.decay[p.row * s_.heads + p.head];
     double power = 1;
     for (int64_t n = 0; n <= length_; ++n, power *= decay) powers_[n] = static_cast<float>(power);
     for (int64_t n = 0; n < length_; ++n) {
@@ -73,10 +63,10 @@ class Walk {
   }
 
   void load_chunk(const Problem& p, int64_t first, int64_t length) {
-    load_rows(static_cast<const T*>(s_.k) + p.offset(s_.k_strides, first), s_.k_strides.frame, length, s_.keys, keys_,
+    load_rows(static_cast<const T*>(s_.k) + p.offset(s_.k_strides, first), s_.k_strides.token, length, s_.keys, keys_,
               key_row_, k_ahead_);
     turn<1>(keys_, 0, length);
-    load_rows(static_cast<const T*>(s_.v) + p.offset(s_.v_strides, first), s_.v_strides.frame, length, s_.values, values_,
+    load_rows(static_cast<const T*>(s_.v) + p.offset(s_.v_strides, first), s_.v_strides.token, length, s_.values, values_,
               value_row_, v_ahead_);
   }
 
@@ -169,7 +159,7 @@ class Forward : Walk<T> {
  private:
   // Queries [i, i + count) of the chunk that starts at frame `first`.
   void block(const Problem& p, const Unit* values, int64_t first, int64_t i, int64_t count, int64_t length, bool has_state) {
-    load_rows(static_cast<const T*>(s_.q) + p.offset(s_.q_strides, first + i), s_.q_strides.frame, count, s_.keys, queries_,
+    load_rows(static_cast<const T*>(s_.q) + p.offset(s_.q_strides, first + i), s_.q_strides.token, count, s_.keys, queries_,
               key_row_, q_ahead_, s_.scale);
     Base::template turn<0>(queries_, i, count);
     const Unit* queries = Op::over_columns(queries_, key_row_, count, key_row_, query_units_, units_);
@@ -190,7 +180,7 @@ class Forward : Walk<T> {
           store(sum, load(sum) + load(cross_ + r * value_row_ + c) * this->powers_[i + r + 1]);
         }
     }
-    store_rows(sums_, value_row_, count, s_.values, out_ + p.offset(s_.out_strides, first + i), s_.out_strides.frame);
+    store_rows(sums_, value_row_, count, s_.values, out_ + p.offset(s_.out_strides, first + i), s_.out_strides.token);
   }
 
   T* out_;
@@ -235,7 +225,7 @@ class Backward : Walk<T> {
     for (int64_t n = chunks - 1; n >= 0; --n)
       chunk(p, n * length_, smaller(length_, s_.frames - n * length_), states_ + n * size, n || s_.state,
             n + 1 < chunks || g_.dfinal);
-    g_.ddecay[p.number] = static_cast<float>(ddecay_ / s_.decay[p.joint * s_.heads + p.head]);
+    g_.ddecay[p.number] = static_cast<float>(ddecay_ / s_.decay[p.row * s_.heads + p.head]);
     if (g_.dstate) Base::store_state(dstate_, p, g_.dstate);
   }
 
@@ -253,9 +243,9 @@ class Backward : Walk<T> {
     for (int64_t i = 0; i < length; i += kGradientQueries)
       block(p, first, i, smaller(kGradientQueries, length - i), length, has_state);
     Base::template turn<1>(dkeys_, 0, length, true);
-    store_rows(dkeys_, key_row_, length, s_.keys, static_cast<T*>(g_.dk) + p.offset(g_.dq_strides, first), g_.dq_strides.frame);
+    store_rows(dkeys_, key_row_, length, s_.keys, static_cast<T*>(g_.dk) + p.offset(g_.dq_strides, first), g_.dq_strides.token);
     store_rows(dvalues_, value_row_, length, s_.values, static_cast<T*>(g_.dv) + p.offset(g_.dv_strides, first),
-               g_.dv_strides.frame);
+               g_.dv_strides.token);
   }
 
   void through_state_after(int64_t length, const float* state) {
@@ -283,10 +273,10 @@ class Backward : Walk<T> {
   }
 
   void block(const Problem& p, int64_t first, int64_t i, int64_t count, int64_t length, bool has_state) {
-    load_rows(static_cast<const T*>(s_.q) + p.offset(s_.q_strides, first + i), s_.q_strides.frame, count, s_.keys, queries_,
+    load_rows(static_cast<const T*>(s_.q) + p.offset(s_.q_strides, first + i), s_.q_strides.token, count, s_.keys, queries_,
               key_row_, 0, s_.scale);
     Base::template turn<0>(queries_, i, count);
-    load_rows(static_cast<const T*>(g_.dout) + p.offset(s_.out_strides, first + i), s_.out_strides.frame, count, s_.values,
+    load_rows(static_cast<const T*>(g_.dout) + p.offset(s_.out_strides, first + i), s_.out_strides.token, count, s_.values,
               douts_, value_row_, 0);
     if (has_state) through_state_before(i, count);
 
@@ -310,7 +300,7 @@ class Backward : Walk<T> {
     Base::template turn<0>(dqueries_, i, count, true);
     for (int64_t c = 0; c < count * key_row_; c += kLanes) store(dqueries_ + c, load(dqueries_ + c) * s_.scale);
     store_rows(dqueries_, key_row_, count, s_.keys, static_cast<T*>(g_.dq) + p.offset(g_.dq_strides, first + i),
-               g_.dq_strides.frame);
+               g_.dq_strides.token);
   }
 
   // Begins dqueries_ with what comes from the state before the chunk, and adds to that state's gradient.
@@ -335,27 +325,17 @@ class Backward : Walk<T> {
       *weighted_douts_, *states_, *dstate_, *state_t_, *dstate_t_;
 };
 
-template <class Work, class... Arguments>
-void each_problem(const Retention& s, Arguments... arguments) {
-  parallel_ranges(s.batch * s.joints * s.heads, [&](int64_t begin, int64_t end) {
-    if (begin == end) return;
-    const FlushDenormals flush;
-    Work work(s, arguments...);
-    for (int64_t i = begin; i < end; ++i) work(Problem(s, i), Problem(s, i + 1 < end ? i + 1 : i));
-  });
-}
-
 }  // namespace
 
 void retention_forward(const Retention& s, void* out, float* final) {
-  if (s.pairs) return each_problem<Forward<bfloat16, Pair>>(s, static_cast<bfloat16*>(out), final);
-  if (s.bfloat16) return each_problem<Forward<bfloat16, float>>(s, static_cast<bfloat16*>(out), final);
-  each_problem<Forward<float, float>>(s, static_cast<float*>(out), final);
+  if (s.pairs) return each_problem<Forward<bfloat16, Pair>>(s.batch, s.joints, s.heads, s, static_cast<bfloat16*>(out), final);
+  if (s.bfloat16) return each_problem<Forward<bfloat16, float>>(s.batch, s.joints, s.heads, s, static_cast<bfloat16*>(out), final);
+  each_problem<Forward<float, float>>(s.batch, s.joints, s.heads, s, static_cast<float*>(out), final);
 }
 
 void retention_backward(const Retention& s, const RetentionGradient& g) {
-  if (s.bfloat16) return each_problem<Backward<bfloat16>, const RetentionGradient&>(s, g);
-  each_problem<Backward<float>, const RetentionGradient&>(s, g);
+  if (s.bfloat16) return each_problem<Backward<bfloat16>>(s.batch, s.joints, s.heads, s, g);
+  each_problem<Backward<float>>(s.batch, s.joints, s.heads, s, g);
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

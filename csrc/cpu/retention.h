@@ -1,18 +1,17 @@
 #pragma once
 #include "../capability.h"
+#include "strides.h"
 
 namespace lifter {
 
-// Retention of every (batch, joint, head) along the frames. Strides are in elements; channels are contiguous.
+// Retention along the frames, for every (batch, joint, head).
 struct Retention {
   int64_t batch, frames, joints, heads, keys, values;  // keys and values: channels of a head
   int64_t chunk;
   bool causal;
   bool bfloat16;  // else float32, of q, k, v, out and their gradients
   bool pairs;     // multiply bfloat16 as such
-  struct Strides {
-    int64_t batch, frame, joint, head;
-  } q_strides, k_strides, v_strides, out_strides;
+  Strides q_strides, k_strides, v_strides, out_strides;
   const void *q, *k, *v;
   const float* decay;  // (joints, heads)
   const float* state;  // (batch, joints, heads, keys, values), or null for zeros
@@ -27,7 +26,7 @@ struct RetentionGradient {
   const void* dout;  // (batch, frames, joints, heads, values), contiguous
   const float* dfinal;  // as state, or null
   void *dq, *dk, *dv;   // contiguous
-  Retention::Strides dq_strides, dv_strides;
+  Strides dq_strides, dv_strides;
   float* ddecay;        // (batch, joints, heads)
   float* dstate;        // as state, or null
 };
