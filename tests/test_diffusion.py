@@ -73,7 +73,7 @@ def test_schedule():
 
 def test_golden(shared, backend):
     if backend == "triton":
-        pytest.skip("takes minutes in the interpreter")
+        pytest.skip("not on Triton, whose interpreter takes minutes: the goldens of the denoiser stand for it")
     (result,) = verify(shared / "golden" / "d3dp_sampler.npz", backend)
     assert result.passed, result
 

@@ -15,7 +15,7 @@ from lifter.registry import register_model, register_official
 from .mixste import check_keypoints
 
 
-class Stream(nn.Module):
+class BlockPair(nn.Module):
     """A spatial and a temporal block in the order "st" or "ts"."""
 
     def __init__(self, order, spatial, temporal):
@@ -76,7 +76,7 @@ class MotionBERT(nn.Module):
 
         def stream(order, rate):
             block = partial(TransformerBlock, dim, mlp_ratio=mlp_ratio, drop=drop, drop_path=rate)
-            return Stream(order, block(attention("joint")), block(temporal_mixer()))
+            return BlockPair(order, block(attention("joint")), block(temporal_mixer()))
 
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.joints_embed = nn.Linear(in_channels, dim)

@@ -152,7 +152,7 @@ def test_derivative_at_whole_places(backend):
 @pytest.mark.parametrize("name", CASES)
 def test_kernels(target, name, dtype):
     if target.slow and dtype != torch.float32 and name not in SMALL:
-        pytest.skip("slow in the interpreter")
+        pytest.skip("not in Triton's interpreter, which is slow: the small cases run in every dtype")
     check_gradients(target, draw(CASES[name], dtype))
 
 
@@ -275,7 +275,7 @@ def test_a_clip_is_not_copied(target):
 @pytest.mark.parametrize("name", ["clip", "odd", "dense"])
 def test_repeats(target, name):
     if target.slow and name != "odd":
-        pytest.skip("slow in the interpreter")
+        pytest.skip("not in Triton's interpreter, which is slow: the odd case stands for the others")
     arguments = draw(CASES[name], torch.float32)
     run = lambda: gradients(lambda **a: target.run(deform_conv2d, **a), arguments, torch.float32)  # noqa: E731
     first, threads = run(), torch.get_num_threads()
