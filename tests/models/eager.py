@@ -5,7 +5,9 @@ from unittest import mock
 
 import torch
 
+from lifter import kernels
 from lifter.kernels.retention import XPOS_BASE
+from tests.conftest import assert_as_good
 
 
 @contextlib.contextmanager
@@ -16,6 +18,19 @@ def eager_mixers():
         mock.patch("lifter.layers.retention.retention", retention),
     ):
         yield
+
+
+@torch.no_grad()
+def assert_as_good_as_eager(model, dtype, backend, *inputs):
+    """The poses of `model` in half precision on `backend`, which errs as eager PyTorch does."""
+    cast = lambda dtype: [x.to(dtype) if x.is_floating_point() else x for x in inputs]
+    with kernels.backend("reference"):
+        exact = model.double()(*cast(torch.float64))
+        model.to(dtype)
+        with eager_mixers():
+            eager = model(*cast(dtype))
+    with kernels.backend(backend):
+        assert_as_good("poses", model(*cast(dtype)), eager, exact)
 
 
 def attention(qkv, axis, mask, scale, dropout_p):

@@ -12,8 +12,7 @@ from lifter import kernels
 from lifter.models import D3DP
 from lifter.models.d3dp import SCHEDULE, time_embedding
 from lifter.verify import verify
-from tests.conftest import assert_as_good
-from tests.models.eager import eager_mixers
+from tests.models.eager import assert_as_good_as_eager
 
 TINY = {"num_frames": 5, "dim": 16, "depth": 2, "num_heads": 2, "drop_path": 0.0}
 
@@ -108,15 +107,7 @@ def test_official_checkpoint(prefix):
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_half_precision_is_as_good_as_pytorchs(name):
     model, dtype = tiny(dim=64, num_heads=4), torch.bfloat16
-    keypoints, poses, time = inputs()
-    with kernels.backend("reference"), torch.no_grad():
-        exact = model.double()(keypoints.double(), poses.double(), time)
-        model.to(dtype)
-        with eager_mixers():
-            eager = model(keypoints.to(dtype), poses.to(dtype), time)
-    with kernels.backend(name), torch.no_grad():
-        ours = model(keypoints.to(dtype), poses.to(dtype), time)
-    assert_as_good("poses", ours, eager, exact)
+    assert_as_good_as_eager(model, dtype, name, *inputs())
 
 
 def test_everything_is_trained():

@@ -11,8 +11,7 @@ from lifter import kernels
 from lifter.layers import DensityPeakPrune, FrameRecovery
 from lifter.models import HoTMixSTE, MixSTE
 from lifter.verify import verify
-from tests.conftest import assert_as_good
-from tests.models.eager import eager_mixers
+from tests.models.eager import assert_as_good_as_eager
 
 TINY = {"num_frames": 9, "dim": 16, "depth": 3, "num_heads": 2, "prune_at": 1, "drop_path": 0.0}
 
@@ -140,15 +139,7 @@ def test_gradcheck_of_the_reference():
 def test_half_precision_is_as_good_as_pytorchs(dtype):
     """With the frames fixed: which are kept is a choice."""
     model = tiny(dim=64, num_heads=4, tokens=9)
-    x = keypoints()
-    with kernels.backend("reference"), torch.no_grad():
-        exact = model.double()(x.double())
-        model.to(dtype)
-        with eager_mixers():
-            eager = model(x.to(dtype))
-    with kernels.backend("cpu"), torch.no_grad():
-        ours = model(x.to(dtype))
-    assert_as_good("poses", ours, eager, exact)
+    assert_as_good_as_eager(model, dtype, "cpu", keypoints())
 
 
 def test_autocast_dropout_and_empty_batch():

@@ -11,8 +11,7 @@ from lifter import kernels
 from lifter.layers import AxialAttention, Retention, SkeletonMixer, shared_decays
 from lifter.models import MixSTE, PoseRetNet
 from lifter.verify import verify
-from tests.conftest import assert_as_good
-from tests.models.eager import eager_mixers
+from tests.models.eager import assert_as_good_as_eager, eager_mixers
 
 TINY = {"num_frames": 7, "dim": 16, "depth": 2, "num_heads": 2, "drop_path": 0.0}
 
@@ -63,7 +62,7 @@ MIXERS = {
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_temporal_mixers_are_interchangeable(backend, mixer):
     if backend == "triton" and mixer != "retention":
-        pytest.skip("not on Triton, whose interpreter takes minutes: the gradients of the ops stand for it")
+        pytest.skip("not on Triton, whose interpreter takes minutes: retention and the gradients of the ops stand for it")
     model = tiny(temporal_mixer=MIXERS[mixer], depth=1)
     x = keypoints(batch=1, frames=3)
     y = model(x)
@@ -130,15 +129,7 @@ def test_dropout_only_in_training():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_as_good_as_pytorchs(name, dtype):
     model = tiny(dim=64, num_heads=4)
-    x = keypoints()
-    with kernels.backend("reference"), torch.no_grad():
-        exact = model.double()(x.double())
-        model.to(dtype)
-        with eager_mixers():
-            eager = model(x.to(dtype))
-    with kernels.backend(name), torch.no_grad():
-        ours = model(x.to(dtype))
-    assert_as_good("poses", ours, eager, exact)
+    assert_as_good_as_eager(model, dtype, name, keypoints())
 
 
 def test_autocast():

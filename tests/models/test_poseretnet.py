@@ -10,8 +10,7 @@ import lifter
 from lifter import kernels
 from lifter.models import PoseRetNet
 from lifter.verify import verify
-from tests.conftest import assert_as_good
-from tests.models.eager import eager_mixers
+from tests.models.eager import assert_as_good_as_eager
 
 GOLDEN = ["parallel", "staircase", "partial", "shared", "causal", "causal_joint", "mpii3d", "long", "units"]
 TINY = {"num_frames": 9, "dim": 16, "depth": 2, "num_heads": 2, "chunk_size": 4, "drop_path": 0.0}
@@ -149,15 +148,7 @@ def test_gradients_flow_through_the_state():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_as_good_as_pytorchs(name, dtype):
     model = tiny(dim=64, num_heads=4)
-    x = keypoints(model, frames=12)
-    with kernels.backend("reference"), torch.no_grad():
-        exact = model.double()(x.double())
-        model.to(dtype)
-        with eager_mixers():
-            eager = model(x.to(dtype))
-    with kernels.backend(name), torch.no_grad():
-        ours = model(x.to(dtype))
-    assert_as_good("poses", ours, eager, exact)
+    assert_as_good_as_eager(model, dtype, name, keypoints(model, frames=12))
 
 
 def test_half_precision_keeps_the_decay():
