@@ -8,6 +8,8 @@ from .retention import retention, retention_ref, xpos_scale
 from .selective_scan import selective_scan_fn, selective_scan_ref
 from .selective_state_update import selective_state_update, selective_state_update_ref
 from .skeleton_scan import skeleton_scan, skeleton_scan_ref
+from .temporal_graph_conv import temporal_graph_conv, temporal_graph_conv_ref
+from .topk_temporal_mask import pack_mask, topk_temporal_mask, topk_temporal_mask_ref, unpack_mask
 
 __all__ = [
     "axial_attention",
@@ -17,6 +19,7 @@ __all__ = [
     "deform_conv2d_ref",
     "density_peak_prune",
     "density_peak_prune_ref",
+    "pack_mask",
     "retention",
     "retention_ref",
     "selective_scan_fn",
@@ -25,5 +28,10 @@ __all__ = [
     "selective_state_update_ref",
     "skeleton_scan",
     "skeleton_scan_ref",
+    "temporal_graph_conv",
+    "temporal_graph_conv_ref",
+    "topk_temporal_mask",
+    "topk_temporal_mask_ref",
+    "unpack_mask",
     "xpos_scale",
 ]

@@ -1,0 +1,85 @@
+"""Graph convolution along the frames of every joint, whose graph is what the frames have in common times a learned one.
+
+Source: HTP (arXiv 2508.21363), section IV-B: the masked softmax, its Hadamard product with the global topology, and the
+aggregation. The projection, GELU and residual that follow are PyTorch's (`lifter.layers.TCEP`).
+"""
+
+import torch
+
+from ._op import Op, autocast_dtype, check_device, check_float, check_shape, kernel_dtype, no_autocast
+from .topk_temporal_mask import check_packed, unpack_mask
+
+
+def temporal_graph_conv(x, graph, mask=None, scale=None):
+    """y_j = (softmax(scale X_j X_j^T where M_j) * graph) X_j for the frames X_j of every joint.
+
+    Args:
+        x: (B, T, J, C) tokens; float32, bfloat16 or float16 (float64 runs on the reference).
+        graph: (T, T), floating point, any numbers: what multiplies the softmax, the same for all clips and joints.
+        mask: (B, J, T, ceil(T / 32)) int32 of `topk_temporal_mask`: whom a frame sees. None: all. A frame that sees
+            nothing gets zeros.
+        scale: factor of the products; None is C^-0.5.
+
+    Returns:
+        (B, T, J, C) with the dtype of `x`. Differentiable in `x` and `graph`.
+
+    Raises:
+        ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
+    """
+    op = "temporal_graph_conv"
+    check_float(op, x=x, graph=graph)
+    check_shape(op, "x", x, ("B", "T", "J", "C"))
+    B, T, J, C = x.shape
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")
+    check_shape(op, "graph", graph, (T, T))
+    if mask is not None:
+        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.int32:
+            kind = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
+            raise TypeError(f"{op}: mask is {kind}, expected an int32 tensor")
+        check_packed(op, mask, B, T, J)
+    check_device(op, "x", x, graph=graph, mask=mask)
+    if (dtype := autocast_dtype(x)) is not None:
+        x = x.to(dtype)
+    scale = C**-0.5 if scale is None else float(scale)
+
+    ops = TEMPORAL_GRAPH_CONV.namespace(x, graph)
+    if ops is None:
+        with no_autocast(x):
+            return temporal_graph_conv_ref(x, graph, mask, scale)
+    (y,) = kernel_dtype(x)
+    out, _ = ops.temporal_graph_conv(y, graph.float(), mask, scale)
+    return out.to(x.dtype)
+
+
+def temporal_graph_conv_ref(x, graph, mask=None, scale=None):
+    """`temporal_graph_conv` as written."""
+    scale = x.shape[-1] ** -0.5 if scale is None else scale
+    frames = x.transpose(1, 2)  # (B, J, T, C)
+    scores = scale * frames @ frames.mT
+    hidden = torch.zeros_like(scores, dtype=torch.bool) if mask is None else ~unpack_mask(mask, x.shape[1])
+    nothing = hidden.all(-1, keepdim=True)  # their softmax would be NaN
+    weights = scores.masked_fill(hidden & ~nothing, -torch.inf).softmax(-1).masked_fill(nothing, 0)
+    return ((weights * graph.to(x.dtype)) @ frames).transpose(1, 2)
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _fake(x, graph, mask, scale):
+    B, T, J, _ = x.shape
+    return x.new_empty(x.shape), x.new_empty(B, T, J, dtype=torch.float32)
+
+
+def _flops(x_shape, *args, out_shape=None, **kwargs) -> int:
+    """The two products, as of attention; a mask saves nothing."""
+    B, T, J, C = x_shape
+    return 4 * B * J * T * T * C
+
+
+TEMPORAL_GRAPH_CONV = Op(
+    "temporal_graph_conv(Tensor x, Tensor graph, Tensor? mask, float scale) -> (Tensor out, Tensor lse)",
+    fake=_fake,
+    cpu=False,
+    flops=_flops,
+)

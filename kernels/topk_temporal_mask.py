@@ -1,0 +1,101 @@
+"""Which frames of a joint are alike: the symmetric graph of every frame's k most similar frames, one bit per pair.
+
+Source: HTP (arXiv 2508.21363), section IV-B and algorithm 1, phase 1.
+"""
+
+import torch
+
+from ._op import Op, autocast_dtype, check_float, check_shape, kernel_dtype, no_autocast
+
+BITS = 32  # pairs of a word
+
+
+def topk_temporal_mask(x, k):
+    """M_j[t, s] = 1 if s = t, or s is among the k frames most similar to t, or t among those most similar to s.
+
+    The similarity of two frames of a joint is the product x_t . x_s of their tokens; the frame itself is not among its k.
+    Of equally similar frames the lower index is taken.
+
+    Args:
+        x: (B, T, J, C) joint-wise tokens; float32, bfloat16 or float16 (float64 runs on the reference). Any strides; those
+            with contiguous channels cost nothing.
+        k: how many frames every frame selects, at least 1; T - 1 and more select all.
+
+    Returns:
+        (B, J, T, ceil(T / 32)) int32: bit s % 32 of word s // 32 of row t is M_j[t, s]; bits from T on are 0. It is what
+        `axial_attention`, `temporal_graph_conv` and `density_peak_prune` take as mask; `unpack_mask` makes it bool. It has
+        no gradient.
+
+    Raises:
+        ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
+    """
+    op = "topk_temporal_mask"
+    check_float(op, x=x)
+    check_shape(op, "x", x, ("B", "T", "J", "C"))
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")
+    if not isinstance(k, int) or k < 1:
+        raise ValueError(f"{op}: k is {k!r}, expected an integer of at least 1")
+    x = x.detach()
+    if (dtype := autocast_dtype(x)) is not None:
+        x = x.to(dtype)
+
+    ops = TOPK_TEMPORAL_MASK.namespace(x)
+    if ops is None:
+        with no_autocast(x):
+            return topk_temporal_mask_ref(x, k)
+    (x,) = kernel_dtype(x)
+    return ops.topk_temporal_mask(x, min(k, x.shape[1]))
+
+
+@torch.no_grad()
+def topk_temporal_mask_ref(x, k):
+    """`topk_temporal_mask` as written."""
+    x = (x if x.dtype == torch.float64 else x.float()).transpose(1, 2)  # (B, J, T, C)
+    T = x.shape[2]
+    itself = torch.eye(T, dtype=torch.bool, device=x.device)
+    similarity = (x @ x.mT).masked_fill(itself, -torch.inf)
+    nearest = similarity.argsort(dim=-1, descending=True, stable=True)[..., : min(k, T - 1)]
+    selected = torch.zeros_like(similarity, dtype=torch.bool).scatter_(-1, nearest, True)
+    return pack_mask(selected | selected.mT | itself)
+
+
+def pack_mask(mask):
+    """(..., T) bool -> (..., ceil(T / 32)) int32, the bits of `topk_temporal_mask`."""
+    words = -(-mask.shape[-1] // BITS)
+    bits = torch.nn.functional.pad(mask, (0, words * BITS - mask.shape[-1])).unflatten(-1, (words, BITS))
+    packed = (bits.long() << torch.arange(BITS, device=mask.device)).sum(-1)
+    return torch.where(packed < 2**31, packed, packed - 2**32).int()
+
+
+def unpack_mask(mask, frames):
+    """(..., ceil(T / 32)) int32 -> (..., T) bool for T = `frames`."""
+    bits = mask[..., None] >> torch.arange(BITS, dtype=torch.int32, device=mask.device) & 1
+    return bits.flatten(-2)[..., :frames].bool()
+
+
+def check_packed(op, mask, batch, frames, joints):
+    """ValueError unless `mask`, int32, is packed as `topk_temporal_mask` does for such a clip."""
+    check_shape(op, "mask", mask, (batch, joints, frames, -(-frames // BITS)))
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _fake(x, k):
+    B, T, J, _ = x.shape
+    return x.new_empty(B, J, T, -(-T // BITS), dtype=torch.int32)
+
+
+def _flops(x_shape, *args, out_shape=None, **kwargs) -> int:
+    """The products of all pairs of frames, of which the CPU computes but half: they are symmetric."""
+    B, T, J, C = x_shape
+    return 2 * B * J * T * T * C
+
+
+TOPK_TEMPORAL_MASK = Op(
+    "topk_temporal_mask(Tensor x, int k) -> Tensor mask",
+    fake=_fake,
+    cpu=False,
+    flops=_flops,
+)
