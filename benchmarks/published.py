@@ -65,6 +65,12 @@ HTP_BERT = "the printed total has room for the attention of the first SFT block,
 HTP_BY_N = {1: "60.6G", 2: "74.2G", 3: "87.7G", 4: "101.2G"}
 NOTHING = {"tcep": False, "sft": False, "mgptp": False, "guided": False}
 
+# Frames per second of HTP's table V by hypotheses and steps; its HTP runs with n=1.
+FPS = {
+    (20, 1): {"d3dp": 772.7, "ktpformer": 705.8, "htp n=1": 2277.5},
+    (20, 10): {"d3dp": 79.6, "ktpformer": 73.5, "htp n=1": 137.0},
+}
+
 
 def _htp(model, table, params, macs, note=HTP_PARTS, **row):
     return Published(model, HTP.format(table), params, macs, note=note, all_params=True, **row)
