@@ -45,10 +45,12 @@ def _retention_products(q, v, initial_state, chunk_size, final_state):
     return products
 
 
-def _graph_products(x):
-    """Of all pairs of frames, which are symmetric; and of their weights by the frames."""
+def _graph_products(x, backward=False):
+    """Of all pairs of frames, which are symmetric, and of their weights by the frames. Backward of dout by the frames too, and
+    of weights by dout; the two gradients that the scores give to the frames are one product."""
     B, T, J, C = x.shape
-    return [(B * J, T, C, (T + 1) // 2), (B * J, T, T, C)]
+    pairs, weighted = [(B * J, T, C, (T + 1) // 2)], [(B * J, T, T, C)]
+    return pairs + [(B * J, T, C, T)] + 2 * weighted if backward else pairs + weighted
 
 
 def _gradient_products(products):
@@ -68,10 +70,7 @@ PRODUCTS = {
         _gradient_products(_retention_products(q, v, state, chunk_size, dfinal is not None))
     ),
     "temporal_graph_conv": lambda x, *rest: _graph_products(x),
-    # dout x^T has no symmetry; what meets x has, and is one product for x on either side
-    "temporal_graph_conv_bwd": lambda dout, x, *rest: (
-        _graph_products(x) + [(b, m, k, n) for b, m, n, k in _graph_products(x)[1:]] + _graph_products(x)[1:]
-    ),
+    "temporal_graph_conv_bwd": lambda dout, x, *rest: _graph_products(x, backward=True),
 }
 
 # Exponentials of an op from its arguments: of a scan one per step, channel and state. A backward pass evaluates them
