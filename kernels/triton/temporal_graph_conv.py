@@ -2,9 +2,9 @@
 many for a tile that would hold them.
 
 Forward: `scores`, where a program holds ROWS frames of a joint and walks over all, a word of the mask at a time, for the
-products and lse; `outputs`, where it holds BLOCK channels of them. Backward: `weights`, from the products again and lse, beside
-dout x^T; `edges`, where a program holds BLOCK pairs of frames and walks over the joints of its part, for what these give to
-the graph's gradient, and what meets dout and x; `gradients`, as outputs.
+products and lse; `outputs`, where it holds BLOCK channels of them. Backward: `weights`, from the products again and lse,
+beside dout x^T; `edges`, where a program holds BLOCK pairs of frames and walks over the joints of its part, for what these
+give to the graph's gradient, and what meets dout and x; `gradients`, as outputs.
 
 The workspace is of ROOM bytes, or of one clip: more clips follow in its place. Every sum has one owner and one order, which
 shapes decide.
@@ -53,14 +53,10 @@ def backward(dout, x, graph, lse, mask, scale):
         frames, sizes = (x[clips], x.stride(), dout[clips], dout.stride()), (T, J, C)
         problems = len(frames[0]) * J
         mask_ = None if mask is None else mask[clips]
-        launch(
-            weights, problems * tiles, *frames, graph, mask_, scale, *workspaces, lse[clips], means, *sizes, **products
-        )
+        launch(weights, problems * tiles, *frames, graph, mask_, scale, *workspaces, lse[clips], means, *sizes, **products)
         partial = graph.new_empty(min(problems, PARTS), T, T)
         programs = len(partial) * triton.cdiv(T * pitch, EDGES)
-        launch(
-            edges, programs, graph, scale, *workspaces, means, partial, problems, len(partial), T, BLOCK=EDGES, num_warps=2
-        )
+        launch(edges, programs, graph, scale, *workspaces, means, partial, problems, len(partial), T, BLOCK=EDGES, num_warps=2)
         dgraph += partial.sum(0)
         programs = problems * tiles * triton.cdiv(C, channels["BLOCK"])
         launch(gradients, programs, *frames, *workspaces, dx[clips], *sizes, **channels)
