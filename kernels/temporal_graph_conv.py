@@ -64,6 +64,9 @@ def temporal_graph_conv_ref(x, graph, mask=None, scale=None):
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
+# The kernels read x and dout by their strides; only the channels must be contiguous. They need room for products of all pairs
+# of frames: of a joint per thread on the CPU, on the GPU of as many clips as have room in 256 MB, or one. The gradient of the
+# graph is summed in two stages, of at most 32 partial sums (16 on the GPU), which the shapes decide.
 
 
 def _fake(x, graph, mask, scale):
