@@ -109,6 +109,21 @@ LIFTER_INLINE bool any(vint mask) {
   return bits != 0;
 }
 
+// A bit of every lane of a mask.
+LIFTER_INLINE uint32_t lane_bits(vint mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask((__m512i)mask);
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)mask);
+#elif defined(__SSE__)
+  return _mm_movemask_ps((__m128)mask);
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= (mask[i] & 1u) << i;
+  return bits;
+#endif
+}
+
 // e^r for |r| <= ln(2) / 2, relative error 9e-8 before rounding (minimax, exact at 0).
 LIFTER_INLINE vfloat exp_fraction(vfloat r) {
   vfloat p = r * 8.290315046e-3f + 4.189793020e-2f;
