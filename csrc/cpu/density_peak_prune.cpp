@@ -54,9 +54,9 @@ class Prune {
  private:
   Clip clip(int64_t first, int64_t i) const {
     float* room = clip_rooms_ + i * room_;
-    float* p = room + gram_.spread * (gram_.units + s_.frames);
+    float *pairs = room + gram_.spread * gram_.units, *p = pairs + gram_.spread * s_.frames;
     const auto row = [&](int n) { return p + n * gram_.width; };
-    return {first + i, room, room + gram_.spread * gram_.units, row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)};
+    return {first + i, room, pairs, row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)};
   }
 
   // From their mean: frames that are much alike would else lose their distance in the rounding of the products.

@@ -13,26 +13,16 @@ namespace {
 
 constexpr int64_t kBits = 32;       // of a word
 constexpr int64_t kRoom = 1 << 18;  // floats of the joints that are worked on at a time: they stay in the caches
-constexpr int kGuesses = 8;         // before the search is by halves
 
-// Integers in the order of floats, and back.
-int64_t key(float x) {
-  int32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits ^ (bits >> 31 & INT32_MAX);
-}
-
-float value(int64_t key) {
-  const int32_t bits = static_cast<int32_t>(key) ^ (static_cast<int32_t>(key) >> 31 & INT32_MAX);
-  float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
+// Floats to integers of the same order, and back.
+LIFTER_INLINE vint ordered(vint bits) { return bits ^ (bits >> 31 & INT32_MAX); }
+LIFTER_INLINE vint key(vfloat x) { return ordered((vint)x); }
+LIFTER_INLINE vfloat value(vint key) { return (vfloat)ordered(key); }
 
 struct Joint {
   int64_t number;
   float* x;               // (units, frames)
-  float* pairs;           // (frames, frames): products; of a frame with itself -inf
+  float* pairs;           // (frames, frames): products
   float *enough, *until;  // a frame selects what is above `enough`, and what is equal up to the frame `until`
 };
 
@@ -53,12 +43,16 @@ class Topk {
     for (int64_t first = 0; first < all; first += joints_) {
       const int64_t count = smaller(joints_, all - first);
       const auto each = [&](int64_t tasks, const auto& step) {
-        parallel_for(count * tasks, [&](int64_t i) { step(joint(first, i / tasks), i % tasks); });
+        parallel_ranges(count * tasks, [&](int64_t begin, int64_t end) {
+          Scratch columns(s_.frames * kLanes);
+          float* room = columns.take(s_.frames * kLanes);
+          for (int64_t i = begin; i < end; ++i) step(joint(first, i / tasks), i % tasks, room);
+        });
       };
-      each(gram_.pack_tasks, [&](const Joint& c, int64_t i) { pack(c, i); });
-      each(gram_.multiply_tasks, [&](const Joint& c, int64_t i) { gram_.multiply(c.x, i, c.pairs); });
-      each(s_.frames, [&](const Joint& c, int64_t i) { search(c, i); });
-      each(s_.frames, [&](const Joint& c, int64_t i) { select(c, i); });
+      each(gram_.pack_tasks, [&](const Joint& c, int64_t i, float*) { pack(c, i); });
+      each(gram_.multiply_tasks, [&](const Joint& c, int64_t i, float*) { gram_.multiply(c.x, i, c.pairs); });
+      each(gram_.width / kLanes, [&](const Joint& c, int64_t i, float* room) { search(c, i, room); });
+      each(s_.frames, [&](const Joint& c, int64_t i, float*) { select(c, i); });
     }
   }
 
@@ -76,50 +70,46 @@ class Topk {
     gram_.pack(x, s_.x_frame, task, false, c.x);
   }
 
-  // What is enough for frame `i`: between bounds that close in on it, until they are neighbours or what is between them
-  // does not matter. First guesses are by the number of frames on either side, as if these were spread evenly.
-  void search(const Joint& c, int64_t i) const {
-    float* row = c.pairs + i * gram_.spread;
-    const float other = row[i ? 0 : 1];
-    const auto leave_out = [&](float x) {
-      row[i] = x;
-      for (int64_t j = s_.frames; j < gram_.width; ++j) row[j] = x;
-    };
-    leave_out(other);
-    vfloat least = splat(other), most = least;
-    for (int64_t j = 0; j < gram_.width; j += kLanes)
-      least = vmin(load(row + j), least), most = vmax(load(row + j), most);
-    leave_out(-INFINITY);
-
-    int64_t low = key(-max_lanes(-least)), high = key(max_lanes(most)) + 1;  // the one is little enough, the other too much
-    int64_t from_low = s_.frames - 1, from_high = 0;                         // how many frames are at least as similar
-    for (int step = 0; from_low != s_.k && high - low > 1; ++step) {
-      int64_t middle = (low + high) >> 1;
-      if (step < kGuesses) {
-        const float a = value(low), b = value(high);
-        const float guess = a + (b - a) * ((from_low - s_.k - 0.5f) / (from_low - from_high));
-        if (guess > a && guess < b) middle = key(guess);
-      }
-      const int64_t from = count(row, value(middle));
-      (from >= s_.k ? low : high) = middle;
-      (from >= s_.k ? from_low : from_high) = from;
+  // What is enough for kLanes frames, one to a lane: bounds are halved until they part the frames as wanted, or are
+  // neighbours. They are integers, whose halves are as many for all numbers: at most 32.
+  void search(const Joint& c, int64_t task, float* columns) const {
+    const int64_t first = task * kLanes, rows = smaller(kLanes, s_.frames - first);
+    transpose_rows(c.pairs + first * gram_.spread, gram_.spread, rows, s_.frames, columns, kLanes);
+    for (int64_t i = 0; i < rows; ++i) columns[(first + i) * kLanes + i] = -INFINITY;  // no frame selects itself
+    vfloat least = splat(INFINITY), most = -least;
+    for (int64_t j = 0; j < s_.frames; ++j) {
+      const vfloat similarity = load(columns + j * kLanes);
+      least = similarity > -INFINITY ? vmin(similarity, least) : least, most = vmax(similarity, most);
     }
-    c.enough[i] = value(low);
-    c.until[i] = from_low == s_.k ? s_.frames : place(row, value(low), s_.k - from_high);
-  }
 
-  int64_t count(const float* row, float bound) const {
-    vint found = {};
-    for (int64_t j = 0; j < gram_.width; j += kLanes) found -= load(row + j) >= bound;
-    return sum_lanes(__builtin_convertvector(found, vfloat));
-  }
+    // How many frames are at least as similar as `low`, k or more, and as `high`, fewer.
+    const vint k = vint{} + static_cast<int32_t>(s_.k);
+    vint from_low = vint{} + static_cast<int32_t>(s_.frames - 1), from_high = {};
+    vint low = key(vmin(least, most)), high = key(most) + 1;
+    for (int step = 0; step < 32; ++step) {
+      const vint open = (from_low != k) & (low + 1 < high);
+      if (!any(open)) break;
+      const vint middle = (low & high) + ((low ^ high) >> 1);
+      const vfloat bound = value(middle);
+      vint from = {};
+      for (int64_t j = 0; j < s_.frames; ++j) from -= load(columns + j * kLanes) >= bound;
+      const vint fewer = open & (from < k), others = open & ~fewer;
+      low = others ? middle : low, from_low = others ? from : from_low;
+      high = fewer ? middle : high, from_high = fewer ? from : from_high;
+    }
 
-  // Where the n-th frame is that is just as similar.
-  int64_t place(const float* row, float similarity, int64_t n) const {
-    int64_t j = 0;
-    for (; j < s_.frames; ++j)
-      if (row[j] == similarity && --n == 0) break;
-    return j;
+    // Of those that are just as similar the first.
+    const vfloat enough = value(low);
+    vfloat until = splat(s_.frames);
+    if (any(from_low != k)) {
+      vint rest = k - from_high;
+      for (int64_t j = 0; j < s_.frames; ++j) {
+        const vint equal = load(columns + j * kLanes) == enough;
+        rest += equal;
+        until = (equal & (rest == 0) & (from_low != k)) ? splat(j) : until;
+      }
+    }
+    store(c.enough + first, enough), store(c.until + first, until);
   }
 
   // The bits of frame `i`.
