@@ -5,6 +5,7 @@
 
 #include "problem.h"
 #include "product.h"
+#include "softmax.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -38,6 +39,11 @@ class Rules {
     }
   }
 
+  // What is left of the weight that query `i` gives to the keys from `j` on.
+  LIFTER_MEMBER vfloat weigh(int64_t i, int64_t j, vfloat weight) const {
+    return s_.drops ? weight * dropout(i, j) : weight;
+  }
+
   bool drops() const { return s_.drops; }
   LIFTER_MEMBER vfloat dropout(int64_t i, int64_t j) const {
     const vuint place = lane_ + (hash_ + static_cast<uint32_t>(i * s_.length + j));
@@ -50,42 +56,6 @@ class Rules {
   uint32_t hash_;
   vuint lane_;
 };
-
-// e^x for x <= 0, zero where that is below 1e-38; a NaN stays one.
-LIFTER_INLINE vfloat weight_of(vfloat x) { return x < -kSmallExponent ? vfloat{} : exp_small(x); }
-
-// The masked scores of query `i` to weights, in place, as floats or as pairs in the front half. They still lack the
-// factor 1 / `total`; `total` is zero if all is masked. Returns the largest score, or zero.
-template <bool kPairs>
-LIFTER_INLINE float softmax(const Rules& rules, int64_t i, int64_t width, float* row, float* total) {
-  rules.mask(row, i);
-  vfloat most = load(row);
-  for (int64_t j = kLanes; j < width; j += kLanes) most = vmax(load(row + j), most);
-  const float top = max_lanes(most);
-  if (top == -INFINITY) {
-    memset(row, 0, width * sizeof(float));
-    *total = 0;
-    return 0;
-  }
-  vfloat sum = {};
-  const auto weigh = [&](int64_t j) LIFTER_LAMBDA {
-    vfloat weight = weight_of(load(row + j) - top);
-    sum += weight;
-    return rules.drops() ? weight * rules.dropout(i, j) : weight;
-  };
-  int64_t j = 0;
-  if (kPairs) {
-    for (; j + 2 * kLanes <= width; j += 2 * kLanes) {
-      const vfloat low = weigh(j);
-      store(row + j / 2, to_pairs(low, weigh(j + kLanes)));
-    }
-    if (j < width) store(row + j / 2, to_pairs(weigh(j), vfloat{}));
-  } else {
-    for (; j < width; j += kLanes) store(row + j, weigh(j));
-  }
-  *total = sum_lanes(sum);
-  return top;
-}
 
 template <class T, class Unit>
 class Forward {
@@ -139,10 +109,7 @@ class Forward {
       for (int64_t c = 0; c < s_.channels; c += kLanes)
         store_some(out_ + p.offset(s_.out_strides, first + i) + c, load(sums_ + i * channels_ + c) * factor, s_.channels - c);
     }
-    for (int64_t i = 0; i < count; i += kLanes) {
-      const vfloat total = load(totals + i);
-      store(tops + i, total == 0 ? splat(-INFINITY) : load(tops + i) + log_positive(total));
-    }
+    log_sums(totals, count, tops);
     for (int64_t i = 0; i < count; ++i) lse_[p.offset(s_.out_strides, first + i) / s_.channels] = tops[i];
   }
 
@@ -237,8 +204,8 @@ class Backward {
   // Masked scores and dout v^T of one query to the weights that met the values, and the gradients of the scores.
   LIFTER_MEMBER void weights_to_gradients(const Rules& rules, int64_t i, float lse, float dot, float* row, float* drow) const {
     for (int64_t j = 0; j < width_; j += kLanes) {
-      const vfloat x = load(row + j), dweight = load(drow + j);
-      const vfloat weight = x == -INFINITY ? vfloat{} : weight_of(x - lse);
+      const vfloat dweight = load(drow + j);
+      const vfloat weight = weight_of(load(row + j), lse);
       const vfloat factor = rules.drops() ? rules.dropout(i, j) : splat(1.0f);
       store(row + j, weight * factor);
       store(drow + j, weight * (dweight * factor - dot));
