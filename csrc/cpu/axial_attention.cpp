@@ -22,17 +22,24 @@ class Rules {
   Rules(const AxialAttention& s, const Problem& p)
       : s_(s), mask_offset_(p.batch * s.mask_strides[0] + p.row * s.mask_strides[1]),
         hash_(mix(vuint{} + (s.seed + static_cast<uint32_t>(p.number)))[0]) {
-    for (int i = 0; i < kLanes; ++i) lane_[i] = i;
+    for (int i = 0; i < kLanes; ++i) lane_[i] = i, bit_[i] = 1u << i;
   }
 
   // Masks the scores of query `i`; what is no key becomes minus infinity, as what is not allowed.
   LIFTER_MEMBER void mask(float* row, int64_t i) const {
-    if (s_.allowed || s_.additive)
-      for (int64_t j = 0; j < s_.length; ++j) {
-        const int64_t at = mask_offset_ + i * s_.mask_strides[2] + j * s_.mask_strides[3];
-        if (s_.allowed) row[j] = s_.allowed[at] ? row[j] : -INFINITY;
-        else row[j] += s_.additive[at];
+    const int64_t at = mask_offset_ + i * s_.mask_strides[2];
+    if (s_.words) {
+      for (int64_t j = 0; j < s_.length; j += kLanes) {
+        const vuint chosen = (vuint{} + (s_.words[at + j / 32] >> j % 32)) & bit_;
+        store(row + j, chosen != 0 ? load(row + j) : splat(-INFINITY));
       }
+    } else if (s_.allowed) {
+      for (int64_t j = 0; j < s_.length; j += kLanes)
+        store(row + j, load_some(s_.allowed + at + j, s_.length - j) ? load(row + j) : splat(-INFINITY));
+    } else if (s_.additive) {
+      for (int64_t j = 0; j < s_.length; j += kLanes)
+        store(row + j, load(row + j) + load_some(s_.additive + at + j, s_.length - j));
+    }
     if (const int32_t keys = s_.length % kLanes; keys) {
       float* last = row + s_.length - keys;
       store(last, (vint)lane_ < (vint{} + keys) ? load(last) : splat(-INFINITY));
@@ -53,6 +60,7 @@ class Rules {
  private:
   const AxialAttention& s_;
   int64_t mask_offset_;
+  vuint bit_;
   uint32_t hash_;
   vuint lane_;
 };

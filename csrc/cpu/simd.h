@@ -91,6 +91,26 @@ LIFTER_INLINE vfloat load_some(const T* p, int64_t count) {
 #endif
 }
 
+// All bits of the lanes of the first `count` that are true, none of the others.
+LIFTER_INLINE vint load_some(const bool* p, int64_t count) {
+#ifdef __AVX512F__
+  return (vint)_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(count < kLanes ? (1u << count) - 1 : 0xffff, p)) != 0;
+#else
+  bool some[kLanes] = {};
+  if (count < kLanes) {
+    for (int64_t i = 0; i < count; ++i) some[i] = p[i];
+    p = some;
+  }
+#ifdef __AVX2__
+  return (vint)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))) != 0;  // GCC has no such conversion
+#else
+  uint8_t flags __attribute__((vector_size(kLanes)));
+  memcpy(&flags, p, sizeof flags);
+  return __builtin_convertvector(flags, vint) != 0;
+#endif
+#endif
+}
+
 template <class T>
 LIFTER_INLINE void store_some(T* p, vfloat v, int64_t count) {
   if (count >= kLanes) return store(p, v);
