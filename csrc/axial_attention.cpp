@@ -10,7 +10,7 @@ namespace {
 struct Inputs {
   Inputs(const Tensor& qkv_, const OptionalTensor& mask_, int64_t axis, double scale, double dropout,
          const OptionalTensor& seed)
-      : qkv(qkv_.stride(5) == 1 ? qkv_ : torch::stable::contiguous(qkv_)), mask(mask_), along_frames(axis == 1) {
+      : qkv(qkv_.stride(5) == 1 ? qkv_ : torch::stable::contiguous(qkv_)), along_frames(axis == 1) {
     const int64_t frames = qkv.size(1), joints = qkv.size(2);
     attention.batch = qkv.size(0), attention.heads = qkv.size(4), attention.channels = qkv.size(5);
     attention.rows = along_frames ? joints : frames, attention.length = along_frames ? frames : joints;
@@ -20,10 +20,12 @@ struct Inputs {
     const int64_t head = attention.channels, token = head * attention.heads;
     const int64_t frame = token * joints;
     attention.out_strides = {frame * frames, along_frames ? token : frame, along_frames ? frame : token, head};
-    if (mask) {
+    if (mask_) {
+      mask = mask_->stride(3) == 1 ? *mask_ : torch::stable::contiguous(*mask_);
       if (mask->scalar_type() == ScalarType::Bool) attention.allowed = data<bool>(*mask);
+      else if (mask->scalar_type() == ScalarType::Int) attention.words = data<uint32_t>(*mask);
       else attention.additive = data<float>(*mask);
-      for (int i = 0; i < 4; ++i) attention.mask_strides[i] = mask->stride(i);
+      for (int i = 0; i < 3; ++i) attention.mask_strides[i] = mask->stride(i);
     }
     attention.scale = static_cast<float>(scale);
     attention.drops = dropout > 0, attention.kept = static_cast<float>(1 / (1 - dropout));

@@ -7,6 +7,7 @@ and along the frames in turn. Both are walks over one (B, T, J, 3, H, D) buffer,
 import torch
 
 from ._op import Op, autocast_dtype, check_device, check_float, check_shape, kernel_dtype, no_autocast
+from .topk_temporal_mask import BITS, unpack_mask
 
 AXES = {"joint": 0, "frame": 1}
 MAX_CHANNELS = 256  # of a head
@@ -58,7 +59,7 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
         if mask.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"{op}: mask requires a gradient, which only backend('reference') has")
         B, T, J = qkv.shape[:3]
-        mask = (mask if mask.dtype == torch.bool else mask.float()).expand(B, J, T, T)
+        mask = (mask.float() if mask.is_floating_point() else mask).expand(B, J, T, -1)
     (x,) = kernel_dtype(qkv)
     out, _ = ops.axial_attention(x, mask, AXES[axis], scale, dropout_p, seed)
     return out.to(qkv.dtype)
@@ -71,6 +72,7 @@ def axial_attention_ref(qkv, axis, mask=None, scale=None, dropout_p=0.0, seed=No
     q, k, v = qkv.permute(order)
     scores = scale * q @ k.transpose(-2, -1)
     if mask is not None:
+        mask = unpack_mask(mask, qkv.shape[1]) if mask.dtype == torch.int32 else mask
         additive = mask if mask.dtype != torch.bool else torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
         scores = scores + additive.to(q.dtype)[:, :, None]
     nothing = (scores == -torch.inf).all(-1, keepdim=True)  # their softmax would be NaN
@@ -109,11 +111,12 @@ def _check_mask(op, qkv, axis, mask):
         return
     if axis != "frame":
         raise ValueError(f"{op}: mask is given with axis 'joint', expected None (masks are for the frame axis)")
-    if not isinstance(mask, torch.Tensor) or not (mask.dtype == torch.bool or mask.dtype.is_floating_point):
-        kind = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
-        raise TypeError(f"{op}: mask is {kind}, expected a tensor of bool or floating point")
+    kind = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
+    if kind not in (torch.bool, torch.int32) and not (isinstance(mask, torch.Tensor) and kind.is_floating_point):
+        raise TypeError(f"{op}: mask is {kind}, expected a tensor of bool, int32 (packed) or floating point")
     B, T, J = qkv.shape[:3]
-    check_shape(op, "mask", mask, *((b, j, T, T) for b in (B, 1) for j in (J, 1)))
+    keys = -(-T // BITS) if kind == torch.int32 else T
+    check_shape(op, "mask", mask, *((b, j, T, keys) for b in (B, 1) for j in (J, 1)))
     check_device(op, "qkv", qkv, mask=mask)
 
 

@@ -6,6 +6,7 @@
 #include "problem.h"
 #include "product.h"
 #include "softmax.h"
+#include "visible_keys.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -16,45 +17,86 @@ LIFTER_INLINE vuint mix(vuint x) {
   return x ^ (x >> 16);
 }
 
-// What masks and dropout do to one problem's scores and weights.
+// What masks and dropout do to one problem's scores and weights, which `columns` says the keys of.
 class Rules {
  public:
-  Rules(const AxialAttention& s, const Problem& p)
-      : s_(s), mask_offset_(p.batch * s.mask_strides[0] + p.row * s.mask_strides[1]),
+  Rules(const AxialAttention& s, const Problem& p, const Columns& columns)
+      : s_(s), columns_(columns), mask_offset_(p.batch * s.mask_strides[0] + p.row * s.mask_strides[1]),
         hash_(mix(vuint{} + (s.seed + static_cast<uint32_t>(p.number)))[0]) {
-    for (int i = 0; i < kLanes; ++i) lane_[i] = i;
+    for (int i = 0; i < kLanes; ++i) lane_[i] = i, bit_[i] = 1u << i;
+  }
+
+  // The bits of the keys that query `i` sees, of a packed mask.
+  const uint32_t* words(int64_t i) const { return s_.words + mask_offset_ + i * s_.mask_strides[2]; }
+
+  // The columns of the block of queries from `i` on; in two words there is little to leave out.
+  void choose(Columns& columns, int64_t i, int64_t count) const {
+    if (s_.words && s_.length > 2 * kWord) columns.choose(words(i), s_.mask_strides[2], count);
   }
 
   // Masks the scores of query `i`; what is no key becomes minus infinity, as what is not allowed.
   LIFTER_MEMBER void mask(float* row, int64_t i) const {
-    if (s_.allowed || s_.additive)
-      for (int64_t j = 0; j < s_.length; ++j) {
-        const int64_t at = mask_offset_ + i * s_.mask_strides[2] + j * s_.mask_strides[3];
-        if (s_.allowed) row[j] = s_.allowed[at] ? row[j] : -INFINITY;
-        else row[j] += s_.additive[at];
+    const int64_t at = mask_offset_ + i * s_.mask_strides[2];
+    if (s_.words)
+      for (int64_t j = 0, keys = columns_.count(); j < keys; j += kWord) {
+        const vuint word = vuint{} + s_.words[at + columns_.key(j) / kWord];
+#pragma GCC unroll 8
+        for (int64_t l = 0; l < kWord; l += kLanes)
+          if (j + l < keys) store(row + j + l, (word & (bit_ << l)) != 0 ? load(row + j + l) : splat(-INFINITY));
       }
-    if (const int32_t keys = s_.length % kLanes; keys) {
-      float* last = row + s_.length - keys;
-      store(last, (vint)lane_ < (vint{} + keys) ? load(last) : splat(-INFINITY));
+    else if (s_.allowed)
+      for (int64_t j = 0; j < s_.length; j += kLanes)
+        store(row + j, load_some(s_.allowed + at + j, s_.length - j) ? load(row + j) : splat(-INFINITY));
+    else if (s_.additive)
+      for (int64_t j = 0; j < s_.length; j += kLanes)
+        store(row + j, load(row + j) + load_some(s_.additive + at + j, s_.length - j));
+    end(row, columns_.count());
+  }
+
+  // Minus infinity after the last of `count` scores.
+  LIFTER_MEMBER void end(float* row, int64_t count) const {
+    if (const int32_t some = count % kLanes; some) {
+      float* last = row + count - some;
+      store(last, (vint)lane_ < (vint{} + some) ? load(last) : splat(-INFINITY));
     }
   }
 
-  // What is left of the weight that query `i` gives to the keys from `j` on.
+  // What is left of the weight that query `i` gives to the keys of the columns from `j` on.
   LIFTER_MEMBER vfloat weigh(int64_t i, int64_t j, vfloat weight) const {
     return s_.drops ? weight * dropout(i, j) : weight;
   }
 
   bool drops() const { return s_.drops; }
   LIFTER_MEMBER vfloat dropout(int64_t i, int64_t j) const {
-    const vuint place = lane_ + (hash_ + static_cast<uint32_t>(i * s_.length + j));
+    return dropout(i, lane_ + static_cast<uint32_t>(columns_.key(j)));
+  }
+  LIFTER_MEMBER vfloat dropout(int64_t i, vuint keys) const {
+    const vuint place = keys + (hash_ + static_cast<uint32_t>(i * s_.length));
     return mix(place) >= (vuint{} + s_.threshold) ? splat(s_.kept) : vfloat{};
   }
 
  private:
   const AxialAttention& s_;
+  const Columns& columns_;
   int64_t mask_offset_;
+  vuint bit_;
   uint32_t hash_;
   vuint lane_;
+};
+
+// The same where a query's scores are those of the `count` keys that it sees.
+struct VisibleRules {
+  LIFTER_MEMBER void mask(float* row, int64_t) const {
+    if (count) rules.end(row, count);
+    else store(row, splat(-INFINITY));
+  }
+  LIFTER_MEMBER vfloat weigh(int64_t i, int64_t n, vfloat weight) const {
+    return rules.drops() ? weight * rules.dropout(i, load(keys + n)) : weight;
+  }
+
+  const Rules& rules;
+  const uint32_t* keys;
+  int64_t count;
 };
 
 template <class T, class Unit>
@@ -63,47 +105,49 @@ class Forward {
 
  public:
   Forward(const AxialAttention& s, T* out, float* lse)
-      : s_(s), out_(out), lse_(lse), width_(padded(s.length)), spread_(spread(s.length)), channels_(padded(s.channels)),
+      : s_(s), out_(out), lse_(lse), spread_(spread(s.length)), channels_(padded(s.channels)),
         units_(padded(Op::depth(s.channels))),
         few_(s.length < 4 * kLanes && s.length % kLanes <= kFew ? s.length % kLanes : 0),
         scratch_(channels_ * (2 * s.length + 1 + 2 * kQueries) + units_ * (s.length + kQueries) +
-                 spread_ * (s.channels + kQueries) + 8 * kLanes),
+                 spread_ * (s.channels + kQueries) + s.length + Columns::room(s.length) + 10 * kLanes),
         rows_(scratch_.take(s.length * channels_)), values_(scratch_.take((s.length + 1) * channels_)),
         queries_(scratch_.take(kQueries * channels_)), sums_(scratch_.take(kQueries * channels_)),
         key_units_(scratch_.take(s.length * units_)), query_units_(scratch_.take(kQueries * units_)),
-        keys_(scratch_.take(s.channels * spread_)), weights_(scratch_.take(kQueries * spread_)) {}
+        keys_(scratch_.take(s.channels * spread_)), weights_(scratch_.take(kQueries * spread_)),
+        visible_(reinterpret_cast<uint32_t*>(scratch_.take(s.length + kLanes))),
+        columns_(s.length, scratch_.take(Columns::room(s.length))) {}
 
   void operator()(const Problem& p, const Problem& next) {
     const auto& strides = s_.qkv_strides;
     ahead_ = next.offset(strides) - p.offset(strides);
     const T* qkv = static_cast<const T*>(s_.qkv) + p.offset(strides);
     load_rows(qkv + s_.part, strides.token, s_.length, s_.channels, rows_, channels_, ahead_, s_.scale);
+    const Rules rules(s_, p, columns_);
     const Unit* keys = Op::over_columns(rows_, channels_, s_.length, channels_, key_units_, units_);
-    transpose_rows(keys, units_, s_.length - few_, Op::depth(s_.channels), keys_, spread_);
     load_rows(qkv + 2 * s_.part, strides.token, s_.length, s_.channels, values_, channels_, ahead_);
-    const Unit* values = Op::over_rows(values_, channels_, s_.length, channels_, values_);
-
-    const Rules rules(s_, p);
+    const Unit* values = nullptr;
+    if (!few_visible(rules)) {
+      transpose_rows(keys, units_, s_.length - few_, Op::depth(s_.channels), keys_, spread_);
+      values = Op::over_rows(values_, channels_, s_.length, channels_, values_);
+    }
     for (int64_t i = 0; i < s_.length; i += kQueries) block(p, rules, keys, values, i, smaller(kQueries, s_.length - i));
   }
 
  private:
   static constexpr int64_t kQueries = 24;  // of a block: their scores against 243 keys stay in the first cache
   static constexpr int64_t kFew = 4;       // the seventeenth joint, after a whole vector of them
+  // Of the pairs in the words that some query of a block sees. At 243 frames and 64 channels both forms take as long at
+  // 0.47 of pairs drawn at random and 0.42 of a band (AVX2: 0.42 of the first), multiplying pairs at 0.35 and 0.25.
+  static constexpr float kFewVisible = Op::kPairs ? 0.25f : 0.4f;
 
   void block(const Problem& p, const Rules& rules, const Unit* keys, const Unit* values, int64_t first, int64_t count) {
     const auto& strides = s_.qkv_strides;
-    const int64_t whole = s_.length - few_;
     load_rows(static_cast<const T*>(s_.qkv) + p.offset(strides, first), strides.token, count, s_.channels, queries_, channels_,
               ahead_);
     const Unit* queries = Op::over_columns(queries_, channels_, count, channels_, query_units_, units_);
-    product(count, padded(whole), Op::depth(s_.channels), queries, units_, 1, Op::of(keys_), spread_, weights_, spread_);
-    row_products(count, few_, units_, queries, units_, keys + whole * units_, units_, weights_ + whole, spread_);
-
     alignas(64) float tops[padded(kQueries)] = {}, totals[padded(kQueries)] = {};
-    for (int64_t i = 0; i < count; ++i)
-      tops[i] = softmax<Op::kPairs>(rules, first + i, width_, weights_ + i * spread_, totals + i);
-    product(count, channels_, Op::depth(s_.length), Op::of(weights_), spread_, 1, values, channels_, sums_, channels_);
+    if (values) meet_all(rules, queries, keys, values, first, count, tops, totals);
+    else meet_visible(rules, queries, keys, first, count, tops, totals);
     for (int64_t i = 0; i < count; ++i) {
       const float factor = totals[i] == 0 ? 0 : 1 / totals[i];
       for (int64_t c = 0; c < s_.channels; c += kLanes)
@@ -113,13 +157,60 @@ class Forward {
     for (int64_t i = 0; i < count; ++i) lse_[p.offset(s_.out_strides, first + i) / s_.channels] = tops[i];
   }
 
+  // Whether so few pairs are visible that it is cheaper to compute only those. Heads share a mask, and are neighbours.
+  bool few_visible(const Rules& rules) {
+    if (!s_.words || rules.words(0) == counted_) return few_visible_;
+    counted_ = rules.words(0);
+    int64_t visible = 0, computed = 0;
+    for (int64_t i = 0; i < s_.length; i += kQueries) {
+      const int64_t count = smaller(kQueries, s_.length - i);
+      rules.choose(columns_, i, count);
+      computed += count * columns_.count();
+      for (int64_t r = i; r < i + count; ++r) visible += count_bits(rules.words(r), s_.length);
+    }
+    return few_visible_ = visible < computed * kFewVisible;
+  }
+
+  // sums_ = what each query of the block takes of all values, times its total.
+  void meet_all(const Rules& rules, const Unit* queries, const Unit* keys, const Unit* values, int64_t first, int64_t count,
+                float* tops, float* totals) {
+    rules.choose(columns_, first, count);
+    columns_.each_run([&](int64_t column, int64_t key, int64_t n) {
+      product(count, padded(n - few_), Op::depth(s_.channels), queries, units_, 1, Op::of(keys_) + key, spread_,
+              weights_ + column, spread_);
+    });
+    const int64_t whole = s_.length - few_;
+    row_products(count, few_, units_, queries, units_, keys + whole * units_, units_, weights_ + whole, spread_);
+    for (int64_t i = 0; i < count; ++i)
+      tops[i] = softmax<Op::kPairs>(rules, first + i, padded(columns_.count()), weights_ + i * spread_, totals + i);
+    columns_.each_run([&](int64_t column, int64_t key, int64_t n) {
+      product(count, channels_, Op::depth(n), Op::of(weights_) + Op::depth(column), spread_, 1,
+              values + Op::depth(key) * channels_, channels_, sums_, channels_, column > 0);
+    });
+  }
+
+  // The same of the values that it sees, one by one.
+  void meet_visible(const Rules& rules, const Unit* queries, const Unit* keys, int64_t first, int64_t count, float* tops,
+                    float* totals) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t seen = list_bits(rules.words(first + i), s_.length, visible_);
+      visible_products(queries + i * units_, keys, units_, units_, visible_, seen, weights_);
+      tops[i] = softmax<false>(VisibleRules{rules, visible_, seen}, first + i, padded(seen), weights_, totals + i);
+      visible_values(weights_, values_, channels_, channels_, visible_, seen, sums_ + i * channels_);
+    }
+  }
+
   const AxialAttention& s_;
   T* out_;
   float* lse_;
   int64_t ahead_ = 0;  // from a problem's elements to the next one's
-  const int64_t width_, spread_, channels_, units_, few_;
+  const int64_t spread_, channels_, units_, few_;
   Scratch scratch_;
   float *rows_, *values_, *queries_, *sums_, *key_units_, *query_units_, *keys_, *weights_;
+  uint32_t* visible_;  // the keys that a query sees
+  Columns columns_;
+  const uint32_t* counted_ = nullptr;  // the mask that few_visible_ is of
+  bool few_visible_ = false;
 };
 
 template <class T, class Unit>
@@ -128,10 +219,10 @@ class Backward {
 
  public:
   Backward(const AxialAttention& s, const AxialAttentionGradient& g)
-      : s_(s), g_(g), width_(padded(s.length)), spread_(spread(s.length)), channels_(padded(s.channels)),
+      : s_(s), g_(g), spread_(spread(s.length)), channels_(padded(s.channels)),
         units_(padded(Op::depth(s.channels))),
         scratch_(channels_ * (4 * s.length + 1 + 5 * kQueries) + units_ * (s.length + 2 * kQueries) +
-                 spread_ * (2 * s.channels + 3 * kQueries) + 15 * kLanes),
+                 spread_ * (2 * s.channels + 3 * kQueries) + Columns::room(s.length) + 16 * kLanes),
         keys_(scratch_.take((s.length + 1) * channels_)), values_(scratch_.take(s.length * channels_)),
         dkeys_(scratch_.take(s.length * channels_)), dvalues_(scratch_.take(s.length * channels_)),
         queries_(scratch_.take(kQueries * channels_)), query_pairs_(scratch_.take(kQueries * channels_)),
@@ -140,7 +231,7 @@ class Backward {
         query_units_(scratch_.take(kQueries * units_)), dout_units_(scratch_.take(kQueries * units_)),
         keys_t_(scratch_.take(s.channels * spread_)), values_t_(scratch_.take(s.channels * spread_)),
         weights_(scratch_.take(kQueries * spread_)), dscores_(scratch_.take(kQueries * spread_)),
-        dscore_units_(scratch_.take(kQueries * spread_)) {}
+        dscore_units_(scratch_.take(kQueries * spread_)), columns_(s.length, scratch_.take(Columns::room(s.length))) {}
 
   void operator()(const Problem& p, const Problem& next) {
     const auto& strides = s_.qkv_strides;
@@ -156,7 +247,7 @@ class Backward {
     memset(dkeys_, 0, s_.length * channels_ * sizeof(float));
     memset(dvalues_, 0, s_.length * channels_ * sizeof(float));
 
-    const Rules rules(s_, p);
+    const Rules rules(s_, p, columns_);
     for (int64_t i = 0; i < s_.length; i += kQueries) block(p, rules, keys, i, smaller(kQueries, s_.length - i));
 
     T* dqkv = static_cast<T*>(g_.dqkv) + p.offset(g_.dqkv_strides);
@@ -176,8 +267,11 @@ class Backward {
     const Unit* queries = Op::over_columns(queries_, channels_, count, channels_, query_units_, units_);
     const Unit* douts = Op::over_columns(douts_, channels_, count, channels_, dout_units_, units_);
     const int64_t depth = Op::depth(s_.channels);
-    product(count, width_, depth, queries, units_, 1, Op::of(keys_t_), spread_, weights_, spread_);
-    product(count, width_, depth, douts, units_, 1, Op::of(values_t_), spread_, dscores_, spread_);
+    rules.choose(columns_, first, count);
+    columns_.each_run([&](int64_t column, int64_t key, int64_t n) {
+      product(count, padded(n), depth, queries, units_, 1, Op::of(keys_t_) + key, spread_, weights_ + column, spread_);
+      product(count, padded(n), depth, douts, units_, 1, Op::of(values_t_) + key, spread_, dscores_ + column, spread_);
+    });
     for (int64_t i = 0; i < count; ++i) {
       vfloat dot = {};
       for (int64_t c = 0; c < channels_; c += kLanes) dot += load(douts_ + i * channels_ + c) * load(sums_ + i * channels_ + c);
@@ -185,8 +279,11 @@ class Backward {
       rules.mask(weights_ + i * spread_, first + i);
       weights_to_gradients(rules, first + i, lse, sum_lanes(dot), weights_ + i * spread_, dscores_ + i * spread_);
     }
-    const Unit* dscores = Op::over_columns(dscores_, spread_, count, width_, dscore_units_, spread_);
-    product(count, channels_, Op::depth(s_.length), dscores, spread_, 1, keys, channels_, sums_, channels_);
+    const Unit* dscores = Op::over_columns(dscores_, spread_, count, padded(columns_.count()), dscore_units_, spread_);
+    columns_.each_run([&](int64_t column, int64_t key, int64_t n) {
+      product(count, channels_, Op::depth(n), dscores + Op::depth(column), spread_, 1, keys + Op::depth(key) * channels_,
+              channels_, sums_, channels_, column > 0);
+    });
     for (int64_t c = 0; c < count * channels_; c += kLanes) store(sums_ + c, load(sums_ + c) * s_.scale);
     store_rows(sums_, channels_, count, s_.channels, static_cast<T*>(g_.dqkv) + p.offset(g_.dqkv_strides, first),
                g_.dqkv_strides.token);
@@ -196,14 +293,16 @@ class Backward {
 
   // sums[key] += what each query of the block gives it: weights (queries, keys) transposed, times rows (queries, channels).
   void add_over_queries(float* weights, const float* rows, float* room, int64_t count, float* sums) {
-    const Unit* a = Op::over_rows(weights, spread_, count, width_, weights);
+    const Unit* a = Op::over_rows(weights, spread_, count, padded(columns_.count()), weights);
     const Unit* b = Op::over_rows(rows, channels_, count, channels_, room);
-    product(s_.length, channels_, Op::depth(count), a, 1, spread_, b, channels_, sums, channels_, true);
+    columns_.each_run([&](int64_t column, int64_t key, int64_t n) {
+      product(n, channels_, Op::depth(count), a + column, 1, spread_, b, channels_, sums + key * channels_, channels_, true);
+    });
   }
 
   // Masked scores and dout v^T of one query to the weights that met the values, and the gradients of the scores.
   LIFTER_MEMBER void weights_to_gradients(const Rules& rules, int64_t i, float lse, float dot, float* row, float* drow) const {
-    for (int64_t j = 0; j < width_; j += kLanes) {
+    for (int64_t j = 0; j < columns_.count(); j += kLanes) {
       const vfloat dweight = load(drow + j);
       const vfloat weight = weight_of(load(row + j), lse);
       const vfloat factor = rules.drops() ? rules.dropout(i, j) : splat(1.0f);
@@ -215,10 +314,11 @@ class Backward {
   const AxialAttention& s_;
   const AxialAttentionGradient& g_;
   int64_t ahead_ = 0;  // as in Forward
-  const int64_t width_, spread_, channels_, units_;
+  const int64_t spread_, channels_, units_;
   Scratch scratch_;
   float *keys_, *values_, *dkeys_, *dvalues_, *queries_, *query_pairs_, *douts_, *dout_pairs_, *sums_, *units_rows_,
       *query_units_, *dout_units_, *keys_t_, *values_t_, *weights_, *dscores_, *dscore_units_;
+  Columns columns_;
 };
 
 }  // namespace

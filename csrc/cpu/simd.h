@@ -45,6 +45,7 @@ LIFTER_INLINE vfloat splat(float x) { return x - vfloat{}; }
 // Not memcpy, which may alias all there is: a loop would load its pointers anew after every store.
 typedef float vfloat_unaligned __attribute__((vector_size(kLanes * 4), aligned(4)));
 LIFTER_INLINE vfloat load(const float* p) { return *reinterpret_cast<const vfloat_unaligned*>(p); }
+LIFTER_INLINE vuint load(const uint32_t* p) { return (vuint)load(reinterpret_cast<const float*>(p)); }
 LIFTER_INLINE void store(float* p, vfloat v) { *reinterpret_cast<vfloat_unaligned*>(p) = v; }
 
 LIFTER_INLINE vfloat load(const bfloat16* p) {
@@ -88,6 +89,26 @@ LIFTER_INLINE vfloat load_some(const T* p, int64_t count) {
   float x[kLanes] = {};
   for (int64_t i = 0; i < count; ++i) x[i] = load1(p + i);
   return load(x);
+#endif
+}
+
+// All bits of the lanes of the first `count` that are true, none of the others.
+LIFTER_INLINE vint load_some(const bool* p, int64_t count) {
+#ifdef __AVX512F__
+  return (vint)_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(count < kLanes ? (1u << count) - 1 : 0xffff, p)) != 0;
+#else
+  bool some[kLanes] = {};
+  if (count < kLanes) {
+    for (int64_t i = 0; i < count; ++i) some[i] = p[i];
+    p = some;
+  }
+#ifdef __AVX2__
+  return (vint)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))) != 0;  // GCC has no such conversion
+#else
+  uint8_t flags __attribute__((vector_size(kLanes)));
+  memcpy(&flags, p, sizeof flags);
+  return __builtin_convertvector(flags, vint) != 0;
+#endif
 #endif
 }
 
@@ -209,6 +230,25 @@ LIFTER_INLINE void transpose(vfloat* r) {
   transpose_stage<2>(r, lanes());
   if constexpr (kLanes > 4) transpose_stage<4>(r, lanes());
   if constexpr (kLanes > 8) transpose_stage<8>(r, lanes());
+}
+
+template <int S, int... J>
+LIFTER_INLINE void fold_rows(vfloat* r, std::integer_sequence<int, J...>) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i += 2 * S) {
+    const vfloat a = r[i], b = r[i + S];
+    r[i] = LIFTER_SHUFFLE(a, b, (J & S ? J - S + kLanes : J)...) + LIFTER_SHUFFLE(a, b, (J & S ? J + kLanes : J + S)...);
+  }
+}
+
+// Lane i is the sum of the lanes of r[i], as of a square that is transposed and summed, but in half the moves.
+LIFTER_INLINE vfloat sum_rows(vfloat* r) {
+  using lanes = std::make_integer_sequence<int, kLanes>;
+  fold_rows<1>(r, lanes());
+  fold_rows<2>(r, lanes());
+  if constexpr (kLanes > 4) fold_rows<4>(r, lanes());
+  if constexpr (kLanes > 8) fold_rows<8>(r, lanes());
+  return r[0];
 }
 
 template <int... J>
