@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lifter
 from lifter import _library
-from lifter.layers import Retention
+from lifter.layers import TCEP, Retention
 from lifter.models import D3DP
 
 from . import published
@@ -42,8 +42,9 @@ NOTES = [
 ]
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d)
-# Of these thop sees nothing: in the official code their matrices are raw parameters, and it has no rule for GroupNorm.
-UNSEEN = (Retention,)
+# Of these thop sees nothing: in the official codes their matrices are raw parameters (of TCEP the printed total says so), and
+# it has no rule for GroupNorm.
+UNSEEN = (Retention, TCEP)
 
 
 def cases(setup):

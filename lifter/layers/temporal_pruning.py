@@ -34,8 +34,7 @@ class TCEP(nn.Module):
         chain = known_graph("TCEP", num_frames, [(t, t + 1) for t in range(num_frames - 1)])
         self.register_buffer("chain", chain, persistent=False)  # a constant of the architecture, not a weight
         self.topology = nn.Parameter(torch.full((num_frames, num_frames), 1e-6))
-        self.weight = nn.Parameter(torch.empty(dim, dim))
-        nn.init.xavier_uniform_(self.weight)
+        self.proj = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x, k=None):
         """`k`: how many frames every frame selects; None: two thirds of them."""
@@ -44,10 +43,10 @@ class TCEP(nn.Module):
             raise ValueError(f"TCEP: x has {frames} frames, expected at most num_frames={len(self.chain)}")
         mask = topk_temporal_mask(x, max(1, 2 * frames // 3) if k is None else k)
         graph = partly_learned(self.chain[:frames, :frames], self.topology[:frames, :frames])
-        return x + F.gelu(temporal_graph_conv(x, graph, mask) @ self.weight), mask
+        return x + F.gelu(self.proj(temporal_graph_conv(x, graph, mask))), mask
 
     def extra_repr(self):
-        return f"{self.weight.shape[0]}, frames={len(self.chain)}"
+        return f"frames={len(self.chain)}"
 
 
 class SFT(TransformerBlock):
