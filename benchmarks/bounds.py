@@ -58,11 +58,18 @@ def _gradient_products(products):
     return [p for b, m, k, n in products for p in ((b, m, n, k), (b, k, m, n))] + products[:1]
 
 
+def _pairs_of_frames(x, k):
+    """Half of the products of all pairs of frames of every joint, which are symmetric; where all are selected, none."""
+    B, T, J, C = x.shape
+    return [(B * J, T, C, (T + 1) // 2)] if k < T - 1 else []
+
+
 # Matrix products of an op from its arguments.
 PRODUCTS = {
     "axial_attention": lambda qkv, mask, axis, *rest: _attention_products(qkv, axis),
     "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: _gradient_products(_attention_products(qkv, axis)),
     "density_peak_prune": lambda x, *rest: [(len(x), x.shape[1], x.shape[2], (x.shape[1] + 1) // 2)],  # it is symmetric
+    "topk_temporal_mask": _pairs_of_frames,
     "retention": lambda q, k, v, decay, state, xpos_scale, scale, chunk_size, causal, final: _retention_products(
         q, v, state, chunk_size, final
     ),

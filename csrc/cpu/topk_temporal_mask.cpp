@@ -1,6 +1,7 @@
 // A joint's most similar frames: the products of all pairs of frames, then two walks over their rows. The first finds the
 // similarity that is enough for a frame to be selected; the second compares with that of either frame of a pair, so that
-// the symmetric bits have one owner each.
+// the symmetric bits have one owner each. All threads share the products of a few joints, of a long clip those of one: of
+// 4131 frames 68 MB.
 #include "topk_temporal_mask.h"
 
 #include <math.h>
