@@ -1,7 +1,8 @@
 """Softmax attention of a pose clip along one axis of its (frame, joint) grid.
 
 Sources: Vaswani et al., "Attention is all you need" (2017), equation 1; MixSTE and MotionBERT apply it along the joints
-and along the frames in turn. Both are walks over one (B, T, J, 3, H, D) buffer, as the projection wrote it.
+and along the frames in turn, HTP (arXiv 2508.21363) with a mask of the most similar frames. Both are walks over one
+(B, T, J, 3, H, D) buffer, as the projection wrote it.
 """
 
 import torch
@@ -20,8 +21,9 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
         qkv: (B, T, J, 3, H, D) queries, keys and values of H heads, D <= 256; float32, bfloat16 or float16 (float64
             runs on the reference). `F.linear(x, weight).unflatten(-1, (3, H, D))` of a clip (B, T, J, C) has this layout.
         axis: "joint", each frame alone, or "frame", each joint alone.
-        mask: (B, J, T, T), for axis "frame"; B and J may be 1. Either bool, True where query t may look at key s, or
-            floating point, added to the scores. A query that may look at nothing (False or -inf everywhere) gets zeros.
+        mask: for axis "frame"; B and J may be 1. Either (B, J, T, T), bool, True where query t may look at key s, or
+            floating point, added to the scores; or (B, J, T, ceil(T / 32)) int32, as `topk_temporal_mask` packs bools, of
+            which the kernels skip what they can. A query that may look at nothing (False or -inf everywhere) gets zeros.
             No gradient. If all scores of a query are finite but huge, as with -1e9 for every key, its gradients are
             wrong by the rounding of their size in float32, as those of scaled_dot_product_attention are.
         scale: factor of the scores; None is D^-0.5.

@@ -4,7 +4,8 @@ A problem is a head of a row: of a frame for the joint axis, of a joint for the 
 A program holds BLOCK queries of a problem and walks over its keys, WALK at a time, the softmax running along. The
 backward computes the weights again, from lse: a launch over blocks of queries for dq, and one over blocks of keys for
 dk and dv, so that every sum has one owner and one order. Where one tile is the WHOLE problem (the joints of a skeleton,
-or a short clip), nothing walks, and the backward is one launch.
+or a short clip), nothing walks, and the backward is one launch. Of a packed mask a tile takes one word per query (two if
+its keys fill them), and where all are 0 it is skipped.
 """
 
 import torch
@@ -13,9 +14,11 @@ import triton.language as tl
 
 from .._op import triton_interpreted
 from ..axial_attention import dropout_threshold
+from ..topk_temporal_mask import BITS
 from ._scan import launch
 
 LOG2E = tl.constexpr(1.4426950408889634)
+WORD = tl.constexpr(BITS)  # keys, of a packed mask
 
 
 def forward(qkv, mask, axis, scale, dropout_p, seed):
@@ -88,6 +91,16 @@ def _where(rows, N, H, FRAME: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _inputs(qkv, qkv_s, mask, mask_s, b, row, h):
+    """Where the problem's queries, keys, values and mask start."""
+    queries = qkv + b * qkv_s[0] + row * qkv_s[1] + h * qkv_s[4]
+    keys = queries + qkv_s[3]
+    if mask is not None:
+        mask += b * mask_s[0] + row * mask_s[1]
+    return queries, keys, keys + qkv_s[3], mask
+
+
+@triton.jit
 def _load(x, n, step, N, D: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr):
     """The vectors `n`, which lie `step` apart: (n, BLOCK_D), zero outside."""
     d = tl.arange(0, BLOCK_D)
@@ -102,7 +115,32 @@ def _store(x, n, step, tile, N, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def _scores(x, y, i, j, N, scale, mask, mask_s, PRECISION: tl.constexpr):
+def _words(mask, mask_s, i, j, first, N, BLOCK: tl.constexpr):
+    """What a packed mask has of queries i and keys j, which are BLOCK from `first` on; None of another mask."""
+    if mask is None:
+        return None
+    elif mask.dtype.element_ty != tl.int32:
+        return None
+    else:
+        rows, word = mask + i * mask_s[2], first // WORD
+        words = tl.load(rows + word * mask_s[3], mask=i < N, other=0)
+        if BLOCK > WORD:
+            second = tl.minimum(word + 1, (N - 1) // WORD)
+            words = tl.where(j < first + WORD, words, tl.load(rows + second * mask_s[3], mask=i < N, other=0))
+        return words
+
+
+@triton.jit
+def _any(words, WHOLE: tl.constexpr):
+    """Whether a tile with these words has anything to see; a WHOLE problem is not skipped."""
+    if words is None or WHOLE:
+        return True
+    else:
+        return tl.max((words != 0).to(tl.int32)) != 0
+
+
+@triton.jit
+def _scores(x, y, i, j, N, scale, mask, mask_s, words, PRECISION: tl.constexpr):
     """scale x y^T + mask of queries i and keys j, either along the rows; -inf outside.
 
     In natural units: a mask of the lowest float would leave float32 in those of exp2.
@@ -111,7 +149,9 @@ def _scores(x, y, i, j, N, scale, mask, mask_s, PRECISION: tl.constexpr):
     if PRECISION == "ieee":
         tl.debug_barrier()  # here, or the compiler puts it amid the operands, and keeps them all in registers
     scores = tl.dot(x, tl.trans(y), input_precision=PRECISION) * scale
-    if mask is not None:
+    if words is not None:
+        seen = seen & ((words >> (j % WORD).to(tl.int32)) & 1 != 0)
+    elif mask is not None:
         chosen = tl.load(mask + i * mask_s[2] + j * mask_s[3], mask=seen, other=0)
         if mask.dtype.element_ty == tl.int1:
             seen = seen & chosen
@@ -146,29 +186,27 @@ def outputs(
 ):  # fmt: skip
     b, row, h, start, token, step = _where(rows, N, H, FRAME, BLOCK)
     i = start + tl.arange(0, BLOCK)
-    queries = qkv + b * qkv_s[0] + row * qkv_s[1] + h * qkv_s[4]
-    keys = queries + qkv_s[3]
-    values = keys + qkv_s[3]
-    if mask is not None:
-        mask += b * mask_s[0] + row * mask_s[1]
+    queries, keys, values, mask = _inputs(qkv, qkv_s, mask, mask_s, b, row, h)
     q = _load(queries, i, qkv_s[2], N, D, BLOCK_D, WIDE)
     largest = tl.full((BLOCK,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     sums = tl.zeros((BLOCK, BLOCK_D), tl.float32)
     for j0 in range(0, WALK if WHOLE else N, WALK):
         j = j0 + tl.arange(0, WALK).to(tl.int64)
-        k = _load(keys, j, qkv_s[2], N, D, BLOCK_D, WIDE)
-        scores = _scores(q, k, i[:, None], j[None, :], N, scale, mask, mask_s, PRECISION)
-        before, largest = largest, tl.maximum(largest, tl.max(scores, 1))
-        shift = tl.where(largest == -float("inf"), 0.0, largest)
-        weights = tl.exp2((scores - shift[:, None]) * LOG2E)
-        decay = tl.exp2((before - shift) * LOG2E)
-        total = total * decay + tl.sum(weights, 1)
-        if seed is not None:
-            kept = _kept(seed, b, row, h, rows, H, i[:, None], j[None, :], N, threshold)
-            weights = tl.where(kept, weights, 0.0)
-        v = _load(values, j, qkv_s[2], N, D, BLOCK_D, WIDE)
-        sums = tl.dot(weights.to(v.dtype), v, sums * decay[:, None], input_precision=PRECISION)
+        words = _words(mask, mask_s, i[:, None], j[None, :], j0, N, WALK)
+        if _any(words, WHOLE):
+            k = _load(keys, j, qkv_s[2], N, D, BLOCK_D, WIDE)
+            scores = _scores(q, k, i[:, None], j[None, :], N, scale, mask, mask_s, words, PRECISION)
+            before, largest = largest, tl.maximum(largest, tl.max(scores, 1))
+            shift = tl.where(largest == -float("inf"), 0.0, largest)
+            weights = tl.exp2((scores - shift[:, None]) * LOG2E)
+            decay = tl.exp2((before - shift) * LOG2E)
+            total = total * decay + tl.sum(weights, 1)
+            if seed is not None:
+                kept = _kept(seed, b, row, h, rows, H, i[:, None], j[None, :], N, threshold)
+                weights = tl.where(kept, weights, 0.0)
+            v = _load(values, j, qkv_s[2], N, D, BLOCK_D, WIDE)
+            sums = tl.dot(weights.to(v.dtype), v, sums * decay[:, None], input_precision=PRECISION)
     some = tl.where(total == 0.0, 1.0, total)  # a query that may look at nothing gets zeros
     _store(out + (token * H + h) * D, i, step * H * D, sums * (rest / some)[:, None], N, D, BLOCK_D)
     tl.store(lse + token * H + h + i * step * H, largest + tl.log(some), mask=i < N)
@@ -193,11 +231,7 @@ def query_gradients(
     """dq, and delta, the sum of dout * out over the channels."""
     b, row, h, start, token, step = _where(rows, N, H, FRAME, BLOCK)
     i = start + tl.arange(0, BLOCK)
-    queries = qkv + b * qkv_s[0] + row * qkv_s[1] + h * qkv_s[4]
-    keys = queries + qkv_s[3]
-    values = keys + qkv_s[3]
-    if mask is not None:
-        mask += b * mask_s[0] + row * mask_s[1]
+    queries, keys, values, mask = _inputs(qkv, qkv_s, mask, mask_s, b, row, h)
     first = token * H + h
     q = _load(queries, i, qkv_s[2], N, D, BLOCK_D, WIDE)
     do = _load(dout + first * D, i, step * H * D, N, D, BLOCK_D, WIDE)
@@ -208,15 +242,17 @@ def query_gradients(
     dq = tl.zeros((BLOCK, BLOCK_D), tl.float32)
     for j0 in range(0, N, WALK):
         j = j0 + tl.arange(0, WALK).to(tl.int64)
-        k = _load(keys, j, qkv_s[2], N, D, BLOCK_D, WIDE)
-        v = _load(values, j, qkv_s[2], N, D, BLOCK_D, WIDE)
-        scores = _scores(q, k, i[:, None], j[None, :], N, scale, mask, mask_s, PRECISION)
-        dweights = tl.dot(do, tl.trans(v), input_precision=PRECISION)
-        kept = None
-        if seed is not None:
-            kept = _kept(seed, b, row, h, rows, H, i[:, None], j[None, :], N, threshold)
-        _, dscores = _score_gradients(scores, log_total[:, None], dweights, means[:, None], kept, rest)
-        dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision=PRECISION)
+        words = _words(mask, mask_s, i[:, None], j[None, :], j0, N, WALK)
+        if _any(words, False):
+            k = _load(keys, j, qkv_s[2], N, D, BLOCK_D, WIDE)
+            v = _load(values, j, qkv_s[2], N, D, BLOCK_D, WIDE)
+            scores = _scores(q, k, i[:, None], j[None, :], N, scale, mask, mask_s, words, PRECISION)
+            dweights = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+            kept = None
+            if seed is not None:
+                kept = _kept(seed, b, row, h, rows, H, i[:, None], j[None, :], N, threshold)
+            _, dscores = _score_gradients(scores, log_total[:, None], dweights, means[:, None], kept, rest)
+            dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision=PRECISION)
     _store(dqkv + (token * 3 * H + h) * D, i, step * 3 * H * D, dq * scale, N, D, BLOCK_D)
 
 
@@ -229,11 +265,7 @@ def key_gradients(
     """dk and dv; of a WHOLE problem dq too. Keys lie along the rows of the tiles."""
     b, row, h, start, token, step = _where(rows, N, H, FRAME, BLOCK)
     j = start + tl.arange(0, BLOCK)
-    queries = qkv + b * qkv_s[0] + row * qkv_s[1] + h * qkv_s[4]
-    keys = queries + qkv_s[3]
-    values = keys + qkv_s[3]
-    if mask is not None:
-        mask += b * mask_s[0] + row * mask_s[1]
+    queries, keys, values, mask = _inputs(qkv, qkv_s, mask, mask_s, b, row, h)
     first = token * H + h
     dqkv += (token * 3 * H + h) * D
     k = _load(keys, j, qkv_s[2], N, D, BLOCK_D, WIDE)
@@ -242,25 +274,27 @@ def key_gradients(
     dv = tl.zeros((BLOCK, BLOCK_D), tl.float32)
     for i0 in range(0, WALK if WHOLE else N, WALK):
         i = i0 + tl.arange(0, WALK).to(tl.int64)
-        q = _load(queries, i, qkv_s[2], N, D, BLOCK_D, WIDE)
-        do = _load(dout + first * D, i, step * H * D, N, D, BLOCK_D, WIDE)
-        log_total = tl.load(lse + first + i * step * H, mask=i < N, other=0.0)
-        if WHOLE:
-            o = _load(out + first * D, i, step * H * D, N, D, BLOCK_D, WIDE)
-            means = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
-        else:
-            means = tl.load(delta + first + i * step * H, mask=i < N, other=0.0)
-        scores = _scores(k, q, i[None, :], j[:, None], N, scale, mask, mask_s, PRECISION)
-        dweights = tl.dot(v, tl.trans(do), input_precision=PRECISION)
-        kept = None
-        if seed is not None:
-            kept = _kept(seed, b, row, h, rows, H, i[None, :], j[:, None], N, threshold)
-        weights, dscores = _score_gradients(scores, log_total[None, :], dweights, means[None, :], kept, rest)
-        dv = tl.dot(weights.to(do.dtype), do, dv, input_precision=PRECISION)
-        dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision=PRECISION)
-        if WHOLE:
-            dq = tl.dot(tl.trans(dscores.to(k.dtype)), k, input_precision=PRECISION)
-            _store(dqkv, i, step * 3 * H * D, dq * scale, N, D, BLOCK_D)
+        words = _words(mask, mask_s, i[None, :], j[:, None], start, N, BLOCK)
+        if _any(words, WHOLE):
+            q = _load(queries, i, qkv_s[2], N, D, BLOCK_D, WIDE)
+            do = _load(dout + first * D, i, step * H * D, N, D, BLOCK_D, WIDE)
+            log_total = tl.load(lse + first + i * step * H, mask=i < N, other=0.0)
+            if WHOLE:
+                o = _load(out + first * D, i, step * H * D, N, D, BLOCK_D, WIDE)
+                means = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
+            else:
+                means = tl.load(delta + first + i * step * H, mask=i < N, other=0.0)
+            scores = _scores(k, q, i[None, :], j[:, None], N, scale, mask, mask_s, words, PRECISION)
+            dweights = tl.dot(v, tl.trans(do), input_precision=PRECISION)
+            kept = None
+            if seed is not None:
+                kept = _kept(seed, b, row, h, rows, H, i[None, :], j[:, None], N, threshold)
+            weights, dscores = _score_gradients(scores, log_total[None, :], dweights, means[None, :], kept, rest)
+            dv = tl.dot(weights.to(do.dtype), do, dv, input_precision=PRECISION)
+            dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision=PRECISION)
+            if WHOLE:
+                dq = tl.dot(tl.trans(dscores.to(k.dtype)), k, input_precision=PRECISION)
+                _store(dqkv, i, step * 3 * H * D, dq * scale, N, D, BLOCK_D)
     _store(dqkv + H * D, j, step * 3 * H * D, dk * scale, N, D, BLOCK_D)
     _store(dqkv + 2 * H * D, j, step * 3 * H * D, dv * rest, N, D, BLOCK_D)
 
@@ -283,11 +317,18 @@ def aot_cases():
         for axis, name in enumerate(("joint", "frame")):
             yield from cases(f"{name} {str(dtype)[6:]}", tensor(*shape, dtype=dtype), None, axis, 0.125, 0.0, None)
     visible, added = (tensor(1, 1, 243, 243, dtype=dtype).expand(2, 17, -1, -1) for dtype in (torch.bool, torch.float32))
+    packed = tensor(2, 17, 243, 8, dtype=torch.int32)
     half = tensor(*shape, dtype=torch.bfloat16)
     yield from cases("frame float32 visible dropout", tensor(*shape), visible, 1, 0.125, 0.1, seed)
     yield from cases("frame bfloat16 visible dropout", half, visible, 1, 0.125, 0.1, seed)
     yield from cases("frame bfloat16 added", half, added, 1, 0.125, 0.0, None)
+    yield from cases("frame float32 packed", tensor(*shape), packed, 1, 0.125, 0.0, None)
+    yield from cases("frame bfloat16 packed", half, packed, 1, 0.125, 0.0, None)
+    yield from cases("frame bfloat16 packed dropout", half, packed, 1, 0.125, 0.1, seed)
     for dtype in (torch.float32, torch.bfloat16):
         yield from cases(f"frame D=256 {str(dtype)[6:]}", tensor(2, 243, 17, 3, 1, 256, dtype=dtype), None, 1, 0.1, 0.0, None)
+    wide = tensor(2, 243, 17, 3, 1, 256, dtype=torch.bfloat16)
+    yield from cases("frame D=256 bfloat16 packed", wide, packed, 1, 0.1, 0.0, None)
+    yield from cases("17 frames packed", half[:, :17], packed[:, :, :17, :1], 1, 0.125, 0.0, None)
     # Sizes of 1, which Triton makes constants
     yield from cases("all 1", tensor(1, 1, 1, 3, 1, 1), tensor(1, 1, 1, 1), 1, 1.0, 0.5, seed)

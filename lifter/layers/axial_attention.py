@@ -28,7 +28,7 @@ class AxialAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x, mask=None):
-        """`mask`: (B, J, T, T) for axis "frame", see `lifter.kernels.axial_attention`."""
+        """`mask`: (B, J, T, T) or packed, for axis "frame", see `lifter.kernels.axial_attention`."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         dropout_p = self.attn_drop if self.training else 0.0
         return self.proj_drop(self.proj(axial_attention(qkv, self.axis, mask, self.scale, dropout_p)))
