@@ -163,17 +163,17 @@ class HTPMotionBERT(Pruning, MotionBERT):
 
 @register_model
 def htp(**kwargs):
-    """HTP: the denoiser of d3dp with hierarchical temporal pruning, for lifter.diffusion, 36.8 M parameters."""
+    """HTP: the denoiser of d3dp with hierarchical temporal pruning, for lifter.diffusion, 36.86 M parameters."""
     return HTP(**kwargs)
 
 
 @register_model
 def htp_mixste(**kwargs):
-    """HTP on MixSTE: 54 of 243 frames from the third pair of blocks on, 35.8 M parameters."""
+    """HTP on MixSTE: 54 of 243 frames from the third pair of blocks on, 35.81 M parameters."""
     return HTPMixSTE(**kwargs)
 
 
 @register_model
 def htp_motionbert(**kwargs):
-    """HTP on MotionBERT: 54 of 243 frames after two of five depths, 46.1 M parameters."""
+    """HTP on MotionBERT: 54 of 243 frames after two of five depths, 46.07 M parameters."""
     return HTPMotionBERT(**kwargs)
