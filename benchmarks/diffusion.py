@@ -52,14 +52,13 @@ def run(hypotheses, steps, setup) -> list[dict]:
     for name in NAMES:
         kind, _, n = name.partition(" n=")
         model = models.build(kind, setup.device)
-        choices = {"n": int(n)} if n else {}
+        choices, clips = {"n": int(n)} if n else {}, models.keypoints(model, setup, FRAMES, 1)
         for dtype in (torch.float32, torch.bfloat16):
             ready = copy.deepcopy(model).to(dtype)
             ready = lifter.freeze(ready) if setup.device == "cpu" else ready
-            clips = models.keypoints(model, setup, FRAMES, 1).to(dtype)
-            calls[name, dtype] = partial(_sample, ready, clips, hypotheses, steps, noise, choices)
+            calls[name, dtype] = partial(_sample, ready, clips.to(dtype), hypotheses, steps, noise, choices)
         with kernels.backend("reference"):
-            expected[name] = _sample(model, clips.float(), hypotheses, steps, noise, choices)
+            expected[name] = _sample(model, clips, hypotheses, steps, noise, choices)
     timings, outputs = measure(calls, setup.device, setup.seconds * models.LONG_CALL)
     return [_row(name, dtype, hypotheses, steps, timings, outputs[name, dtype], expected[name]) for name, dtype in calls]
 
