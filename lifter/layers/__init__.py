@@ -1,9 +1,9 @@
 """Drop-in modules on the kernels, and what every block of the models is made of."""
 
 from .axial_attention import AxialAttention
-from .block import DropPath, Mlp, TransformerBlock
+from .block import DropPath, Mlp, ScaledBlock, TransformerBlock, fuse_streams
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
-from .graph_conv import LearnedGraphConv
+from .graph_conv import LearnedGraphConv, SkeletonGraphConv, TemporalGraphConv, both_ways
 from .prune import DensityPeakPrune, FrameRecovery
 from .retention import Retention, joint_decays, shared_decays
 from .skeleton_scan import SkeletonBlock, SkeletonMixer, SkeletonScan
@@ -18,11 +18,16 @@ __all__ = [
     "LearnedGraphConv",
     "Mlp",
     "Retention",
+    "ScaledBlock",
     "SkeletonBlock",
+    "SkeletonGraphConv",
     "SkeletonMixer",
     "SkeletonScan",
     "StructureConv",
+    "TemporalGraphConv",
     "TransformerBlock",
+    "both_ways",
+    "fuse_streams",
     "joint_decays",
     "shared_decays",
 ]

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from lifter.layers import AxialAttention, Retention, TransformerBlock, joint_decays
+from lifter.layers import AxialAttention, Retention, TransformerBlock, fuse_streams, joint_decays
 from lifter.registry import register_model, register_official
 
 from .mixste import check_keypoints
@@ -113,9 +113,7 @@ class MotionBERT(nn.Module):
         x = self.joints_embed(keypoints.to(self.pos_embed.dtype)) + self.pos_embed
         x = self.pos_drop(x + self.temp_embed[:, : x.shape[1]])
         for st, ts, fusion in zip(self.blocks_st, self.blocks_ts, self.ts_attn, strict=True):
-            x_st, x_ts = st(x), ts(x)
-            alpha = fusion(torch.cat([x_st, x_ts], -1)).softmax(-1)
-            x = x_st * alpha[..., :1] + x_ts * alpha[..., 1:]
+            x = fuse_streams(fusion, st(x), ts(x))
         return self.pre_logits(self.norm(x))
 
 
