@@ -9,5 +9,17 @@ from .motionbert import MotionBERT
 from .posemamba import PoseMamba
 from .poseretnet import PoseRetNet
 from .sasmamba import SasMamba
+from .tcpformer import TCPFormer
 
-__all__ = ["D3DP", "HoTMixSTE", "KTPFormer", "MixSTE", "MotionAGFormer", "MotionBERT", "PoseMamba", "PoseRetNet", "SasMamba"]
+__all__ = [
+    "D3DP",
+    "HoTMixSTE",
+    "KTPFormer",
+    "MixSTE",
+    "MotionAGFormer",
+    "MotionBERT",
+    "PoseMamba",
+    "PoseRetNet",
+    "SasMamba",
+    "TCPFormer",
+]
