@@ -4,11 +4,13 @@ from .axial_attention import AxialAttention
 from .block import DropPath, Mlp, ScaledBlock, TransformerBlock, fuse_streams
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
 from .graph_conv import LearnedGraphConv, SkeletonGraphConv, TemporalGraphConv, both_ways
+from .multi_scale import AMTM, SAGCN, STGC
 from .prune import DensityPeakPrune, FrameRecovery
 from .retention import Retention, joint_decays, shared_decays
 from .skeleton_scan import SkeletonBlock, SkeletonMixer, SkeletonScan
 
 __all__ = [
+    "AMTM",
     "AxialAttention",
     "DeformConv",
     "DeformConv2d",
@@ -18,6 +20,8 @@ __all__ = [
     "LearnedGraphConv",
     "Mlp",
     "Retention",
+    "SAGCN",
+    "STGC",
     "ScaledBlock",
     "SkeletonBlock",
     "SkeletonGraphConv",

@@ -3,6 +3,7 @@
 from .d3dp import D3DP
 from .hot import HoTMixSTE
 from .ktpformer import KTPFormer
+from .masc_pose import MASCPose
 from .mixste import MixSTE
 from .motionagformer import MotionAGFormer
 from .motionbert import MotionBERT
@@ -15,6 +16,7 @@ __all__ = [
     "D3DP",
     "HoTMixSTE",
     "KTPFormer",
+    "MASCPose",
     "MixSTE",
     "MotionAGFormer",
     "MotionBERT",
