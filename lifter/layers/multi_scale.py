@@ -28,16 +28,15 @@ class SAGCN(nn.Module):
     def __init__(self, dim, num_joints, bones, hops=1, adaptive=True):
         super().__init__()
         self.U, self.V = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False)
-        self.balance = nn.Parameter(torch.zeros(2), requires_grad=adaptive)
+        self.balance = nn.Parameter(torch.zeros(2)) if adaptive else None
         register_graph(self, num_joints, within(bones, hops))
 
     def forward(self, x):
+        balance = x.new_zeros(2) if self.balance is None else self.balance
+        w_self, w_nei = balance.softmax(0).to(x.dtype)
         # The graph acts on joints and V on channels: V goes first, and what follows is the op's tail.
-        w_self, w_nei = self.balance.softmax(0).to(x.dtype)
-        scale = w_nei.expand(x.shape[2])
-        return skeleton_graph_conv(
-            self.V(x), self.neighbours, self.weights, scale=scale, residual=w_self * self.U(x), relu=True
-        )
+        tail = dict(scale=w_nei.expand(x.shape[2]), residual=w_self * self.U(x), relu=True)
+        return skeleton_graph_conv(self.V(x), self.neighbours, self.weights, **tail)
 
 
 class STGC(nn.Module):
