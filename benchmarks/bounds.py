@@ -50,6 +50,14 @@ def _gradient_products(products):
     return [p for b, m, k, n in products for p in ((b, m, n, k), (b, k, m, n))] + products[:1]
 
 
+def _window_products(x, windows):
+    """All pairs of the frames of every window, symmetric."""
+    B, T, J, C = x.shape
+    whole = [(B * J * (T // size), size) for size in windows if T >= size]
+    rest = [(B * J, T % size) for size in windows if T % size]
+    return [(batch, size, C, (size + 1) // 2) for batch, size in whole + rest]
+
+
 # Matrix products of an op from its arguments.
 PRODUCTS = {
     "axial_attention": lambda qkv, mask, axis, *rest: _attention_products(qkv, axis),
@@ -61,6 +69,7 @@ PRODUCTS = {
     "retention_bwd": lambda dout, dfinal, q, k, v, decay, state, xpos_scale, scale, chunk_size, causal: (
         _gradient_products(_retention_products(q, v, state, chunk_size, dfinal is not None))
     ),
+    "temporal_topk_graph_conv": lambda x, values, k, windows, *rest: _window_products(x, windows),
 }
 
 # Exponentials of an op from its arguments: of a scan one per step, channel and state. A backward pass evaluates them

@@ -5,6 +5,7 @@ the graph acts on joints and they on channels, they may come before or after; be
 """
 
 import torch
+import torch.nn.functional as F
 
 from ._op import (
     Op,
@@ -69,12 +70,11 @@ def skeleton_graph_conv(x, neighbours, weights, root=None, scale=None, shift=Non
 
 
 def skeleton_graph_conv_ref(x, neighbours, weights, root=None, scale=None, shift=None, residual=None, relu=False):
-    """`skeleton_graph_conv` as written, in float32 at least."""
+    """`skeleton_graph_conv` as a product with the dense graph, in float32 at least."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    weights = weights.to(dtype) * (neighbours >= 0)
-    terms = zip(neighbours.clamp(min=0).long().unbind(1), weights.unbind(1), strict=True)
-    nothing = torch.zeros_like(x, dtype=dtype)
-    y = sum((x[:, :, joints].to(dtype) * weight[:, None] for joints, weight in terms), nothing)
+    senders = F.one_hot(neighbours.clamp(min=0).long(), x.shape[2]) * (neighbours >= 0)[..., None]
+    graph = (senders * weights[..., None].to(dtype)).sum(1)
+    y = graph @ x.to(dtype)
     return tail_ref(y, (slice(None), None), root, scale, shift, residual, relu).to(x.dtype)
 
 

@@ -18,7 +18,7 @@ def make_inputs(B=2, T=3, J=5, C=4, D=3, tail=TAIL, seed=0, dtype=torch.float32)
     shapes = {"root": (B, T, J, C), "scale": (J,), "shift": (J,), "residual": (B, T, J, C)}
     inputs = {
         "x": torch.randn(B, T, J, C, generator=g),
-        "neighbours": torch.randint(-1, J, (J, D), generator=g, dtype=torch.int32),
+        "neighbours": torch.randint(-2, J, (J, D), generator=g, dtype=torch.int32),
         "weights": torch.randn(J, D, generator=g),
         **{name: torch.randn(shapes[name], generator=g) for name in TAIL if name in tail},
     }
@@ -59,7 +59,7 @@ def test_reference_is_its_meaning(B, T, J, C, D, tail, relu, seed):
 def test_it_is_the_product_with_the_graph_and_commutes_with_a_projection():
     inputs = make_inputs(tail=(), dtype=torch.float64)
     x, neighbours, weights = inputs.values()
-    graph = torch.zeros(5, 6, dtype=torch.float64).scatter_add(1, neighbours.long() % 6, weights)[:, :5]  # -1 goes to column 5
+    graph = torch.zeros(5, 7, dtype=torch.float64).scatter_add(1, neighbours.long() % 7, weights)[:, :5]  # -1 is column 6
     torch.testing.assert_close(skeleton_graph_conv(**inputs), graph @ x)
     projection = torch.randn(4, 7, dtype=torch.float64)
     torch.testing.assert_close(

@@ -212,6 +212,14 @@ def test_flops_are_those_of_the_pairs_and_of_the_sums(windows, pairs):
     assert (out.shape, out.dtype) == (inputs["values"].shape, torch.bfloat16)
 
 
+@pytest.mark.parametrize("ties", [False, True])
+def test_opcheck(ties):
+    """As far as without kernels: the schema, and what it makes of meta tensors."""
+    x, values, *tail = (y.to("meta") for y in make_inputs(S=2).values())
+    op = torch.ops.lifter.temporal_topk_graph_conv
+    torch.library.opcheck(op, (x, values, 2, [3, 9], True, ties, *tail, True), test_utils=("test_schema", "test_faketensor"))
+
+
 @pytest.mark.parametrize(
     "change, error, message",
     [
