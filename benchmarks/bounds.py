@@ -64,6 +64,14 @@ def _pairs_of_frames(x, k):
     return [(B * J, T, C, (T + 1) // 2)] if k < T - 1 else []
 
 
+def _window_products(x, windows):
+    """All pairs of the frames of every window, symmetric."""
+    B, T, J, C = x.shape
+    whole = [(B * J * (T // size), size) for size in windows if T >= size]
+    rest = [(B * J, T % size) for size in windows if T % size]
+    return [(batch, size, C, (size + 1) // 2) for batch, size in whole + rest]
+
+
 # Matrix products of an op from its arguments.
 PRODUCTS = {
     "axial_attention": lambda qkv, mask, axis, *rest: _attention_products(qkv, axis),
@@ -78,6 +86,7 @@ PRODUCTS = {
     ),
     "temporal_graph_conv": lambda x, *rest: _graph_products(x),
     "temporal_graph_conv_bwd": lambda dout, x, *rest: _graph_products(x, backward=True),
+    "temporal_topk_graph_conv": lambda x, values, k, windows, *rest: _window_products(x, windows),
 }
 
 # Exponentials of an op from its arguments: of a scan one per step, channel and state. A backward pass evaluates them

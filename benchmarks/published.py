@@ -51,10 +51,12 @@ TABLE_1 = "SasMamba, table 1"
 TABLE_5 = "SasMamba, table 5"  # its "Flops" are multiply-accumulates, thop's
 POSERETNET = "PoseRetNet, table 5"  # per frame; its "FLOPs" are multiply-accumulates, thop's
 HTP = "HTP, table {}"  # its parameters are all there are
+MASC = "MASC-Pose, table I"
 CODE = "official code, counted by thop"
 
 UNSEEN = "retention's matrices are raw parameters, which thop does not see: really 35.75M, 642M/frame"
 ANY_CHUNK = "printed for 243; thop sees nothing that depends on the chunk"
+NO_CODE = "there is no official code; the layer fusion, 0.17M and 0.69G of it, is ours"
 ONE_PROJECTION = "learned queries are the same for all joints, and projected once: 1.019G less"
 
 HTP_PARTS = "2.169G more: the GCN's, which the total has no room for; 1.019G less: queries projected once"
@@ -121,6 +123,13 @@ ROWS = [
         _htp("htp", "XIII", "37.5M", macs, kwargs={"n": 1}, frames=frames, per_frame=True, calls=400)
         for frames, macs in {81: "119.2G", 162: "119.2G", 243: "99.8G"}.items()
     ),
+    Published("mixste", MASC, "33.6M", "139.0G"),
+    Published("motionbert", MASC, "42.3M", "174.8G"),
+    Published("ktpformer", MASC, "33.7M", "69.5G", note=HALF),
+    Published("motionagformer_l", MASC, "19.0M", "78.3G"),
+    Published("tcpformer", MASC, "35.1M", "109.2G", note="35.1M with its raw parameters, which thop does not see"),
+    Published("masc_pose", MASC, "13.0M", "53.4G", note=NO_CODE),
+    Published("masc_pose", MASC, "13.0M", "219M", note=NO_CODE, per_frame=True),
     Published("sasmamba", CODE, "0.624951M", "2.604G"),
     Published("sasmamba_large", CODE, "4.136299M", "17.179G"),
     Published("posemamba_s", CODE, "0.859651M", "3.587G"),
@@ -132,4 +141,9 @@ ROWS = [
     Published("d3dp", CODE, "34.702339M", "139.046G"),
     Published("motionbert", CODE, "42.333197M", "174.751G"),
     Published("poseretnet", CODE, "25.245699M", "104.385G"),
+    Published("motionagformer_xs", CODE, "2.234299M", "1.024G", frames=27),
+    Published("motionagformer_s", CODE, "4.802719M", "6.601G", frames=81),
+    Published("motionagformer_b", CODE, "11.705251M", "48.301G"),
+    Published("motionagformer_l", CODE, "18.978311M", "78.314G"),
+    Published("tcpformer", CODE, "34.904867M", "109.215G"),
 ]

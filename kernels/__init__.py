@@ -7,8 +7,10 @@ from .density_peak_prune import density_peak_prune, density_peak_prune_ref
 from .retention import retention, retention_ref, xpos_scale
 from .selective_scan import selective_scan_fn, selective_scan_ref
 from .selective_state_update import selective_state_update, selective_state_update_ref
+from .skeleton_graph_conv import skeleton_graph_conv, skeleton_graph_conv_ref
 from .skeleton_scan import skeleton_scan, skeleton_scan_ref
 from .temporal_graph_conv import temporal_graph_conv, temporal_graph_conv_ref
+from .temporal_topk_graph_conv import temporal_topk_graph_conv, temporal_topk_graph_conv_ref
 from .topk_temporal_mask import pack_mask, topk_temporal_mask, topk_temporal_mask_ref, unpack_mask
 
 __all__ = [
@@ -26,10 +28,14 @@ __all__ = [
     "selective_scan_ref",
     "selective_state_update",
     "selective_state_update_ref",
+    "skeleton_graph_conv",
+    "skeleton_graph_conv_ref",
     "skeleton_scan",
     "skeleton_scan_ref",
     "temporal_graph_conv",
     "temporal_graph_conv_ref",
+    "temporal_topk_graph_conv",
+    "temporal_topk_graph_conv_ref",
     "topk_temporal_mask",
     "topk_temporal_mask_ref",
     "unpack_mask",

@@ -17,6 +17,7 @@ from functools import cache, partial
 
 import torch
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
 from lifter import _library
@@ -207,6 +208,18 @@ def check_device(op: str, first: str, x: torch.Tensor, **tensors: torch.Tensor |
     for name, y in tensors.items():
         if y is not None and y.device != x.device:
             raise ValueError(f"{op}: {name} is on {y.device}, expected {first}'s device, {x.device}")
+
+
+def check_joints(op: str, name: str, joints: torch.Tensor, J: int) -> None:
+    """TypeError unless `joints` is int32; ValueError if one is J or more, where values can be read at once: not on a GPU,
+    nor while a graph is traced."""
+    if getattr(joints, "dtype", None) != torch.int32:
+        kind = joints.dtype if isinstance(joints, torch.Tensor) else type(joints).__name__
+        raise TypeError(f"{op}: {name} has dtype {kind}, expected torch.int32")
+    traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
+    if joints.device.type == "cpu" and type(joints) is torch.Tensor and not traced and joints.numel():  # no fake tensor
+        if (joint := joints.max().item()) >= J:
+            raise ValueError(f"{op}: {name} names joint {joint}, expected less than {J}")
 
 
 def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:

@@ -7,13 +7,13 @@ step softplus(dt_proj(dt) + bias) formed on the way, the directions summed into 
 
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from ._op import (
     Op,
     autocast_dtype,
     check_device,
     check_float,
+    check_joints,
     check_like,
     check_shape,
     kernel_dtype,
@@ -171,17 +171,10 @@ def _check_shapes(op, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gath
         if len(channel_groups) > 1:
             raise ValueError(f"{op}: channel_groups is {channel_groups} without gather, expected None")
     else:
-        if getattr(gather, "dtype", None) != torch.int32:
-            kind = gather.dtype if isinstance(gather, torch.Tensor) else type(gather).__name__
-            raise TypeError(f"{op}: gather has dtype {kind}, expected torch.int32")
+        check_joints(op, "gather", gather, J)
         check_shape(op, "gather", gather, (K, len(channel_groups), "M", J))
         if gather.shape[2] < 1:
             raise ValueError(f"{op}: gather has shape {tuple(gather.shape)}, expected at least one term (M >= 1)")
-        # Where values can be read at once: not on a GPU, nor while a graph is traced. A fake tensor has a type of its own.
-        traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
-        if gather.device.type == "cpu" and type(gather) is torch.Tensor and not traced:
-            if (joint := gather.max().item()) >= J:
-                raise ValueError(f"{op}: gather names joint {joint}, expected less than {J}")
     return channel_groups
 
 

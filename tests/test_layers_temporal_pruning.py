@@ -1,4 +1,4 @@
-"""TCEP, SFT, MGPTP and the skeleton's graph convolution, each written out again from the paper's formulas."""
+"""TCEP, SFT and MGPTP, each written out again from the paper's formulas."""
 
 import pytest
 import torch
@@ -7,8 +7,7 @@ from torch import nn
 
 from lifter import kernels
 from lifter.kernels import pack_mask, unpack_mask
-from lifter.layers import MGPTP, SFT, TCEP, AxialAttention, SkeletonGCN, TransformerBlock
-from lifter.skeleton import H36M
+from lifter.layers import MGPTP, SFT, TCEP, AxialAttention, TransformerBlock
 
 
 def clip(B=2, T=9, J=3, C=8):
@@ -84,23 +83,3 @@ def test_mgptp_takes_the_mean_of_the_graphs(backend):
         kept, indices = MGPTP(k=3)(x, 4, mask)
         assert torch.equal(indices, kernels.density_peak_prune(x.mean(2), 4, 3, mean)[0])
         assert torch.equal(kept, torch.stack([x[b, indices[b]] for b in range(2)]))
-
-
-def test_skeleton_gcn():
-    torch.manual_seed(0)
-    layer = SkeletonGCN(8, 17, H36M.bones).double()
-    nn.init.normal_(layer.norm.weight)
-    layer.norm.running_mean.normal_(), layer.norm.running_var.uniform_(0.5, 2)
-    neighbours = [[b for bone in H36M.bones if j in bone for b in bone if b != j] for j in range(17)]
-    x = clip(J=17).double()
-    expected = torch.empty_like(x)
-    for j, near in enumerate(neighbours):
-        y = layer.U(x[:, :, j])
-        for i in near:
-            y = y + layer.V(x[:, :, i]) / (len(near) * len(neighbours[i])) ** 0.5
-        mean, variance = layer.norm.running_mean[j], layer.norm.running_var[j]
-        y = (y - mean) / (variance + layer.norm.eps).sqrt() * layer.norm.weight[j] + layer.norm.bias[j]
-        expected[:, :, j] = (x[:, :, j] + y).relu()
-    torch.testing.assert_close(layer.eval()(x), expected)
-    with pytest.raises(ValueError, match=r"SkeletonGCN: edges has \(0, 17\), expected two different nodes below 17"):
-        SkeletonGCN(8, 17, [(0, 17)])

@@ -1,15 +1,17 @@
 """Drop-in modules on the kernels, and what every block of the models is made of."""
 
 from .axial_attention import AxialAttention
-from .block import DropPath, Mlp, TransformerBlock
+from .block import DropPath, Mlp, ScaledBlock, TransformerBlock, fuse_streams
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
-from .graph_conv import LearnedGraphConv, SkeletonGCN
+from .graph_conv import LearnedGraphConv, SkeletonGraphConv, TemporalGraphConv, both_ways
+from .multi_scale import AMTM, SAGCN, STGC
 from .prune import DensityPeakPrune, FrameRecovery
 from .retention import Retention, joint_decays, shared_decays
 from .skeleton_scan import SkeletonBlock, SkeletonMixer, SkeletonScan
 from .temporal_pruning import MGPTP, SFT, TCEP
 
 __all__ = [
+    "AMTM",
     "AxialAttention",
     "DeformConv",
     "DeformConv2d",
@@ -20,14 +22,20 @@ __all__ = [
     "MGPTP",
     "Mlp",
     "Retention",
+    "SAGCN",
     "SFT",
+    "STGC",
+    "ScaledBlock",
     "SkeletonBlock",
-    "SkeletonGCN",
+    "SkeletonGraphConv",
     "SkeletonMixer",
     "SkeletonScan",
     "StructureConv",
     "TCEP",
+    "TemporalGraphConv",
     "TransformerBlock",
+    "both_ways",
+    "fuse_streams",
     "joint_decays",
     "shared_decays",
 ]

@@ -1,5 +1,6 @@
 """The residual block of the transformers, and what it needs beside its mixer."""
 
+import torch
 from torch import nn
 
 
@@ -55,3 +56,30 @@ class TransformerBlock(nn.Module):
         x = x + self.drop_path(mixed)
         x = x + self.drop_path(self.mlp(self.norm2(x)))
         return (x, *more) if more else x
+
+
+class ScaledBlock(nn.Module):
+    """`TransformerBlock` whose branches are scaled per channel: x + s_1 mixer(norm1(x)), then x + s_2 mlp(norm2(x)).
+
+    The names are MotionAGFormer's, whose epsilon is 1e-5. `scale` is what s_1 and s_2 start from.
+    """
+
+    def __init__(self, dim, mixer, mlp_ratio=4.0, scale=1e-5, drop=0.0, drop_path=0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.mixer = mixer
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+        self.drop_path = DropPath(drop_path)
+        self.layer_scale_1 = nn.Parameter(torch.full((dim,), scale))
+        self.layer_scale_2 = nn.Parameter(torch.full((dim,), scale))
+
+    def forward(self, x):
+        x = x + self.drop_path(self.layer_scale_1 * self.mixer(self.norm1(x)))
+        return x + self.drop_path(self.layer_scale_2 * self.mlp(self.norm2(x)))
+
+
+def fuse_streams(fusion, a, b):
+    """The weighted mean of two maps (B, T, J, C), whose weights `fusion`, Linear(2 C, 2), gives every token."""
+    alpha = fusion(torch.cat([a, b], -1)).softmax(-1)
+    return a * alpha[..., :1] + b * alpha[..., 1:]

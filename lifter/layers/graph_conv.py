@@ -1,8 +1,12 @@
-"""Graph convolution along the joints or the frames of a clip, by the skeleton or by a graph that is partly learned."""
+"""Graph convolutions along the joints or the frames of a clip: the graph is known, learned, or found in the clip."""
+
+import math
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from lifter.kernels import skeleton_graph_conv, temporal_topk_graph_conv
 
 
 def known_graph(name, num_nodes, edges):
@@ -20,29 +24,6 @@ def partly_learned(known, learned):
     known = known.to(learned.dtype)
     graph = known / known.sum(1, keepdim=True).clamp(min=1) + learned
     return (graph + graph.mT) / 2
-
-
-class SkeletonGCN(nn.Module):
-    """MotionAGFormer's graph convolution over the bones, ReLU(x + BatchNorm(A V(x) + U(x))): (B, T, J, C) -> (B, T, J, C).
-
-    A joins neighbours, with weight 1 / sqrt(the number of the one's neighbours times that of the other's). The statistics of
-    BatchNorm are those of a joint.
-
-    Args:
-        dim: C. num_joints: J. bones: pairs of joints.
-    """
-
-    def __init__(self, dim, num_joints, bones):
-        super().__init__()
-        known = known_graph("SkeletonGCN", num_joints, bones).float()
-        root = known.sum(1).clamp(min=1).sqrt()
-        self.register_buffer("adjacency", known / root / root[:, None], persistent=False)  # a constant
-        self.U, self.V = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.norm = nn.BatchNorm1d(num_joints)
-
-    def forward(self, x):
-        y = self.adjacency.to(x.dtype) @ self.V(x) + self.U(x)
-        return F.relu(x + self.norm(y.flatten(0, 1)).view(x.shape))
 
 
 class LearnedGraphConv(nn.Module):
@@ -100,3 +81,96 @@ class LearnedGraphConv(nn.Module):
     def extra_repr(self):
         _, in_channels, out_channels = self.W.shape
         return f"{in_channels}, {out_channels}, axis={self.axis!r}, nodes={self.num_nodes}"
+
+
+class GraphConv(nn.Module):
+    """What the two graph convolutions of MotionAGFormer (arXiv 2310.16288) share: relu(x + norm(A V(x) + U(x))).
+
+    The norm is a batch norm over the nodes. The names are the official ones.
+    """
+
+    def __init__(self, dim, num_nodes):
+        super().__init__()
+        self.U, self.V = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.batch_norm = nn.BatchNorm1d(num_nodes)
+        for linear in (self.U, self.V):
+            nn.init.normal_(linear.weight, std=math.sqrt(2 / dim))
+
+    def convolve(self, x, conv, nodes):
+        """`conv`: the op with its graph. `nodes`: flattens (B, T, J, C) so that the nodes are in dimension 1."""
+        values, root = self.V(x), self.U(x)
+        if can_fold(self.batch_norm):
+            scale, shift = fold(self.batch_norm)
+            return conv(values, root=root, scale=scale, shift=shift, residual=x, relu=True)
+        y = conv(values, root=root)
+        return (x + self.batch_norm(nodes(y)).view(y.shape)).relu()
+
+
+class SkeletonGraphConv(GraphConv):
+    """MotionAGFormer's graph convolution along the joints of a frame: (B, T, J, C) -> (B, T, J, C).
+
+    Args:
+        dim: C. num_joints: J.
+        edges: (i, j), joint i receives from j. The graph is not symmetric unless they are.
+    """
+
+    def __init__(self, dim, num_joints, edges):
+        super().__init__(dim, num_joints)
+        register_graph(self, num_joints, edges)
+
+    def forward(self, x):
+        conv = partial(skeleton_graph_conv, neighbours=self.neighbours, weights=self.weights)
+        return self.convolve(x, conv, lambda y: y.flatten(0, 1))
+
+
+class TemporalGraphConv(GraphConv):
+    """MotionAGFormer's graph convolution along the frames of a joint, (B, T, J, C) -> (B, T, J, C): every frame receives
+    from the k most similar ones.
+
+    Args:
+        dim: C. num_frames: T, the only length that it takes, for the batch norm is over frames.
+        k, ties: see `lifter.kernels.temporal_topk_graph_conv`.
+    """
+
+    def __init__(self, dim, num_frames, k, ties="all"):
+        super().__init__(dim, num_frames)
+        self.k, self.ties = k, ties
+
+    def forward(self, x):
+        conv = partial(temporal_topk_graph_conv, x, k=self.k, ties=self.ties)
+        return self.convolve(x, conv, lambda y: y.flatten(2))
+
+    def extra_repr(self):
+        return f"k={self.k}, ties={self.ties!r}"
+
+
+def register_graph(module, num_nodes, edges):
+    """Gives `module` the buffers `neighbours` and `weights` of `lifter.kernels.skeleton_graph_conv`: the adjacency of the
+    edges (i, j), i receives from j, divided by the roots of the degrees of both. They are constants of the architecture."""
+    senders = [sorted(j for i, j in set(edges) if i == node) for node in range(num_nodes)]
+    degrees = [len(nodes) for nodes in senders]
+    if not all(0 <= node < num_nodes for edge in edges for node in edge) or 0 in degrees:
+        raise ValueError(f"edges are {edges}, expected pairs of joints below {num_nodes} in which each is once the first")
+    neighbours = torch.full((num_nodes, max(degrees)), -1, dtype=torch.int32)
+    weights = torch.zeros(num_nodes, max(degrees))
+    for i, nodes in enumerate(senders):
+        neighbours[i, : len(nodes)] = torch.tensor(nodes)
+        weights[i, : len(nodes)] = torch.tensor([(degrees[i] * degrees[j]) ** -0.5 for j in nodes])
+    module.register_buffer("neighbours", neighbours, persistent=False)
+    module.register_buffer("weights", weights, persistent=False)
+
+
+def both_ways(bones):
+    """The edges of a graph in which the joints of a bone receive from each other."""
+    return [edge for i, j in bones for edge in ((i, j), (j, i))]
+
+
+def can_fold(norm):
+    """Whether nobody notices if a batch norm is not called but folded: not where hooks watch it."""
+    return not (norm.training or norm._forward_hooks or norm._forward_pre_hooks)
+
+
+def fold(norm):
+    """(scale, shift) of a batch norm in evaluation."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - scale * norm.running_mean

@@ -4,11 +4,14 @@ from .d3dp import D3DP
 from .hot import HoTMixSTE
 from .htp import HTP, HTPMixSTE, HTPMotionBERT
 from .ktpformer import KTPFormer
+from .masc_pose import MASCPose
 from .mixste import MixSTE
+from .motionagformer import MotionAGFormer
 from .motionbert import MotionBERT
 from .posemamba import PoseMamba
 from .poseretnet import PoseRetNet
 from .sasmamba import SasMamba
+from .tcpformer import TCPFormer
 
 __all__ = [
     "D3DP",
@@ -17,9 +20,12 @@ __all__ = [
     "HTPMotionBERT",
     "HoTMixSTE",
     "KTPFormer",
+    "MASCPose",
     "MixSTE",
+    "MotionAGFormer",
     "MotionBERT",
     "PoseMamba",
     "PoseRetNet",
     "SasMamba",
+    "TCPFormer",
 ]

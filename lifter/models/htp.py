@@ -7,7 +7,7 @@ choice, it is the one that gives the printed multiply-accumulates.
 import torch
 from torch import nn
 
-from lifter.layers import MGPTP, SFT, TCEP, FrameRecovery, SkeletonGCN
+from lifter.layers import MGPTP, SFT, TCEP, FrameRecovery, SkeletonGraphConv, both_ways
 from lifter.registry import register_model
 from lifter.skeleton import H36M
 
@@ -69,7 +69,7 @@ class PrunedMixSTE(Pruning):
             raise ValueError(f"{name}: bones is None with {num_joints} joints, expected the pairs of joints to connect")
         attention = {"qkv_bias": qkv_bias, "qk_scale": qk_scale, "drop": drop, "attn_drop": attn_drop}
         super().__init__(num_frames, num_joints, in_channels, dim, depth, num_heads=num_heads, **attention, **host)
-        self.gcn = SkeletonGCN(dim, num_joints, H36M.bones if bones is None else bones)
+        self.gcn = SkeletonGraphConv(dim, num_joints, both_ways(H36M.bones if bones is None else bones))
         self._add_pruning(dim, num_frames, num_heads, n, nearest, tcep, sft, mgptp, guided, **attention)
 
     def _most_pairs(self):

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from lifter.layers import AxialAttention, Retention, TransformerBlock, joint_decays
+from lifter.layers import AxialAttention, Retention, TransformerBlock, fuse_streams, joint_decays
 from lifter.registry import register_model, register_official
 
 from .mixste import check_keypoints
@@ -121,9 +121,7 @@ class MotionBERT(nn.Module):
 
     def _fused(self, i, x, **temporal_args):
         """Depth `i` of both streams."""
-        x_st, x_ts = self.blocks_st[i](x, **temporal_args), self.blocks_ts[i](x, **temporal_args)
-        alpha = self.ts_attn[i](torch.cat([x_st, x_ts], -1)).softmax(-1)
-        return x_st * alpha[..., :1] + x_ts * alpha[..., 1:]
+        return fuse_streams(self.ts_attn[i], self.blocks_st[i](x, **temporal_args), self.blocks_ts[i](x, **temporal_args))
 
 
 @register_model

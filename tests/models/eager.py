@@ -3,9 +3,12 @@
 import contextlib
 from unittest import mock
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from lifter import kernels
+from lifter.kernels._op import registry
 from lifter.kernels.retention import XPOS_BASE
 from tests.conftest import assert_as_good
 
@@ -16,6 +19,11 @@ def eager_mixers():
     with (
         mock.patch("lifter.layers.axial_attention.axial_attention", attention),
         mock.patch("lifter.layers.retention.retention", retention),
+        mock.patch("lifter.models.tcpformer.axial_attention", attention),
+        mock.patch("lifter.layers.graph_conv.skeleton_graph_conv", skeleton_graph_conv),
+        mock.patch("lifter.layers.graph_conv.temporal_topk_graph_conv", temporal_topk_graph_conv),
+        mock.patch("lifter.layers.multi_scale.skeleton_graph_conv", skeleton_graph_conv),
+        mock.patch("lifter.layers.multi_scale.temporal_topk_graph_conv", temporal_topk_graph_conv),
     ):
         yield
 
@@ -31,6 +39,14 @@ def assert_as_good_as_eager(model, dtype, backend, *inputs):
             eager = model(*cast(dtype))
     with kernels.backend(backend):
         assert_as_good("poses", model(*cast(dtype)), eager, exact)
+
+
+def needs_kernels(backend, *ops):
+    """Skips a test of a backend on which these ops have no kernels."""
+    for op in ops:
+        usable, note = registry()[op].availability()[backend]
+        if not usable:
+            pytest.skip(f"{op} on {backend}: {note}")
 
 
 def attention(qkv, axis, mask, scale, dropout_p):
@@ -55,8 +71,39 @@ def retention(q, k, v, decay, scale, state, return_state, *, chunk_size, causal,
     weights = (decay.expand(q.shape[1], -1)[..., None, None] ** (n[:, None] - n).abs() * seen).to(dtype)
     rotate = lambda x, size: (
         x * (angle.cos() * size).repeat_interleave(2, -1).to(dtype)
-        + torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
-        * (angle.sin() * size).repeat_interleave(2, -1).to(dtype)
+        + torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2) * (angle.sin() * size).repeat_interleave(2, -1).to(dtype)
     )
     out = (rotate(q, size) @ rotate(k, 1 / size).mT * weights) @ v
     return out.movedim(3, 1).contiguous(), None
+
+
+def skeleton_graph_conv(x, neighbours, weights, **tail):
+    """A dense product per frame."""
+    J = x.shape[2]
+    graph = torch.zeros(J, J + 1, dtype=x.dtype).scatter_add(1, neighbours.long() % (J + 1), weights.to(x.dtype))[:, :J]
+    return graph_tail(graph @ x, lambda p: p[:, None], **tail)
+
+
+def temporal_topk_graph_conv(x, values, k, window=None, similarity="dot", ties="all", **tail):
+    """MotionAGFormer's chain: similarities, their k-th largest, a dense graph, its degrees, a product."""
+    if values.dim() == 5:
+        split = lambda y: y.unbind(y.dim() - 1 if y.dim() == 2 else 3) if isinstance(y, torch.Tensor) else [y] * len(window)
+        tails = [dict(zip(tail, each, strict=True)) for each in zip(*map(split, tail.values()), strict=True)]
+        each = zip(values.unbind(3), window, tails, strict=True)
+        return torch.stack([temporal_topk_graph_conv(x, part, k, w, similarity, ties, **tail) for part, w, tail in each], 3)
+    windows = lambda y: y.unflatten(1, (-1, window or x.shape[1])).transpose(2, 3)
+    x, parts = windows(F.normalize(x, dim=-1) if similarity == "cosine" else x), windows(values)
+    similar = x @ x.mT
+    graph = (similar >= similar.topk(min(k, similar.shape[-1])).values[..., -1:]).to(x.dtype)
+    root_degrees = graph.sum(-1) ** -0.5
+    y = root_degrees[..., None] * graph * root_degrees[..., None, :] @ parts
+    return graph_tail(y.transpose(2, 3).flatten(1, 2), lambda p: p[:, None, None], **tail)
+
+
+def graph_tail(y, beside, root=None, scale=None, shift=None, residual=None, relu=False):
+    """`beside` gives scale and shift the dimensions of y."""
+    y = y if root is None else y + root
+    y = y if scale is None else y * beside(scale)
+    y = y if shift is None else y + beside(shift)
+    y = y if residual is None else y + residual
+    return y.relu() if relu else y

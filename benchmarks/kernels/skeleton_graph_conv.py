@@ -1,0 +1,45 @@
+"""skeleton_graph_conv as MotionAGFormer calls it: 128 channels, the bones of Human3.6M."""
+
+import torch
+
+from lifter.kernels import skeleton_graph_conv
+from lifter.layers import SkeletonGraphConv, both_ways
+from lifter.skeleton import H36M
+
+from . import Case
+
+CHANNELS = 128
+FRAMES = (1, 27, 243)
+QUICK = (243,)
+
+
+def inputs(frames, device, dtype):
+    draw = lambda *shape: torch.randn(*shape, device=device, dtype=dtype)
+    shape = (1, frames, H36M.num_joints, CHANNELS)
+    graph = SkeletonGraphConv(1, H36M.num_joints, both_ways(H36M.bones)).to(device)
+    # The graph, which has no gradient, comes in a tuple: what is differentiated are the tensors.
+    return {"x": draw(*shape), "root": draw(*shape), "graph": (graph.neighbours, graph.weights)}
+
+
+def cases(setup):
+    return [case(n) for n in (QUICK if setup.quick else FRAMES)]
+
+
+def case(frames):
+    return Case(
+        f"skeleton_graph_conv T={frames}",
+        lambda device, dtype: inputs(frames, device, dtype),
+        lambda x, root, graph: skeleton_graph_conv(x, *graph, root),
+        {"eager": eager},
+    )
+
+
+def eager(x, root, graph):
+    """MotionAGFormer's chain: a dense graph for every frame, normalised by products with diagonal matrices."""
+    neighbours, weights = graph
+    J = x.shape[2]
+    adjacency = torch.zeros(J, J + 1, device=x.device).scatter_(1, neighbours.long() % (J + 1), weights.sign())[:, :J]
+    adjacency = adjacency.to(x.dtype).repeat(x.shape[0] * x.shape[1], 1, 1)
+    degrees = torch.eye(J, device=x.device, dtype=x.dtype) * adjacency.sum(-1, keepdim=True) ** -0.5
+    y = torch.bmm(torch.bmm(degrees, adjacency), degrees) @ x.flatten(0, 1)
+    return (y + root.flatten(0, 1)).view(x.shape)

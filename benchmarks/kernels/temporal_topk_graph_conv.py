@@ -1,0 +1,46 @@
+"""temporal_topk_graph_conv as MotionAGFormer calls it, over whole clips, and as MASC-Pose does, at three scales; two frames of
+128 channels per frame."""
+
+import torch
+
+from lifter.kernels import temporal_topk_graph_conv
+
+from . import Case
+
+CHANNELS, JOINTS, K = 128, 17, 2
+FRAMES = (27, 81, 243)
+QUICK = (243,)
+
+
+def inputs(frames, scales, device, dtype):
+    shape = (1, frames, JOINTS)
+    several = (len(scales),) if scales else ()
+    draw = lambda *shape: torch.randn(*shape, device=device, dtype=dtype)
+    # The tokens, which have no gradient, come in a tuple: what is differentiated are the tensors.
+    return {"values": draw(*shape, *several, CHANNELS), "compared": (draw(*shape, CHANNELS),)}
+
+
+def cases(setup):
+    frames = QUICK if setup.quick else FRAMES
+    return [*(case(n, (n // 27, n // 9, n // 3)) for n in frames), *(case(n) for n in frames)]
+
+
+def case(frames, scales=None):
+    options = {"window": scales, "similarity": "cosine"} if scales else {"ties": "all"}
+    return Case(
+        f"temporal_topk_graph_conv{' scales' if scales else ''} T={frames}",
+        lambda device, dtype: inputs(frames, scales, device, dtype),
+        lambda values, compared: temporal_topk_graph_conv(*compared, values, K, **options),
+        {} if scales else {"eager": eager},
+    )
+
+
+def eager(values, compared):
+    """MotionAGFormer's chain, step by step, with its products by diagonal matrices."""
+    x, values = (y.transpose(1, 2).flatten(0, 1) for y in (*compared, values))
+    similarity = x @ x.transpose(1, 2)
+    threshold = similarity.topk(k=K, dim=-1, largest=True)[0][..., -1:]
+    graph = (similarity >= threshold).to(x.dtype)
+    degrees = torch.diag_embed(graph.sum(-1) ** -0.5)
+    y = torch.bmm(torch.bmm(degrees, graph), degrees) @ values
+    return y.unflatten(0, (-1, JOINTS)).transpose(1, 2)

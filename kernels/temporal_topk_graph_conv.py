@@ -1,0 +1,153 @@
+"""Graph convolution along the frames of every joint, over the graph of every frame's k most similar frames.
+
+Sources: MotionAGFormer (arXiv 2310.16288), its temporal GCNFormer, whose windows are whole clips and whose similarity is the
+product; MASC-Pose, equations 3 to 9, with several windows and the cosine.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from ._op import Op, autocast_dtype, check_float, check_like, check_shape, kernel_dtype, no_autocast
+from .skeleton_graph_conv import check_tail, tail_ref
+
+BITS = 32  # pairs of a word
+
+
+def temporal_topk_graph_conv(
+    x, values, k=2, window=None, similarity="dot", ties="first",
+    root=None, scale=None, shift=None, residual=None, relu=False,
+):  # fmt: skip
+    """y_j = D^-1/2 A_j D^-1/2 V_j for the values V_j of every joint: A_j[t, s] = 1 if s is among the k frames of t's window
+    that are most similar to t, itself not excepted; D the row sums of A_j, which multiply columns, too.
+
+    The rest, in one pass: y <- scale_t (y + root) + shift_t, which may be a batch norm over frames in evaluation; y <- y +
+    residual; and max(y, 0) if `relu`. What is None is left out.
+
+    Args:
+        x: (B, T, J, C) tokens that are compared; float32, bfloat16 or float16 (float64 runs on the reference).
+        values: (B, T, J, D) what is summed, with the dtype of `x`; see `window`.
+        k: how many frames are chosen, at least 1; of a shorter window all.
+        window: frames of a window. Windows do not overlap, the last may be shorter. None: the clip is one. Or a sequence of S
+            such numbers: values are (B, T, J, S, D) then, and every window has its own.
+        similarity: "dot", the product x_t . x_s, or "cosine"; that of a token that is zero is 0.
+        ties: "first": of equally similar frames the lower index is chosen, so that every row of A_j has k ones and y is a
+            mean. "all": MotionAGFormer's rule, all that are as similar as the k-th are chosen.
+        root, residual: like `values`.
+        scale, shift: (T,), or (T, S), floating point.
+        relu: whether negative results become 0.
+
+    Returns:
+        The shape of `values`, with their dtype. Differentiable in all but `x`: what is chosen has no gradient.
+
+    Raises:
+        ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
+    """
+    op = "temporal_topk_graph_conv"
+    check_float(op, x=x, values=values, root=root, scale=scale, shift=shift, residual=residual)
+    check_shape(op, "x", x, ("B", "T", "J", "C"))
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")
+    B, T, J, _ = x.shape
+    if not isinstance(k, int) or k < 1:
+        raise ValueError(f"{op}: k is {k!r}, expected an integer of at least 1")
+    windows = _windows(op, window, T)
+    several = () if window is None or isinstance(window, int) else (len(windows),)
+    check_shape(op, "values", values, (B, T, J, *several, "D"))
+    if similarity not in ("dot", "cosine"):
+        raise ValueError(f"{op}: similarity is {similarity!r}, expected 'dot' or 'cosine'")
+    if ties not in ("first", "all"):
+        raise ValueError(f"{op}: ties is {ties!r}, expected 'first' or 'all'")
+    check_tail(op, "x", values, (T, *several), root, scale, shift, residual)
+    x = x.detach()
+    if (dtype := autocast_dtype(x)) is not None:
+        x, values, root, residual = (None if y is None else y.to(dtype) for y in (x, values, root, residual))
+    check_like(op, "x", x, values=values, root=root, residual=residual)
+
+    ops = TEMPORAL_TOPK_GRAPH_CONV.namespace(x, values, root, scale, shift, residual)
+    if ops is None:
+        with no_autocast(x):
+            return temporal_topk_graph_conv_ref(x, values, k, window, similarity, ties, root, scale, shift, residual, relu)
+    x, *maps = kernel_dtype(x, values, root, residual)
+    y, root, residual = (y if y is None or several else y[:, :, :, None] for y in maps)
+    scale, shift = (None if p is None else p.float().reshape(T, -1) for p in (scale, shift))
+    out, _ = ops.temporal_topk_graph_conv(
+        x, y, k, windows, similarity == "cosine", ties == "all", root, scale, shift, residual, relu
+    )
+    return out.reshape(values.shape).to(values.dtype)
+
+
+def temporal_topk_graph_conv_ref(
+    x, values, k=2, window=None, similarity="dot", ties="first",
+    root=None, scale=None, shift=None, residual=None, relu=False,
+):  # fmt: skip
+    """`temporal_topk_graph_conv` as written, in float32 at least, with a dense graph per window."""
+    windows = _windows("temporal_topk_graph_conv", window, x.shape[1])
+    several = values.dim() == 5
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    parts = values.to(dtype).unbind(3) if several else [values.to(dtype)]
+    sums = [
+        torch.cat([_window_sums(x[:, a:b].to(dtype), part[:, a:b], k, size, similarity, ties) for a, b in _whole(x, size)], 1)
+        for size, part in zip(windows, parts, strict=True)
+    ]
+    y = torch.stack(sums, 3) if several else sums[0]
+    return tail_ref(y, (slice(None), None, ..., None), root, scale, shift, residual, relu).to(values.dtype)
+
+
+def _whole(x, size):
+    """The frames of the windows that are whole, and those of the last that is not, as (begin, end)."""
+    T = x.shape[1]
+    return [(a, b) for a, b in ((0, T - T % size), (T - T % size, T)) if a < b]
+
+
+def _window_sums(x, values, k, size, similarity, ties):
+    """Of T frames, a multiple of `size`, or less than one window."""
+    size = min(size, x.shape[1])
+    x, values = (y.unflatten(1, (-1, size)).transpose(2, 3) for y in (x, values))  # (B, windows, J, size, C)
+    graph = _graph(x.detach(), min(k, size), similarity, ties)
+    degrees = graph.sum(-1)
+    return (graph * (degrees[..., None] * degrees[..., None, :]).rsqrt() @ values).transpose(2, 3).flatten(1, 2)
+
+
+def _graph(x, k, similarity, ties):
+    """(..., T, T) of 0 and 1."""
+    if similarity == "cosine":
+        x = F.normalize(x, dim=-1)
+    similar = x @ x.mT
+    last = similar.topk(k).values[..., -1:]
+    chosen, tied = similar >= last, similar == last
+    if ties == "first":
+        room = k - (similar > last).sum(-1, keepdim=True)
+        chosen &= ~tied | (tied.cumsum(-1) <= room)
+    return chosen.to(x.dtype)
+
+
+def _windows(op, window, frames):
+    windows = [frames] if window is None else [window] if isinstance(window, int) else list(window)
+    if not windows or any(not isinstance(size, int) or size < 1 for size in windows):
+        raise ValueError(f"{op}: window is {window!r}, expected None, a positive integer or a sequence of them")
+    return [min(size, frames) for size in windows]
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+# Values, root and residual are (B, T, J, S, D), scale and shift (T, S). The graph, for the backward, is a bit per pair of a
+# window: bit i % 32 of word i // 32 of frame t is its i-th frame.
+
+
+def _fake(x, values, k, windows, *args):
+    B, T, J, S, _ = values.shape
+    return values.new_empty(values.shape), x.new_empty(B, T, J, S, -(-max(windows) // BITS), dtype=torch.int32)
+
+
+def _flops(x_shape, values_shape, k, windows, *args, out_shape=None, **kwargs) -> int:
+    """The products of all pairs of frames of the windows, and the k of every frame's sum."""
+    B, T, J, C = x_shape
+    return 2 * B * T * J * (sum(windows) * C + len(windows) * k * values_shape[-1])
+
+
+TEMPORAL_TOPK_GRAPH_CONV = Op(
+    "temporal_topk_graph_conv(Tensor x, Tensor values, int k, int[] windows, bool cosine, bool all_ties, Tensor? root, "
+    "Tensor? scale, Tensor? shift, Tensor? residual, bool relu) -> (Tensor out, Tensor graph)",
+    fake=_fake,
+    cpu=False,
+    flops=_flops,
+)

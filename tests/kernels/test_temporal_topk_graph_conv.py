@@ -1,0 +1,246 @@
+"""temporal_topk_graph_conv against its meaning, written out frame by frame."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from lifter.kernels import backend, temporal_topk_graph_conv
+
+TAIL = ("root", "scale", "shift", "residual")
+
+
+def make_inputs(B=2, T=9, J=3, C=5, D=4, S=None, tail=TAIL, seed=0, dtype=torch.float32):
+    """`S` windows, or None for values without that dimension."""
+    g = torch.Generator().manual_seed(seed)
+    several = () if S is None else (S,)
+    like = (B, T, J, *several, D)
+    shapes = {"values": like, "root": like, "scale": (T, *several), "shift": (T, *several), "residual": like}
+    names = ("values", *(name for name in TAIL if name in tail))
+    inputs = {"x": torch.randn(B, T, J, C, generator=g), **{name: torch.randn(shapes[name], generator=g) for name in names}}
+    return {name: y.to(dtype) for name, y in inputs.items()}
+
+
+def chosen_of(x, t, begin, end, k, similarity, ties):
+    """The frames of begin..end that frame t of one clip and joint, (T, C), chooses."""
+    norm = lambda y: y / y.norm().clamp(min=1e-12) if similarity == "cosine" else y
+    similar = [(norm(x[t]) @ norm(x[s])).item() for s in range(begin, end)]
+    order = sorted(range(begin, end), key=lambda s: (-similar[s - begin], s))[:k]
+    return [s for s in range(begin, end) if s in order or (ties == "all" and similar[s - begin] == similar[order[-1] - begin])]
+
+
+def written_out(x, values, k=2, window=None, similarity="dot", ties="first", root=None, scale=None, shift=None,
+                residual=None, relu=False):  # fmt: skip
+    if values.dim() == 5:
+        part = lambda y, i: None if y is None else y[..., i] if y.dim() == 2 else y[:, :, :, i]
+        maps = lambda i: [part(y, i) for y in (root, scale, shift, residual)]
+        each = [written_out(x, part(values, i), k, w, similarity, ties, *maps(i), relu) for i, w in enumerate(window)]
+        return torch.stack(each, 3)
+    B, T, J, _ = values.shape
+    y = torch.zeros_like(values)
+    for b in range(B):
+        for j in range(J):
+            begin_of = lambda t: t - t % (window or T)
+            ends = [min(begin_of(t) + (window or T), T) for t in range(T)]
+            rows = [chosen_of(x[b, :, j], t, begin_of(t), ends[t], k, similarity, ties) for t in range(T)]
+            for t, row in enumerate(rows):
+                y[b, t, j] = sum(values[b, s, j] / (len(row) * len(rows[s])) ** 0.5 for s in row)
+    y = y if root is None else y + root
+    y = y if scale is None else y * scale[:, None, None]
+    y = y if shift is None else y + shift[:, None, None]
+    y = y if residual is None else y + residual
+    return y.clamp(min=0) if relu else y
+
+
+# ---- the meaning -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    B=st.integers(1, 2),
+    T=st.integers(1, 20),
+    J=st.integers(1, 3),
+    C=st.integers(1, 9),
+    k=st.integers(1, 6),
+    windows=st.sampled_from([None, 1, 3, 9, 50, (9,), (2, 5, 20)]),
+    similarity=st.sampled_from(["dot", "cosine"]),
+    ties=st.sampled_from(["first", "all"]),
+    tail=st.sets(st.sampled_from(TAIL)),
+    relu=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_reference_is_its_meaning(B, T, J, C, k, windows, similarity, ties, tail, relu, seed):
+    S = len(windows) if isinstance(windows, tuple) else None
+    inputs = make_inputs(B, T, J, C, S=S, tail=tail, seed=seed, dtype=torch.float64)
+    options = dict(k=k, window=windows, similarity=similarity, ties=ties, relu=relu)
+    # Of one channel all cosines are 1, up to rounding; and their signs are exact.
+    inputs["x"] = inputs["x"] if C > 1 or similarity == "dot" else inputs["x"].sign()
+    torch.testing.assert_close(temporal_topk_graph_conv(**inputs, **options), written_out(**inputs, **options))
+
+
+def test_it_is_the_mean_of_the_most_similar():
+    """Frames 0 and 2 are alike, and 1 and 3; a long frame is most similar to all, but not by its direction."""
+    x = torch.tensor([[1.0, 0], [0, 1], [0.9, 0.1], [0.1, 0.9], [5, 4.9]])[None, :, None].double()
+    values = torch.tensor([1.0, 2, 4, 8, 16])[None, :, None, None].double()
+    ours = temporal_topk_graph_conv(x, values, 2, similarity="cosine").flatten()
+    torch.testing.assert_close(ours, torch.tensor([2.5, 5, 2.5, 5, 10]).double())
+    ours = temporal_topk_graph_conv(x, values, 2).flatten()  # frame 4 of all, and the best other
+    torch.testing.assert_close(ours, torch.tensor([8.5, 9, 8.5, 9, 8.5]).double())
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_equally_similar_frames(similarity):
+    """All frames are the same: the first k are chosen, or all, which is MotionAGFormer's rule."""
+    x, values = torch.full((1, 6, 1, 3), 0.7), torch.arange(6.0)[None, :, None, None]
+    first = temporal_topk_graph_conv(x, values, 2, similarity=similarity).flatten()
+    assert torch.equal(first, torch.full((6,), 0.5))
+    everything = temporal_topk_graph_conv(x, values, 2, similarity=similarity, ties="all").flatten()
+    torch.testing.assert_close(everything, torch.full((6,), 2.5))
+    windows = temporal_topk_graph_conv(x, values, 2, 4, similarity).flatten()
+    assert torch.equal(windows, torch.tensor([0.5, 0.5, 0.5, 0.5, 4.5, 4.5]))
+
+
+def test_ties_with_degrees_that_differ():
+    """Frame 0 has the others at one similarity and takes both, frames 1 and 2 take one: weights 1 / sqrt(d_t d_s)."""
+    x = torch.tensor([[1.0, 0, 0], [1, 2, 0], [1, 0, 2]])[None, :, None]
+    values = torch.tensor([1.0, 10, 100])[None, :, None, None]
+    ours = temporal_topk_graph_conv(x, values, 1, ties="all").flatten()
+    assert torch.equal(temporal_topk_graph_conv(x, values, 1).flatten(), values.flatten())
+    torch.testing.assert_close(ours, torch.tensor([1 / 3 + (10 + 100) / 3**0.5, 10, 100]))
+
+
+def test_the_last_window_may_be_shorter():
+    inputs = make_inputs(T=11, tail=())
+    parts = [temporal_topk_graph_conv(*(y[:, a:b] for y in inputs.values())) for a, b in ((0, 4), (4, 8), (8, 11))]
+    torch.testing.assert_close(temporal_topk_graph_conv(**inputs, window=4), torch.cat(parts, 1))
+
+
+def test_several_windows_are_those_of_each():
+    inputs = make_inputs(T=27, S=3)
+    ours = temporal_topk_graph_conv(**inputs, window=(3, 9, 27), similarity="cosine", relu=True)
+    for i, window in enumerate((3, 9, 27)):
+        part = {name: y if name == "x" else y[..., i] if y.dim() == 2 else y[:, :, :, i] for name, y in inputs.items()}
+        torch.testing.assert_close(
+            ours[:, :, :, i], temporal_topk_graph_conv(**part, window=window, similarity="cosine", relu=True)
+        )
+
+
+@pytest.mark.parametrize("scale", [0, 1e-25, 1e15])
+def test_small_and_large_tokens(scale):
+    out = temporal_topk_graph_conv(**make_inputs() | {"x": scale * make_inputs()["x"]}, similarity="cosine")
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    inputs = make_inputs(T=27, C=33, dtype=dtype)
+    exact = temporal_topk_graph_conv(**{name: y.double() for name, y in inputs.items()}, window=9, relu=True)
+    ours = temporal_topk_graph_conv(**inputs, window=9, relu=True)
+    torch.testing.assert_close(ours, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_strides_and_an_empty_batch():
+    inputs = make_inputs()
+    views = inputs | {
+        "x": F.pad(inputs["x"], (3, 2, 1, 0, 1, 1))[:, 1:-1, 1:, 3:-2],
+        "values": inputs["values"].transpose(1, 2).contiguous().transpose(1, 2),
+        "residual": inputs["residual"].repeat_interleave(2, -1)[..., ::2],
+    }
+    torch.testing.assert_close(temporal_topk_graph_conv(**views), temporal_topk_graph_conv(**inputs))
+    assert temporal_topk_graph_conv(**make_inputs(B=0)).shape == (0, 9, 3, 4)
+
+
+# ---- autograd, compilers, counters -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("windows", [None, (2, 5)])
+@pytest.mark.parametrize("ties", ["first", "all"])
+def test_gradients(windows, ties):
+    inputs = make_inputs(1, 5, 2, 3, 2, S=windows and 2, dtype=torch.float64)
+    x = inputs.pop("x").requires_grad_()
+    call = lambda *args: temporal_topk_graph_conv(x, **dict(zip(inputs, args, strict=True)), window=windows, ties=ties)
+    assert torch.autograd.gradcheck(call, tuple(y.requires_grad_() for y in inputs.values()))
+    call(*inputs.values()).sum().backward()
+    assert x.grad is None  # what is chosen has no gradient
+
+
+def test_tokens_that_are_their_own_values():
+    x = make_inputs(C=4)["x"].requires_grad_()
+    temporal_topk_graph_conv(x, x).sum().backward()
+    expected = torch.autograd.functional.vjp(lambda v: temporal_topk_graph_conv(x.detach(), v), x.detach(), torch.ones_like(x))
+    torch.testing.assert_close(x.grad, expected[1])
+
+
+@pytest.mark.parametrize("windows", [None, (3, 9)])
+def test_compile(windows):
+    function = torch.compile(temporal_topk_graph_conv, fullgraph=True, backend="aot_eager")
+    for T in (9, 18):
+        inputs = make_inputs(T=T, S=windows and 2)
+        with backend("reference"):
+            ours = function(**inputs, window=windows)
+        torch.testing.assert_close(ours, temporal_topk_graph_conv(**inputs, window=windows))
+
+
+def test_export():
+    class Layer(torch.nn.Module):
+        def forward(self, x, values):
+            return temporal_topk_graph_conv(x, values, window=3)
+
+    inputs = tuple(make_inputs(tail=()).values())
+    expected = temporal_topk_graph_conv(*inputs, window=3)
+    torch.testing.assert_close(torch.export.export(Layer(), inputs).module()(*inputs), expected)
+
+
+def test_autocast():
+    inputs = make_inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = temporal_topk_graph_conv(**inputs)
+    rounded = {name: y.bfloat16().float() if y.dim() > 2 else y for name, y in inputs.items()}
+    assert ours.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.float(), temporal_topk_graph_conv(**rounded), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("windows, pairs", [(None, 9), (3, 3), ((3, 9), 12), (50, 9)])
+def test_flops_are_those_of_the_pairs_and_of_the_sums(windows, pairs):
+    S = len(windows) if isinstance(windows, tuple) else None
+    inputs = {name: y.to("meta") for name, y in make_inputs(S=S, dtype=torch.bfloat16).items()}
+    with FlopCounterMode(display=False) as flops:
+        out = temporal_topk_graph_conv(**inputs, window=windows, k=2)
+    assert flops.get_total_flops() == 2 * 2 * 9 * 3 * (pairs * 5 + (S or 1) * 2 * 4)
+    assert (out.shape, out.dtype) == (inputs["values"].shape, torch.bfloat16)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_opcheck(ties):
+    """As far as without kernels: the schema, and what it makes of meta tensors."""
+    x, values, *tail = (y.to("meta") for y in make_inputs(S=2).values())
+    op = torch.ops.lifter.temporal_topk_graph_conv
+    torch.library.opcheck(op, (x, values, 2, [3, 9], True, ties, *tail, True), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(x=[0.0]), TypeError, "x is list, expected a tensor"),
+        (dict(values=torch.zeros(2, 9, 3, 4).int()), TypeError, "values has dtype torch.int32, expected a real floating"),
+        (dict(x=torch.zeros(5, 4)), ValueError, r"x has shape \(5, 4\), expected \(B, T, J, C\)"),
+        (dict(x=torch.zeros(2, 9, 0, 4)), ValueError, r"x has shape \(2, 9, 0, 4\), expected no empty dimension after"),
+        (dict(k=0), ValueError, "k is 0, expected an integer of at least 1"),
+        (dict(k=2.0), ValueError, "k is 2.0, expected an integer of at least 1"),
+        (dict(window=0), ValueError, "window is 0, expected None, a positive integer or a sequence of them"),
+        (dict(window=()), ValueError, r"window is \(\), expected None, a positive integer or a sequence of them"),
+        (dict(window=(3, 9)), ValueError, r"values has shape \(2, 9, 3, 4\), expected \(2, 9, 3, 2, D\)"),
+        (dict(values=torch.zeros(2, 9, 3, 1, 4)), ValueError, r"values has shape \(2, 9, 3, 1, 4\), expected \(2, 9, 3, D\)"),
+        (dict(similarity="l2"), ValueError, "similarity is 'l2', expected 'dot' or 'cosine'"),
+        (dict(ties="last"), ValueError, "ties is 'last', expected 'first' or 'all'"),
+        (dict(root=torch.zeros(2, 9, 3, 3)), ValueError, r"root has shape \(2, 9, 3, 3\), expected \(2, 9, 3, 4\)"),
+        (dict(values=torch.zeros(2, 9, 3, 4).half()), TypeError, "values has dtype torch.float16, expected x's, torch.fl"),
+        (dict(scale=torch.zeros(3)), ValueError, r"scale has shape \(3,\), expected \(9,\)"),
+        (dict(shift=torch.zeros(9, device="meta")), ValueError, "shift is on meta, expected x's device, cpu"),
+    ],
+)  # fmt: skip
+def test_bad_input(change, error, message):
+    with pytest.raises(error, match=f"temporal_topk_graph_conv: {message}"):
+        temporal_topk_graph_conv(**make_inputs() | change)
