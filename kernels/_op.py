@@ -173,7 +173,7 @@ def _warn_slow(op: str, device: str) -> None:
 
 def check_shape(op: str, name: str, x: torch.Tensor | None, *expected) -> None:
     """ValueError unless `x` is absent or has one of the `expected` shapes; a shape is a tuple of sizes and letters."""
-    if x is None:
+    if x is None or x.shape == expected[0]:
         return
     for shape in expected:
         if len(shape) == x.dim() and all(isinstance(e, str) or e == s for e, s in zip(shape, x.shape)):

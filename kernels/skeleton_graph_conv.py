@@ -110,16 +110,66 @@ def _fake(x, *args):
     return x.new_empty(x.shape)
 
 
+def _fake_bwd(dout, neighbours, weights, scale, out, x, root, passed_wanted, root_wanted, shift_wanted):
+    nothing = lambda: dout.new_empty(0, dtype=torch.float32)
+    passed, droot = (dout.new_empty(dout.shape) if wanted else nothing() for wanted in (passed_wanted, root_wanted))
+    dscale, dshift = (
+        weights.new_empty(len(weights)) if wanted else nothing() for wanted in (x is not None, shift_wanted)
+    )
+    return dout.new_empty(dout.shape), passed, droot, dscale, dshift
+
+
+def _setup_context(ctx, inputs, output):
+    """Where relu let pass the sign of the output says, which the next layer keeps anyway; only dscale needs what was summed."""
+    x, neighbours, weights, root, scale, _, _, relu = inputs
+    summed = (x, root) if ctx.needs_input_grad[4] else (None, None)
+    ctx.save_for_backward(neighbours, weights, scale, output if relu else None, *summed)
+
+
+def _backward(ops, ctx, dout):
+    _, _, scale, out, x, _ = ctx.saved_tensors
+    _, _, _, root, _, shift, residual, *_ = ctx.needs_input_grad
+    passes, scaled = out is not None, scale is not None
+    dx, passed, droot, dscale, dshift = ops.skeleton_graph_conv_bwd(
+        dout, *ctx.saved_tensors, passes and (residual or root and not scaled), scaled and root, shift
+    )
+    # Without relu the residual's gradient is dout itself, and without a scale the root's is the same.
+    passed = passed if passes else dout
+    droot = droot if scaled else passed
+    return (
+        dx, None, None, droot if root else None, None if x is None else dscale, dshift if shift else None,
+        passed if residual else None, None,
+    )  # fmt: skip
+
+
 def _flops(x_shape, neighbours_shape, *args, out_shape=None, **kwargs) -> int:
     """A product per neighbour, also where there is none."""
     B, T, J, C = x_shape
     return 2 * B * T * J * C * neighbours_shape[1]
 
 
+def _flops_bwd(dout_shape, neighbours_shape, weights, scale, out, x_shape, *args, out_shape=None, **kwargs) -> int:
+    """The same for the way back, and for dscale the sums again."""
+    return _flops(dout_shape, neighbours_shape) * (1 if x_shape is None else 2)
+
+
 SKELETON_GRAPH_CONV = Op(
     "skeleton_graph_conv(Tensor x, Tensor neighbours, Tensor weights, Tensor? root, Tensor? scale, Tensor? shift, "
     "Tensor? residual, bool relu) -> Tensor out",
     fake=_fake,
-    cpu=False,
+    triton="skeleton_graph_conv:forward",
     flops=_flops,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+# `passed`: dout where relu let it pass, if `out`, the output of a call with relu, is given. With `x`, and the root if there
+# was one, comes dscale.
+Op(
+    "skeleton_graph_conv_bwd(Tensor dout, Tensor neighbours, Tensor weights, Tensor? scale, Tensor? out, Tensor? x, "
+    "Tensor? root, bool passed_wanted, bool root_wanted, bool shift_wanted) "
+    "-> (Tensor dx, Tensor passed, Tensor droot, Tensor dscale, Tensor dshift)",
+    fake=_fake_bwd,
+    triton="skeleton_graph_conv:backward",
+    flops=_flops_bwd,
+    public=False,
 )

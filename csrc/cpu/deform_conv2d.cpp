@@ -3,7 +3,7 @@
 #include "deform_conv2d.h"
 
 #include "../parallel.h"
-#include "simd.h"
+#include "channels.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -12,21 +12,6 @@ constexpr int64_t kPixels = 16;           // most output pixels whose places are
 constexpr int64_t kScatterChannels = 64;  // most channels of one task of the scatter into dinput
 
 int64_t taps_of(const DeformConv2d& s) { return s.kernel[0] * s.kernel[1]; }
-
-template <int V>
-struct Vectors {
-  static constexpr int count = V;
-};
-
-// Calls f(Vectors<V>, c, lanes) for channels [begin, end): V whole vectors (lanes is kLanes), or at last a part of one.
-template <class F>
-LIFTER_INLINE void over_channels(int64_t begin, int64_t end, const F& f) {
-  int64_t c = begin;
-  for (; c + 8 * kLanes <= end; c += 8 * kLanes) f(Vectors<8>(), c, kLanes);
-  for (; c + 4 * kLanes <= end; c += 4 * kLanes) f(Vectors<4>(), c, kLanes);
-  for (; c + kLanes <= end; c += kLanes) f(Vectors<1>(), c, kLanes);
-  if (c < end) f(Vectors<1>(), c, end - c);
-}
 
 // `count` output pixels of one row.
 struct Pixels {

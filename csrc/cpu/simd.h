@@ -49,9 +49,14 @@ LIFTER_INLINE vuint load(const uint32_t* p) { return (vuint)load(reinterpret_cas
 LIFTER_INLINE void store(float* p, vfloat v) { *reinterpret_cast<vfloat_unaligned*>(p) = v; }
 
 LIFTER_INLINE vfloat load(const bfloat16* p) {
+#ifdef __AVX512F__  // GCC 12 would widen two halves and put them together
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return (vfloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
+#else
   vshort h;
   memcpy(&h, p, sizeof h);
   return (vfloat)(__builtin_convertvector(h, vuint) << 16);
+#endif
 }
 
 // Rounds to nearest even; a NaN stays one.

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from lifter.kernels import backend, skeleton_graph_conv, skeleton_graph_conv_ref
-from lifter.kernels._op import registry
+from tests.conftest import Target, assert_as_good
 
 TAIL = ("root", "scale", "shift", "residual")
+DIFFERENTIABLE = ("x", *TAIL)
+CPU = Target("cpu", "cpu")
 
 
 def make_inputs(B=2, T=3, J=5, C=4, D=3, tail=TAIL, seed=0, dtype=torch.float32):
@@ -35,6 +37,26 @@ def written_out(x, neighbours, weights, root=None, scale=None, shift=None, resid
         y[:, :, j] += 0 if shift is None else shift[j]
         y[:, :, j] += 0 if residual is None else residual[:, :, j]
     return y.clamp(min=0) if relu else y
+
+
+def output_and_gradients(function, inputs, dtype=None, device="cpu", dout=None, wanted=DIFFERENTIABLE):
+    """The output and the gradients of a fixed random combination of it."""
+    inputs = {name: y.to(device, dtype if y.is_floating_point() else None) for name, y in inputs.items()}
+    leaves = {name: inputs[name].detach().requires_grad_() for name in wanted if name in inputs}
+    out = function(**inputs | leaves)
+    dout = torch.randn(out.shape, generator=torch.Generator().manual_seed(99)) if dout is None else dout
+    grads = torch.autograd.grad(out, leaves.values(), dout.to(device, out.dtype))
+    return {"out": out.detach(), **{f"d{name}": grad for name, grad in zip(leaves, grads, strict=True)}}
+
+
+def check(target, inputs, relu=True, **bounds):
+    """Against float64, relative to PyTorch's own error."""
+    run = lambda **inputs: target.run(skeleton_graph_conv, **inputs, relu=relu)
+    ours = output_and_gradients(run, inputs, device=target.device)
+    reference = lambda **inputs: skeleton_graph_conv_ref(**inputs, relu=relu)
+    torchs, exact = (output_and_gradients(reference, inputs, dtype) for dtype in (None, torch.float64))
+    for name in exact:
+        assert_as_good(name, ours[name], torchs[name], exact[name], **bounds)
 
 
 # ---- the meaning -----------------------------------------------------------------------------------------------------
@@ -87,15 +109,134 @@ def test_half_precision_is_summed_in_float32(dtype):
     torch.testing.assert_close(ours, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
-def test_strides_and_an_empty_batch():
-    inputs = make_inputs()
-    views = inputs | {
-        "x": F.pad(inputs["x"], (3, 2, 1, 0, 1, 1))[:, 1:-1, 1:, 3:-2],
-        "root": inputs["root"].transpose(1, 2).contiguous().transpose(1, 2),
-        "residual": inputs["residual"].repeat_interleave(2, -1)[..., ::2],
-    }
-    assert torch.equal(skeleton_graph_conv(**views), skeleton_graph_conv(**inputs))
-    assert skeleton_graph_conv(**make_inputs(B=0)).shape == (0, 3, 5, 4)
+# ---- the kernels -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 16, 17, 27, 81, 129, 243])
+def test_lengths(target, frames):
+    check(target, make_inputs(*((1, frames, 2, 5) if target.slow else (3, frames, 17, 20))))
+
+
+def test_a_long_clip():
+    check(CPU, make_inputs(1, 4131, 17, 8))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 15, 16, 17, 64, 100, 128, 129, 300, 512])
+@pytest.mark.parametrize("relu", [False, True])
+def test_channels(target, channels, relu):
+    check(target, make_inputs(1, 3, 2 if target.slow else 7, channels), relu)
+
+
+@pytest.mark.parametrize("joints, neighbours", [(1, 0), (1, 1), (1, 4), (2, 0), (2, 1), (17, 3), (25, 1), (40, 6)])
+def test_graphs(target, joints, neighbours):
+    check(target, make_inputs(1 if target.slow else 2, 2, joints, 5, neighbours))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("relu", [False, True])
+def test_reduced_precision(target, dtype, relu):
+    check(target, make_inputs(1, 27, 3 if target.slow else 17, 40, dtype=dtype), relu)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    B=st.integers(1, 3),
+    T=st.integers(1, 40),
+    J=st.integers(1, 20),
+    C=st.integers(1, 150),
+    D=st.integers(0, 5),
+    tail=st.sets(st.sampled_from(TAIL)),
+    relu=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+def test_any_shape(target, B, T, J, C, D, tail, relu, dtype, seed):
+    if target.slow:
+        B, J, D = 1 + B % 2, 1 + J // 4, 1 + D // 3
+    # Among many draws some sums cancel.
+    check(target, make_inputs(B, T, J, C, D, tail, seed, dtype), relu, factor=4, rounding=64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_instruction_set(instruction_set, dtype):
+    for channels in (20, 37, 128, 200):
+        check(CPU, make_inputs(2, 9, 17, channels, dtype=dtype))
+
+
+LAYOUTS = {
+    "sliced": lambda x: F.pad(x, (3, 2, 1, 0, 1, 1, 1, 0))[1:, 1:-1, 1:, 3:-2],
+    "every second": lambda x: x.repeat_interleave(2, 1)[:, ::2],
+    "frames inside": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "channels outside": lambda x: x.movedim(3, 0).contiguous().movedim(0, 3),
+    "channels apart": lambda x: x.repeat_interleave(2, 3)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides(target, layout):
+    """Views give what their copies give, bit for bit."""
+    inputs, view = make_inputs(2, 3, 4, 5), LAYOUTS[layout]
+    dout = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(9))
+    run = lambda inputs, dout: output_and_gradients(
+        lambda **inputs: target.run(skeleton_graph_conv, **inputs, relu=True), inputs, device=target.device, dout=dout
+    )
+    views = inputs | {name: view(inputs[name]) for name in ("x", "root", "residual")}
+    views |= {name: inputs[name].t().contiguous().t() for name in ("neighbours", "weights")}
+    views |= {name: inputs[name].repeat_interleave(2)[::2] for name in ("scale", "shift")}
+    assert not any(y.is_contiguous() for y in views.values())
+    ours, expected = run(views, view(dout)), run(inputs, dout)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+def test_strides_of_zero(target):
+    inputs = make_inputs(1, 1, 4, 5)
+    expanded = inputs | {name: inputs[name].expand(2, 3, -1, -1) for name in ("x", "root", "residual")}
+    expanded["scale"] = inputs["scale"][:1].expand(4)
+    run = lambda inputs: output_and_gradients(
+        lambda **inputs: target.run(skeleton_graph_conv, **inputs, relu=True), inputs, device=target.device,
+        dout=torch.ones(()).expand(2, 3, 4, 5),
+    )  # fmt: skip
+    ours, expected = run(expanded), run({name: y.clone() for name, y in expanded.items()})
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+def test_repeats_with_any_number_of_threads(target):
+    inputs, threads, results = make_inputs(*((1, 40, 2, 5) if target.slow else (2, 243, 17, 32))), torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 3):
+            torch.set_num_threads(count)
+            run = lambda **inputs: target.run(skeleton_graph_conv, **inputs, relu=True)
+            results.append(output_and_gradients(run, inputs, device=target.device))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(result[name], results[0][name]) for result in results for name in result)
+
+
+def test_no_clip(target):
+    run = lambda **inputs: target.run(skeleton_graph_conv, **inputs, relu=True)
+    results = output_and_gradients(run, make_inputs(B=0), device=target.device)
+    assert results["out"].shape == results["dx"].shape == results["droot"].shape == (0, 3, 5, 4)
+    assert torch.equal(results["dscale"].cpu(), torch.zeros(5)) and torch.equal(results["dshift"].cpu(), torch.zeros(5))
+
+
+def test_nan_passes(target):
+    """From a joint to those that receive from it."""
+    inputs = {"x": torch.randn(1, 1, 3, 2), "neighbours": torch.tensor([[1], [2], [-1]], dtype=torch.int32)}
+    inputs["x"][0, 0, 1, 0] = torch.nan
+    out = target.run(skeleton_graph_conv, **inputs, weights=torch.ones(3, 1), relu=True).cpu()
+    assert out.isnan().nonzero().tolist() == [[0, 0, 0, 0]]
+
+
+def test_a_joint_that_is_none(target):
+    """What calls with values are told, traced ones find out."""
+    op = (torch.ops.lifter if target.backend == "cpu" else torch.ops.lifter_triton).skeleton_graph_conv
+    x, neighbours = torch.ones(1, 1, 2, 3, device=target.device), torch.tensor([[0, 2], [1, 9]], dtype=torch.int32)
+    call = lambda: op(x, neighbours.to(x.device), torch.ones(2, 2, device=x.device), None, None, None, None, False)
+    if target.backend == "triton":
+        assert torch.equal(call(), x)
+    else:
+        with pytest.raises(RuntimeError, match="neighbours names joint 2, expected less than 2"):
+            call()
 
 
 # ---- autograd, compilers, counters -----------------------------------------------------------------------------------
@@ -109,21 +250,68 @@ def test_gradients(relu):
     assert torch.autograd.gradcheck(call, tuple(inputs[name].requires_grad_() for name in wanted))
 
 
-def test_compile():
-    function = torch.compile(skeleton_graph_conv, fullgraph=True, backend="aot_eager")
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("tail", [TAIL, ("root", "residual"), ("scale", "shift")], ids=str)
+def test_every_gradient_alone(target, tail, relu):
+    inputs = make_inputs(1, 2, 3, 5, tail=tail)
+    run = lambda wanted: output_and_gradients(
+        lambda **inputs: target.run(skeleton_graph_conv, **inputs, relu=relu), inputs, device=target.device, wanted=wanted
+    )
+    together = run(DIFFERENTIABLE)
+    for name in ("x", *tail):
+        assert torch.equal(run((name,))[f"d{name}"], together[f"d{name}"]), name
+
+
+@pytest.mark.parametrize("tail", [TAIL, ("root", "residual")], ids=str)
+def test_one_tensor_as_all(target, tail):
+    """Its gradient is the sum of three, of which two may be the same."""
+    inputs = make_inputs(1, 2, 3, 5, tail=tail)
+    expected = output_and_gradients(skeleton_graph_conv_ref, inputs | {"root": inputs["x"], "residual": inputs["x"]})
+    x = inputs["x"].to(target.device).requires_grad_()
+    out = target.run(skeleton_graph_conv, **inputs | {"x": x, "root": x, "residual": x})
+    dout = torch.randn(out.shape, generator=torch.Generator().manual_seed(99)).to(target.device)
+    (ours,) = torch.autograd.grad(out, x, dout)
+    torch.testing.assert_close(ours.cpu(), expected["dx"] + expected["droot"] + expected["dresidual"])
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_what_is_kept_for_the_backward(target, relu):
+    """The output for its sign, and only for the gradient of the scale what was summed."""
+    inputs = {name: y.to(target.device) for name, y in make_inputs().items()}
+    for name in ("x", "root", "residual", "scale"):
+        inputs[name].requires_grad_()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda y: kept.append(y.data_ptr()), lambda y: y), target.forced():
+            out = skeleton_graph_conv(**inputs, relu=relu)
+        maps = {key: y.data_ptr() for key, y in (inputs | {"out": out}).items()}
+        wanted = ({"out"} if relu else set()) | ({"x", "root"} if name == "scale" else set())
+        assert {key for key in ("x", "root", "residual", "out") if maps[key] in kept} == wanted
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile(target, dynamic):
+    def loss(x, scale, **inputs):
+        return skeleton_graph_conv(x, scale=scale, **inputs, relu=True).square().mean()
+
+    function = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for T in (2, 9):
-        with backend("reference"):
-            ours = function(**make_inputs(T=T), relu=True)
-        torch.testing.assert_close(ours, skeleton_graph_conv(**make_inputs(T=T), relu=True))
+        inputs = {name: y.to(target.device) for name, y in make_inputs(T=T).items()}
+        leaves = [inputs[name].requires_grad_() for name in ("x", "scale", "root")]
+        with target.forced():
+            ours, expected = (torch.autograd.grad(f(**inputs), leaves) for f in (function, loss))
+        torch.testing.assert_close(ours, expected)
 
 
-def test_export():
+def test_export(target):
     class Layer(torch.nn.Module):
         def forward(self, x, neighbours, weights, root):
             return skeleton_graph_conv(x, neighbours, weights, root)
 
-    inputs = tuple(make_inputs(tail=("root",)).values())
-    torch.testing.assert_close(torch.export.export(Layer(), inputs).module()(*inputs), skeleton_graph_conv(*inputs))
+    inputs = tuple(y.to(target.device) for y in make_inputs(tail=("root",)).values())
+    with target.forced():
+        program = torch.export.export(Layer(), inputs)
+        assert any("skeleton_graph_conv" in str(node.target) for node in program.graph.nodes)
+        torch.testing.assert_close(program.module()(*inputs), skeleton_graph_conv(*inputs))
 
 
 def test_autocast():
@@ -134,10 +322,14 @@ def test_autocast():
     torch.testing.assert_close(ours.float(), skeleton_graph_conv(**inputs), rtol=0.02, atol=0.02)
 
 
-def test_flops_are_a_product_per_neighbour():
+@pytest.mark.parametrize("wanted, products", [((), 1), (("x",), 2), (("x", "scale"), 3)])
+def test_flops_are_a_product_per_neighbour(wanted, products):
+    inputs = {name: y.to("meta").requires_grad_(name in wanted) for name, y in make_inputs().items()}
     with FlopCounterMode(display=False) as flops:
-        out = skeleton_graph_conv(**{name: y.to("meta") for name, y in make_inputs().items()})
-    assert flops.get_total_flops() == 2 * 2 * 3 * 5 * 4 * 3 and out.shape == (2, 3, 5, 4)
+        out = skeleton_graph_conv(**inputs)
+        if wanted:
+            out.sum().backward()
+    assert flops.get_total_flops() == products * 2 * 2 * 3 * 5 * 4 * 3 and out.shape == (2, 3, 5, 4)
 
 
 def test_half_precision_and_float32_on_meta_keep_their_dtype():
@@ -146,11 +338,15 @@ def test_half_precision_and_float32_on_meta_keep_their_dtype():
         assert (out.dtype, out.device.type) == (dtype, "meta")
 
 
-def test_opcheck():
-    op = torch.ops.lifter.skeleton_graph_conv
-    inputs = {name: y.to("meta") for name, y in make_inputs().items()}
-    torch.library.opcheck(op, (*inputs.values(), True), test_utils=("test_schema", "test_faketensor"))
-    assert "skeleton_graph_conv" in registry()
+@pytest.mark.parametrize("tail", [TAIL, ()], ids=str)
+def test_opcheck(target, tail):
+    ops = torch.ops.lifter if target.backend == "cpu" else torch.ops.lifter_triton
+    inputs = {name: y.to(target.device) for name, y in make_inputs(tail=tail).items()}
+    args = [inputs["x"].clone().requires_grad_(), inputs["neighbours"], inputs["weights"], *map(inputs.get, TAIL), bool(tail)]
+    torch.library.opcheck(ops.skeleton_graph_conv.default, args)
+    x, kept = inputs["x"], (inputs["x"], inputs.get("root")) if tail else (None, None)
+    args = [x, *args[1:3], inputs.get("scale"), x if tail else None, *kept, *[bool(tail)] * 3]
+    torch.library.opcheck(ops.skeleton_graph_conv_bwd.default, args)
 
 
 @pytest.mark.parametrize(
