@@ -4,6 +4,8 @@ Sources: MotionAGFormer (arXiv 2310.16288), its temporal GCNFormer, whose window
 product; MASC-Pose, equations 3 to 9, with several windows and the cosine.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -130,12 +132,38 @@ def _windows(op, window, frames):
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 # Values, root and residual are (B, T, J, S, D), scale and shift (T, S). The graph, for the backward, is a bit per pair of a
-# window: bit i % 32 of word i // 32 of frame t is its i-th frame.
+# window: bit i % 32 of word i // 32 of frame t is its i-th frame. Of the backward's results those are empty that its caller
+# has: without scale the gradient of root is that of residual, without relu that is dout. Those of scale and shift need values.
 
 
 def _fake(x, values, k, windows, *args):
     B, T, J, S, _ = values.shape
-    return values.new_empty(values.shape), x.new_empty(B, T, J, S, -(-max(windows) // BITS), dtype=torch.int32)
+    return values.new_empty(values.shape), x.new_empty(B, J, S, T, -(-max(windows) // BITS), dtype=torch.int32)
+
+
+def _fake_bwd(dout, graph, k, windows, out, values, root, scale):
+    like = lambda wanted, *shape, **dtype: dout.new_empty(shape if wanted is not None else 0, **dtype)
+    sums = (like(values, dout.shape[1], dout.shape[3], dtype=torch.float32) for _ in range(2))
+    return dout.new_empty(dout.shape), like(scale, *dout.shape), like(out, *dout.shape), *sums
+
+
+def _setup_context(ctx, inputs, output):
+    _, values, ctx.k, ctx.windows, _, _, root, scale, shift, _, ctx.relu = inputs
+    out, graph = output
+    learned = any(p is not None and p.requires_grad for p in (scale, shift))
+    ctx.save_for_backward(graph, out if ctx.relu else None, *((values, root) if learned else (None, None)), scale)
+
+
+def _backward(ops, ctx, dout, _):
+    graph, *saved, scale = ctx.saved_tensors
+    dvalues, droot, dresidual, dscale, dshift = ops.temporal_topk_graph_conv_bwd(
+        dout, graph, ctx.k, ctx.windows, *saved, scale
+    )
+    dresidual = dresidual if ctx.relu else dout
+    droot = dresidual if scale is None else droot
+    _, _, _, _, _, _, root_there, scale_there, shift_there, residual_there, _ = ctx.needs_input_grad
+    tail = (droot, root_there), (dscale, scale_there), (dshift, shift_there), (dresidual, residual_there)
+    return None, dvalues, *[None] * 4, *(y if wanted else None for y, wanted in tail), None
 
 
 def _flops(x_shape, values_shape, k, windows, *args, out_shape=None, **kwargs) -> int:
@@ -144,10 +172,23 @@ def _flops(x_shape, values_shape, k, windows, *args, out_shape=None, **kwargs) -
     return 2 * B * T * J * (sum(windows) * C + len(windows) * k * values_shape[-1])
 
 
+def _flops_bwd(dout_shape, graph_shape, k, windows, *args, out_shape=None, **kwargs) -> int:
+    """The sums alone: what is chosen has no gradient."""
+    return 2 * math.prod(dout_shape) * k
+
+
 TEMPORAL_TOPK_GRAPH_CONV = Op(
     "temporal_topk_graph_conv(Tensor x, Tensor values, int k, int[] windows, bool cosine, bool all_ties, Tensor? root, "
     "Tensor? scale, Tensor? shift, Tensor? residual, bool relu) -> (Tensor out, Tensor graph)",
     fake=_fake,
-    cpu=False,
     flops=_flops,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+Op(
+    "temporal_topk_graph_conv_bwd(Tensor dout, Tensor graph, int k, int[] windows, Tensor? out, Tensor? values, "
+    "Tensor? root, Tensor? scale) -> (Tensor dvalues, Tensor droot, Tensor dresidual, Tensor dscale, Tensor dshift)",
+    fake=_fake_bwd,
+    flops=_flops_bwd,
+    public=False,
 )

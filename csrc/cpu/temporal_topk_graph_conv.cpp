@@ -1,0 +1,304 @@
+// Graph convolution along the frames of every joint. Forward: the products of all pairs of frames of a window; of every frame
+// the k most similar ones; and their sums. Backward: a joint's frames give their gradients to those that they chose.
+#include "temporal_topk_graph_conv.h"
+
+#include <float.h>
+#include <math.h>
+
+#include "gram.h"
+#include "problem.h"
+
+namespace lifter::LIFTER_CAPABILITY {
+namespace {
+
+constexpr int64_t kBits = 32;       // of a word
+constexpr int64_t kRoom = 1 << 18;  // floats of the windows that are worked on at a time: they stay in the caches
+
+// What a frame chose: frames of its window, and what they weigh.
+class Edges {
+ public:
+  explicit Edges(int64_t frames)
+      : scratch_(2 * padded(frames)), weights_(scratch_.take(frames)),
+        frames_(reinterpret_cast<int32_t*>(scratch_.take(frames))) {}
+
+  // The bits of a row of the graph, of a frame with so many; `degrees` begin with the window.
+  void read(const uint32_t* words, int64_t frames, const float* degrees, float degree) {
+    count_ = 0;
+    for (int64_t first = 0; first < frames; first += kBits)
+      for (uint32_t bits = words[first / kBits]; bits; bits &= bits - 1) {
+        const int64_t frame = first + __builtin_ctz(bits);
+        frames_[count_] = static_cast<int32_t>(frame);
+        weights_[count_++] = 1 / sqrtf(degree * degrees[frame]);
+      }
+  }
+
+  int64_t count() const { return count_; }
+  int64_t frame(int64_t i) const { return frames_[i]; }
+  float weight(int64_t i) const { return weights_[i]; }
+
+  // The sum of vectors, of the frames that lie `stride` apart from the window's first on.
+  template <class T>
+  LIFTER_MEMBER vfloat sum(const T* values, int64_t stride, int64_t count) const {
+    vfloat y = {};
+    for (int64_t i = 0; i < count_; ++i) y += load_some(values + frames_[i] * stride, count) * weights_[i];
+    return y;
+  }
+
+ private:
+  Scratch scratch_;
+  float* weights_;
+  int32_t* frames_;
+  int64_t count_ = 0;
+};
+
+struct Window {
+  int64_t joint;   // its number, in all clips
+  int64_t begin;   // its first frame
+  float* x;        // (units, frames)
+  float* pairs;    // (frames, frames): products
+  float* inverse;  // of every frame what its products are multiplied by: the inverse of its norm, or 1
+  float* degrees;  // (sizes, frames): how many each chose
+};
+
+// The windows of one size that have `length` frames, and all shorter ones that they are made of: those have their products
+// among theirs. Steps of a window, of which each needs all of the one before; each is split into tasks.
+template <class T, class Unit>
+class Forward {
+ public:
+  Forward(const TemporalTopkGraphConv& s, int64_t owner, int64_t begin, int64_t length, uint32_t* graph, T* out)
+      : s_(s), owner_(owner), begin_(begin), length_(length), graph_(graph), out_(out), gram_(length, s.channels),
+        room_(gram_.spread * (gram_.units + length) + (1 + s.sizes) * gram_.width) {}
+
+  void operator()(int64_t windows) {
+    const int64_t all = s_.batch * s_.joints * windows, some = smaller(all, kRoom / room_ + 1);
+    Scratch scratch(some * room_);
+    float* rooms = scratch.take(some * room_);
+    for (int64_t first = 0; first < all; first += some) {
+      const int64_t count = smaller(some, all - first);
+      const auto each = [&](int64_t tasks, const auto& step) {
+        parallel_ranges(count * tasks, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            const int64_t n = first + i / tasks;
+            step(window(n / windows, n % windows, rooms + i / tasks * room_), i % tasks);
+          }
+        });
+      };
+      each(gram_.pack_tasks, [&](const Window& c, int64_t i) { pack(c, i); });
+      each(gram_.multiply_tasks, [&](const Window& c, int64_t i) { multiply(c, i); });
+      for (int64_t size = 0; size < s_.sizes; ++size) {
+        if (owner(s_, size) != owner_) continue;
+        const int64_t frames = smaller(s_.windows[size], length_), blocks = (frames + kLanes - 1) / kLanes;
+        each((length_ + frames - 1) / frames * blocks, [&](const Window& c, int64_t i) {
+          const int64_t begin = i / blocks * frames, first = begin + i % blocks * kLanes;
+          if (first < length_) choose(c, size, begin, smaller(frames, length_ - begin), first);
+        });
+        each((length_ + kLanes - 1) / kLanes, [&](const Window& c, int64_t i) {
+          Edges edges(frames);
+          for (int64_t t = i * kLanes; t < smaller((i + 1) * kLanes, length_); ++t) sum(c, size, t, frames, edges);
+        });
+      }
+    }
+  }
+
+  // Which size has the products of this one: the largest that is made of its windows.
+  static int64_t owner(const TemporalTopkGraphConv& s, int64_t size) {
+    int64_t best = size;
+    for (int64_t i = 0; i < s.sizes; ++i) {
+      const bool made = s.windows[i] % s.windows[size] == 0 || s.windows[i] == s.frames;
+      if (made && (s.windows[i] > s.windows[best] || (s.windows[i] == s.windows[best] && i < best))) best = i;
+    }
+    return best;
+  }
+
+ private:
+  Window window(int64_t joint, int64_t i, float* room) const {
+    float *pairs = room + gram_.spread * gram_.units, *inverse = pairs + gram_.spread * length_;
+    return {joint, begin_ + i * length_, room, pairs, inverse, inverse + gram_.width};
+  }
+
+  void pack(const Window& c, int64_t task) const {
+    const int64_t batch = c.joint / s_.joints, joint = c.joint % s_.joints;
+    const T* x = static_cast<const T*>(s_.x) + batch * s_.x_batch + joint * s_.x_joint + c.begin * s_.x_frame;
+    gram_.pack(x, s_.x_frame, task, false, c.x);
+  }
+
+  void multiply(const Window& c, int64_t task) const {
+    gram_.multiply(c.x, task, c.pairs);
+    const int64_t first = gram_.first_row(task);
+    for (int64_t i = first; i < smaller(first + gram_.kRows, length_); ++i) {
+      const float norm = sqrtf(c.pairs[i * gram_.spread + i]);
+      c.inverse[i] = s_.cosine ? 1 / (norm > 1e-12f ? norm : 1e-12f) : 1;
+    }
+  }
+
+  // Up to the length of the frame that compares. Never NaN, so that there are always k.
+  LIFTER_INLINE vfloat similarity(vfloat product, vfloat inverse) { return vmax(product * inverse, splat(-FLT_MAX)); }
+
+  // What kLanes frames of a window choose, from `first` on. Of the products, which are symmetric, a column is a frame's: the
+  // similarity that is enough is found for all at once. Columns that are none give no bits.
+  void choose(const Window& c, int64_t size, int64_t begin, int64_t frames, int64_t first) const {
+    const int64_t k = smaller(s_.k, frames);
+    Scratch lists(k * kLanes);
+    float* list = lists.take(k * kLanes);  // the most similar, in order
+    for (int64_t n = 0; n < k; ++n) store(list + n * kLanes, splat(-INFINITY));
+    vfloat best = splat(-INFINITY);  // its front
+    for (int64_t j = begin; j < begin + frames; ++j) {
+      const vfloat other = similarity(load(c.pairs + j * gram_.spread + first), splat(c.inverse[j]));
+      vfloat moved = vmin(other, best);
+      best = vmax(other, best);
+      for (int64_t n = 1; n < k; ++n) {
+        const vfloat next = load(list + n * kLanes);
+        store(list + n * kLanes, vmax(moved, next));
+        moved = vmin(moved, next);
+      }
+    }
+    store(list, best);
+
+    const int64_t problem = c.joint * s_.sizes + size;
+    for (int64_t i = first; i < smaller(first + kLanes, begin + frames); ++i) {
+      uint32_t* words = graph_ + (problem * s_.frames + c.begin + i) * s_.words;
+      const float *row = c.pairs + i * gram_.spread + begin, *inverse = c.inverse + begin;
+      const float enough = list[(k - 1) * kLanes + i - first];
+      int64_t degree = 0;
+      memset(words, 0, s_.words * sizeof *words);
+      for (int64_t j = 0; j < frames; j += kLanes) {
+        uint32_t found = lane_bits(similarity(load(row + j), load(inverse + j)) >= enough);
+        if (frames - j < kLanes) found &= (1u << (frames - j)) - 1;
+        words[j / kBits] |= found << j % kBits;
+        degree += __builtin_popcount(found);
+      }
+      for (int64_t j = frames; !s_.all_ties && degree > k;) {  // the last of those that are just as similar are too many
+        --j;
+        const bool equal = similarity(splat(row[j]), splat(inverse[j]))[0] == enough;
+        if (equal) words[j / kBits] &= ~(1u << j % kBits), --degree;
+      }
+      c.degrees[size * gram_.width + i] = degree;
+    }
+  }
+
+  // The result of a frame of a window.
+  void sum(const Window& c, int64_t size, int64_t i, int64_t frames, Edges& edges) const {
+    const Problem p(s_.joints, s_.sizes, c.joint * s_.sizes + size);
+    const int64_t begin = i - i % frames, t = c.begin + i;
+    const float* degrees = c.degrees + size * gram_.width;
+    edges.read(graph_ + (p.number * s_.frames + t) * s_.words, smaller(frames, length_ - begin), degrees + begin, degrees[i]);
+    const T* values = static_cast<const T*>(s_.values) + p.offset(s_.values_strides, c.begin + begin);
+    const T* root = s_.root ? static_cast<const T*>(s_.root) + p.offset(s_.root_strides, t) : nullptr;
+    const T* residual = s_.residual ? static_cast<const T*>(s_.residual) + p.offset(s_.residual_strides, t) : nullptr;
+    const float scale = s_.scale ? s_.scale[t * s_.sizes + size] : 1, shift = s_.shift ? s_.shift[t * s_.sizes + size] : 0;
+    T* out = out_ + (((p.batch * s_.frames + t) * s_.joints + p.row) * s_.sizes + size) * s_.width;
+    for (int64_t d = 0; d < s_.width; d += kLanes) {
+      const int64_t count = s_.width - d;
+      vfloat y = edges.sum(values + d, s_.values_strides.token, count);
+      if (root) y += load_some(root + d, count);
+      y = y * scale + shift;
+      if (residual) y += load_some(residual + d, count);
+      store_some(out + d, s_.relu ? vmax(vfloat{}, y) : y, count);
+    }
+  }
+
+  const TemporalTopkGraphConv& s_;
+  const int64_t owner_, begin_, length_;
+  uint32_t* graph_;
+  T* out_;
+  const Gram<T, Unit> gram_;
+  const int64_t room_;
+};
+
+template <class T, class Unit>
+void forward(const TemporalTopkGraphConv& s, uint32_t* graph, void* out) {
+  using Windows = Forward<T, Unit>;
+  for (int64_t i = 0; i < s.sizes; ++i) {
+    if (Windows::owner(s, i) != i) continue;
+    const int64_t length = s.windows[i], whole = s.frames / length, rest = s.frames % length;
+    Windows(s, i, 0, length, graph, static_cast<T*>(out))(whole);
+    if (rest) Windows(s, i, whole * length, rest, graph, static_cast<T*>(out))(1);
+  }
+}
+
+// Of a joint in windows of one size: the sums of what its frames received.
+template <class T>
+class Backward {
+ public:
+  Backward(const TemporalTopkGraphConv& s, const TemporalTopkGraphConvGradient& g)
+      : s_(s), g_(g), width_(padded(s.width)), scratch_(s.frames * width_ + padded(s.frames)),
+        sums_(scratch_.take(s.frames * width_)), degrees_(scratch_.take(s.frames)), edges_(s.frames) {}
+
+  void operator()(const Problem& p, const Problem&) {
+    const uint32_t* graph = g_.graph + p.number * s_.frames * s_.words;
+    for (int64_t t = 0; t < s_.frames; ++t) {
+      degrees_[t] = 0;
+      for (int64_t w = 0; w < s_.words; ++w) degrees_[t] += __builtin_popcount(graph[t * s_.words + w]);
+    }
+    memset(sums_, 0, s_.frames * width_ * sizeof(float));
+    const int64_t size = s_.windows[p.head];
+    for (int64_t t = 0; t < s_.frames; ++t) {
+      const int64_t begin = t - t % size;
+      edges_.read(graph + t * s_.words, smaller(size, s_.frames - begin), degrees_ + begin, degrees_[t]);
+      frame(p, begin, t);
+    }
+    const int64_t step = s_.joints * s_.sizes * s_.width;
+    store_rows(sums_, width_, s_.frames, s_.width, static_cast<T*>(g_.dvalues) + place(p, 0) * s_.width, step);
+  }
+
+ private:
+  // Of (batch, frames, joints, sizes).
+  int64_t place(const Problem& p, int64_t t) const {
+    return ((p.batch * s_.frames + t) * s_.joints + p.row) * s_.sizes + p.head;
+  }
+
+  void frame(const Problem& p, int64_t begin, int64_t t) {
+    const int64_t at = place(p, t) * s_.width;
+    const T* dout = static_cast<const T*>(g_.dout) + p.offset(g_.dout_strides, t);
+    const T* out = g_.out ? static_cast<const T*>(g_.out) + at : nullptr;
+    T* droot = g_.droot ? static_cast<T*>(g_.droot) + at : nullptr;
+    T* dresidual = g_.dresidual ? static_cast<T*>(g_.dresidual) + at : nullptr;
+    const T* values = g_.dscale ? static_cast<const T*>(s_.values) + p.offset(s_.values_strides, begin) : nullptr;
+    const T* root = g_.dscale && s_.root ? static_cast<const T*>(s_.root) + p.offset(s_.root_strides, t) : nullptr;
+    const float scale = s_.scale ? s_.scale[t * s_.sizes + p.head] : 1;
+    vfloat dscale = {}, dshift = {};
+    for (int64_t d = 0; d < s_.width; d += kLanes) {
+      const int64_t count = s_.width - d;
+      vfloat dy = load_some(dout + d, count);
+      if (out) dy = load_some(out + d, count) > 0 ? dy : vfloat{};
+      if (dresidual) store_some(dresidual + d, dy, count);
+      if (values) {
+        vfloat y = edges_.sum(values + d, s_.values_strides.token, count);
+        if (root) y += load_some(root + d, count);
+        dscale += dy * y, dshift += dy;
+      }
+      dy = dy * scale;
+      if (droot) store_some(droot + d, dy, count);
+      for (int64_t i = 0; i < edges_.count(); ++i) {
+        float* sum = sums_ + (begin + edges_.frame(i)) * width_ + d;
+        store(sum, load(sum) + dy * edges_.weight(i));
+      }
+    }
+    if (values) {
+      const int64_t partial = ((p.batch * s_.joints + p.row) * s_.frames + t) * s_.sizes + p.head;
+      g_.dscale[partial] = sum_lanes(dscale), g_.dshift[partial] = sum_lanes(dshift);
+    }
+  }
+
+  const TemporalTopkGraphConv& s_;
+  const TemporalTopkGraphConvGradient& g_;
+  const int64_t width_;
+  Scratch scratch_;
+  float *sums_, *degrees_;
+  Edges edges_;
+};
+
+}  // namespace
+
+void temporal_topk_graph_conv_forward(const TemporalTopkGraphConv& s, uint32_t* graph, void* out) {
+  if (s.pairs) return forward<bfloat16, Pair>(s, graph, out);
+  if (s.bfloat16) return forward<bfloat16, float>(s, graph, out);
+  forward<float, float>(s, graph, out);
+}
+
+void temporal_topk_graph_conv_backward(const TemporalTopkGraphConv& s, const TemporalTopkGraphConvGradient& g) {
+  if (s.bfloat16) each_problem<Backward<bfloat16>>(s.batch, s.joints, s.sizes, s, g);
+  else each_problem<Backward<float>>(s.batch, s.joints, s.sizes, s, g);
+}
+
+}  // namespace lifter::LIFTER_CAPABILITY
