@@ -33,7 +33,8 @@ class Setup:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("part", nargs="?", choices=PARTS, help="default: all but stream")
-    parser.add_argument("--only", metavar="PATTERN", help="cases whose name has one of these regular expressions, divided by commas, in it")
+    only = "cases whose name has one of these regular expressions, divided by commas, in it"
+    parser.add_argument("--only", metavar="PATTERNS", help=only)
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help="about a minute: fewer lengths, no torch.compile")
     effort.add_argument("--full", action="store_true", help="also reference calls that take minutes")

@@ -30,8 +30,8 @@ NOTES = [
     "H=1, K=1 unless --full, and what it would be at the paper's settings follows from the number of calls.",
     "By d3dp: frames per second over those of d3dp, same dtype and settings, interleaved in this run; printed: the same ratio "
     "of the paper, float32 on two RTX 4090.",
-    "Error: largest difference to the reference ops in float32, relative to the largest value. In bfloat16 HTP may choose other "
-    "frames than in float32: there it is printed and not judged.",
+    "Error: largest difference to the reference ops in float32, relative to the largest value. In bfloat16 HTP may choose "
+    "other frames than in float32: there it is printed and not judged.",
     "ktpformer is its lifting network, called as often: its diffusion variant has no public code.",
 ]
 NAMES = ("d3dp", "ktpformer", "htp n=1", "htp n=3")

@@ -24,7 +24,9 @@ class Pruning:
     `n`, `k` and `kept` of a call may differ from those of training.
     """
 
-    def _add_pruning(self, dim, num_frames, num_heads, n, nearest, tcep, sft, mgptp, guided, qkv_bias, qk_scale, attn_drop, drop):
+    def _add_pruning(
+        self, dim, num_frames, num_heads, n, nearest, tcep, sft, mgptp, guided, qkv_bias, qk_scale, attn_drop, drop
+    ):  # fmt: skip
         name = type(self).__name__
         if not tcep and (sft or guided and mgptp):
             raise ValueError(f"{name}: tcep is False, expected sft=False and guided=False: there is no mask")
@@ -135,7 +137,8 @@ class HTPMotionBERT(Pruning, MotionBERT):
 
     def __init__(
         self, num_frames=243, num_joints=17, in_channels=3, dim=512, dim_rep=512, depth=5, num_heads=8, mlp_ratio=2.0, *,
-        n=2, nearest=2, sft=True, mgptp=True, guided=True, qkv_bias=True, qk_scale=None, drop=0.0, attn_drop=0.0, drop_path=0.0,
+        n=2, nearest=2, sft=True, mgptp=True, guided=True, qkv_bias=True, qk_scale=None, drop=0.0, attn_drop=0.0,
+        drop_path=0.0,
     ):  # fmt: skip
         attention = {"qkv_bias": qkv_bias, "qk_scale": qk_scale, "drop": drop, "attn_drop": attn_drop}
         super().__init__(

@@ -33,7 +33,9 @@ def arguments(name, batch=2, frames=9, joints=17):
 
 
 def temporal_blocks(model):
-    return model.TTEblocks if hasattr(model, "TTEblocks") else [b for pair in (model.blocks_st, model.blocks_ts) for b in pair]
+    if hasattr(model, "TTEblocks"):
+        return model.TTEblocks
+    return [*model.blocks_st, *model.blocks_ts]
 
 
 def watch(model):
@@ -49,7 +51,10 @@ def as_table(deviation):
     return 0.0 if deviation == "as printed" else float(deviation.rstrip("%")) / 100
 
 
-@pytest.mark.parametrize("row", [row for row in published.ROWS if row.model in HOSTS], ids=lambda row: f"{row.name} {row.source}")
+ROWS = [row for row in published.ROWS if row.model in HOSTS]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.name} {row.source}")
 def test_counts_of_the_paper(row):
     """Multiply-accumulates within 2 %, parameters within 3 %; of MotionBERT they contradict each other: the parameters want
     1.5 M more, the operations 2.3 G less."""
@@ -95,8 +100,13 @@ def test_without_its_parts_it_is_its_host_after_the_graph(name, host):
         torch.testing.assert_close(model(*arguments(name)), plain(*arguments(name)))
 
 
-@pytest.mark.parametrize("switches", [{"sft": False, "mgptp": False}, {"mgptp": False, "n": 4}, {"sft": False}, {"guided": False},
-                                      {"sft": False, "guided": False}])  # fmt: skip
+SETTINGS = [
+    {"sft": False, "mgptp": False}, {"mgptp": False, "n": 4}, {"sft": False}, {"guided": False},
+    {"sft": False, "guided": False},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("switches", SETTINGS)
 def test_switches_of_the_ablations(switches):
     """Settings 1, 2, 3 of table XI and 6, 4 of table XII: another output than with all parts."""
     model, whole = tiny("htp_mixste", **switches), tiny("htp_mixste", n=switches.get("n", 1) % 4)
@@ -118,7 +128,8 @@ def test_the_time_is_told_twice():
     with kernels.backend("reference"), torch.no_grad():
         model(keypoints, poses, time)
         moment = model.time_mlp(lifter.models.d3dp.time_embedding(time, 16).float()).repeat_interleave(2, 0)
-    torch.testing.assert_close(told[1] - told[0] - model.Temporal_pos_embed[:, :, None], moment[:, None, None].expand_as(told[0]))
+    added = told[1] - told[0] - model.Temporal_pos_embed[:, :, None]
+    torch.testing.assert_close(added, moment[:, None, None].expand_as(added))
 
 
 @pytest.mark.parametrize("name", HOSTS)
@@ -134,8 +145,8 @@ def test_backends_agree(name, backend):
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_gradcheck_of_the_reference(name):
-    model = tiny(name, num_frames=6, dim=4, num_heads=1, depth=3, num_joints=3, bones=[(0, 1), (1, 2)]
-                 ) if name != "htp_motionbert" else tiny(name, num_frames=6, dim=4, dim_rep=4, num_heads=1, depth=3, num_joints=3)  # fmt: skip
+    special = {"dim_rep": 4} if name == "htp_motionbert" else {"bones": [(0, 1), (1, 2)]}
+    model = tiny(name, num_frames=6, dim=4, num_heads=1, depth=3, num_joints=3, **special)
     floats = [x.double() for x in arguments(name, 1, 6, 3)]
     model = model.double()
     parameters = dict(model.named_parameters())
