@@ -24,9 +24,11 @@ def most_pairs(B, T, J):
 
 
 def stretches(B, T, J):
-    """Most of what is close: whole words that nobody in a stretch of frames sees."""
+    """Most of what is close: whole words that nobody in a stretch of frames sees, but for one frame, the last of a block."""
     stretch = torch.arange(T) // 81
-    return most_pairs(B, T, J) & (stretch == stretch[:, None])
+    mask = most_pairs(B, T, J) & (stretch == stretch[:, None])
+    mask[:, :, 47:48] = True
+    return mask
 
 
 def few_pairs(B, T, J):
