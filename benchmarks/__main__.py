@@ -12,9 +12,9 @@ import torch
 from lifter import _library
 from lifter.info import environment
 
-from . import bounds, inputs, kernels, memory, models, report, scaling, stream, tables
+from . import bounds, diffusion, inputs, kernels, memory, models, report, scaling, stream, tables
 
-PARTS = {"tables": [tables], "models": [models, memory], "kernels": [kernels, scaling], "stream": [stream]}
+PARTS = {"tables": [tables], "models": [models, diffusion, memory], "kernels": [kernels, scaling], "stream": [stream]}
 DEFAULT_PARTS = ("tables", "models", "kernels")  # streams take minutes
 DEFAULT_FOLDER = "build/benchmarks"
 
@@ -33,7 +33,7 @@ class Setup:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("part", nargs="?", choices=PARTS, help="default: all but stream")
-    parser.add_argument("--only", metavar="PATTERN", help="cases whose name has this regular expression in it")
+    parser.add_argument("--only", metavar="PATTERN", help="cases whose name has one of these regular expressions, divided by commas, in it")
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help="about a minute: fewer lengths, no torch.compile")
     effort.add_argument("--full", action="store_true", help="also reference calls that take minutes")
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
     args = parser.parse_args(argv)
     try:
-        only = re.compile(args.only or "", re.IGNORECASE)
+        only = re.compile((args.only or "").replace(",", "|"), re.IGNORECASE)
         clips = inputs.load(args.input) if args.input else inputs.synthetic_gait()
         if args.part in (None, "models", "stream"):
             clips.batch(1, max(models.FRAMES))

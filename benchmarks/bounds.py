@@ -45,9 +45,23 @@ def _retention_products(q, v, initial_state, chunk_size, final_state):
     return products
 
 
+def _graph_products(x, backward=False):
+    """Of all pairs of frames, which are symmetric, and of their weights by the frames. Backward of dout by the frames too, and
+    of weights by dout; the two gradients that the scores give to the frames are one product."""
+    B, T, J, C = x.shape
+    pairs, weighted = [(B * J, T, C, (T + 1) // 2)], [(B * J, T, T, C)]
+    return pairs + [(B * J, T, C, T)] + 2 * weighted if backward else pairs + weighted
+
+
 def _gradient_products(products):
     """Of a product (m, k) (k, n): (m, n) (n, k) and (k, m) (m, n). Attention's first product is repeated besides."""
     return [p for b, m, k, n in products for p in ((b, m, n, k), (b, k, m, n))] + products[:1]
+
+
+def _pairs_of_frames(x, k):
+    """Half of the products of all pairs of frames of every joint, which are symmetric; where all are selected, none."""
+    B, T, J, C = x.shape
+    return [(B * J, T, C, (T + 1) // 2)] if k < T - 1 else []
 
 
 # Matrix products of an op from its arguments.
@@ -55,12 +69,15 @@ PRODUCTS = {
     "axial_attention": lambda qkv, mask, axis, *rest: _attention_products(qkv, axis),
     "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: _gradient_products(_attention_products(qkv, axis)),
     "density_peak_prune": lambda x, *rest: [(len(x), x.shape[1], x.shape[2], (x.shape[1] + 1) // 2)],  # it is symmetric
+    "topk_temporal_mask": _pairs_of_frames,
     "retention": lambda q, k, v, decay, state, xpos_scale, scale, chunk_size, causal, final: _retention_products(
         q, v, state, chunk_size, final
     ),
     "retention_bwd": lambda dout, dfinal, q, k, v, decay, state, xpos_scale, scale, chunk_size, causal: (
         _gradient_products(_retention_products(q, v, state, chunk_size, dfinal is not None))
     ),
+    "temporal_graph_conv": lambda x, *rest: _graph_products(x),
+    "temporal_graph_conv_bwd": lambda dout, x, *rest: _graph_products(x, backward=True),
 }
 
 # Exponentials of an op from its arguments: of a scan one per step, channel and state. A backward pass evaluates them
@@ -73,6 +90,8 @@ EXPONENTIALS = {
     "skeleton_scan_bwd": lambda dout, x, proj, dt_weight, dt_bias, A, *rest: x.numel() * A.shape[0] * A.shape[2],
     "axial_attention": lambda qkv, mask, axis, *rest: qkv[..., 0, :, 0].numel() * qkv.shape[1 if axis else 2],
     "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: lse.numel() * qkv.shape[1 if axis else 2],
+    "temporal_graph_conv": lambda x, *rest: x[..., 0].numel() * x.shape[1],
+    "temporal_graph_conv_bwd": lambda dout, x, *rest: x[..., 0].numel() * x.shape[1],
 }
 
 

@@ -11,7 +11,7 @@ class Published:
     """One printed row: the figures as printed ("0.64M", "2.604G"), and the arguments that build the model.
 
     `per_frame`: the printed multiply-accumulates are those of a clip, by its frames. `calls`: of the model for one clip,
-    whose sum is printed.
+    whose sum is printed. `all_params`: the printed parameters are all there are, not those that thop sees.
     """
 
     model: str
@@ -23,6 +23,7 @@ class Published:
     note: str = ""
     per_frame: bool = False
     calls: int = 1
+    all_params: bool = False
 
     @property
     def printed(self) -> str:
@@ -49,12 +50,31 @@ def as_printed(number: float, printed: str) -> bool:
 TABLE_1 = "SasMamba, table 1"
 TABLE_5 = "SasMamba, table 5"  # its "Flops" are multiply-accumulates, thop's
 POSERETNET = "PoseRetNet, table 5"  # per frame; its "FLOPs" are multiply-accumulates, thop's
-HTP = "HTP, table {}"
+HTP = "HTP, table {}"  # its parameters are all there are
 CODE = "official code, counted by thop"
 
 UNSEEN = "retention's matrices are raw parameters, which thop does not see: really 35.75M, 642M/frame"
 ANY_CHUNK = "printed for 243; thop sees nothing that depends on the chunk"
 ONE_PROJECTION = "learned queries are the same for all joints, and projected once: 1.019G less"
+
+HTP_PARTS = "2.169G more: the GCN's, which the total has no room for; 1.019G less: queries projected once"
+HTP_ALONE = "printed 4.33G over D3DP's: two such GCNs; one is 2.169G"
+HTP_BERT = "the printed total has room for the attention of the first SFT block, not for its MLP, 4.33G"
+
+# n of HTP, as printed in its table VII.
+HTP_BY_N = {1: "60.6G", 2: "74.2G", 3: "87.7G", 4: "101.2G"}
+NOTHING = {"tcep": False, "sft": False, "mgptp": False, "guided": False}
+
+# Frames per second of HTP's table V by hypotheses and steps; its HTP runs with n=1.
+FPS = {
+    (20, 1): {"d3dp": 772.7, "ktpformer": 705.8, "htp n=1": 2277.5},
+    (20, 10): {"d3dp": 79.6, "ktpformer": 73.5, "htp n=1": 137.0},
+}
+
+
+def _htp(model, table, params, macs, note=HTP_PARTS, **row):
+    return Published(model, HTP.format(table), params, macs, note=note, all_params=True, **row)
+
 
 ROWS = [
     Published("sasmamba", TABLE_1, "0.64M", "1.3G", note=f"{HALF}; 0.64M with the deformable layers"),
@@ -75,10 +95,32 @@ ROWS = [
         Published("poseretnet", POSERETNET, "25.2M", "430M", {"chunk_size": chunk}, note=ANY_CHUNK, per_frame=True)
         for chunk in (81, 27, 9)
     ),
-    Published("hot_mixste", HTP.format("I"), "35.0M", "83.8G", note=ONE_PROJECTION),
-    Published("d3dp", HTP.format("I"), "34.8M", "139.1G", note="one call"),
-    Published("d3dp", HTP.format("V"), "34.8M", "22.9G", note="40 calls: H=20, K=1, flip", per_frame=True, calls=40),
-    Published("d3dp", HTP.format("V"), "34.8M", "228.8G", note="400 calls: H=20, K=10, flip", per_frame=True, calls=400),
+    _htp("mixste", "I", "33.8M", "139.0G", ""),
+    _htp("motionbert", "I", "42.5M", "174.8G", ""),
+    _htp("hot_mixste", "I", "35.0M", "83.8G", ONE_PROJECTION),
+    _htp("d3dp", "I", "34.8M", "139.1G", "one call"),
+    _htp("ktpformer", "I", "36.3M", "139.1G", "printed for its diffusion variant, which has 1.05M more to tell the time"),
+    _htp("htp", "I", "37.5M", "87.7G", kwargs={"n": 3}),
+    _htp("htp_mixste", "I", "36.4M", "87.6G", kwargs={"n": 3}),
+    _htp("htp_motionbert", "I", "47.6M", "101.7G", HTP_BERT),
+    _htp("d3dp", "V", "34.8M", "0.58G", "training: one call", per_frame=True),
+    _htp("d3dp", "V", "34.8M", "22.9G", "40 calls: H=20, K=1, flip", per_frame=True, calls=40),
+    _htp("d3dp", "V", "34.8M", "228.8G", "400 calls: H=20, K=10, flip", per_frame=True, calls=400),
+    _htp("htp", "V", "37.5M", "0.36G", kwargs={"n": 3}, per_frame=True),
+    _htp("htp", "V", "37.5M", "10.0G", kwargs={"n": 1}, per_frame=True, calls=40),
+    _htp("htp", "V", "37.5M", "99.8G", kwargs={"n": 1}, per_frame=True, calls=400),
+    _htp("htp_mixste", "VI", "36.4M", "0.36G", kwargs={"n": 3}, per_frame=True),
+    _htp("d3dp", "VI", "34.6M", "1.14G", "2 calls: flip", per_frame=True, calls=2),
+    _htp("htp", "VI", "37.5M", "0.72G", kwargs={"n": 3}, per_frame=True, calls=2),
+    _htp("htp", "VI", "37.5M", "0.50G", kwargs={"n": 1}, per_frame=True, calls=2),
+    *(_htp("htp", "VII", "37.5M", macs, kwargs={"n": n}) for n, macs in HTP_BY_N.items()),
+    _htp("htp", "XI, baseline", "35.5M", "143.375G", HTP_ALONE, kwargs=NOTHING),
+    _htp("htp", "XI, setting 1", "36.3M", "143.392G", HTP_ALONE, kwargs={"sft": False, "mgptp": False}),
+    _htp("htp", "XI", "37.5M", "87.648G", kwargs={"n": 3}),
+    *(
+        _htp("htp", "XIII", "37.5M", macs, kwargs={"n": 1}, frames=frames, per_frame=True, calls=400)
+        for frames, macs in {81: "119.2G", 162: "119.2G", 243: "99.8G"}.items()
+    ),
     Published("sasmamba", CODE, "0.624951M", "2.604G"),
     Published("sasmamba_large", CODE, "4.136299M", "17.179G"),
     Published("posemamba_s", CODE, "0.859651M", "3.587G"),

@@ -105,7 +105,8 @@ class Op:
                 return torch.ops.lifter
             backend = self.chosen(device)
             if backend == "reference":
-                _warn_slow(self.name, device)
+                if not torch.compiler.is_compiling():  # a warning would break the graph
+                    _warn_slow(self.name, device)
                 return None
             return torch.ops.lifter
         if x.dtype == torch.float64:

@@ -64,6 +64,9 @@ def temporal_graph_conv_ref(x, graph, mask=None, scale=None):
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
+# The kernels read x and dout by their strides; only the channels must be contiguous. They need room for products of all pairs
+# of frames: of a joint per thread on the CPU, on the GPU of as many clips as have room in 256 MB, or one. The gradient of the
+# graph is summed in two stages, of at most 32 partial sums (16 on the GPU), which the shapes decide.
 
 
 def _fake(x, graph, mask, scale):
@@ -71,15 +74,44 @@ def _fake(x, graph, mask, scale):
     return x.new_empty(x.shape), x.new_empty(B, T, J, dtype=torch.float32)
 
 
+def _fake_bwd(dout, x, graph, lse, mask, scale):
+    return x.new_empty(x.shape), torch.empty_like(graph)
+
+
+def _setup_context(ctx, inputs, output):
+    x, graph, mask, ctx.scale = inputs
+    ctx.save_for_backward(x, graph, output[1], mask)
+
+
+def _backward(ops, ctx, dout, _):
+    x, graph, lse, mask = ctx.saved_tensors
+    return *ops.temporal_graph_conv_bwd(dout, x, graph, lse, mask, ctx.scale), None, None
+
+
 def _flops(x_shape, *args, out_shape=None, **kwargs) -> int:
-    """The two products, as of attention; a mask saves nothing."""
+    """The two products, as of attention; a mask saves nothing. Of the first, which is symmetric, the CPU computes but half."""
     B, T, J, C = x_shape
     return 4 * B * J * T * T * C
+
+
+def _flops_bwd(dout_shape, x_shape, *args, out_shape=None, **kwargs) -> int:
+    """Four products where the forward has two: the scores again, dout x^T, and two of (T, T) by the frames of dout and x."""
+    return 2 * _flops(x_shape)
 
 
 TEMPORAL_GRAPH_CONV = Op(
     "temporal_graph_conv(Tensor x, Tensor graph, Tensor? mask, float scale) -> (Tensor out, Tensor lse)",
     fake=_fake,
-    cpu=False,
+    triton="temporal_graph_conv:forward",
     flops=_flops,
+    setup_context=_setup_context,
+    backward=_backward,
+)
+Op(
+    "temporal_graph_conv_bwd(Tensor dout, Tensor x, Tensor graph, Tensor lse, Tensor? mask, float scale) "
+    "-> (Tensor dx, Tensor dgraph)",
+    fake=_fake_bwd,
+    triton="temporal_graph_conv:backward",
+    flops=_flops_bwd,
+    public=False,
 )

@@ -96,6 +96,6 @@ def _flops(x_shape, *args, out_shape=None, **kwargs) -> int:
 TOPK_TEMPORAL_MASK = Op(
     "topk_temporal_mask(Tensor x, int k) -> Tensor mask",
     fake=_fake,
-    cpu=False,
+    triton="topk_temporal_mask:forward",
     flops=_flops,
 )

@@ -28,10 +28,28 @@ def mirror(poses, skeleton=H36M):
     return torch.cat((-poses[..., :1], poses[..., 1:]), -1)
 
 
+def diffuse(poses, time, noise, timesteps=1000, scale=1.0):
+    """Clean poses (B, T, J, 3) to the noisy ones that a denoiser is trained on: what is left of them after step `time`, and
+    noise.
+
+    Args:
+        time: (B,) int64, 0 to timesteps - 1. noise: (B, T, J, 3) standard normal.
+        timesteps, scale: of the denoiser.
+    """
+    if noise.shape != poses.shape or time.shape != poses.shape[:1]:
+        raise ValueError(
+            f"diffuse: time and noise have shapes {tuple(time.shape)} and {tuple(noise.shape)}, expected "
+            f"{tuple(poses.shape[:1])} and {tuple(poses.shape)} as poses"
+        )
+    signal = _beside(cosine_schedule(timesteps)[1].to(poses.device)[time], poses.dim()).to(poses.dtype)
+    bound = CLAMP * scale
+    return (signal.sqrt() * scale * poses + (1 - signal).sqrt() * noise).clamp(-bound, bound) / scale
+
+
 @torch.no_grad()
 def sample(
     denoiser, keypoints, hypotheses=20, steps=10, *, flip=H36M, noise=None, generator=None, batch_hypotheses=None,
-    every_step=False,
+    every_step=False, **choices,
 ):  # fmt: skip
     """Pose hypotheses by DDIM with eta = 1.
 
@@ -39,8 +57,8 @@ def sample(
     alone is computed once.
 
     Args:
-        denoiser: in evaluation mode; `lifter.models.D3DP`, or any module with its attributes `timesteps` and `scale` and
-            its methods `embed(keypoints)` and `denoise(embedded, poses, time)`.
+        denoiser: in evaluation mode; `lifter.models.D3DP` or `HTP`, or any module with their attributes `timesteps` and
+            `scale` and their methods `embed(keypoints)` and `denoise(embedded, poses, time, **choices)`.
         keypoints: (B, T, J, C), of the dtype in which the denoiser is called; what lies between the steps is float32 at
             least.
         hypotheses, steps: H and K. The cost is K calls of 2 H clips, H without `flip`, per clip.
@@ -52,6 +70,7 @@ def sample(
             gives the same noise for every device.
         batch_hypotheses: how many hypotheses go through the denoiser at once, to bound the memory. None: all.
         every_step: return the prediction of every step.
+        choices: what `denoise` takes besides, as HTP's `n`, `k` and `kept`.
 
     Returns:
         (B, H, T, J, 3) the last step's prediction of the clean poses, or (B, K, H, T, J, 3). As the network gives them:
@@ -89,7 +108,7 @@ def sample(
         clean = []
         for part in poses.clamp(-bound, bound).div(denoiser.scale).split(batch_hypotheses, 1):
             part = part if flip is None else torch.cat((part, mirror(part, flip)))
-            out = denoiser.denoise(embedded, part.to(keypoints.dtype), time).to(dtype)
+            out = denoiser.denoise(embedded, part.to(keypoints.dtype), time, **choices).to(dtype)
             clean.append(out if flip is None else (out[:B] + mirror(out[B:], flip)) / 2)
         return torch.cat(clean, 1).mul(denoiser.scale).clamp(-bound, bound)
 

@@ -68,6 +68,18 @@ def test_schedule():
     assert diffusion.cosine_schedule(10)[0].shape == (10,)
 
 
+def test_diffuse():
+    poses, noise = torch.randn(3, 4, 17, 3) / 4, torch.randn(3, 4, 17, 3)
+    time, signal = torch.tensor([0, 500, 999]), diffusion.cosine_schedule()[1]
+    noisy = diffusion.diffuse(poses, time, noise, scale=2.0)
+    for b in range(3):
+        left = signal[time[b]].item()
+        expected = ((2 * poses[b] * left**0.5 + noise[b] * (1 - left) ** 0.5) / 2).clamp(-1.1, 1.1)
+        torch.testing.assert_close(noisy[b], expected)
+    with pytest.raises(ValueError, match=r"time and noise have shapes \(2,\) and \(3, 4, 17, 3\), expected \(3,\) and"):
+        diffusion.diffuse(poses, time[:2], noise)
+
+
 # ---- sampler -------------------------------------------------------------------------------------------------------------
 
 

@@ -4,13 +4,11 @@
 #include <math.h>
 
 #include "../parallel.h"
-#include "product.h"
+#include "gram.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
-constexpr int64_t kUnits = 128;     // of a frame, packed by a task
-constexpr int64_t kRows = 16;       // of products, by a task: few, since the square on the diagonal is computed twice
 constexpr int64_t kRoom = 1 << 18;  // floats of the clips that are worked on at a time: they stay in the caches
 
 struct Clip {
@@ -26,30 +24,26 @@ struct Clip {
 // Steps of a clip, of which each needs all of the one before; each is split into tasks.
 template <class T, class Unit>
 class Prune {
-  using Op = Operand<Unit>;
-
  public:
   Prune(const DensityPeakPrune& s, int64_t* indices, float* scores)
-      : s_(s), indices_(indices), scores_(scores), units_(Op::depth(s.channels)), width_(padded(s.frames)),
-        spread_(spread(s.frames)), room_(spread_ * (units_ + s.frames) + 8 * width_),
+      : s_(s), indices_(indices), scores_(scores), gram_(s.frames, s.channels),
+        room_(gram_.spread * (gram_.units + s.frames) + 8 * gram_.width),
         clips_(smaller(s.batch, kRoom / room_ + 1)), scratch_(clips_ * room_), clip_rooms_(scratch_.take(clips_ * room_)) {
     for (int i = 0; i < kLanes; ++i) lane_[i] = i;
   }
 
   void operator()() {
-    const int64_t blocks = (s_.frames + kRows - 1) / kRows;
     for (int64_t first = 0; first < s_.batch; first += clips_) {
       const int64_t count = smaller(clips_, s_.batch - first);
       const auto each = [&](int64_t tasks, const auto& step) {
         parallel_ranges(count * tasks, [&](int64_t begin, int64_t end) {
-          Scratch lists(width_ + kLanes);
-          float* room = lists.take(width_ + kLanes);
+          Scratch lists(gram_.width + kLanes);
+          float* room = lists.take(gram_.width + kLanes);
           for (int64_t i = begin; i < end; ++i) step(clip(first, i / tasks), i % tasks, room);
         });
       };
-      each((units_ + kUnits - 1) / kUnits, [&](const Clip& c, int64_t i, float*) { pack(c, i * kUnits); });
-      // The first rows have the most products: they take turns with the last, so that all threads get about as many.
-      each(blocks, [&](const Clip& c, int64_t i, float*) { multiply(c, (i % 2 ? blocks - 1 - i / 2 : i / 2) * kRows); });
+      each(gram_.pack_tasks, [&](const Clip& c, int64_t i, float*) { pack(c, i); });
+      each(gram_.multiply_tasks, [&](const Clip& c, int64_t i, float*) { multiply(c, i); });
       each(s_.frames, [&](const Clip& c, int64_t i, float* room) { measure(c, i, room); });
       each(1, [&](const Clip& c, int64_t, float*) { weigh(c); });
       each(s_.frames, [&](const Clip& c, int64_t i, float*) { score(c, i); });
@@ -60,64 +54,34 @@ class Prune {
  private:
   Clip clip(int64_t first, int64_t i) const {
     float* room = clip_rooms_ + i * room_;
-    float* p = room + spread_ * (units_ + s_.frames);
-    const auto row = [&](int n) { return p + n * width_; };
-    return {first + i, room, room + spread_ * units_, row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)};
+    float *pairs = room + gram_.spread * gram_.units, *p = pairs + gram_.spread * s_.frames;
+    const auto row = [&](int n) { return p + n * gram_.width; };
+    return {first + i, room, pairs, row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)};
   }
 
-  // The units from `first` on, transposed. Floats are measured from the mean of a few of the clip's frames, as frames that
-  // are much alike would else lose their distance in the rounding of the products. Pairs are not: bfloat16 has rounded more
-  // before. What comes next is fetched, as in load_rows.
-  void pack(const Clip& c, int64_t first) {
-    constexpr int64_t kOfUnit = Op::kPairs ? 2 : 1, kLine = 64 / sizeof(T), kAhead = 12, kSample = 16;
-    const int64_t units = smaller(kUnits, units_ - first), some = smaller(kOfUnit * units, s_.channels - kOfUnit * first);
-    const T* x = static_cast<const T*>(s_.x) + c.number * s_.x_batch + kOfUnit * first;
-    alignas(64) float mean[kUnits] = {}, rows[kLanes * kUnits] = {};
-    if (!Op::kPairs) {
-      const int64_t step = (s_.frames + kSample - 1) / kSample, sample = (s_.frames + step - 1) / step;
-      for (int64_t t = 0; t < s_.frames; t += step)
-        for (int64_t j = 0; j < units; j += kLanes)
-          store(mean + j, load(mean + j) + load_some(x + t * s_.x_frame + j, units - j) * (1.0f / sample));
-    }
-    for (int64_t t = 0; t < s_.frames; t += kLanes) {
-      const int64_t count = smaller(kLanes, s_.frames - t);
-      for (int64_t i = 0; i < count; ++i) {
-        const T* row = x + (t + i) * s_.x_frame;
-        for (int64_t j = 0; j < some; j += kLine) __builtin_prefetch(row + kAhead * s_.x_frame + j, 0, 2);
-        if (Op::kPairs) {
-          memcpy(rows + i * kUnits, row, some * sizeof(T));
-        } else {
-          for (int64_t j = 0; j < units; j += kLanes)
-            store(rows + i * kUnits + j, load_some(row + j, units - j) - load(mean + j));
-        }
-      }
-      transpose_rows(rows, kUnits, count, units, c.x + first * spread_ + t, spread_);
-    }
+  // From their mean: frames that are much alike would else lose their distance in the rounding of the products.
+  void pack(const Clip& c, int64_t task) {
+    gram_.pack(static_cast<const T*>(s_.x) + c.number * s_.x_batch, s_.x_frame, task, true, c.x);
   }
 
-  // Rows of products from the diagonal on, and the same as columns. Every product sums in the same order: equal frames
-  // have equal ones.
-  void multiply(const Clip& c, int64_t first) {
-    const int64_t rows = smaller(kRows, s_.frames - first), next = first + kRows;
-    float* pairs = c.pairs + first * spread_;
-    product(rows, width_ - first, units_, Op::of(c.x + first), 1, spread_, Op::of(c.x + first), spread_, pairs + first, spread_);
-    if (next < s_.frames)
-      transpose_rows(pairs + next, spread_, rows, s_.frames - next, c.pairs + next * spread_ + first, spread_);
-    for (int64_t i = first; i < first + rows; ++i) c.squares[i] = c.pairs[i * spread_ + i];
+  void multiply(const Clip& c, int64_t task) {
+    gram_.multiply(c.x, task, c.pairs);
+    const int64_t first = gram_.first_row(task), next = first + gram_.kRows;
+    for (int64_t i = first; i < smaller(next, s_.frames); ++i) c.squares[i] = c.pairs[i * gram_.spread + i];
     if (next >= s_.frames)
-      for (int64_t i = s_.frames; i < width_; ++i) c.squares[i] = 0;
+      for (int64_t i = s_.frames; i < gram_.width; ++i) c.squares[i] = 0;
   }
 
   // Squared distances of frame `i`, their largest, and the sum of its nearest.
   void measure(const Clip& c, int64_t i, float* lists) {
-    float* row = c.pairs + i * spread_;
+    float* row = c.pairs + i * gram_.spread;
     vfloat most = {}, hidden = {}, support = {};
     const float* mask = s_.mask ? s_.mask + c.number * s_.mask_batch + i * s_.mask_frame : nullptr;
     const bool* valid = s_.valid ? s_.valid + c.number * s_.frames : nullptr;
-    const int64_t depth = smaller(s_.nearest, width_ / kLanes);
+    const int64_t depth = smaller(s_.nearest, gram_.width / kLanes);
     for (int64_t n = 2; n < depth; ++n) store(lists + n * kLanes, splat(INFINITY));
     vfloat first = splat(INFINITY), second = first;  // the front of the lists
-    for (int64_t j = 0; j < width_; j += kLanes) {
+    for (int64_t j = 0; j < gram_.width; j += kLanes) {
       const vint inside = lane_ < vint{} + static_cast<int32_t>(s_.frames - j);
       vfloat square = vmax(load(c.squares + j) + c.squares[i] - load(row + j) * 2.0f, vfloat{});
       most = inside ? vmax(square, most) : most;
@@ -175,15 +139,15 @@ class Prune {
       if (s_.mask) density *= (1 + c.support[i]) / support;  // the softmax of the logarithms
       c.density[i] = s_.valid && !s_.valid[at] ? 0 : density;
     }
-    for (int64_t i = s_.frames; i < width_; ++i) c.density[i] = -INFINITY;
+    for (int64_t i = s_.frames; i < gram_.width; ++i) c.density[i] = -INFINITY;
   }
 
   // Frame `i`: its density times its distance to the nearest denser frame, of equally dense ones those before it.
   void score(const Clip& c, int64_t i) {
-    const float* row = c.pairs + i * spread_;
+    const float* row = c.pairs + i * gram_.spread;
     const float density = c.density[i];
     vfloat least = splat(INFINITY);
-    for (int64_t j = 0; j < width_; j += kLanes) {
+    for (int64_t j = 0; j < gram_.width; j += kLanes) {
       const vfloat other = load(c.density + j);
       const vint denser = (other > density) | ((other == density) & (lane_ < vint{} + static_cast<int32_t>(i - j)));
       least = denser ? vmin(load(row + j), least) : least;
@@ -218,7 +182,8 @@ class Prune {
   const DensityPeakPrune& s_;
   int64_t* indices_;
   float* scores_;
-  const int64_t units_, width_, spread_, room_, clips_;
+  const Gram<T, Unit> gram_;
+  const int64_t room_, clips_;
   Scratch scratch_;
   float* clip_rooms_;
   vint lane_;

@@ -124,11 +124,23 @@ LIFTER_INLINE void store_some(T* p, vfloat v, int64_t count) {
 LIFTER_INLINE vfloat vmax(vfloat a, vfloat b) { return a > b ? a : b; }
 LIFTER_INLINE vfloat vmin(vfloat a, vfloat b) { return a < b ? a : b; }
 LIFTER_INLINE vfloat vabs(vfloat a) { return (vfloat)((vint)a & 0x7fffffff); }
-LIFTER_INLINE bool any(vint mask) {
-  int32_t bits = 0;
-  for (int i = 0; i < kLanes; ++i) bits |= mask[i];
-  return bits != 0;
+
+// A bit of every lane of a mask.
+LIFTER_INLINE uint32_t lane_bits(vint mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask((__m512i)mask);
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)mask);
+#elif defined(__SSE__)
+  return _mm_movemask_ps((__m128)mask);
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= (mask[i] & 1u) << i;
+  return bits;
+#endif
 }
+
+LIFTER_INLINE bool any(vint mask) { return lane_bits(mask) != 0; }
 
 // e^r for |r| <= ln(2) / 2, relative error 9e-8 before rounding (minimax, exact at 0).
 LIFTER_INLINE vfloat exp_fraction(vfloat r) {

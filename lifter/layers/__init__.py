@@ -3,10 +3,11 @@
 from .axial_attention import AxialAttention
 from .block import DropPath, Mlp, TransformerBlock
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
-from .graph_conv import LearnedGraphConv
+from .graph_conv import LearnedGraphConv, SkeletonGCN
 from .prune import DensityPeakPrune, FrameRecovery
 from .retention import Retention, joint_decays, shared_decays
 from .skeleton_scan import SkeletonBlock, SkeletonMixer, SkeletonScan
+from .temporal_pruning import MGPTP, SFT, TCEP
 
 __all__ = [
     "AxialAttention",
@@ -16,12 +17,16 @@ __all__ = [
     "DropPath",
     "FrameRecovery",
     "LearnedGraphConv",
+    "MGPTP",
     "Mlp",
     "Retention",
+    "SFT",
     "SkeletonBlock",
+    "SkeletonGCN",
     "SkeletonMixer",
     "SkeletonScan",
     "StructureConv",
+    "TCEP",
     "TransformerBlock",
     "joint_decays",
     "shared_decays",

@@ -1,7 +1,48 @@
-"""Graph convolution along the joints or the frames of a clip, with a graph that is part known and part learned."""
+"""Graph convolution along the joints or the frames of a clip, by the skeleton or by a graph that is partly learned."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+
+def known_graph(name, num_nodes, edges):
+    """(N, N) bool, both directions of every edge; ValueError in the name of the layer for edges that are none."""
+    known = torch.zeros(num_nodes, num_nodes, dtype=torch.bool)
+    for i, j in edges:
+        if not (0 <= i < num_nodes and 0 <= j < num_nodes and i != j):
+            raise ValueError(f"{name}: edges has ({i}, {j}), expected two different nodes below {num_nodes}")
+        known[i, j] = known[j, i] = True
+    return known
+
+
+def partly_learned(known, learned):
+    """The symmetric part of (known + learned), both (N, N); the neighbours of a node share a known weight of 1."""
+    known = known.to(learned.dtype)
+    graph = known / known.sum(1, keepdim=True).clamp(min=1) + learned
+    return (graph + graph.mT) / 2
+
+
+class SkeletonGCN(nn.Module):
+    """MotionAGFormer's graph convolution over the bones, ReLU(x + BatchNorm(A V(x) + U(x))): (B, T, J, C) -> (B, T, J, C).
+
+    A joins neighbours, with weight 1 / sqrt(the number of the one's neighbours times that of the other's). The statistics of
+    BatchNorm are those of a joint.
+
+    Args:
+        dim: C. num_joints: J. bones: pairs of joints.
+    """
+
+    def __init__(self, dim, num_joints, bones):
+        super().__init__()
+        known = known_graph("SkeletonGCN", num_joints, bones).float()
+        root = known.sum(1).clamp(min=1).sqrt()
+        self.register_buffer("adjacency", known / root / root[:, None], persistent=False)  # a constant
+        self.U, self.V = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.norm = nn.BatchNorm1d(num_joints)
+
+    def forward(self, x):
+        y = self.adjacency.to(x.dtype) @ self.V(x) + self.U(x)
+        return F.relu(x + self.norm(y.flatten(0, 1)).view(x.shape))
 
 
 class LearnedGraphConv(nn.Module):
@@ -25,11 +66,7 @@ class LearnedGraphConv(nn.Module):
         super().__init__()
         if axis not in ("joint", "frame"):
             raise ValueError(f"LearnedGraphConv: axis is {axis!r}, expected 'joint' or 'frame'")
-        known = torch.zeros(num_nodes, num_nodes, dtype=torch.bool)
-        for i, j in edges:
-            if not (0 <= i < num_nodes and 0 <= j < num_nodes and i != j):
-                raise ValueError(f"LearnedGraphConv: edges has ({i}, {j}), expected two different nodes below {num_nodes}")
-            known[i, j] = known[j, i] = True
+        known = known_graph("LearnedGraphConv", num_nodes, edges)
         self.axis, self.num_nodes = axis, num_nodes
         self.register_buffer("known", known, persistent=False)  # a constant of the architecture, not a weight
         self.W = nn.Parameter(torch.empty(2, in_channels, out_channels))
@@ -57,10 +94,8 @@ class LearnedGraphConv(nn.Module):
 
     def graph(self, n):
         """(n, n), the symmetric graph of the first n nodes."""
-        known = self.known[:n, :n].to(self.adj2.dtype)
-        known = known / known.sum(1, keepdim=True).clamp(min=1)
-        graph = known + torch.eye(n, dtype=known.dtype, device=known.device) + self.adj2[:n, :n]
-        return (graph + graph.mT) / 2
+        itself = torch.eye(n, dtype=self.adj2.dtype, device=self.adj2.device)
+        return partly_learned(self.known[:n, :n], self.adj2[:n, :n]) + itself
 
     def extra_repr(self):
         _, in_channels, out_channels = self.W.shape

@@ -2,6 +2,7 @@
 
 from .d3dp import D3DP
 from .hot import HoTMixSTE
+from .htp import HTP, HTPMixSTE, HTPMotionBERT
 from .ktpformer import KTPFormer
 from .mixste import MixSTE
 from .motionbert import MotionBERT
@@ -9,4 +10,16 @@ from .posemamba import PoseMamba
 from .poseretnet import PoseRetNet
 from .sasmamba import SasMamba
 
-__all__ = ["D3DP", "HoTMixSTE", "KTPFormer", "MixSTE", "MotionBERT", "PoseMamba", "PoseRetNet", "SasMamba"]
+__all__ = [
+    "D3DP",
+    "HTP",
+    "HTPMixSTE",
+    "HTPMotionBERT",
+    "HoTMixSTE",
+    "KTPFormer",
+    "MixSTE",
+    "MotionBERT",
+    "PoseMamba",
+    "PoseRetNet",
+    "SasMamba",
+]

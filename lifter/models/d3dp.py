@@ -44,22 +44,27 @@ class D3DP(MixSTE):
         layers = {"1": nn.Linear(dim, 2 * dim), "2": nn.GELU(), "3": nn.Linear(2 * dim, dim)}  # the official names
         self.time_mlp = nn.Sequential(OrderedDict(layers))
 
-    def forward(self, keypoints, poses, time):
-        return self.denoise(self.embed(keypoints), poses, time)
+    def forward(self, keypoints, poses, time, **choices):
+        return self.denoise(self.embed(keypoints), poses, time, **choices)
 
     def embed(self, keypoints):
         """What depends on the keypoints alone, for `denoise`: (B, T, J, in_channels) -> (B, T, J, C)."""
         check_keypoints(type(self).__name__, keypoints, self.num_frames, self.num_joints, self.in_channels)
         return self.Spatial_patch_to_embedding(keypoints.to(self.Spatial_pos_embed.dtype), 0) + self.Spatial_pos_embed
 
-    def denoise(self, embedded, poses, time):
+    def denoise(self, embedded, poses, time, **choices):
         """`forward` from what `embed` made of the keypoints."""
         self._check(embedded, poses, time)
         noisy = poses[:, None] if poses.dim() == 4 else poses
         time = time_embedding(time, self.Spatial_pos_embed.shape[-1]).to(self.Spatial_pos_embed.dtype)
-        clips = embedded + self.time_mlp(time)[:, None, None]
-        x = clips[:, None] + self.Spatial_patch_to_embedding(noisy.to(clips.dtype), self.in_channels)
-        return self._lift(self.pos_drop(x.flatten(0, 1))).reshape(poses.shape).to(poses.dtype)
+        moment = self.time_mlp(time)[:, None, None, None]  # of (B, H, T, J, C)
+        x = (embedded[:, None] + moment) + self.Spatial_patch_to_embedding(noisy.to(embedded.dtype), self.in_channels)
+        moment = moment.expand(*x.shape[:2], 1, 1, -1).flatten(0, 1)
+        return self._lift_told(self.pos_drop(x.flatten(0, 1)), moment, **choices).reshape(poses.shape).to(poses.dtype)
+
+    def _lift_told(self, x, moment):
+        """`_lift`, for networks that want to be told the time again."""
+        return self._lift(x)
 
     def official_weights(self):
         """{official name: our tensor}; those of the schedule are not ours and only read."""

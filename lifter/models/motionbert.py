@@ -23,9 +23,9 @@ class BlockPair(nn.Module):
         self.order = order
         self.s, self.t = spatial, temporal
 
-    def forward(self, x):
+    def forward(self, x, **temporal_args):
         for name in self.order:
-            x = getattr(self, name)(x)
+            x = getattr(self, name)(x, **(temporal_args if name == "t" else {}))
         return x
 
     def official_weights(self):
@@ -104,19 +104,26 @@ class MotionBERT(nn.Module):
         for fusion in self.ts_attn:
             nn.init.zeros_(fusion.weight)
 
-    def forward(self, keypoints):
-        return self.head(self.represent(keypoints)).to(keypoints.dtype)
+    def forward(self, keypoints, **represent_args):
+        return self.head(self.represent(keypoints, **represent_args)).to(keypoints.dtype)
 
     def represent(self, keypoints):
         """(B, T, J, dim_rep), the motion representation that the head reads."""
-        check_keypoints("MotionBERT", keypoints, self.num_frames, self.num_joints, self.in_channels)
-        x = self.joints_embed(keypoints.to(self.pos_embed.dtype)) + self.pos_embed
-        x = self.pos_drop(x + self.temp_embed[:, : x.shape[1]])
-        for st, ts, fusion in zip(self.blocks_st, self.blocks_ts, self.ts_attn, strict=True):
-            x_st, x_ts = st(x), ts(x)
-            alpha = fusion(torch.cat([x_st, x_ts], -1)).softmax(-1)
-            x = x_st * alpha[..., :1] + x_ts * alpha[..., 1:]
+        x = self._embed(keypoints)
+        for i in range(len(self.ts_attn)):
+            x = self._fused(i, x)
         return self.pre_logits(self.norm(x))
+
+    def _embed(self, keypoints):
+        check_keypoints(type(self).__name__, keypoints, self.num_frames, self.num_joints, self.in_channels)
+        x = self.joints_embed(keypoints.to(self.pos_embed.dtype)) + self.pos_embed
+        return self.pos_drop(x + self.temp_embed[:, : x.shape[1]])
+
+    def _fused(self, i, x, **temporal_args):
+        """Depth `i` of both streams."""
+        x_st, x_ts = self.blocks_st[i](x, **temporal_args), self.blocks_ts[i](x, **temporal_args)
+        alpha = self.ts_attn[i](torch.cat([x_st, x_ts], -1)).softmax(-1)
+        return x_st * alpha[..., :1] + x_ts * alpha[..., 1:]
 
 
 @register_model

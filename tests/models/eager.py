@@ -36,7 +36,9 @@ def assert_as_good_as_eager(model, dtype, backend, *inputs):
 def attention(qkv, axis, mask, scale, dropout_p):
     q, k, v = qkv.permute((3, 0, 1, 4, 2, 5) if axis == "joint" else (3, 0, 2, 4, 1, 5))
     scores = q @ k.mT * (scale or qkv.shape[-1] ** -0.5)
-    out = (scores if mask is None else scores + mask[:, :, None].to(scores.dtype)).softmax(-1) @ v
+    if mask is not None:  # packed
+        scores = scores.masked_fill(~kernels.unpack_mask(mask, qkv.shape[1])[:, :, None], -torch.inf)
+    out = scores.softmax(-1) @ v
     return (out.transpose(2, 3) if axis == "joint" else out.permute(0, 3, 1, 2, 4)).flatten(3)
 
 

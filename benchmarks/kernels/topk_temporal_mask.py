@@ -1,0 +1,49 @@
+"""topk_temporal_mask as HTP calls it: two thirds of the frames, 512 channels. What is compared are the pairs, unpacked."""
+
+import math
+
+import torch
+
+from lifter.kernels import topk_temporal_mask, unpack_mask
+
+from . import Case
+
+CHANNELS, JOINTS = 512, 17
+FRAMES = (27, 81, 243)
+QUICK = (243,)
+
+
+def inputs(frames, device, dtype):
+    """One turn of a gait: frames are as alike as they are near in phase, so that two thirds of them, an even number, are
+    clearly the nearest, also where bfloat16 rounds the similarity."""
+    phase = torch.arange(frames, device=device) * (2 * math.pi / frames)
+    circle = torch.stack([phase.cos(), phase.sin()], -1)
+    axes, _ = torch.linalg.qr(torch.randn(JOINTS, CHANNELS, 2, device=device))
+    x = CHANNELS**0.5 * torch.einsum("td,jcd->tjc", circle, axes)
+    return {"x": x[None].contiguous().to(dtype)}
+
+
+def cases(setup):
+    return [case(frames) for frames in (QUICK if setup.quick else FRAMES)]
+
+
+def case(frames):
+    k = 2 * frames // 3
+    return Case(
+        f"topk_temporal_mask T={frames}",
+        lambda device, dtype: inputs(frames, device, dtype),
+        lambda x: topk_temporal_mask(x, k),
+        {"eager": lambda x: eager(x, k)},
+        differentiable=False,
+        compared=lambda mask: (mask if mask.dtype == torch.bool else unpack_mask(mask, frames)).float(),
+    )
+
+
+def eager(x, k):
+    """The same in bool, which nobody packs. Products in the dtype of `x`, as under autocast."""
+    frames = x.transpose(1, 2).contiguous()
+    similarity = frames @ frames.mT
+    itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+    nearest = similarity.masked_fill_(itself, -torch.inf).topk(k).indices
+    selected = torch.zeros_like(similarity, dtype=torch.bool).scatter_(-1, nearest, True)
+    return selected | selected.mT | itself
