@@ -17,15 +17,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lifter import _library
+from lifter.kernels import unpack_mask
 
 from .timing import best_seconds
 
 
-def _attention_products(qkv, axis):
+def _keys(qkv, mask, axis):
+    """How many keys a query meets: of a packed mask those that it sees, on average."""
+    _, T, J, *_ = qkv.shape
+    if mask is None or mask.dtype != torch.int32:
+        return T if axis else J
+    return math.ceil(unpack_mask(mask, T).sum(-1, dtype=torch.float32).mean().item())
+
+
+def _attention_products(qkv, mask, axis):
     """[(batch, m, k, n)] of q k^T and of the weights times v."""
     B, T, J, _, H, D = qkv.shape
-    rows, N = (J, T) if axis else (T, J)
-    return [(B * rows * H, N, D, N), (B * rows * H, N, N, D)]
+    (rows, N), keys = (J, T) if axis else (T, J), _keys(qkv, mask, axis)
+    return [(B * rows * H, N, D, keys), (B * rows * H, N, keys, D)]
 
 
 def _retention_products(q, v, initial_state, chunk_size, final_state):
@@ -74,8 +83,10 @@ def _window_products(x, windows):
 
 # Matrix products of an op from its arguments.
 PRODUCTS = {
-    "axial_attention": lambda qkv, mask, axis, *rest: _attention_products(qkv, axis),
-    "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: _gradient_products(_attention_products(qkv, axis)),
+    "axial_attention": lambda qkv, mask, axis, *rest: _attention_products(qkv, mask, axis),
+    "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: _gradient_products(
+        _attention_products(qkv, mask, axis)
+    ),
     "density_peak_prune": lambda x, *rest: [(len(x), x.shape[1], x.shape[2], (x.shape[1] + 1) // 2)],  # it is symmetric
     "topk_temporal_mask": _pairs_of_frames,
     "retention": lambda q, k, v, decay, state, xpos_scale, scale, chunk_size, causal, final: _retention_products(
@@ -97,8 +108,8 @@ EXPONENTIALS = {
     "selective_state_update": lambda state, *rest: state.numel(),
     "skeleton_scan": lambda x, proj, dt_weight, dt_bias, A, *rest: x.numel() * A.shape[0] * A.shape[2],
     "skeleton_scan_bwd": lambda dout, x, proj, dt_weight, dt_bias, A, *rest: x.numel() * A.shape[0] * A.shape[2],
-    "axial_attention": lambda qkv, mask, axis, *rest: qkv[..., 0, :, 0].numel() * qkv.shape[1 if axis else 2],
-    "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: lse.numel() * qkv.shape[1 if axis else 2],
+    "axial_attention": lambda qkv, mask, axis, *rest: qkv[..., 0, :, 0].numel() * _keys(qkv, mask, axis),
+    "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: lse.numel() * _keys(qkv, mask, axis),
     "temporal_graph_conv": lambda x, *rest: x[..., 0].numel() * x.shape[1],
     "temporal_graph_conv_bwd": lambda dout, x, *rest: x[..., 0].numel() * x.shape[1],
 }

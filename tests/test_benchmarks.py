@@ -17,7 +17,7 @@ pytest.importorskip("rich")
 import benchmarks.__main__ as command  # noqa: E402
 from benchmarks import bounds, inputs, kernels, models, published, tables, timing  # noqa: E402
 from benchmarks.kernels import selective_scan, selective_state_update  # noqa: E402
-from lifter.kernels import axial_attention, retention  # noqa: E402
+from lifter.kernels import axial_attention, pack_mask, retention  # noqa: E402
 from lifter.kernels._op import registry  # noqa: E402
 
 # What the official code has, T = 243: parameters, those that thop sees, thop's MACs, MACs of its products (10^9), GFLOP
@@ -227,12 +227,15 @@ def test_bound_sees_every_product():
 def test_bound_of_attention_is_its_products_and_exponentials():
     qkv = torch.randn(2, 5, 3, 3, 4, 8, requires_grad=True)
     q, k, v = qkv.unbind(3)
+    first = pack_mask(torch.arange(5) < 2).expand(1, 1, 5, 1)  # all see two frames
     with bounds._Recorder() as work:
         torch.autograd.grad(axial_attention(qkv, "frame").sum(), qkv)
+        axial_attention(qkv.detach(), "frame", first)
         retention(q, k, v, chunk_size=2, causal=False)
-    forward, backward, chunked = work.ops
+    forward, backward, masked, chunked = work.ops
     shapes = lambda products: [shape[:4] for shape in products]
     assert shapes(forward[0]) == [(24, 5, 8, 5), (24, 5, 5, 8)] and forward[1] == backward[1] == 24 * 5 * 5
     assert sum(b * m * k * n for b, m, k, n in shapes(backward[0])) == 5 * 24 * 5 * 5 * 8
+    assert shapes(masked[0]) == [(24, 5, 8, 2), (24, 5, 2, 8)] and masked[1] == 24 * 5 * 2
     inside = [(24, 1, 8, 1), (24, 1, 1, 8), (48, 2, 8, 2), (48, 2, 2, 8)]
     assert shapes(chunked[0]) == inside + [(24, 1, 8, 8), (24, 2, 8, 8), (48, 8, 2, 8)]

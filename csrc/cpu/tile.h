@@ -57,11 +57,9 @@ static void store_tile(const float* tile, int64_t lane_stride, int64_t step_stri
 LIFTER_INLINE void sum_over_lanes(const float* rows, int64_t count, float* out) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    vfloat square[kLanes], sum = {};
+    vfloat square[kLanes];
     for (int64_t j = 0; j < kLanes; ++j) square[j] = load(rows + (i + j) * kLanes);
-    transpose(square);
-    for (int64_t j = 0; j < kLanes; ++j) sum += square[j];
-    store(out + i, sum);
+    store(out + i, sum_rows(square));
   }
   for (; i < count; ++i) out[i] = sum_lanes(load(rows + i * kLanes));
 }

@@ -88,7 +88,7 @@ LIFTER_INLINE void add_products(const Unit* query, const Unit* keys, int64_t ld,
     for (int v = 0; v < V; ++v) sums[r] = multiply_add(query, q[v], load(keys + places[r] * ld + v * kLanes), sums[r]);
 }
 
-// out[n] = query . keys[places[n]], of rows of `depth` units, whole vectors; `count` is rounded up to whole vectors too.
+// out[n] = query . keys[places[n]], of rows of `depth` units, whole vectors; up to a whole vector of places too.
 template <class Unit>
 static void visible_products(const Unit* query, const Unit* keys, int64_t ld, int64_t depth, const uint32_t* places,
                              int64_t count, float* out) {
