@@ -138,21 +138,23 @@ class Forward {
   // similarity that is enough is found for all at once. Columns that are none give no bits.
   void choose(const Window& c, int64_t size, int64_t begin, int64_t frames, int64_t first) const {
     const int64_t k = smaller(s_.k, frames);
-    Scratch lists(k * kLanes);
-    float* list = lists.take(k * kLanes);  // the most similar, in order
-    for (int64_t n = 0; n < k; ++n) store(list + n * kLanes, splat(-INFINITY));
-    vfloat best = splat(-INFINITY);  // its front
+    Scratch scratch((k + 1) * kLanes);
+    float* list = scratch.take((k + 1) * kLanes);  // the most similar, in order
+    for (int64_t n = 2; n < k; ++n) store(list + n * kLanes, splat(-INFINITY));
+    vfloat best = splat(-INFINITY), second = best;  // its front
     for (int64_t j = begin; j < begin + frames; ++j) {
       const vfloat other = similarity(load(c.pairs + j * gram_.spread + first), splat(c.inverse[j]));
-      vfloat moved = vmin(other, best);
+      const vfloat moved = vmin(other, best);
       best = vmax(other, best);
-      for (int64_t n = 1; n < k; ++n) {
+      vfloat third = vmin(moved, second);
+      second = vmax(moved, second);
+      for (int64_t n = 2; n < k; ++n) {
         const vfloat next = load(list + n * kLanes);
-        store(list + n * kLanes, vmax(moved, next));
-        moved = vmin(moved, next);
+        store(list + n * kLanes, vmax(third, next));
+        third = vmin(third, next);
       }
     }
-    store(list, best);
+    store(list, best), store(list + kLanes, second);
 
     const int64_t problem = c.joint * s_.sizes + size;
     for (int64_t i = first; i < smaller(first + kLanes, begin + frames); ++i) {
@@ -160,12 +162,13 @@ class Forward {
       const float *row = c.pairs + i * gram_.spread + begin, *inverse = c.inverse + begin;
       const float enough = list[(k - 1) * kLanes + i - first];
       int64_t degree = 0;
-      memset(words, 0, s_.words * sizeof *words);
-      for (int64_t j = 0; j < frames; j += kLanes) {
-        uint32_t found = lane_bits(similarity(load(row + j), load(inverse + j)) >= enough);
-        if (frames - j < kLanes) found &= (1u << (frames - j)) - 1;
-        words[j / kBits] |= found << j % kBits;
-        degree += __builtin_popcount(found);
+      for (int64_t w = 0; w < s_.words; ++w) {
+        const int64_t j = w * kBits, end = smaller(kBits, frames - j);
+        uint32_t word = 0;
+        for (int64_t n = 0; n < end; n += kLanes)
+          word |= lane_bits(similarity(load(row + j + n), load(inverse + j + n)) >= enough) << n;
+        if (end < kBits) word &= end > 0 ? (1u << end) - 1 : 0;
+        words[w] = word, degree += __builtin_popcount(word);
       }
       for (int64_t j = frames; !s_.all_ties && degree > k;) {  // the last of those that are just as similar are too many
         --j;
