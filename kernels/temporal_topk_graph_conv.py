@@ -187,6 +187,7 @@ TEMPORAL_TOPK_GRAPH_CONV = Op(
     "temporal_topk_graph_conv(Tensor x, Tensor values, int k, int[] windows, bool cosine, bool all_ties, Tensor? root, "
     "Tensor? scale, Tensor? shift, Tensor? residual, bool relu) -> (Tensor out, Tensor graph)",
     fake=_fake,
+    triton="temporal_topk_graph_conv:forward",
     flops=_flops,
     setup_context=_setup_context,
     backward=_backward,
@@ -195,6 +196,7 @@ Op(
     "temporal_topk_graph_conv_bwd(Tensor dout, Tensor graph, int k, int[] windows, Tensor? out, Tensor? values, "
     "Tensor? root, Tensor? scale) -> (Tensor dvalues, Tensor droot, Tensor dresidual, Tensor dscale, Tensor dshift)",
     fake=_fake_bwd,
+    triton="temporal_topk_graph_conv:backward",
     flops=_flops_bwd,
     public=False,
 )
