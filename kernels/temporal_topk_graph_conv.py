@@ -132,8 +132,14 @@ def _windows(op, window, frames):
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 # Values, root and residual are (B, T, J, S, D), scale and shift (T, S). The graph, for the backward, is a bit per pair of a
-# window: bit i % 32 of word i // 32 of frame t is its i-th frame. Of the backward's results those are empty that its caller
-# has: without scale the gradient of root is that of residual, without relu that is dout. Those of scale and shift need values.
+# window: bit i % 32 of word i // 32 of frame t is its i-th frame, of a window that others make up the i-th of theirs: see
+# `owner`. Of the backward's results those are empty that its caller has: without scale the gradient of root is that of
+# residual, without relu that is dout; and without values those of scale and shift.
+
+
+def owner(windows, size, frames):
+    """The longest of the windows that are made of those of this size: they compare the frames for all."""
+    return max(window for window in windows if window % size == 0 or window == frames)
 
 
 def _fake(x, values, k, windows, *args):
@@ -181,6 +187,7 @@ TEMPORAL_TOPK_GRAPH_CONV = Op(
     "temporal_topk_graph_conv(Tensor x, Tensor values, int k, int[] windows, bool cosine, bool all_ties, Tensor? root, "
     "Tensor? scale, Tensor? shift, Tensor? residual, bool relu) -> (Tensor out, Tensor graph)",
     fake=_fake,
+    triton="temporal_topk_graph_conv:forward",
     flops=_flops,
     setup_context=_setup_context,
     backward=_backward,
@@ -189,6 +196,7 @@ Op(
     "temporal_topk_graph_conv_bwd(Tensor dout, Tensor graph, int k, int[] windows, Tensor? out, Tensor? values, "
     "Tensor? root, Tensor? scale) -> (Tensor dvalues, Tensor droot, Tensor dresidual, Tensor dscale, Tensor dshift)",
     fake=_fake_bwd,
+    triton="temporal_topk_graph_conv:backward",
     flops=_flops_bwd,
     public=False,
 )

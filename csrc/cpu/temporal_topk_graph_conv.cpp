@@ -21,14 +21,14 @@ class Edges {
       : scratch_(2 * padded(frames)), weights_(scratch_.take(frames)),
         frames_(reinterpret_cast<int32_t*>(scratch_.take(frames))) {}
 
-  // The bits of a row of the graph, of a frame with so many; `degrees` begin with the window.
-  void read(const uint32_t* words, int64_t frames, const float* degrees, float degree) {
+  // The bits of a row of the graph, that of frame `i`; `degrees` are its window's.
+  void read(const uint32_t* row, int64_t words, const float* degrees, int64_t i) {
     count_ = 0;
-    for (int64_t first = 0; first < frames; first += kBits)
-      for (uint32_t bits = words[first / kBits]; bits; bits &= bits - 1) {
-        const int64_t frame = first + __builtin_ctz(bits);
+    for (int64_t w = 0; w < words; ++w)
+      for (uint32_t bits = row[w]; bits; bits &= bits - 1) {
+        const int64_t frame = w * kBits + __builtin_ctz(bits);
         frames_[count_] = static_cast<int32_t>(frame);
-        weights_[count_++] = 1 / sqrtf(degree * degrees[frame]);
+        weights_[count_++] = 1 / sqrtf(degrees[i] * degrees[frame]);
       }
   }
 
@@ -50,6 +50,16 @@ class Edges {
   int32_t* frames_;
   int64_t count_ = 0;
 };
+
+// Which size has the products of this one: the largest that is made of its windows.
+int64_t owner(const TemporalTopkGraphConv& s, int64_t size) {
+  int64_t best = size;
+  for (int64_t i = 0; i < s.sizes; ++i) {
+    const bool made = s.windows[i] % s.windows[size] == 0 || s.windows[i] == s.frames;
+    if (made && (s.windows[i] > s.windows[best] || (s.windows[i] == s.windows[best] && i < best))) best = i;
+  }
+  return best;
+}
 
 struct Window {
   int64_t joint;   // its number, in all clips
@@ -93,21 +103,11 @@ class Forward {
           if (first < length_) choose(c, size, begin, smaller(frames, length_ - begin), first);
         });
         each((length_ + kLanes - 1) / kLanes, [&](const Window& c, int64_t i) {
-          Edges edges(frames);
-          for (int64_t t = i * kLanes; t < smaller((i + 1) * kLanes, length_); ++t) sum(c, size, t, frames, edges);
+          Edges edges(length_);
+          for (int64_t t = i * kLanes; t < smaller((i + 1) * kLanes, length_); ++t) sum(c, size, t, edges);
         });
       }
     }
-  }
-
-  // Which size has the products of this one: the largest that is made of its windows.
-  static int64_t owner(const TemporalTopkGraphConv& s, int64_t size) {
-    int64_t best = size;
-    for (int64_t i = 0; i < s.sizes; ++i) {
-      const bool made = s.windows[i] % s.windows[size] == 0 || s.windows[i] == s.frames;
-      if (made && (s.windows[i] > s.windows[best] || (s.windows[i] == s.windows[best] && i < best))) best = i;
-    }
-    return best;
   }
 
  private:
@@ -138,38 +138,42 @@ class Forward {
   // similarity that is enough is found for all at once. Columns that are none give no bits.
   void choose(const Window& c, int64_t size, int64_t begin, int64_t frames, int64_t first) const {
     const int64_t k = smaller(s_.k, frames);
-    Scratch lists(k * kLanes);
-    float* list = lists.take(k * kLanes);  // the most similar, in order
-    for (int64_t n = 0; n < k; ++n) store(list + n * kLanes, splat(-INFINITY));
-    vfloat best = splat(-INFINITY);  // its front
+    Scratch scratch((k + 1) * kLanes);
+    float* list = scratch.take((k + 1) * kLanes);  // the most similar, in order
+    for (int64_t n = 2; n < k; ++n) store(list + n * kLanes, splat(-INFINITY));
+    vfloat best = splat(-INFINITY), second = best;  // its front
     for (int64_t j = begin; j < begin + frames; ++j) {
       const vfloat other = similarity(load(c.pairs + j * gram_.spread + first), splat(c.inverse[j]));
-      vfloat moved = vmin(other, best);
+      const vfloat moved = vmin(other, best);
       best = vmax(other, best);
-      for (int64_t n = 1; n < k; ++n) {
+      vfloat third = vmin(moved, second);
+      second = vmax(moved, second);
+      for (int64_t n = 2; n < k; ++n) {
         const vfloat next = load(list + n * kLanes);
-        store(list + n * kLanes, vmax(moved, next));
-        moved = vmin(moved, next);
+        store(list + n * kLanes, vmax(third, next));
+        third = vmin(third, next);
       }
     }
-    store(list, best);
+    store(list, best), store(list + kLanes, second);
 
-    const int64_t problem = c.joint * s_.sizes + size;
-    for (int64_t i = first; i < smaller(first + kLanes, begin + frames); ++i) {
+    const int64_t problem = c.joint * s_.sizes + size, end = begin + frames;
+    for (int64_t i = first; i < smaller(first + kLanes, end); ++i) {
       uint32_t* words = graph_ + (problem * s_.frames + c.begin + i) * s_.words;
-      const float *row = c.pairs + i * gram_.spread + begin, *inverse = c.inverse + begin;
+      const float* row = c.pairs + i * gram_.spread;
       const float enough = list[(k - 1) * kLanes + i - first];
       int64_t degree = 0;
       memset(words, 0, s_.words * sizeof *words);
-      for (int64_t j = 0; j < frames; j += kLanes) {
-        uint32_t found = lane_bits(similarity(load(row + j), load(inverse + j)) >= enough);
-        if (frames - j < kLanes) found &= (1u << (frames - j)) - 1;
-        words[j / kBits] |= found << j % kBits;
-        degree += __builtin_popcount(found);
+      for (int64_t j = begin / kBits * kBits; j < end; j += kBits) {
+        uint32_t word = 0;
+        for (int64_t n = 0; n < smaller(kBits, end - j); n += kLanes)
+          word |= lane_bits(similarity(load(row + j + n), load(c.inverse + j + n)) >= enough) << n;
+        if (j < begin) word &= ~0u << (begin - j);
+        if (end - j < kBits) word &= (1u << (end - j)) - 1;
+        words[j / kBits] = word, degree += __builtin_popcount(word);
       }
-      for (int64_t j = frames; !s_.all_ties && degree > k;) {  // the last of those that are just as similar are too many
+      for (int64_t j = end; !s_.all_ties && degree > k;) {  // the last of those that are just as similar are too many
         --j;
-        const bool equal = similarity(splat(row[j]), splat(inverse[j]))[0] == enough;
+        const bool equal = similarity(splat(row[j]), splat(c.inverse[j]))[0] == enough;
         if (equal) words[j / kBits] &= ~(1u << j % kBits), --degree;
       }
       c.degrees[size * gram_.width + i] = degree;
@@ -177,12 +181,11 @@ class Forward {
   }
 
   // The result of a frame of a window.
-  void sum(const Window& c, int64_t size, int64_t i, int64_t frames, Edges& edges) const {
+  void sum(const Window& c, int64_t size, int64_t i, Edges& edges) const {
     const Problem p(s_.joints, s_.sizes, c.joint * s_.sizes + size);
-    const int64_t begin = i - i % frames, t = c.begin + i;
-    const float* degrees = c.degrees + size * gram_.width;
-    edges.read(graph_ + (p.number * s_.frames + t) * s_.words, smaller(frames, length_ - begin), degrees + begin, degrees[i]);
-    const T* values = static_cast<const T*>(s_.values) + p.offset(s_.values_strides, c.begin + begin);
+    const int64_t t = c.begin + i;
+    edges.read(graph_ + (p.number * s_.frames + t) * s_.words, s_.words, c.degrees + size * gram_.width, i);
+    const T* values = static_cast<const T*>(s_.values) + p.offset(s_.values_strides, c.begin);
     const T* root = s_.root ? static_cast<const T*>(s_.root) + p.offset(s_.root_strides, t) : nullptr;
     const T* residual = s_.residual ? static_cast<const T*>(s_.residual) + p.offset(s_.residual_strides, t) : nullptr;
     const float scale = s_.scale ? s_.scale[t * s_.sizes + size] : 1, shift = s_.shift ? s_.shift[t * s_.sizes + size] : 0;
@@ -207,12 +210,11 @@ class Forward {
 
 template <class T, class Unit>
 void forward(const TemporalTopkGraphConv& s, uint32_t* graph, void* out) {
-  using Windows = Forward<T, Unit>;
   for (int64_t i = 0; i < s.sizes; ++i) {
-    if (Windows::owner(s, i) != i) continue;
+    if (owner(s, i) != i) continue;
     const int64_t length = s.windows[i], whole = s.frames / length, rest = s.frames % length;
-    Windows(s, i, 0, length, graph, static_cast<T*>(out))(whole);
-    if (rest) Windows(s, i, whole * length, rest, graph, static_cast<T*>(out))(1);
+    Forward<T, Unit>(s, i, 0, length, graph, static_cast<T*>(out))(whole);
+    if (rest) Forward<T, Unit>(s, i, whole * length, rest, graph, static_cast<T*>(out))(1);
   }
 }
 
@@ -231,10 +233,10 @@ class Backward {
       for (int64_t w = 0; w < s_.words; ++w) degrees_[t] += __builtin_popcount(graph[t * s_.words + w]);
     }
     memset(sums_, 0, s_.frames * width_ * sizeof(float));
-    const int64_t size = s_.windows[p.head];
+    const int64_t size = s_.windows[owner(s_, p.head)];
     for (int64_t t = 0; t < s_.frames; ++t) {
       const int64_t begin = t - t % size;
-      edges_.read(graph + t * s_.words, smaller(size, s_.frames - begin), degrees_ + begin, degrees_[t]);
+      edges_.read(graph + t * s_.words, s_.words, degrees_ + begin, t - begin);
       frame(p, begin, t);
     }
     const int64_t step = s_.joints * s_.sizes * s_.width;

@@ -34,6 +34,6 @@ struct TemporalTopkGraphConvGradient {
 
 }  // namespace lifter
 
-// graph (batch, joints, sizes, frames, words), out (batch, frames, joints, sizes, width), contiguous.
+// graph (batch, joints, sizes, frames, words), whose bits are those of the longest window made of such windows; out (batch, frames, joints, sizes, width), contiguous.
 LIFTER_KERNEL(void temporal_topk_graph_conv_forward(const TemporalTopkGraphConv&, uint32_t* graph, void* out))
 LIFTER_KERNEL(void temporal_topk_graph_conv_backward(const TemporalTopkGraphConv&, const TemporalTopkGraphConvGradient&))

@@ -7,9 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from lifter.kernels import backend, temporal_topk_graph_conv
+from lifter.kernels import backend, temporal_topk_graph_conv, unpack_mask
+from tests.conftest import Target, assert_as_good
 
 TAIL = ("root", "scale", "shift", "residual")
+CPU = Target("cpu", "cpu")
 
 
 def make_inputs(B=2, T=9, J=3, C=5, D=4, S=None, tail=TAIL, seed=0, dtype=torch.float32):
@@ -21,6 +23,56 @@ def make_inputs(B=2, T=9, J=3, C=5, D=4, S=None, tail=TAIL, seed=0, dtype=torch.
     names = ("values", *(name for name in TAIL if name in tail))
     inputs = {"x": torch.randn(B, T, J, C, generator=g), **{name: torch.randn(shapes[name], generator=g) for name in names}}
     return {name: y.to(dtype) for name, y in inputs.items()}
+
+
+def make_exact(B=2, T=9, J=3, C=5, *args, **kwargs):
+    """Tokens of a few ones of either sign, times a power of two: products and cosines are exact, and many are equal."""
+    inputs = make_inputs(B, T, J, C, *args, **kwargs)
+    x, g = inputs["x"], torch.Generator().manual_seed(1)
+    ones = x.float().abs().argsort(-1).argsort(-1) < (4 if C > 3 else 1)
+    size = 2.0 ** torch.randint(-1, 3, (B, T, J, 1), generator=g)
+    return inputs | {"x": (ones * x.float().sign() * size).to(x.dtype)}
+
+
+def output_and_gradients(call, inputs, dout=None, device="cpu"):
+    """`call(x, **others)`: the result, and the gradients of all but x, by name."""
+    leaves = {name: y.detach().to(device).requires_grad_(name != "x") for name, y in inputs.items()}
+    out = call(**leaves)
+    if dout is None:
+        dout = torch.randn(out.shape, generator=torch.Generator().manual_seed(9))
+    wanted = [y for y in leaves.values() if y.requires_grad]
+    gradients = torch.autograd.grad(out, wanted, dout.to(out.device, out.dtype))
+    return {"out": out.detach(), **{f"d{name}": g for name, g in zip(list(leaves)[1:], gradients, strict=True)}}
+
+
+def check(target, inputs, relu=True, **options):
+    """The output and the gradients are as good as the reference's in the same dtype."""
+    call = lambda **inputs: temporal_topk_graph_conv(**inputs, relu=relu, **options)
+    with target.forced():
+        ours = output_and_gradients(call, inputs, device=target.device)
+    with backend("reference"):
+        torchs = output_and_gradients(call, inputs)
+        exact = output_and_gradients(call, {name: y.double() for name, y in inputs.items()})
+    for name in exact:
+        assert_as_good(name, ours[name], torchs[name], exact[name])
+
+
+def check_choice(target, x, k=2, similarity="dot"):
+    """Whole clips: a frame is chosen or not as it should, but where its similarity is as close to the k-th as rounding."""
+    (B, T, J, C), k = x.shape, min(k, x.shape[1])
+    op = (torch.ops.lifter if target.backend == "cpu" else torch.ops.lifter_triton).temporal_topk_graph_conv
+    values = torch.zeros(B, T, J, 1, 1, dtype=x.dtype)
+    _, graph = op(x.to(target.device), values.to(target.device), k, [T], similarity == "cosine", False, *[None] * 4, False)
+    ours = unpack_mask(graph.cpu(), T)[:, :, 0]
+    assert (ours.sum(-1) == k).all()
+    frames = x.double().transpose(1, 2)
+    frames = F.normalize(frames, dim=-1) if similarity == "cosine" else frames
+    similar, size = frames @ frames.mT, frames.norm(dim=-1, keepdim=True)
+    slack = 2 * torch.finfo(torch.float32).eps * C**0.5 * size * size.mT
+    low, high = similar - slack, similar + slack
+    may = high >= low.topk(k)[0][..., k - 1 :]
+    must = low > high.topk(k + 1)[0][..., k:] if k < T else torch.ones_like(may)
+    assert (must == may).double().mean() > 0.99 and (must <= ours).all() and (ours <= may).all()
 
 
 def chosen_of(x, t, begin, end, k, similarity, ties):
@@ -141,15 +193,156 @@ def test_half_precision_is_computed_in_float32(dtype):
     torch.testing.assert_close(ours, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
-def test_strides_and_an_empty_batch():
-    inputs = make_inputs()
-    views = inputs | {
-        "x": F.pad(inputs["x"], (3, 2, 1, 0, 1, 1))[:, 1:-1, 1:, 3:-2],
-        "values": inputs["values"].transpose(1, 2).contiguous().transpose(1, 2),
-        "residual": inputs["residual"].repeat_interleave(2, -1)[..., ::2],
-    }
-    torch.testing.assert_close(temporal_topk_graph_conv(**views), temporal_topk_graph_conv(**inputs))
-    assert temporal_topk_graph_conv(**make_inputs(B=0)).shape == (0, 9, 3, 4)
+# ---- the kernels -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 16, 17, 27, 33, 81, 129, 243])
+def test_lengths(target, frames):
+    check(target, make_exact(1, frames, 1, 5) if target.slow else make_exact(2, frames, 5, 20))
+
+
+def test_a_long_clip():
+    check(CPU, make_exact(1, 4131, 1, 16, tail=("root",)), relu=False)
+    check(CPU, make_exact(1, 4131, 1, 16, tail=("root",), S=2), relu=False, window=(81, 27))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 33, 128, 300])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_channels(target, channels, similarity):
+    check(target, make_exact(1, 19, 1 if target.slow else 4, channels, channels), similarity=similarity)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 40])
+@pytest.mark.parametrize("ties", ["first", "all"])
+def test_every_number_of_chosen_frames(target, k, ties):
+    check(target, make_exact(1, 20, 1 if target.slow else 4), k=k, ties=ties, window=8)
+
+
+@pytest.mark.parametrize("windows", [(20,), (9, 3, 9), (4, 6, 12), (50, 7), (1, 40)], ids=str)
+@pytest.mark.parametrize("similarity, ties", [("dot", "all"), ("cosine", "first")])
+def test_windows(target, windows, similarity, ties):
+    """Some that others are made of, some that overlap others, a last one that is shorter."""
+    inputs = make_exact(1, 41, 1 if target.slow else 3, S=len(windows))
+    check(target, inputs, window=windows, similarity=similarity, ties=ties)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_reduced_precision(target, dtype, similarity):
+    check(target, make_exact(1, 27, 1 if target.slow else 5, 33, 40, dtype=dtype), similarity=similarity)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_tokens_of_any_kind(target, similarity, dtype):
+    for seed, size in enumerate((1, 1e-15, 1e15)):
+        x = make_inputs(1, 40 if target.slow else 130, 1, 33, seed=seed)["x"]
+        for tokens in (x, 0.3 * x + 1, x.cumsum(1)):
+            check_choice(target, (size * tokens).to(dtype), 3, similarity)
+
+
+def test_a_pose_clip():
+    """More joints than are worked on at a time."""
+    check_choice(CPU, make_inputs(2, 243, 17, 128)["x"])
+    check(CPU, make_exact(1, 243, 17, 128, 16))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    B=st.integers(1, 2),
+    T=st.integers(1, 70),
+    J=st.integers(1, 4),
+    C=st.integers(1, 40),
+    D=st.integers(1, 40),
+    k=st.integers(1, 6),
+    windows=st.sampled_from([None, 1, 9, 50, (9,), (2, 5, 20)]),
+    similarity=st.sampled_from(["dot", "cosine"]),
+    ties=st.sampled_from(["first", "all"]),
+    tail=st.sets(st.sampled_from(TAIL)),
+    relu=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 99),
+)
+def test_any_shape(target, B, T, J, C, D, k, windows, similarity, ties, tail, relu, dtype, seed):
+    if target.slow:
+        B, T, J = 1, 1 + T // 3, 1
+    S = len(windows) if isinstance(windows, tuple) else None
+    inputs = make_exact(B, T, J, C, D, S, tail, seed, dtype)
+    check(target, inputs, relu, k=k, window=windows, similarity=similarity, ties=ties)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_instruction_set(instruction_set, dtype):
+    for frames, channels in ((5, 5), (67, 37)):
+        inputs = make_exact(2, frames, 3, channels, channels, S=3, dtype=dtype)
+        check(CPU, inputs, window=(3, 9, 27), k=3, similarity="cosine")
+        check(CPU, inputs, window=(7, 20, frames), ties="all")
+    check_choice(CPU, make_inputs(1, 81, 2, 130)["x"].to(dtype))
+
+
+def test_of_equally_similar_frames(target):
+    """All of them; and, of those as similar as zeros of either sign, the first."""
+    same, values = torch.full((1, 40, 1, 3), 0.7), torch.arange(40.0)[None, :, None, None]
+    for similarity in ("dot", "cosine"):
+        ours = lambda ties: target.run(temporal_topk_graph_conv, same, values, 2, 36, similarity, ties).cpu().flatten()
+        torch.testing.assert_close(ours("first"), torch.tensor([0.5, 36.5]).repeat_interleave(torch.tensor([36, 4])))
+        torch.testing.assert_close(ours("all"), torch.tensor([17.5, 37.5]).repeat_interleave(torch.tensor([36, 4])))
+    zeros = torch.tensor([-1.0, 1, -1, 1, 0, -0.0])[None, :, None, None] * 1e-30
+    for similarity in ("dot", "cosine"):
+        ours = target.run(temporal_topk_graph_conv, zeros, values[:, :6], 3, None, "dot").cpu().flatten()
+        torch.testing.assert_close(ours, torch.full((6,), 1.0))
+
+
+LAYOUTS = {
+    "sliced": lambda y: F.pad(y, (3, 2, *(0, 0) * (y.dim() - 3), 1, 1, 1, 0))[1:, 1:-1, ..., 3:-2],
+    "frames inside": lambda y: y.transpose(1, 2).contiguous().transpose(1, 2),
+    "channels outside": lambda y: y.movedim(-1, 0).contiguous().movedim(0, -1),
+    "channels apart": lambda y: y.repeat_interleave(2, -1)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides(target, layout):
+    """Views give what their copies give, bit for bit."""
+    inputs, view = make_exact(2, 9, 2, S=2), LAYOUTS[layout]
+    dout = torch.randn(2, 9, 2, 2, 4, generator=torch.Generator().manual_seed(9))
+    call = lambda **inputs: target.run(temporal_topk_graph_conv, **inputs, window=(3, 9), relu=True)
+    views = {name: view(y) if y.dim() > 2 else y.t().contiguous().t() for name, y in inputs.items()}
+    assert not any(y.is_contiguous() for y in views.values())
+    assert all(torch.equal(y, inputs[name]) for name, y in views.items())
+    ours = output_and_gradients(call, views, view(dout), target.device)
+    expected = output_and_gradients(call, inputs, dout, target.device)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+def test_repeats_with_any_number_of_threads():
+    before, results = torch.get_num_threads(), []
+    inputs = make_inputs(2, 81, 5, 33, S=3)
+    call = lambda **inputs: CPU.run(temporal_topk_graph_conv, **inputs, window=(9, 27, 80), relu=True)
+    try:
+        for threads in (1, 2, 3, 3):
+            torch.set_num_threads(threads)
+            results.append(output_and_gradients(call, inputs))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(result[name], results[0][name]) for result in results for name in result)
+
+
+def test_an_empty_batch(target):
+    call = lambda **inputs: target.run(temporal_topk_graph_conv, **inputs)
+    results = output_and_gradients(call, make_inputs(B=0), device=target.device)
+    assert results["out"].shape == results["dvalues"].shape == (0, 9, 3, 4)
+    assert not results["dscale"].any() and not results["dshift"].any()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_tokens_that_are_not_finite_choose_some_frames(target, value, similarity):
+    x = make_inputs(1, 40, 2)["x"]
+    x[:, 3, 1] = value
+    values = torch.ones(1, 40, 2, 1)
+    ours = target.run(temporal_topk_graph_conv, x, values, 3, 36, similarity)
+    torch.testing.assert_close(ours.cpu(), values)  # of as many as always, of its window
 
 
 # ---- autograd, compilers, counters -----------------------------------------------------------------------------------
@@ -174,13 +367,14 @@ def test_tokens_that_are_their_own_values():
 
 
 @pytest.mark.parametrize("windows", [None, (3, 9)])
-def test_compile(windows):
-    function = torch.compile(temporal_topk_graph_conv, fullgraph=True, backend="aot_eager")
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile(windows, dynamic):
+    call = lambda **inputs: temporal_topk_graph_conv(**inputs, window=windows, relu=True)
+    function = torch.compile(call, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for T in (9, 18):
         inputs = make_inputs(T=T, S=windows and 2)
-        with backend("reference"):
-            ours = function(**inputs, window=windows)
-        torch.testing.assert_close(ours, temporal_topk_graph_conv(**inputs, window=windows))
+        ours, expected = (output_and_gradients(f, inputs) for f in (function, call))
+        assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
 def test_export():
@@ -210,14 +404,32 @@ def test_flops_are_those_of_the_pairs_and_of_the_sums(windows, pairs):
         out = temporal_topk_graph_conv(**inputs, window=windows, k=2)
     assert flops.get_total_flops() == 2 * 2 * 9 * 3 * (pairs * 5 + (S or 1) * 2 * 4)
     assert (out.shape, out.dtype) == (inputs["values"].shape, torch.bfloat16)
+    inputs["values"].requires_grad_()
+    out = temporal_topk_graph_conv(**inputs, window=windows, k=2)
+    with FlopCounterMode(display=False) as flops:
+        out.backward(torch.ones_like(out))
+    assert flops.get_total_flops() == 2 * 2 * 9 * 3 * (S or 1) * 2 * 4
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_opcheck(ties):
-    """As far as without kernels: the schema, and what it makes of meta tensors."""
-    x, values, *tail = (y.to("meta") for y in make_inputs(S=2).values())
-    op = torch.ops.lifter.temporal_topk_graph_conv
-    torch.library.opcheck(op, (x, values, 2, [3, 9], True, ties, *tail, True), test_utils=("test_schema", "test_faketensor"))
+@pytest.mark.parametrize("given", [(), ("root",), TAIL], ids=str)
+def test_opcheck(target, given):
+    inputs = {name: y.to(target.device) for name, y in make_inputs(1, T=5, J=1, S=2, tail=given).items()}
+    x, values, *tail = (y if y is None or name == "x" else y.requires_grad_() for name, y in inputs.items())
+    tail = [inputs.get(name) for name in TAIL]
+    op = (torch.ops.lifter if target.backend == "cpu" else torch.ops.lifter_triton).temporal_topk_graph_conv
+    torch.library.opcheck(op, (x, values, 2, [2, 4], True, False, *tail, bool(given)))
+
+
+def test_gradients_that_are_not_asked_for(target):
+    """Only those of some, and with the values fixed."""
+    inputs = make_inputs(1)
+    dout = torch.ones(1, 9, 3, 4)
+    call = lambda **inputs: target.run(temporal_topk_graph_conv, **inputs, relu=True)
+    everything = output_and_gradients(call, inputs, dout, target.device)
+    for name in ("values", *TAIL):
+        leaf = inputs[name].to(target.device).requires_grad_()
+        (gradient,) = torch.autograd.grad(call(**inputs | {name: leaf}), leaf, dout.to(target.device))
+        assert torch.equal(gradient, everything[f"d{name}"]), name
 
 
 @pytest.mark.parametrize(
