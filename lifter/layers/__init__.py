@@ -7,6 +7,7 @@ from .graph_conv import LearnedGraphConv
 from .prune import DensityPeakPrune, FrameRecovery
 from .retention import Retention, joint_decays, shared_decays
 from .skeleton_scan import SkeletonBlock, SkeletonMixer, SkeletonScan
+from .synth_attention import MixSynthAttention, MixSynthEncoder, MixSynthEncoderLayer, SynthAttention
 
 __all__ = [
     "AxialAttention",
@@ -16,12 +17,16 @@ __all__ = [
     "DropPath",
     "FrameRecovery",
     "LearnedGraphConv",
+    "MixSynthAttention",
+    "MixSynthEncoder",
+    "MixSynthEncoderLayer",
     "Mlp",
     "Retention",
     "SkeletonBlock",
     "SkeletonMixer",
     "SkeletonScan",
     "StructureConv",
+    "SynthAttention",
     "TransformerBlock",
     "joint_decays",
     "shared_decays",
