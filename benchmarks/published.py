@@ -8,7 +8,7 @@ HALF = "published is half of what thop counts for the official code"
 
 @dataclass(frozen=True)
 class Published:
-    """One printed row: the figures as printed ("0.64M", "2.604G"), and the arguments that build the model.
+    """One printed row: the figures as printed ("0.64M", "2.604G"; "" if not), and the arguments that build the model.
 
     `per_frame`: the printed multiply-accumulates are those of a clip, by its frames. `calls`: of the model for one clip,
     whose sum is printed.
@@ -26,7 +26,7 @@ class Published:
 
     @property
     def printed(self) -> str:
-        return f"{self.params} / {self.macs}{'/frame' if self.per_frame else ''}"
+        return f"{self.params or '-'} / {self.macs}{'/frame' if self.per_frame else ''}"
 
     @property
     def name(self) -> str:
@@ -50,11 +50,16 @@ TABLE_1 = "SasMamba, table 1"
 TABLE_5 = "SasMamba, table 5"  # its "Flops" are multiply-accumulates, thop's
 POSERETNET = "PoseRetNet, table 5"  # per frame; its "FLOPs" are multiply-accumulates, thop's
 HTP = "HTP, table {}"
+MIXSYNTH = "MixSynthFormer, table {}"  # per frame, thop's multiply-accumulates; the estimator's are not in them
 CODE = "official code, counted by thop"
 
 UNSEEN = "retention's matrices are raw parameters, which thop does not see: really 35.75M, 642M/frame"
 ANY_CHUNK = "printed for 243; thop sees nothing that depends on the chunk"
 ONE_PROJECTION = "learned queries are the same for all joints, and projected once: 1.019G less"
+CUT = "cut to the printed digits, not rounded"
+EVERY_FIFTH = "keyframes of PARE: every fifth frame"
+TEMPORAL_ONLY = "temporal attention alone, width 64; " + CUT
+MORE_LAYERS = "thop has rules for the official code's softmax and pooling layers: 0.08M"
 
 ROWS = [
     Published("sasmamba", TABLE_1, "0.64M", "1.3G", note=f"{HALF}; 0.64M with the deformable layers"),
@@ -90,4 +95,28 @@ ROWS = [
     Published("d3dp", CODE, "34.702339M", "139.046G"),
     Published("motionbert", CODE, "42.333197M", "174.751G"),
     Published("poseretnet", CODE, "25.245699M", "104.385G"),
+    Published("mixsynthformer_jhmdb", MIXSYNTH.format(1), "", "0.0004G", frames=11, note=CUT, per_frame=True),
+    Published("mixsynthformer_h36m", MIXSYNTH.format(2), "", "0.0001G", frames=101, per_frame=True),
+    Published("mixsynthformer_3dpw", MIXSYNTH.format(2), "", "0.00003G", frames=51, per_frame=True),
+    Published(
+        "mixsynthformer_3dpw", MIXSYNTH.format(2), "", "0.00003G", {"interval": 5, "steps": 10}, 51, EVERY_FIFTH, True
+    ),
+    Published("mixsynthformer_aist", MIXSYNTH.format(2), "", "0.0005G", frames=101, per_frame=True),
+    Published(
+        "mixsynthformer_3dpw", MIXSYNTH.format(5), "0.10M", "0.09M",
+        {"dim": 64, "branches": ("temporal",), "interpolation": "linear"}, 51, TEMPORAL_ONLY, True,
+    ),
+    *(
+        Published(
+            "mixsynthformer_h36m", MIXSYNTH.format(6), params, macs,
+            {"r_t": r_t, "r_s": r_s, "interpolation": "linear"}, 101, note, True,
+        )
+        for r_t, r_s, params, macs, note in [
+            (1, 1, "0.26M", "0.13M", ""),
+            (4, 1, "0.21M", "0.12M", ""),
+            (1, 4, "0.23M", "0.12M", CUT),
+            (4, 4, "0.18M", "0.11M", ""),
+        ]
+    ),
+    Published("mixsynthformer_h36m", CODE, "0.178939M", "11.48M", frames=101, note=MORE_LAYERS),
 ]
