@@ -57,9 +57,11 @@ UNSEEN = "retention's matrices are raw parameters, which thop does not see: real
 ANY_CHUNK = "printed for 243; thop sees nothing that depends on the chunk"
 ONE_PROJECTION = "learned queries are the same for all joints, and projected once: 1.019G less"
 CUT = "cut to the printed digits, not rounded"
-EVERY_FIFTH = "keyframes of PARE: every fifth frame"
-TEMPORAL_ONLY = "temporal attention alone, width 64; " + CUT
+PARE = "official configuration for PARE, every fifth frame; the paper says every tenth"
 MORE_LAYERS = "thop has rules for the official code's softmax and pooling layers: 0.08M"
+
+LINEAR = {"interpolation": "linear"}  # in MixSynthFormer's ablations
+TEMPORAL = {"branches": ("temporal",), "dim": 64}
 
 ROWS = [
     Published("sasmamba", TABLE_1, "0.64M", "1.3G", note=f"{HALF}; 0.64M with the deformable layers"),
@@ -98,24 +100,16 @@ ROWS = [
     Published("mixsynthformer_jhmdb", MIXSYNTH.format(1), "", "0.0004G", frames=11, note=CUT, per_frame=True),
     Published("mixsynthformer_h36m", MIXSYNTH.format(2), "", "0.0001G", frames=101, per_frame=True),
     Published("mixsynthformer_3dpw", MIXSYNTH.format(2), "", "0.00003G", frames=51, per_frame=True),
-    Published(
-        "mixsynthformer_3dpw", MIXSYNTH.format(2), "", "0.00003G", {"interval": 5, "steps": 10}, 51, EVERY_FIFTH, True
-    ),
+    Published("mixsynthformer_3dpw", MIXSYNTH.format(2), "", "0.00003G", {"interval": 5, "steps": 10}, 51, PARE, True),
     Published("mixsynthformer_aist", MIXSYNTH.format(2), "", "0.0005G", frames=101, per_frame=True),
-    Published(
-        "mixsynthformer_3dpw", MIXSYNTH.format(5), "0.10M", "0.09M",
-        {"dim": 64, "branches": ("temporal",), "interpolation": "linear"}, 51, TEMPORAL_ONLY, True,
-    ),
+    Published("mixsynthformer_3dpw", MIXSYNTH.format(5), "0.10M", "0.09M", LINEAR | TEMPORAL, 51, f"width 64; {CUT}", True),
     *(
-        Published(
-            "mixsynthformer_h36m", MIXSYNTH.format(6), params, macs,
-            {"r_t": r_t, "r_s": r_s, "interpolation": "linear"}, 101, note, True,
-        )
-        for r_t, r_s, params, macs, note in [
-            (1, 1, "0.26M", "0.13M", ""),
-            (4, 1, "0.21M", "0.12M", ""),
-            (1, 4, "0.23M", "0.12M", CUT),
-            (4, 4, "0.18M", "0.11M", ""),
+        Published("mixsynthformer_h36m", MIXSYNTH.format(6), params, macs, LINEAR | reductions, 101, note, True)
+        for reductions, params, macs, note in [
+            ({"r_t": 1, "r_s": 1}, "0.26M", "0.13M", ""),
+            ({"r_t": 4, "r_s": 1}, "0.21M", "0.12M", ""),
+            ({"r_t": 1, "r_s": 4}, "0.23M", "0.12M", CUT),
+            ({"r_t": 4, "r_s": 4}, "0.18M", "0.11M", ""),
         ]
     ),
     Published("mixsynthformer_h36m", CODE, "0.178939M", "11.48M", frames=101, note=MORE_LAYERS),

@@ -77,7 +77,7 @@ class MixSynthFormer(nn.Module):
 
     def forward(self, poses):
         self._check(poses)
-        x = poses.flatten(2).to(self.fc.weight.dtype)
+        x = poses.flatten(2).to(self.norm.weight.dtype)
         keyframes = self._keyframes(x)
         refined = self.refine(self.l_interp(keyframes.flatten(0, 1)).mT)
         windows = refined.unflatten(0, keyframes.shape[:2])
