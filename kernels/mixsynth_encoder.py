@@ -4,6 +4,7 @@ The network is so small that its time is the overhead of its parts: 112 paramete
 arithmetic. Here it is one call, and its parameters one tensor, laid out for the kernel once.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -51,13 +52,9 @@ def mixsynth_encoder(x, weights, sizes):
     """
     op = "mixsynth_encoder"
     check_float(op, x=x, weights=weights)
-    for name, value in sizes._asdict().items():
-        least = 0 if name in ("keyframes", "depth") else 1
-        most = {"r_t": sizes.frames, "r_s": sizes.dim}.get(name, value)
-        if not least <= value <= most:
-            raise ValueError(f"{op}: sizes.{name} is {value}, expected {least}" + (f" to {most}" if most != value else " or more"))
+    size = packed_size(sizes)
     check_shape(op, "x", x, ("N", sizes.keyframes or sizes.frames, sizes.poses))
-    check_shape(op, "weights", weights, (packed_size(sizes),))
+    check_shape(op, "weights", weights, (size,))
     check_device(op, "x", x, weights=weights)
     wanted = torch.float64 if x.dtype == torch.float64 else torch.float32
     if weights.dtype != wanted:
@@ -171,8 +168,13 @@ def unpack_mixsynth(weights, sizes):
     return tensors
 
 
+@cache
 def packed_size(sizes):
-    """How many elements `pack_mixsynth` returns."""
+    """How many elements `pack_mixsynth` returns; ValueError if there is no such network."""
+    for name, value in sizes._asdict().items():
+        least, most = 0 if name in ("keyframes", "depth") else 1, {"r_t": sizes.frames, "r_s": sizes.dim}.get(name, value)
+        if not least <= value <= most:
+            raise ValueError(f"mixsynth_encoder: sizes.{name} is {value}, expected {least} to {max(least, most)}")
     return sum(size for _, size, _ in _layout(sizes).values())
 
 

@@ -11,6 +11,8 @@
 
 #include "problem.h"
 #include "product.h"
+#include "team.h"
+#include "tile.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -96,50 +98,80 @@ LIFTER_INLINE void apply(int64_t rows, int64_t n, float* x, int64_t ld, const fl
     for (int64_t j = 0; j < n; j += kLanes) store(x + i * ld + j, f(bias ? load(x + i * ld + j) + load(bias + j) : load(x + i * ld + j)));
 }
 
-LIFTER_INLINE float sum_of(const float* x, int64_t n) {
+// Of n products, or elements; the sum is that of its lanes.
+LIFTER_INLINE vfloat dot(const float* a, const float* b, int64_t n) {
+  vfloat sum = {};
+  for (int64_t j = 0; j < n; j += kLanes) sum += load_some(a + j, n - j) * load_some(b + j, n - j);
+  return sum;
+}
+
+LIFTER_INLINE vfloat sum_of(const float* x, int64_t n) {
   vfloat sum = {};
   for (int64_t j = 0; j < n; j += kLanes) sum += load_some(x + j, n - j);
-  return sum_lanes(sum);
+  return sum;
 }
 
 // Rows of n floats, with `bias` added if there is any, to their layer norm; what follows them up to whole vectors to zero,
-// as `weight` and `shift` are there.
+// as `weight` and `shift` are there. The sums of kLanes rows are taken at once.
 static void normalize(int64_t rows, int64_t n, float* x, int64_t ld, const float* bias, const float* weight,
                       const float* shift) {
-  for (int64_t i = 0; i < rows; ++i, x += ld) {
-    if (bias)
-      for (int64_t j = 0; j < n; j += kLanes) store(x + j, load(x + j) + load(bias + j));
-    const float mean = sum_of(x, n) / n;
-    vfloat squares = {};
-    int64_t j = 0;
-    for (; j + kLanes <= n; j += kLanes) {
-      const vfloat d = load(x + j) - mean;
-      squares += d * d;
+  vint inside;  // of the last vector
+  for (int i = 0; i < kLanes; ++i) inside[i] = i < (n - 1) % kLanes + 1 ? -1 : 0;
+  const int64_t last = padded(n) - kLanes;
+  alignas(64) float sums[kLanes * kLanes] = {}, means[kLanes], scales[kLanes];
+  for (int64_t i = 0; i < rows; i += kLanes, x += kLanes * ld) {
+    const int64_t count = smaller(kLanes, rows - i);
+    for (int64_t r = 0; r < count; ++r) {
+      float* row = x + r * ld;
+      vfloat sum = {};
+      for (int64_t j = 0; j <= last; j += kLanes) {
+        const vfloat v = bias ? load(row + j) + load(bias + j) : load(row + j);
+        if (bias) store(row + j, v);
+        sum += v;  // what follows the row is zero
+      }
+      store(sums + r * kLanes, sum);
     }
-    float sum = sum_lanes(squares);
-    for (; j < n; ++j) sum += (x[j] - mean) * (x[j] - mean);
-    const float scale = 1 / sqrtf(sum / n + kEpsilon);
-    for (j = 0; j < n; j += kLanes) store(x + j, (load(x + j) - mean) * scale * load(weight + j) + load(shift + j));
+    sum_over_lanes(sums, kLanes, means);
+    store(means, load(means) / static_cast<float>(n));
+    for (int64_t r = 0; r < count; ++r) {
+      const float* row = x + r * ld;
+      vfloat squares = {};
+      for (int64_t j = 0; j <= last; j += kLanes) {
+        const vfloat from = load(row + j) - means[r], d = j < last ? from : (vfloat)((vint)from & inside);
+        squares += d * d;
+      }
+      store(sums + r * kLanes, squares);
+    }
+    sum_over_lanes(sums, kLanes, scales);
+    for (int r = 0; r < kLanes; ++r) scales[r] = 1 / sqrtf(scales[r] / n + kEpsilon);
+    for (int64_t r = 0; r < count; ++r) {
+      float* row = x + r * ld;
+      for (int64_t j = 0; j <= last; j += kLanes)
+        store(row + j, (load(row + j) - means[r]) * scales[r] * load(weight + j) + load(shift + j));
+    }
   }
 }
 
 template <class T>
 class Network {
  public:
-  // For `group` windows at a time, whose rows `parts` threads share.
-  Network(const MixSynthEncoder& s, T* out, int64_t group, int64_t parts)
-      : s_(s), z_(s), out_(out), parts_(parts), block_(smaller(kBlock, group * s.frames)),
+  // For `group` windows at a time, whose rows the threads of `team` share.
+  Network(const MixSynthEncoder& s, T* out, int64_t group, Team& team)
+      : s_(s), z_(s), out_(out), team_(team), parts_(team.size()), block_(smaller(kBlock, group * s.frames)),
         scratch_(group * (s.frames * (z_.ld_pose + z_.ld_dim + z_.ld_left) + z_.keys * z_.ld_dim + s.keyframes * z_.ld_pose +
-                          4 * wide(s.frames) + wide(s.dim) * 3 + wide(z_.few_frames) + wide(z_.few_channels) + wide(z_.keys)) +
-                 parts * block_ * (z_.ld_hidden + z_.ld_dim) + 16 * kLanes),
+                          4 * wide(s.frames) + 3 * wide(s.dim) + wide(z_.few_frames) + wide(z_.few_channels) + wide(z_.keys)) +
+                 (s.frames + z_.keys) * kLanes +
+                 parts_ * block_ * (z_.ld_hidden + z_.ld_dim) + 16 * kLanes),
         keyframes_(scratch_.take(group * s.keyframes * z_.ld_pose)), poses_(scratch_.take(group * s.frames * z_.ld_pose)),
         x_(scratch_.take(group * s.frames * z_.ld_dim)), left_(scratch_.take(group * s.frames * z_.ld_left)),
         right_(scratch_.take(group * z_.keys * z_.ld_dim)), frame_means_(scratch_.take(group * wide(s.frames))),
-        gates_(scratch_.take(group * wide(s.frames))), shares_(scratch_.take(group * wide(s.frames))),
+        gates_(scratch_.take(group * wide(s.frames))), factors_(scratch_.take(group * wide(s.frames))), shares_(scratch_.take(group * wide(s.frames))),
         channel_means_(scratch_.take(group * wide(s.dim))), channel_tops_(scratch_.take(group * wide(s.dim))),
-        channel_gates_(scratch_.take(group * wide(s.dim))), few_(scratch_.take(group * wide(z_.few_frames))),
+        channel_gates_(scratch_.take(group * wide(s.dim))), sums_(scratch_.take((s.frames + z_.keys) * kLanes)), few_(scratch_.take(group * wide(z_.few_frames))),
         few_channels_(scratch_.take(group * wide(z_.few_channels))), key_means_(scratch_.take(group * wide(z_.keys))),
-        rooms_(scratch_.take(parts * block_ * (z_.ld_hidden + z_.ld_dim))) {}
+        rooms_(scratch_.take(parts_ * block_ * (z_.ld_hidden + z_.ld_dim))) {
+    for (int i = 0; i < kLanes; ++i) inside_[i] = i < (s.token_keys - 1) % kLanes + 1 ? -1 : 0;
+  }
 
   void operator()(int64_t first, int64_t count) {
     first_ = first, count_ = count, rows_ = count * s_.frames;
@@ -154,33 +186,23 @@ class Network {
     fc_ = reader.matrix(s_.dim, s_.poses), fc_bias_ = reader.vector(s_.poses);
     Layer layer(s_, z_, reader.rest());
 
-    split([&](int64_t part) { embed(layer, part); });
+    team_.split([&](int64_t part) { embed(layer, part); });
     for (int64_t i = 0; i < s_.depth; ++i) {
       gate(s_.frames, z_.few_frames, frame_means_, layer.squeeze_frames, few_, layer.excite_frames, gates_);
-      split([&](int64_t part) { attend(layer, part); });
+      team_.split([&](int64_t part) { attend(layer, part); });
       weigh(layer);
       const Layer next(s_, z_, i + 1 < s_.depth ? layer.next : reader.rest());
-      split([&](int64_t part) { refine(layer, i + 1 < s_.depth ? &next : nullptr, part); });
+      team_.split([&](int64_t part) { refine(layer, i + 1 < s_.depth ? &next : nullptr, part); });
       layer = next;
     }
   }
 
  private:
-  template <class F>
-  void split(const F& f) {
-    if (parts_ == 1) return f(0);
-    parallel_for(parts_, [&](int64_t part) {
-      const FlushDenormals flush;
-      f(part);
-    });
-  }
-
   // Calls f(begin, end) for what `part` has of `count` rows, in blocks of at most `most`.
   template <class F>
   LIFTER_MEMBER void share_of(int64_t part, int64_t count, int64_t most, const F& f) const {
-    const int64_t tiles = (count + kTileRows - 1) / kTileRows, own = (tiles + parts_ - 1) / parts_ * kTileRows;
-    const int64_t end = smaller(count, (part + 1) * own);
-    for (int64_t i = part * own; i < end; i += most) f(i, smaller(end, i + most));
+    const int64_t end = count * (part + 1) / parts_;
+    for (int64_t i = count * part / parts_; i < end; i += most) f(i, smaller(end, i + most));
   }
 
   // The same with (window, its first row, its last), for rows begin to end of all windows.
@@ -222,7 +244,7 @@ class Network {
     each_window(begin, end, [&](int64_t w, int64_t from, int64_t to) {
       for (int64_t t = from; t < to; ++t)
         frame_means_[w * wide(s_.frames) + t] =
-            sum_of(left_ + (w * s_.frames + t) * z_.ld_left + s_.channel_keys, s_.token_keys) / s_.token_keys;
+            sum_lanes(sum_of(left_ + (w * s_.frames + t) * z_.ld_left + s_.channel_keys, s_.token_keys)) / s_.token_keys;
     });
   }
 
@@ -239,7 +261,8 @@ class Network {
     share_of(part, rows_, rows_, [&](int64_t begin, int64_t end) {
       each_window(begin, end, [&](int64_t w, int64_t from, int64_t to) {
         for (int64_t t = from; t < to; ++t)
-          softmax(left_ + (w * s_.frames + t) * z_.ld_left + s_.channel_keys, s_.token_keys, gates_[w * wide(s_.frames) + t]);
+          factors_[w * wide(s_.frames) + t] = softmax(left_ + (w * s_.frames + t) * z_.ld_left + s_.channel_keys,
+                                                      s_.token_keys, gates_[w * wide(s_.frames) + t]);
       });
     });
     for (int64_t w = 0; w < count_; ++w) {
@@ -257,24 +280,21 @@ class Network {
     }
   }
 
-  static void softmax(float* row, int64_t n, float gate) {
-    vfloat most = splat(-INFINITY), sum = {};
-    int64_t j = 0;
-    for (; j + kLanes <= n; j += kLanes) most = vmax(load(row + j), most);
-    float top = max_lanes(most);
-    for (; j < n; ++j) top = row[j] > top ? row[j] : top;
-    for (j = 0; j + kLanes <= n; j += kLanes) {
+  // Scores to weights that still lack the factor that is returned.
+  LIFTER_MEMBER float softmax(float* row, int64_t n, float gate) const {
+    const int64_t last = padded(n) - kLanes;
+    const vfloat end = inside_ ? load_some(row + last, n - last) : splat(row[0]);
+    vfloat most = end, sum = {};
+    for (int64_t j = 0; j < last; j += kLanes) most = vmax(load(row + j), most);
+    const float top = max_lanes(most);
+    for (int64_t j = 0; j < last; j += kLanes) {
       const vfloat weight = exp_negative((load(row + j) - top) * gate);
       store(row + j, weight);
       sum += weight;
     }
-    float total = sum_lanes(sum);
-    if (j < n) {
-      store_some(row + j, exp_negative((load_some(row + j, n - j) - top) * gate), n - j);
-      total += sum_of(row + j, n - j);
-    }
-    const float factor = 1 / total;
-    for (j = 0; j < n; j += kLanes) store_some(row + j, load_some(row + j, n - j) * factor, n - j);
+    const vfloat weight = inside_ ? exp_negative((end - top) * gate) : vfloat{};
+    store_some(row + last, weight, n - last);
+    return 1 / sum_lanes(sum + weight);
   }
 
   // The channels' scores to weights, and the frames' shares of the two attentions.
@@ -308,13 +328,16 @@ class Network {
         for (int64_t k = 0; k < s_.channel_keys; ++k, weights += z_.ld_dim) store(weights, load(weights) * factor);
       }
       float* means = key_means_ + w * keys;
-      for (int64_t k = 0; k < z_.keys; ++k) means[k] = sum_of(right + k * z_.ld_dim, s_.dim) / s_.dim;
+      for (int64_t k = 0; k < z_.keys; ++k) store(sums_ + k * kLanes, sum_of(right + k * z_.ld_dim, s_.dim));
+      sum_over_lanes(sums_, z_.keys, means);
+      for (int64_t k = 0; k < keys; k += kLanes) store(means + k, load(means + k) * (1.0f / s_.dim));
       for (int64_t t = 0; t < s_.frames; ++t) {
         const float* left = left_ + (w * s_.frames + t) * z_.ld_left;
-        vfloat sum = {};
-        for (int64_t k = 0; k < z_.keys; k += kLanes) sum += load_some(left + k, z_.keys - k) * load_some(means + k, z_.keys - k);
-        frame_means_[w * frames + t] = sum_lanes(sum);
+        const vfloat channels = dot(left, means, s_.channel_keys);
+        const vfloat tokens = dot(left + s_.channel_keys, means + s_.channel_keys, s_.token_keys);
+        store(sums_ + t * kLanes, channels + tokens * factors_[w * frames + t]);
       }
+      sum_over_lanes(sums_, s_.frames, frame_means_ + w * frames);
     }
     linear(count_, s_.frames, z_.few_frames, frame_means_, frames, layer.share1, few_, wide(z_.few_frames));
     apply(count_, z_.few_frames, few_, wide(z_.few_frames), layer.share1_bias, [](vfloat v) { return gelu(v); });
@@ -332,11 +355,11 @@ class Network {
         float* left = left_ + (w * s_.frames + from) * z_.ld_left;
         for (int64_t t = from; t < to; ++t) {
           float* row = left + (t - from) * z_.ld_left;
-          const float share = shares_[w * wide(s_.frames) + t];
+          const float share = shares_[w * wide(s_.frames) + t], factor = factors_[w * wide(s_.frames) + t];
           for (int64_t k = 0; k < s_.channel_keys; k += kLanes)
             store_some(row + k, load_some(row + k, s_.channel_keys - k) * (1 - share), s_.channel_keys - k);
           for (int64_t k = s_.channel_keys; k < z_.keys; k += kLanes)
-            store_some(row + k, load_some(row + k, z_.keys - k) * share, z_.keys - k);
+            store_some(row + k, load_some(row + k, z_.keys - k) * (share * factor), z_.keys - k);
         }
         product(to - from, wide(s_.dim), z_.keys, left, z_.ld_left, 1, right_ + w * z_.keys * z_.ld_dim, z_.ld_dim,
                 mixed + (w * s_.frames + from - begin) * z_.ld_dim, z_.ld_dim);
@@ -361,11 +384,13 @@ class Network {
   const MixSynthEncoder& s_;
   const Sizes z_;
   T* out_;
+  Team& team_;
   const int64_t parts_, block_;
   int64_t first_ = 0, count_ = 0, rows_ = 0;
   Scratch scratch_;
-  float *keyframes_, *poses_, *x_, *left_, *right_, *frame_means_, *gates_, *shares_, *channel_means_, *channel_tops_,
-      *channel_gates_, *few_, *few_channels_, *key_means_, *rooms_;
+  float *keyframes_, *poses_, *x_, *left_, *right_, *frame_means_, *gates_, *factors_, *shares_, *channel_means_, *channel_tops_,
+      *channel_gates_, *sums_, *few_, *few_channels_, *key_means_, *rooms_;
+  vint inside_;  // of the last vector of the frames' weights
   const float *interpolation_ = nullptr, *interpolation_bias_ = nullptr, *embedding_ = nullptr, *embedding_bias_ = nullptr,
               *norm_ = nullptr, *norm_bias_ = nullptr, *fc_ = nullptr, *fc_bias_ = nullptr;
 };
@@ -374,16 +399,18 @@ template <class T>
 static void forward(const MixSynthEncoder& s, T* out) {
   if (s.windows == 0) return;
   if (s.windows < s.threads) {
-    const FlushDenormals flush;
-    Network<T> network(s, out, 1, s.threads);
-    for (int64_t w = 0; w < s.windows; ++w) network(w, 1);
-    return;
+    Team team(s.threads);
+    Network<T> network(s, out, 1, team);
+    return team.run([&] {
+      for (int64_t w = 0; w < s.windows; ++w) network(w, 1);
+    });
   }
   const int64_t wanted = (kGroup + s.frames - 1) / s.frames;
   const int64_t group = smaller(wanted, (s.windows + s.threads - 1) / s.threads), groups = (s.windows + group - 1) / group;
   parallel_ranges(groups, [&](int64_t begin, int64_t end) {
     const FlushDenormals flush;
-    Network<T> network(s, out, group, 1);
+    Team alone(1);
+    Network<T> network(s, out, group, alone);
     for (int64_t g = begin; g < end; ++g) network(g * group, smaller(group, s.windows - g * group));
   });
 }
