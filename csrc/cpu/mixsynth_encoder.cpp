@@ -19,7 +19,6 @@ namespace {
 
 constexpr int64_t kPanel = 64;       // columns of a weight that lie together, and
 constexpr int64_t kPackedLanes = 16; // what their number is a multiple of, whatever machine packed them
-constexpr int64_t kBlock = 36;       // rows that go through a layer's row-wise part at a time: their hidden units stay near
 constexpr int64_t kGroup = 48;       // rows that a task should have at least: fewer would not repay loading the weights
 constexpr float kEpsilon = 1e-5f;    // of the norms
 
@@ -157,11 +156,12 @@ class Network {
  public:
   // For `group` windows at a time, whose rows the threads of `team` share.
   Network(const MixSynthEncoder& s, T* out, int64_t group, Team& team)
-      : s_(s), z_(s), out_(out), team_(team), parts_(team.size()), block_(smaller(kBlock, group * s.frames)),
+      : s_(s), z_(s), out_(out), team_(team), parts_(team.size()),
+        share_((group * s.frames + parts_ - 1) / parts_),
         scratch_(group * (s.frames * (z_.ld_pose + z_.ld_dim + z_.ld_left) + z_.keys * z_.ld_dim + s.keyframes * z_.ld_pose +
                           4 * wide(s.frames) + 3 * wide(s.dim) + wide(z_.few_frames) + wide(z_.few_channels) + wide(z_.keys)) +
                  (s.frames + z_.keys) * kLanes +
-                 parts_ * block_ * (z_.ld_hidden + z_.ld_dim) + 16 * kLanes),
+                 parts_ * share_ * (z_.ld_hidden + z_.ld_dim) + 16 * kLanes),
         keyframes_(scratch_.take(group * s.keyframes * z_.ld_pose)), poses_(scratch_.take(group * s.frames * z_.ld_pose)),
         x_(scratch_.take(group * s.frames * z_.ld_dim)), left_(scratch_.take(group * s.frames * z_.ld_left)),
         right_(scratch_.take(group * z_.keys * z_.ld_dim)), frame_means_(scratch_.take(group * wide(s.frames))),
@@ -169,7 +169,7 @@ class Network {
         channel_means_(scratch_.take(group * wide(s.dim))), channel_tops_(scratch_.take(group * wide(s.dim))),
         channel_gates_(scratch_.take(group * wide(s.dim))), sums_(scratch_.take((s.frames + z_.keys) * kLanes)), few_(scratch_.take(group * wide(z_.few_frames))),
         few_channels_(scratch_.take(group * wide(z_.few_channels))), key_means_(scratch_.take(group * wide(z_.keys))),
-        rooms_(scratch_.take(parts_ * block_ * (z_.ld_hidden + z_.ld_dim))) {
+        rooms_(scratch_.take(parts_ * share_ * (z_.ld_hidden + z_.ld_dim))) {
     for (int i = 0; i < kLanes; ++i) inside_[i] = i < (s.token_keys - 1) % kLanes + 1 ? -1 : 0;
   }
 
@@ -198,14 +198,14 @@ class Network {
   }
 
  private:
-  // Calls f(begin, end) for what `part` has of `count` rows, in blocks of at most `most`.
+  // Calls f(begin, end) with what `part` has of `count` rows, if it has any.
   template <class F>
-  LIFTER_MEMBER void share_of(int64_t part, int64_t count, int64_t most, const F& f) const {
-    const int64_t end = count * (part + 1) / parts_;
-    for (int64_t i = count * part / parts_; i < end; i += most) f(i, smaller(end, i + most));
+  LIFTER_MEMBER void share_of(int64_t part, int64_t count, const F& f) const {
+    const int64_t begin = count * part / parts_, end = count * (part + 1) / parts_;
+    if (begin < end) f(begin, end);
   }
 
-  // The same with (window, its first row, its last), for rows begin to end of all windows.
+  // Calls f(window, from, to) with the rows of each window that are among begin to end of all.
   template <class F>
   LIFTER_MEMBER void each_window(int64_t begin, int64_t end, const F& f) const {
     for (int64_t w = begin / s_.frames; w * s_.frames < end; ++w)
@@ -215,7 +215,7 @@ class Network {
   const T* input(int64_t window) const { return static_cast<const T*>(s_.x) + (first_ + window) * s_.window_stride; }
 
   void embed(const Layer& layer, int64_t part) {
-    share_of(part, rows_, block_, [&](int64_t begin, int64_t end) {
+    share_of(part, rows_, [&](int64_t begin, int64_t end) {
       float* poses = poses_ + begin * z_.ld_pose;
       each_window(begin, end, [&](int64_t w, int64_t from, int64_t to) {
         float* rows = poses_ + (w * s_.frames + from) * z_.ld_pose;
@@ -258,7 +258,7 @@ class Network {
 
   // The frames' scores to weights; right.
   void attend(const Layer& layer, int64_t part) {
-    share_of(part, rows_, rows_, [&](int64_t begin, int64_t end) {
+    share_of(part, rows_, [&](int64_t begin, int64_t end) {
       each_window(begin, end, [&](int64_t w, int64_t from, int64_t to) {
         for (int64_t t = from; t < to; ++t)
           factors_[w * wide(s_.frames) + t] = softmax(left_ + (w * s_.frames + t) * z_.ld_left + s_.channel_keys,
@@ -268,7 +268,7 @@ class Network {
     for (int64_t w = 0; w < count_; ++w) {
       const float* x = x_ + w * s_.frames * z_.ld_dim;
       float* right = right_ + w * z_.keys * z_.ld_dim;
-      share_of(part, z_.right_count, z_.right_count, [&](int64_t begin, int64_t end) {
+      share_of(part, z_.right_count, [&](int64_t begin, int64_t end) {
         product(end - begin, wide(s_.dim), s_.frames, layer.right + begin * s_.frames, s_.frames, 1, x, z_.ld_dim,
                 right + begin * z_.ld_dim, z_.ld_dim);
         for (int64_t k = begin; k < end; ++k)
@@ -347,9 +347,9 @@ class Network {
 
   // All that follows the weights, row by row: to the scores of the next layer, or to the poses.
   void refine(const Layer& layer, const Layer* next, int64_t part) {
-    float* mixed = rooms_ + part * block_ * (z_.ld_hidden + z_.ld_dim);
-    float* hidden = mixed + block_ * z_.ld_dim;
-    share_of(part, rows_, block_, [&](int64_t begin, int64_t end) {
+    float* mixed = rooms_ + part * share_ * (z_.ld_hidden + z_.ld_dim);
+    float* hidden = mixed + share_ * z_.ld_dim;
+    share_of(part, rows_, [&](int64_t begin, int64_t end) {
       const int64_t count = end - begin;
       each_window(begin, end, [&](int64_t w, int64_t from, int64_t to) {
         float* left = left_ + (w * s_.frames + from) * z_.ld_left;
@@ -385,7 +385,7 @@ class Network {
   const Sizes z_;
   T* out_;
   Team& team_;
-  const int64_t parts_, block_;
+  const int64_t parts_, share_;  // how many threads, and rows that one has at most
   int64_t first_ = 0, count_ = 0, rows_ = 0;
   Scratch scratch_;
   float *keyframes_, *poses_, *x_, *left_, *right_, *frame_means_, *gates_, *factors_, *shares_, *channel_means_, *channel_tops_,
