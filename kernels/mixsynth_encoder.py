@@ -10,10 +10,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, check_device, check_float, check_shape, kernel_dtype, no_autocast
+from ._op import Op, check_device, check_float, check_shape, derivative_lost, kernel_dtype, no_autocast
 
 PANEL = 64  # columns of a weight that lie together, and
 LANES = 16  # what their number, as that of a vector's elements, is padded to: csrc/cpu/mixsynth_encoder.cpp
+LAYER = {
+    "share1": "synth_att.reweight.fc1", "proj": "synth_att.proj", "norm1": "norm1", "fc1": "ff.fc1", "fc2": "ff.fc2",
+    "norm2": "norm2",
+}  # fmt: skip
 
 
 class MixSynthSizes(NamedTuple):
@@ -60,14 +64,22 @@ def mixsynth_encoder(x, weights, sizes):
     if weights.dtype != wanted:
         raise TypeError(f"{op}: weights has dtype {weights.dtype}, expected {wanted} for x of {x.dtype}")
 
-    followed = torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad)
-    ops = None if followed else MIXSYNTH_ENCODER.namespace(x)
+    ops = kernel_for(x, weights)
     if ops is None:
         with no_autocast(x):
             return mixsynth_encoder_ref(x, weights, sizes)
     (wide,) = kernel_dtype(x)
     frames, keyframes, _, *rest = sizes
     return ops.mixsynth_encoder(wide, weights, frames, *rest, bool(keyframes)).to(x.dtype)
+
+
+def kernel_for(x, *weights):
+    """The namespace of the op that `mixsynth_encoder(x, ...)` calls; None where the reference runs, which has derivatives."""
+    if torch.is_grad_enabled() and any(y.requires_grad for y in (x, *weights)):
+        return None
+    if not torch.compiler.is_compiling() and derivative_lost(x, *weights):
+        return None
+    return MIXSYNTH_ENCODER.namespace(x)
 
 
 def mixsynth_encoder_ref(x, weights, sizes):
@@ -139,16 +151,14 @@ def pack_mixsynth(parameters, sizes):
         for name, part in (("frames", token), ("channels", channel)):
             tensors[f"{i}.squeeze_{name}"] = get(f"{part}.se.fc.0.weight")
             tensors[f"{i}.excite_{name}"] = get(f"{part}.se.fc.2.weight")
-        for ours, kind in (("share1", ""), ("share1_bias", "")):
-            tensors[f"{i}.{ours}"] = get(f"{reweight}.fc1.{'bias' if 'bias' in ours else 'weight'}")
         weight, bias = get(f"{reweight}.fc2.weight"), get(f"{reweight}.fc2.bias")
         tensors |= {f"{i}.share2": weight[::2] - weight[1::2], f"{i}.share2_bias": bias[::2] - bias[1::2]}
-        for ours, theirs in (("proj", "synth_att.proj"), ("norm1", "norm1"), ("fc1", "ff.fc1"), ("fc2", "ff.fc2"), ("norm2", "norm2")):
+        for ours, theirs in LAYER.items():
             tensors |= {f"{i}.{ours}": get(f"{layer}.{theirs}.weight"), f"{i}.{ours}_bias": get(f"{layer}.{theirs}.bias")}
     pieces = []
     for name, (*_, kind) in _layout(sizes).items():
-        rows = [tensors[name].mT] if kind == "panels" else [tensors[name].flatten()]
-        padded = F.pad(rows[0], (0, -rows[0].shape[-1] % LANES))
+        rows = tensors[name].mT if kind == "panels" else tensors[name].flatten()
+        padded = F.pad(rows, (0, -rows.shape[-1] % LANES))
         pieces += [panel.flatten() for panel in padded.split(PANEL, -1)]
     return torch.cat(pieces)
 

@@ -3,10 +3,14 @@
 ICCV 2023. Section and equation numbers are those of the paper.
 """
 
+from operator import attrgetter, is_
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lifter.kernels import MixSynthSizes, mixsynth_encoder, pack_mixsynth
+from lifter.kernels.mixsynth_encoder import kernel_for
 from lifter.layers import MixSynthEncoder
 from lifter.registry import register_model, register_official
 
@@ -27,6 +31,11 @@ class MixSynthFormer(nn.Module):
     Motion prediction (section 3.6): with `predict` the window goes on for so many frames after its last keyframe, and they
     alone are returned, (B, predict, J, C). What is given is the history: its keyframes, or its `interval * steps + 1`
     frames. The paper's is all of consecutive keyframes, `interval=1`.
+
+    Evaluation without gradients is one call of `lifter.kernels.mixsynth_encoder`, if `variant` is "official" and `branches` are
+    both; all else runs layer by layer. Its parameters are packed for that when first needed, and again once one of them was
+    replaced or changed in place as autograd sees it (optimizers, load_state_dict). A module that is replaced and a write
+    through `.data` are not seen: call `eval()` after these. `lifter.freeze` packs for good, which saves looking.
 
     Paper and official code weight the two branches of the attention differently, see `lifter.layers.MixSynthAttention`.
 
@@ -67,6 +76,9 @@ class MixSynthFormer(nn.Module):
         self.encoder = MixSynthEncoder(window, dim, depth, mlp_ratio=mlp_ratio, drop=drop, r_t=r_t, r_s=r_s, **attention)
         self.norm = nn.LayerNorm(dim)
         self.fc = nn.Linear(dim, num_joints * in_channels)
+        sizes = MixSynthSizes(window, steps + 1, num_joints * in_channels, dim, int(dim * mlp_ratio), depth, r_t, r_s)
+        self._sizes = sizes if self.encoder.is_official else None
+        self._packed = None
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -78,31 +90,68 @@ class MixSynthFormer(nn.Module):
     def forward(self, poses):
         self._check(poses)
         x = poses.flatten(2).to(self.norm.weight.dtype)
-        keyframes = self._keyframes(x)
-        refined = self.refine(self.l_interp(keyframes.flatten(0, 1)).mT)
-        windows = refined.unflatten(0, keyframes.shape[:2])
-        merged = windows[:, 0, self.span :] if self.predict else self._mean(windows, max(x.shape[1], self.window))
+        if x.shape[1] in (self.steps + 1, self.span):
+            merged = self._windows(x if x.shape[1] == self.steps + 1 else x[:, :: self.interval])
+        else:
+            keyframes = self._keyframes(x)
+            windows = self._windows(keyframes.flatten(0, 1)).unflatten(0, keyframes.shape[:2])
+            merged = self._mean(windows, x.shape[1])
+        merged = merged[:, self.span :] if self.predict else merged
         return merged.to(poses.dtype).reshape(*merged.shape[:2], *poses.shape[2:])
 
     def refine(self, recovered):
         """What follows interpolation: (N, window, J * C) -> the same shape, equations 2 to 5."""
         return self.fc(self.norm(self.encoder(self.encoder_emb(recovered)))) + recovered
 
+    def pack(self):
+        """Pack the parameters for good, for a model that will not change. False if evaluation cannot use them packed."""
+        self._packed = Packed(self) if self._sizes else None
+        return self._packed is not None and self._packed.freeze(self)
+
+    def train(self, mode=True):
+        self._packed = None
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs):
+        self._packed = None
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self):
+        return self.__dict__ | {"_packed": None}
+
+    def _windows(self, keyframes):
+        """(N, steps + 1, P) -> (N, window, P)."""
+        if self._sizes and not self.training:
+            if torch.compiler.is_compiling():
+                parameters = self._parameters_by_name()
+                if kernel_for(keyframes, *parameters.values()) is not None:
+                    return mixsynth_encoder(keyframes, pack_mixsynth(parameters, self._sizes), self._sizes)
+            else:
+                if self._packed is None:
+                    self._packed = Packed(self)
+                if (weights := self._packed.weights(self, keyframes)) is not None:
+                    return mixsynth_encoder(keyframes, weights, self._sizes)
+        return self.refine(self.l_interp(keyframes.mT).mT)
+
+    def _parameters_by_name(self):
+        """With those that linear interpolation is equal to."""
+        parameters = dict(self.named_parameters())
+        if isinstance(self.l_interp, LinearInterpolation):
+            eye = torch.eye(self.steps + 1, dtype=self.norm.weight.dtype, device=self.norm.weight.device)
+            parameters |= {"l_interp.weight": self.l_interp(eye).mT, "l_interp.bias": eye.new_zeros(self.window)}
+        return parameters
+
     def _keyframes(self, x):
-        """(B, T, P) -> (B, windows, P, steps + 1)."""
+        """(B, T, P) -> (B, windows, steps + 1, P)."""
         frames = x.shape[1]
-        if frames == self.steps + 1:
-            return x.mT[:, None]
-        keyframes = x[:, :: self.interval].unfold(1, self.steps + 1, 1)
+        keyframes = x[:, :: self.interval].unfold(1, self.steps + 1, 1).mT
         if (frames - self.span) % self.interval == 0:
             return keyframes
-        last = x[:, frames - self.span :: self.interval].mT[:, None]
+        last = x[:, None, frames - self.span :: self.interval]
         return torch.cat((keyframes, last), 1)
 
     def _mean(self, windows, frames):
         """(B, windows, window, P) -> (B, frames, P), each frame the mean over its windows, in float32 at least."""
-        if windows.shape[1] == 1:
-            return windows[:, 0]
         windows = windows.to(torch.promote_types(windows.dtype, torch.float32))
         times = self._sum(windows.new_ones(1, *windows.shape[1:3], 1), frames)
         return self._sum(windows, frames) / times
@@ -129,6 +178,39 @@ class MixSynthFormer(nn.Module):
             return
         sequence = f"{self.span} (its history)" if self.predict else f"at least {self.span} (a sequence)"
         raise ValueError(f"MixSynthFormer: poses have {frames} frames, expected {keyframes} (keyframes) or {sequence}")
+
+
+class Packed:
+    """The parameters of a MixSynthFormer in one tensor, and how to see that they are no longer those of the model."""
+
+    def __init__(self, model):
+        modules = [module for module in model.modules() if module is not model]
+        self.slots = [(m._parameters, name) for m in modules for name, p in m._parameters.items() if p is not None]
+        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self.dropouts = [module for module in modules if isinstance(module, nn.Dropout)]
+        self.parameters, self.versions, self.packed, self.frozen = [], None, None, False
+
+    def weights(self, model, x):
+        """For `mixsynth_encoder(x, ...)`; None where the layers must run."""
+        if self.frozen:
+            return self.packed if kernel_for(x) is not None else None
+        parameters = [owner[name] for owner, name in self.slots]
+        if any(self.hooks) or any(map(attrgetter("training"), self.dropouts)) or kernel_for(x, *parameters) is None:
+            return None
+        same = len(parameters) == len(self.parameters) and all(map(is_, parameters, self.parameters))
+        versions = None if parameters[0].is_inference() else list(map(attrgetter("_version"), parameters))
+        if not same or versions is None or versions != self.versions:
+            with torch.no_grad():
+                self.packed = pack_mixsynth(model._parameters_by_name(), model._sizes)
+            self.parameters, self.versions = parameters, versions
+        return self.packed
+
+    def freeze(self, model):
+        """Whether it could be done."""
+        if not any(self.hooks):
+            with torch.no_grad():
+                self.packed, self.frozen = pack_mixsynth(model._parameters_by_name(), model._sizes), True
+        return self.frozen
 
 
 class LinearInterpolation(nn.Module):
