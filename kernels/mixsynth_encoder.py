@@ -56,7 +56,7 @@ def mixsynth_encoder(x, weights, sizes):
     """
     op = "mixsynth_encoder"
     check_float(op, x=x, weights=weights)
-    size = packed_size(sizes)
+    size = packed_size(sizes) if torch.compiler.is_compiling() else _known_size(sizes)
     check_shape(op, "x", x, ("N", sizes.keyframes or sizes.frames, sizes.poses))
     check_shape(op, "weights", weights, (size,))
     check_device(op, "x", x, weights=weights)
@@ -178,14 +178,18 @@ def unpack_mixsynth(weights, sizes):
     return tensors
 
 
-@cache
 def packed_size(sizes):
     """How many elements `pack_mixsynth` returns; ValueError if there is no such network."""
     for name, value in sizes._asdict().items():
-        least, most = 0 if name in ("keyframes", "depth") else 1, {"r_t": sizes.frames, "r_s": sizes.dim}.get(name, value)
-        if not least <= value <= most:
-            raise ValueError(f"mixsynth_encoder: sizes.{name} is {value}, expected {least} to {max(least, most)}")
+        if value < (least := 0 if name == "keyframes" else 1):
+            raise ValueError(f"mixsynth_encoder: sizes.{name} is {value}, expected at least {least}")
+    for name, value, most in (("r_t", sizes.r_t, sizes.frames), ("r_s", sizes.r_s, sizes.dim)):
+        if value > most:
+            raise ValueError(f"mixsynth_encoder: sizes.{name} is {value}, expected 1 to {most}")
     return sum(size for _, size, _ in _layout(sizes).values())
+
+
+_known_size = cache(packed_size)  # the layout of 100 tensors would take longer than the network
 
 
 def _keys(sizes):
@@ -251,7 +255,7 @@ def _flops(x_shape, weights_shape, frames, dim, hidden, depth, r_t, r_s, interpo
     few_frames, few_channels = max(1, frames // 4), max(1, dim // 4)
     left, right = frame_keys + channel_keys * (r_s > 1), channel_keys + frame_keys * (r_t > 1)
     attention = frames * dim * (left + right + frame_keys + channel_keys + dim)
-    small = 2 * (frames * few_frames + dim * few_channels) + 3 * frames * few_frames
+    small = 4 * frames * few_frames + 2 * dim * few_channels
     layer = attention + small + 2 * frames * dim * hidden
     return 2 * N * (depth * layer + 2 * frames * dim * poses + (frames * given * poses if interpolates else 0))
 

@@ -134,7 +134,6 @@ class MixSynthEncoder(nn.Module):
     def __init__(self, num_frames, dim, depth, **layer):
         super().__init__()
         self.layers = nn.ModuleList(MixSynthEncoderLayer(num_frames, dim, **layer) for _ in range(depth))
-        self.is_official = all(m.synth_att.reweight and m.synth_att.variant == "official" for m in self.layers)
 
     def forward(self, x):
         for layer in self.layers:

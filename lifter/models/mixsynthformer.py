@@ -77,7 +77,9 @@ class MixSynthFormer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.fc = nn.Linear(dim, num_joints * in_channels)
         sizes = MixSynthSizes(window, steps + 1, num_joints * in_channels, dim, int(dim * mlp_ratio), depth, r_t, r_s)
-        self._sizes = sizes if self.encoder.is_official else None
+        attentions = [layer.synth_att for layer in self.encoder.layers]
+        fused = attentions and all(layer.reweight and layer.variant == "official" for layer in attentions)
+        self._sizes = sizes if fused else None
         self._packed = None
         self.reset_parameters()
 
