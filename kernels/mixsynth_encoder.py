@@ -156,7 +156,7 @@ def pack_mixsynth(parameters, sizes):
         for ours, theirs in LAYER.items():
             tensors |= {f"{i}.{ours}": get(f"{layer}.{theirs}.weight"), f"{i}.{ours}_bias": get(f"{layer}.{theirs}.bias")}
     pieces = []
-    for name, (*_, kind) in _layout(sizes).items():
+    for name, (*_, kind) in layout(sizes).items():
         rows = tensors[name].mT if kind == "panels" else tensors[name].flatten()
         padded = F.pad(rows, (0, -rows.shape[-1] % LANES))
         pieces += [panel.flatten() for panel in padded.split(PANEL, -1)]
@@ -166,7 +166,7 @@ def pack_mixsynth(parameters, sizes):
 def unpack_mixsynth(weights, sizes):
     """The reverse of `pack_mixsynth`, but by the names that the reference uses: {name: tensor}, copies or views."""
     tensors, begin = {}, 0
-    for name, (shape, size, kind) in _layout(sizes).items():
+    for name, (shape, size, kind) in layout(sizes).items():
         piece = weights[begin : begin + size]
         begin += size
         if kind == "panels":
@@ -186,7 +186,7 @@ def packed_size(sizes):
     for name, value, most in (("r_t", sizes.r_t, sizes.frames), ("r_s", sizes.r_s, sizes.dim)):
         if value > most:
             raise ValueError(f"mixsynth_encoder: sizes.{name} is {value}, expected 1 to {most}")
-    return sum(size for _, size, _ in _layout(sizes).values())
+    return sum(size for _, size, _ in layout(sizes).values())
 
 
 _known_size = cache(packed_size)  # the layout of 100 tensors would take longer than the network
@@ -197,18 +197,18 @@ def _keys(sizes):
     return sizes.dim // sizes.r_s, sizes.frames // sizes.r_t
 
 
-def _layout(sizes):
+def layout(sizes):
     """{name: (shape, packed elements, kind)} in the order of the buffer.
 
     A "panels" weight (out, in) multiplies from the right: transposed, columns padded, PANEL of them after another. "plain"
     are vectors, and the weights that multiply from the left.
     """
-    layout = {}
+    parts = {}
 
     def add(name, *shape, plain=False):
         plain = plain or len(shape) == 1
         size = _padded(torch.Size(shape).numel()) if plain else shape[1] * _padded(shape[0])
-        layout[name] = shape, size, "plain" if plain else "panels"
+        parts[name] = shape, size, "plain" if plain else "panels"
 
     def linear(name, out, inner, **kind):
         add(name, out, inner, **kind)
@@ -234,7 +234,7 @@ def _layout(sizes):
         linear(f"{i}.fc1", hidden, dim)
         linear(f"{i}.fc2", dim, hidden)
         add(f"{i}.norm2", dim), add(f"{i}.norm2_bias", dim)
-    return layout
+    return parts
 
 
 def _padded(n):
@@ -264,5 +264,6 @@ MIXSYNTH_ENCODER = Op(
     "mixsynth_encoder(Tensor x, Tensor weights, int frames, int dim, int hidden, int depth, int r_t, int r_s, "
     "bool interpolates) -> Tensor",
     fake=_fake,
+    triton="mixsynth_encoder:forward",
     flops=_flops,
 )
