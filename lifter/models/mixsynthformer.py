@@ -79,7 +79,7 @@ class MixSynthFormer(nn.Module):
         sizes = MixSynthSizes(window, steps + 1, num_joints * in_channels, dim, int(dim * mlp_ratio), depth, r_t, r_s)
         attentions = [layer.synth_att for layer in self.encoder.layers]
         fused = attentions and all(layer.reweight and layer.variant == "official" for layer in attentions)
-        self._sizes = sizes if fused else None
+        self.sizes = sizes if fused else None  # of the op, if there is one
         self._packed = None
         self.reset_parameters()
 
@@ -107,7 +107,7 @@ class MixSynthFormer(nn.Module):
 
     def pack(self):
         """Pack the parameters for good, for a model that will not change. False if evaluation cannot use them packed."""
-        self._packed = Packed(self) if self._sizes else None
+        self._packed = Packed(self) if self.sizes else None
         return self._packed is not None and self._packed.freeze(self)
 
     def train(self, mode=True):
@@ -123,16 +123,16 @@ class MixSynthFormer(nn.Module):
 
     def _windows(self, keyframes):
         """(N, steps + 1, P) -> (N, window, P)."""
-        if self._sizes and not self.training:
+        if self.sizes and not self.training:
             if torch.compiler.is_compiling():
                 parameters = self._parameters_by_name()
                 if kernel_for(keyframes, *parameters.values()) is not None:
-                    return mixsynth_encoder(keyframes, pack_mixsynth(parameters, self._sizes), self._sizes)
+                    return mixsynth_encoder(keyframes, pack_mixsynth(parameters, self.sizes), self.sizes)
             else:
                 if self._packed is None:
                     self._packed = Packed(self)
                 if (weights := self._packed.weights(self, keyframes)) is not None:
-                    return mixsynth_encoder(keyframes, weights, self._sizes)
+                    return mixsynth_encoder(keyframes, weights, self.sizes)
         return self.refine(self.l_interp(keyframes.mT).mT)
 
     def _parameters_by_name(self):
@@ -203,7 +203,7 @@ class Packed:
         versions = None if parameters[0].is_inference() else list(map(attrgetter("_version"), parameters))
         if not same or versions is None or versions != self.versions:
             with torch.no_grad():
-                self.packed = pack_mixsynth(model._parameters_by_name(), model._sizes)
+                self.packed = pack_mixsynth(model._parameters_by_name(), model.sizes)
             self.parameters, self.versions = parameters, versions
         return self.packed
 
@@ -211,7 +211,7 @@ class Packed:
         """Whether it could be done."""
         if not any(self.hooks):
             with torch.no_grad():
-                self.packed, self.frozen = pack_mixsynth(model._parameters_by_name(), model._sizes), True
+                self.packed, self.frozen = pack_mixsynth(model._parameters_by_name(), model.sizes), True
         return self.frozen
 
 
