@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lifter import kernels
 from lifter.kernels import MixSynthSizes, backend, mixsynth_encoder, mixsynth_encoder_ref, pack_mixsynth
 from lifter.kernels.mixsynth_encoder import packed_size, unpack_mixsynth
 from lifter.layers import MixSynthEncoder
@@ -105,6 +108,22 @@ def test_gradcheck_of_packing_and_reference():
 # ---- the kernel ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("change", [{}, {"keyframes": 0}, {"r_t": 1}, {"r_s": 1}, {"frames": 17, "dim": 33, "poses": 70, "r_s": 4}])
+def test_every_backend(target, change, dtype):
+    check(target, TINY._replace(depth=1 if target.slow else 2, **change), 2, dtype)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 17, 27, 81])
+def test_lengths_of_every_backend(target, frames):
+    check(target, MixSynthSizes(frames, 0, 3, 4, 8, 1, min(frames, 4), 2), 2)
+
+
+def test_windows_beyond_triton(target):
+    """On the GPU too large a network runs on the reference."""
+    check(target, MixSynthSizes(520, 0, 2, 4, 4, 1, 64, 2), 2)
+
+
 @pytest.mark.parametrize("N", [1, 3])
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_sizes(name, N):
@@ -161,10 +180,11 @@ def test_every_instruction_set(instruction_set, sizes, N):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_strides(dtype):
+def test_strides(target, dtype):
     """Views give what their copies give, bit for bit."""
-    sizes, x = TINY, make_x(TINY, 2, dtype)
-    weights = make_weights(sizes).float()
+    sizes, x = TINY._replace(depth=1), make_x(TINY, 2, dtype).to(target.device)
+    weights = make_weights(sizes).float().to(target.device)
+    mixsynth_encoder = partial(target.run, kernels.mixsynth_encoder)
     expected = mixsynth_encoder(x, weights, sizes)
     for name, layout in {
         "sliced": lambda x: F.pad(x, (3, 2, 1, 2))[:, 1:-2, 3:-2],
@@ -218,17 +238,18 @@ def test_weights_of_any_size(scale):
 # ---- PyTorch's machinery ---------------------------------------------------------------------------------------------
 
 
-def test_no_window():
+def test_no_window(target):
     for sizes in (TINY, TINY._replace(keyframes=0)):
-        assert mixsynth_encoder(make_x(sizes, 0), make_weights(sizes).float(), sizes).shape == (0, 7, 6)
+        assert target.run(mixsynth_encoder, make_x(sizes, 0), make_weights(sizes).float(), sizes).shape == (0, 7, 6)
 
 
 @pytest.mark.parametrize("keyframes", [0, 3])
-def test_opcheck(keyframes):
-    sizes = TINY._replace(keyframes=keyframes)
+def test_opcheck(target, keyframes):
+    ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
+    sizes = TINY._replace(keyframes=keyframes, depth=1)
     frames, _, _, *rest = sizes
-    args = (make_x(sizes, 2), make_weights(sizes).float(), frames, *rest, bool(keyframes))
-    torch.library.opcheck(torch.ops.lifter.mixsynth_encoder.default, args)
+    x, weights = make_x(sizes, 2).to(target.device), make_weights(sizes).float().to(target.device)
+    torch.library.opcheck(ops.mixsynth_encoder.default, (x, weights, frames, *rest, bool(keyframes)))
 
 
 class Encoder(torch.nn.Module):
@@ -241,13 +262,14 @@ class Encoder(torch.nn.Module):
         return mixsynth_encoder(x, self.weights, self.sizes)
 
 
-def test_compile_and_export():
-    module, x = Encoder(TINY), make_x(TINY, 2)
-    expected = module(x)
-    assert torch.equal(torch.compile(module, fullgraph=True, backend="aot_eager")(x), expected)
-    program = torch.export.export(module, (x,))
-    assert any("mixsynth_encoder" in str(node.target) for node in program.graph.nodes)
-    assert torch.equal(program.module()(x), expected)
+def test_compile_and_export(target):
+    module, x = Encoder(TINY._replace(depth=1)).to(target.device), make_x(TINY, 2).to(target.device)
+    with target.forced():
+        expected = module(x)
+        assert torch.equal(torch.compile(module, fullgraph=True, backend="aot_eager")(x), expected)
+        program = torch.export.export(module, (x,))
+        assert any("mixsynth_encoder" in str(node.target) for node in program.graph.nodes)
+        assert torch.equal(program.module()(x), expected)
 
 
 def test_gradients_are_those_of_the_reference():
