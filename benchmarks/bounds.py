@@ -62,6 +62,17 @@ def _graph_products(x, backward=False):
     return pairs + [(B * J, T, C, T)] + 2 * weighted if backward else pairs + weighted
 
 
+def _mixsynth_products(x, frames, dim, hidden, depth, r_t, r_s, interpolates):
+    """The same of the layers, without squeeze-excitation and re-weighting; what has weights takes all windows at once."""
+    N, given, poses = x.shape
+    channel_keys, frame_keys = dim // r_s, frames // r_t
+    left, right = frame_keys + channel_keys * (r_s > 1), channel_keys + frame_keys * (r_t > 1)
+    layer = [(1, N * frames, dim, left), (N, right, frames, dim), (N, frames, channel_keys + frame_keys, dim)]
+    layer += [(1, N * frames, dim, dim), (1, N * frames, dim, hidden), (1, N * frames, hidden, dim)]
+    ends = [(1, N * frames, poses, dim), (1, N * frames, dim, poses)] + [(N, frames, given, poses)] * interpolates
+    return ends + layer * depth
+
+
 def _gradient_products(products):
     """Of a product (m, k) (k, n): (m, n) (n, k) and (k, m) (m, n). Attention's first product is repeated besides."""
     return [p for b, m, k, n in products for p in ((b, m, n, k), (b, k, m, n))] + products[:1]
@@ -89,6 +100,7 @@ PRODUCTS = {
     ),
     "density_peak_prune": lambda x, *rest: [(len(x), x.shape[1], x.shape[2], (x.shape[1] + 1) // 2)],  # it is symmetric
     "topk_temporal_mask": _pairs_of_frames,
+    "mixsynth_encoder": lambda x, weights, *sizes: _mixsynth_products(x, *sizes),
     "retention": lambda q, k, v, decay, state, xpos_scale, scale, chunk_size, causal, final: _retention_products(
         q, v, state, chunk_size, final
     ),
@@ -112,6 +124,9 @@ EXPONENTIALS = {
     "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: lse.numel() * _keys(qkv, mask, axis),
     "temporal_graph_conv": lambda x, *rest: x[..., 0].numel() * x.shape[1],
     "temporal_graph_conv_bwd": lambda dout, x, *rest: x[..., 0].numel() * x.shape[1],
+    "mixsynth_encoder": lambda x, weights, frames, dim, hidden, depth, r_t, r_s, interpolates: (  # GELU's too
+        len(x) * depth * (frames * (frames // r_t) + dim * (dim // r_s) + frames * hidden)
+    ),
 }
 
 

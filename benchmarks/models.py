@@ -54,6 +54,7 @@ CLIPS = {
     "poseretnet": [(27, 1), (243, 1)],
     "mixste": [(243, 1)],
     "motionbert": [(243, 1)],
+    "mixsynthformer_h36m": [(101, 1), (101, 256)],  # the whole window is given, of which it takes every tenth frame
 }
 WIDE = ("poseretnet", "mixste", "motionbert")
 LONG_CALL = 3
@@ -87,7 +88,7 @@ class Reference:
 @cache
 def build(name, device):
     torch.manual_seed(0)
-    return lifter.create_model(name, num_frames=max(FRAMES)).eval().to(device)
+    return lifter.create_model(name, num_frames=max(frames for frames, _ in CLIPS[name])).eval().to(device)
 
 
 def keypoints(model, setup, frames, batch):

@@ -8,7 +8,7 @@ HALF = "published is half of what thop counts for the official code"
 
 @dataclass(frozen=True)
 class Published:
-    """One printed row: the figures as printed ("0.64M", "2.604G"), and the arguments that build the model.
+    """One printed row: the figures as printed ("0.64M", "2.604G"; "" if not), and the arguments that build the model.
 
     `per_frame`: the printed multiply-accumulates are those of a clip, by its frames. `calls`: of the model for one clip,
     whose sum is printed. `all_params`: the printed parameters are all there are, not those that thop sees.
@@ -27,7 +27,7 @@ class Published:
 
     @property
     def printed(self) -> str:
-        return f"{self.params} / {self.macs}{'/frame' if self.per_frame else ''}"
+        return f"{self.params or '-'} / {self.macs}{'/frame' if self.per_frame else ''}"
 
     @property
     def name(self) -> str:
@@ -52,12 +52,19 @@ TABLE_5 = "SasMamba, table 5"  # its "Flops" are multiply-accumulates, thop's
 POSERETNET = "PoseRetNet, table 5"  # per frame; its "FLOPs" are multiply-accumulates, thop's
 HTP = "HTP, table {}"  # its parameters are all there are
 MASC = "MASC-Pose, table I"
+MIXSYNTH = "MixSynthFormer, table {}"  # per frame, thop's multiply-accumulates; the estimator's are not in them
 CODE = "official code, counted by thop"
 
 UNSEEN = "retention's matrices are raw parameters, which thop does not see: really 35.75M, 642M/frame"
 ANY_CHUNK = "printed for 243; thop sees nothing that depends on the chunk"
 NO_CODE = "there is no official code; the layer fusion, 0.17M and 0.69G of it, is ours"
 ONE_PROJECTION = "learned queries are the same for all joints, and projected once: 1.019G less"
+CUT = "cut to the printed digits, not rounded"
+PARE = "official configuration for PARE, every fifth frame; the paper says every tenth"
+MORE_LAYERS = "thop has rules for the official code's softmax and pooling layers: 0.08M"
+
+LINEAR = {"interpolation": "linear"}  # in MixSynthFormer's ablations
+TEMPORAL = {"branches": ("temporal",), "dim": 64}
 
 HTP_PARTS = "2.169G more: the GCN's, which the total has no room for; 1.019G less: queries projected once"
 HTP_ALONE = "printed 4.33G over D3DP's: two such GCNs; one is 2.169G"
@@ -146,4 +153,20 @@ ROWS = [
     Published("motionagformer_b", CODE, "11.705251M", "48.301G"),
     Published("motionagformer_l", CODE, "18.978311M", "78.314G"),
     Published("tcpformer", CODE, "34.904867M", "109.215G"),
+    Published("mixsynthformer_jhmdb", MIXSYNTH.format(1), "", "0.0004G", frames=11, note=CUT, per_frame=True),
+    Published("mixsynthformer_h36m", MIXSYNTH.format(2), "", "0.0001G", frames=101, per_frame=True),
+    Published("mixsynthformer_3dpw", MIXSYNTH.format(2), "", "0.00003G", frames=51, per_frame=True),
+    Published("mixsynthformer_3dpw", MIXSYNTH.format(2), "", "0.00003G", {"interval": 5, "steps": 10}, 51, PARE, True),
+    Published("mixsynthformer_aist", MIXSYNTH.format(2), "", "0.0005G", frames=101, per_frame=True),
+    Published("mixsynthformer_3dpw", MIXSYNTH.format(5), "0.10M", "0.09M", LINEAR | TEMPORAL, 51, f"width 64; {CUT}", True),
+    *(
+        Published("mixsynthformer_h36m", MIXSYNTH.format(6), params, macs, LINEAR | reductions, 101, note, True)
+        for reductions, params, macs, note in [
+            ({"r_t": 1, "r_s": 1}, "0.26M", "0.13M", ""),
+            ({"r_t": 4, "r_s": 1}, "0.21M", "0.12M", ""),
+            ({"r_t": 1, "r_s": 4}, "0.23M", "0.12M", CUT),
+            ({"r_t": 4, "r_s": 4}, "0.18M", "0.11M", ""),
+        ]
+    ),
+    Published("mixsynthformer_h36m", CODE, "0.178939M", "11.48M", frames=101, note=MORE_LAYERS),
 ]

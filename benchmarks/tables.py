@@ -26,10 +26,10 @@ COLUMNS = [
     ("published", "printed", "{}"),
     ("params, paper convention", "params_paper_convention", "{:,}"),
     ("deviation", "params_deviation", "{}"),
-    ("MACs, paper convention", "macs_paper_convention", lambda macs: f"{macs / 1e9:.3f} G"),
+    ("MACs, paper convention", "macs_paper_convention", lambda macs: _macs(macs)),
     ("deviation", "macs_deviation", "{}"),
     ("params, all", "params", "{:,}"),
-    ("MACs, all", "macs", lambda macs: f"{macs / 1e9:.3f} G"),
+    ("MACs, all", "macs", lambda macs: _macs(macs)),
     ("note", "note", "{}"),
 ]
 NOTES = [
@@ -53,6 +53,7 @@ def cases(setup):
 
 def _row(row: published.Published):
     counts = _counted(row.model, row.frames, tuple(row.kwargs.items()))
+    params = "params" if row.all_params else "params_paper_convention"
     printed_for = (row.frames if row.per_frame else 1) / row.calls
     return [
         {
@@ -62,10 +63,10 @@ def _row(row: published.Published):
             "kwargs": row.kwargs,
             "source": row.source,
             "printed": row.printed,
-            "published_params": published.value(row.params),
+            "published_params": published.value(row.params) if row.params else None,
             "published_macs": published.value(row.macs) * printed_for,
             **counts,
-            "params_deviation": _deviation(counts["params" if row.all_params else "params_paper_convention"], row.params),
+            "params_deviation": _deviation(counts[params], row.params) if row.params else None,
             "macs_deviation": _deviation(counts["macs_paper_convention"] / printed_for, row.macs),
             "note": row.note,
         }
@@ -76,6 +77,10 @@ def _row(row: published.Published):
 def _counted(model, frames, kwargs):
     """Many tables print the same model."""
     return count(model, frames, **dict(kwargs))
+
+
+def _macs(macs):
+    return f"{macs / 1e9:.3f} G" if macs >= 1e9 else f"{macs / 1e6:.3f} M"
 
 
 def _deviation(ours, printed):
@@ -89,9 +94,9 @@ def count(name, frames, **kwargs) -> dict:
     # The fakes of the ops stand for their kernels, also where no kernels are built.
     with FakeTensorMode(), torch.no_grad(), mock.patch.object(_library, "loaded", True):
         model = lifter.create_model(name, num_frames=frames, **kwargs).eval()
-        inputs = [torch.empty(1, frames, 17, model.in_channels)]
+        inputs = [torch.empty(1, frames, model.num_joints, model.in_channels)]
         if isinstance(model, D3DP):
-            inputs += [torch.empty(1, frames, 17, 3), torch.empty(1)]  # noisy poses and their time
+            inputs += [torch.empty(1, frames, model.num_joints, 3), torch.empty(1)]  # noisy poses and their time
         unseen = {child for module in model.modules() if isinstance(module, UNSEEN) for child in module.modules()}
         layers = [module for module in model.modules() if isinstance(module, LAYERS) and module not in unseen]
         macs = []

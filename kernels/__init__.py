@@ -4,6 +4,7 @@ from ._op import backend
 from .axial_attention import axial_attention, axial_attention_ref
 from .deform_conv2d import deform_conv2d, deform_conv2d_ref
 from .density_peak_prune import density_peak_prune, density_peak_prune_ref
+from .mixsynth_encoder import MixSynthSizes, mixsynth_encoder, mixsynth_encoder_ref, pack_mixsynth
 from .retention import retention, retention_ref, xpos_scale
 from .selective_scan import selective_scan_fn, selective_scan_ref
 from .selective_state_update import selective_state_update, selective_state_update_ref
@@ -14,6 +15,7 @@ from .temporal_topk_graph_conv import temporal_topk_graph_conv, temporal_topk_gr
 from .topk_temporal_mask import pack_mask, topk_temporal_mask, topk_temporal_mask_ref, unpack_mask
 
 __all__ = [
+    "MixSynthSizes",
     "axial_attention",
     "axial_attention_ref",
     "backend",
@@ -21,7 +23,10 @@ __all__ = [
     "deform_conv2d_ref",
     "density_peak_prune",
     "density_peak_prune_ref",
+    "mixsynth_encoder",
+    "mixsynth_encoder_ref",
     "pack_mask",
+    "pack_mixsynth",
     "retention",
     "retention_ref",
     "selective_scan_fn",

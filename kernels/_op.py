@@ -90,7 +90,7 @@ class Op:
         """
         ops = self._namespace(x)
         followed = ops is not None and self.differentiable and not torch.compiler.is_compiling()
-        if followed and _derivative_lost(x, *others):
+        if followed and derivative_lost(x, *others):
             raise RuntimeError(
                 f"{self.name}: the kernels have gradients for torch.autograd, not for torch.func nor in forward mode; "
                 "backend('reference') has them"
@@ -242,7 +242,7 @@ def saves_states(*tensors: torch.Tensor | None) -> bool:
     return torch.is_grad_enabled() and wanted and not torch.compiler.is_exporting()
 
 
-def _derivative_lost(*tensors: torch.Tensor | None) -> bool:
+def derivative_lost(*tensors: torch.Tensor | None) -> bool:
     """Whether a transform of torch.func (grad, jvp, ...) follows any of the tensors, or one is a dual of forward mode."""
     if not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0:
         return False

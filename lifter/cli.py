@@ -41,8 +41,10 @@ def _info(args) -> int:
 def _models(args) -> int:
     from lifter import list_models
 
-    for name, line in list_models().items():
-        print(f"{name:<20}{line}")
+    models = list_models()
+    width = max(map(len, models)) + 2
+    for name, line in models.items():
+        print(f"{name:<{width}}{line}")
     return 0
 
 

@@ -10,8 +10,8 @@ def freeze(model):
     """A copy of `model` for inference on the CPU, faster the fewer frames a call has: packed linear layers.
 
     Every `nn.Linear` in float32 or bfloat16 holds its weight in oneDNN's blocked layout instead of the ordinary one,
-    which would be rearranged in every call, and every `Mlp` multiplies and applies its GELU in one pass. Nothing else
-    changes; results differ by rounding. What the machine or this build of PyTorch cannot pack stays as it is.
+    which would be rearranged in every call, and every `Mlp` multiplies and applies its GELU in one pass. A model with a kernel
+    of its own (MixSynthFormer) packs its parameters for that instead. Nothing else changes; results differ by rounding. What the machine or this build of PyTorch cannot pack stays as it is.
 
     Args:
         model: any module on the CPU. It is not touched, and what happens to its weights later does not reach the copy.
@@ -31,7 +31,10 @@ def freeze(model):
     if elsewhere:
         raise ValueError(f"freeze: expected a model on the CPU, got {elsewhere[0]}")
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    whole = {part for module in frozen.modules() if hasattr(module, "pack") and module.pack() for part in module.modules()}
     for module in list(frozen.modules()):
+        if module in whole:
+            continue
         if type(module) is Mlp and _can_pack(module.fc1) and _is_exact_gelu(module.act):
             module.fc1, module.act = PackedLinear(module.fc1, "gelu"), nn.Identity()
         for name, child in module.named_children():

@@ -34,12 +34,12 @@ def register_official(class_path, tolerance):
     return decorate
 
 
-def create_model(name, num_frames=243, **kwargs):
+def create_model(name, num_frames=None, **kwargs):
     """A new model with random weights.
 
     Args:
         name: one of `list_models()`.
-        num_frames: T, the longest clip that the model will see.
+        num_frames: T, the longest clip that the model will see. None: the model's own default, mostly 243.
         kwargs: arguments of the model class, for example `in_channels`, `num_joints`, `depth`, `variant`.
 
     Raises:
@@ -48,7 +48,8 @@ def create_model(name, num_frames=243, **kwargs):
     models = _load(_models)
     if name not in models:
         raise ValueError(f"create_model: name is {name!r}, expected one of {', '.join(sorted(models))}")
-    kwargs["num_frames"] = num_frames
+    if num_frames is not None:
+        kwargs["num_frames"] = num_frames
     for size in SIZES:
         if size in kwargs and not (isinstance(kwargs[size], int) and kwargs[size] > 0):
             raise ValueError(f"create_model: {size} is {kwargs[size]!r}, expected a positive integer")

@@ -347,7 +347,7 @@ def _takes(model):
     try:
         return getattr(model, "chunk_size", None) or model.num_frames, model.num_joints, model.in_channels
     except AttributeError:
-        raise TypeError(f"Stream: model is {type(model).__name__}, expected a model of lifter") from None
+        raise TypeError(f"Stream: model is {type(model).__name__}, expected a model of lifter that lifts clips") from None
 
 
 def _of(name):

@@ -8,6 +8,7 @@ from .multi_scale import AMTM, SAGCN, STGC
 from .prune import DensityPeakPrune, FrameRecovery
 from .retention import Retention, joint_decays, shared_decays
 from .skeleton_scan import SkeletonBlock, SkeletonMixer, SkeletonScan
+from .synth_attention import MixSynthAttention, MixSynthEncoder, MixSynthEncoderLayer, SynthAttention
 from .temporal_pruning import MGPTP, SFT, TCEP
 
 __all__ = [
@@ -20,6 +21,9 @@ __all__ = [
     "FrameRecovery",
     "LearnedGraphConv",
     "MGPTP",
+    "MixSynthAttention",
+    "MixSynthEncoder",
+    "MixSynthEncoderLayer",
     "Mlp",
     "Retention",
     "SAGCN",
@@ -31,6 +35,7 @@ __all__ = [
     "SkeletonMixer",
     "SkeletonScan",
     "StructureConv",
+    "SynthAttention",
     "TCEP",
     "TemporalGraphConv",
     "TransformerBlock",

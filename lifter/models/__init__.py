@@ -6,6 +6,7 @@ from .htp import HTP, HTPMixSTE, HTPMotionBERT
 from .ktpformer import KTPFormer
 from .masc_pose import MASCPose
 from .mixste import MixSTE
+from .mixsynthformer import MixSynthFormer
 from .motionagformer import MotionAGFormer
 from .motionbert import MotionBERT
 from .posemamba import PoseMamba
@@ -22,6 +23,7 @@ __all__ = [
     "KTPFormer",
     "MASCPose",
     "MixSTE",
+    "MixSynthFormer",
     "MotionAGFormer",
     "MotionBERT",
     "PoseMamba",

@@ -1,0 +1,269 @@
+"""MixSynthFormer (ICCV 2023) from keyframes to poses: interpolation, embedding, encoder, head, in one call.
+
+The network is so small that its time is the overhead of its parts: 112 parameters and some hundred calls for 0.1 ms of
+arithmetic. Here it is one call, and its parameters one tensor, laid out for the kernel once.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from ._op import Op, check_device, check_float, check_shape, derivative_lost, kernel_dtype, no_autocast
+
+PANEL = 64  # columns of a weight that lie together, and
+LANES = 16  # what their number, as that of a vector's elements, is padded to: csrc/cpu/mixsynth_encoder.cpp
+LAYER = {
+    "share1": "synth_att.reweight.fc1", "proj": "synth_att.proj", "norm1": "norm1", "fc1": "ff.fc1", "fc2": "ff.fc2",
+    "norm2": "norm2",
+}  # fmt: skip
+
+
+class MixSynthSizes(NamedTuple):
+    """Sizes of the network: frames of a window, its keyframes (0: all frames are given), numbers per pose, width, hidden
+    width of the MLPs, layers, reductions of the temporal and the spatial attention."""
+
+    frames: int
+    keyframes: int
+    poses: int
+    dim: int
+    hidden: int
+    depth: int
+    r_t: int
+    r_s: int
+
+
+def mixsynth_encoder(x, weights, sizes):
+    """The poses of all frames of a window from those of its keyframes, or refined from all.
+
+    With keyframes, x is first interpolated by a linear layer along the frames. Then x + fc(norm(encoder(emb(x)))), the
+    encoder being `sizes.depth` layers of mixed synthetic attention ("official" variant, both branches) and MLP, post-norm,
+    as `lifter.layers.MixSynthEncoder`; GELU is exact, the norms' epsilon 1e-5.
+
+    Args:
+        x: (N, keyframes, poses), or (N, frames, poses) if `sizes.keyframes` is 0; float32, bfloat16 or float16 (float64 runs
+            on the reference), any strides. Autocast leaves it as it is: whatever its dtype, the arithmetic is float32.
+        weights: what `pack_mixsynth` made of the parameters, float32 (float64 for such x).
+        sizes: `MixSynthSizes`.
+
+    Returns:
+        (N, frames, poses) with the dtype of `x`. There is a CPU kernel for inference only: where a gradient is wanted, and on
+        a GPU, the reference runs.
+
+    Raises:
+        ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
+    """
+    op = "mixsynth_encoder"
+    check_float(op, x=x, weights=weights)
+    size = packed_size(sizes) if torch.compiler.is_compiling() else _known_size(sizes)
+    check_shape(op, "x", x, ("N", sizes.keyframes or sizes.frames, sizes.poses))
+    check_shape(op, "weights", weights, (size,))
+    check_device(op, "x", x, weights=weights)
+    wanted = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if weights.dtype != wanted:
+        raise TypeError(f"{op}: weights has dtype {weights.dtype}, expected {wanted} for x of {x.dtype}")
+
+    ops = kernel_for(x, weights)
+    if ops is None:
+        with no_autocast(x):
+            return mixsynth_encoder_ref(x, weights, sizes)
+    (wide,) = kernel_dtype(x)
+    frames, keyframes, _, *rest = sizes
+    return ops.mixsynth_encoder(wide, weights, frames, *rest, bool(keyframes)).to(x.dtype)
+
+
+def kernel_for(x, *weights):
+    """The namespace of the op that `mixsynth_encoder(x, ...)` calls; None where the reference runs, which has derivatives."""
+    if torch.is_grad_enabled() and any(y.requires_grad for y in (x, *weights)):
+        return None
+    if not torch.compiler.is_compiling() and derivative_lost(x, *weights):
+        return None
+    return MIXSYNTH_ENCODER.namespace(x)
+
+
+def mixsynth_encoder_ref(x, weights, sizes):
+    """`mixsynth_encoder` as written."""
+    w = unpack_mixsynth(weights, sizes)
+    dtype, x = x.dtype, x.to(weights.dtype)
+    if sizes.keyframes:
+        x = w["interpolation"] @ x + w["interpolation_bias"][:, None]
+    recovered, norm = x, (sizes.dim,)
+    x = F.linear(x, w["embedding"], w["embedding_bias"])
+    for i in range(sizes.depth):
+        layer = {name.partition(".")[2]: value for name, value in w.items() if name.startswith(f"{i}.")}
+        attended = F.linear(_attention(x, layer, sizes), layer["proj"], layer["proj_bias"])
+        x = F.layer_norm(x + attended, norm, layer["norm1"], layer["norm1_bias"])
+        hidden = F.gelu(F.linear(x, layer["fc1"], layer["fc1_bias"]))
+        x = F.layer_norm(x + F.linear(hidden, layer["fc2"], layer["fc2_bias"]), norm, layer["norm2"], layer["norm2_bias"])
+    x = F.layer_norm(x, norm, w["norm"], w["norm_bias"])
+    return (F.linear(x, w["fc"], w["fc_bias"]) + recovered).to(dtype)
+
+
+def _attention(x, w, sizes):
+    """Among frames and among channels, and what both are mixed to: (N, frames, dim) -> the same."""
+    channels, frames = _keys(sizes)
+    left = F.linear(x, w["left"], w["left_bias"])
+    right = w["right"] @ x + w["right_bias"][:, None]
+    channel_values, frame_values = left[..., :channels], right[:, channels:]
+    if sizes.r_s == 1:
+        channel_values = x
+    if sizes.r_t == 1:
+        frame_values = x
+    frame_scores, channel_scores = left[..., -frames:], right[:, :channels].mT
+
+    def weights(scores, kind):
+        squeezed = F.relu(F.linear(scores.mean(-1), w[f"squeeze_{kind}"]))
+        return (scores * F.linear(squeezed, w[f"excite_{kind}"]).sigmoid()[..., None]).softmax(-1)
+
+    temporal = weights(frame_scores, "frames") @ frame_values
+    spatial = channel_values @ weights(channel_scores, "channels").mT
+    hidden = F.gelu(F.linear((temporal + spatial).mean(-1), w["share1"], w["share1_bias"]))
+    share = F.linear(hidden, w["share2"], w["share2_bias"]).sigmoid()[..., None]  # the softmax of two
+    return share * temporal + (1 - share) * spatial
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def pack_mixsynth(parameters, sizes):
+    """The tensors of a `lifter.models.MixSynthFormer`, by the names of its state_dict, -> (packed_size(sizes),).
+
+    The result is float32, float64 if they are; gradients flow through it.
+    """
+    get = {name: p.to(torch.promote_types(p.dtype, torch.float32)) for name, p in parameters.items()}.__getitem__
+    tensors = {}
+    if sizes.keyframes:
+        tensors |= {"interpolation": get("l_interp.weight"), "interpolation_bias": get("l_interp.bias")}
+    for ours, theirs in (("embedding", "encoder_emb"), ("norm", "norm"), ("fc", "fc")):
+        tensors |= {ours: get(f"{theirs}.weight"), f"{ours}_bias": get(f"{theirs}.bias")}
+    for i in range(sizes.depth):
+        layer = f"encoder.layers.{i}"
+        token, channel, reweight = (f"{layer}.synth_att.{name}" for name in ("synth_token", "synth_channel", "reweight"))
+        left, right = [f"{token}.dense"], [f"{channel}.dense"]
+        if sizes.r_s > 1:
+            left.insert(0, f"{channel}.value_reduce")
+        if sizes.r_t > 1:
+            right.append(f"{token}.value_reduce")
+        for name, parts in (("left", left), ("right", right)):
+            tensors[f"{i}.{name}"] = torch.cat([get(f"{part}.weight") for part in parts])
+            tensors[f"{i}.{name}_bias"] = torch.cat([get(f"{part}.bias") for part in parts])
+        for name, part in (("frames", token), ("channels", channel)):
+            tensors[f"{i}.squeeze_{name}"] = get(f"{part}.se.fc.0.weight")
+            tensors[f"{i}.excite_{name}"] = get(f"{part}.se.fc.2.weight")
+        weight, bias = get(f"{reweight}.fc2.weight"), get(f"{reweight}.fc2.bias")
+        tensors |= {f"{i}.share2": weight[::2] - weight[1::2], f"{i}.share2_bias": bias[::2] - bias[1::2]}
+        for ours, theirs in LAYER.items():
+            tensors |= {f"{i}.{ours}": get(f"{layer}.{theirs}.weight"), f"{i}.{ours}_bias": get(f"{layer}.{theirs}.bias")}
+    pieces = []
+    for name, (*_, kind) in layout(sizes).items():
+        rows = tensors[name].mT if kind == "panels" else tensors[name].flatten()
+        padded = F.pad(rows, (0, -rows.shape[-1] % LANES))
+        pieces += [panel.flatten() for panel in padded.split(PANEL, -1)]
+    return torch.cat(pieces)
+
+
+def unpack_mixsynth(weights, sizes):
+    """The reverse of `pack_mixsynth`, but by the names that the reference uses: {name: tensor}, copies or views."""
+    tensors, begin = {}, 0
+    for name, (shape, size, kind) in layout(sizes).items():
+        piece = weights[begin : begin + size]
+        begin += size
+        if kind == "panels":
+            out, inner = shape
+            panels = piece.split(PANEL * inner)
+            tensors[name] = torch.cat([panel.view(inner, -1) for panel in panels], 1)[:, :out].mT
+        else:
+            tensors[name] = piece[: torch.Size(shape).numel()].view(shape)
+    return tensors
+
+
+def packed_size(sizes):
+    """How many elements `pack_mixsynth` returns; ValueError if there is no such network."""
+    for name, value in sizes._asdict().items():
+        if value < (least := 0 if name == "keyframes" else 1):
+            raise ValueError(f"mixsynth_encoder: sizes.{name} is {value}, expected at least {least}")
+    for name, value, most in (("r_t", sizes.r_t, sizes.frames), ("r_s", sizes.r_s, sizes.dim)):
+        if value > most:
+            raise ValueError(f"mixsynth_encoder: sizes.{name} is {value}, expected 1 to {most}")
+    return sum(size for _, size, _ in layout(sizes).values())
+
+
+_known_size = cache(packed_size)  # the layout of 100 tensors would take longer than the network
+
+
+def _keys(sizes):
+    """The mixtures that channels, and frames, are attended by."""
+    return sizes.dim // sizes.r_s, sizes.frames // sizes.r_t
+
+
+def layout(sizes):
+    """{name: (shape, packed elements, kind)} in the order of the buffer.
+
+    A "panels" weight (out, in) multiplies from the right: transposed, columns padded, PANEL of them after another. "plain"
+    are vectors, and the weights that multiply from the left.
+    """
+    parts = {}
+
+    def add(name, *shape, plain=False):
+        plain = plain or len(shape) == 1
+        size = _padded(torch.Size(shape).numel()) if plain else shape[1] * _padded(shape[0])
+        parts[name] = shape, size, "plain" if plain else "panels"
+
+    def linear(name, out, inner, **kind):
+        add(name, out, inner, **kind)
+        add(f"{name}_bias", out)
+
+    frames, keyframes, poses, dim, hidden, depth, r_t, r_s = sizes
+    channel_keys, frame_keys = _keys(sizes)
+    few_frames, few_channels = max(1, frames // 4), max(1, dim // 4)
+    if keyframes:
+        linear("interpolation", frames, keyframes, plain=True)
+    linear("embedding", dim, poses)
+    add("norm", dim), add("norm_bias", dim)
+    linear("fc", poses, dim)
+    for i in range(depth):
+        linear(f"{i}.left", frame_keys + (channel_keys if r_s > 1 else 0), dim)
+        linear(f"{i}.right", channel_keys + (frame_keys if r_t > 1 else 0), frames, plain=True)
+        add(f"{i}.squeeze_frames", few_frames, frames), add(f"{i}.excite_frames", frames, few_frames)
+        add(f"{i}.squeeze_channels", few_channels, dim), add(f"{i}.excite_channels", dim, few_channels)
+        linear(f"{i}.share1", few_frames, frames)
+        linear(f"{i}.share2", frames, few_frames)
+        linear(f"{i}.proj", dim, dim)
+        add(f"{i}.norm1", dim), add(f"{i}.norm1_bias", dim)
+        linear(f"{i}.fc1", hidden, dim)
+        linear(f"{i}.fc2", dim, hidden)
+        add(f"{i}.norm2", dim), add(f"{i}.norm2_bias", dim)
+    return parts
+
+
+def _padded(n):
+    return n + -n % LANES
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _fake(x, weights, frames, dim, hidden, depth, r_t, r_s, interpolates):
+    return x.new_empty(x.shape[0], frames, x.shape[2])
+
+
+def _flops(x_shape, weights_shape, frames, dim, hidden, depth, r_t, r_s, interpolates, out_shape=None, **kwargs) -> int:
+    """The products, two per multiplication; those of squeeze-excitation and re-weighting too."""
+    N, given, poses = x_shape
+    channel_keys, frame_keys = dim // r_s, frames // r_t
+    few_frames, few_channels = max(1, frames // 4), max(1, dim // 4)
+    left, right = frame_keys + channel_keys * (r_s > 1), channel_keys + frame_keys * (r_t > 1)
+    attention = frames * dim * (left + right + frame_keys + channel_keys + dim)
+    small = 4 * frames * few_frames + 2 * dim * few_channels
+    layer = attention + small + 2 * frames * dim * hidden
+    return 2 * N * (depth * layer + 2 * frames * dim * poses + (frames * given * poses if interpolates else 0))
+
+
+MIXSYNTH_ENCODER = Op(
+    "mixsynth_encoder(Tensor x, Tensor weights, int frames, int dim, int hidden, int depth, int r_t, int r_s, "
+    "bool interpolates) -> Tensor",
+    fake=_fake,
+    triton="mixsynth_encoder:forward",
+    flops=_flops,
+)

@@ -1,0 +1,286 @@
+"""MixSynthFormer: poses of all frames out of the poses of every tenth, by mixed synthetic self-attention.
+
+ICCV 2023. Section and equation numbers are those of the paper.
+"""
+
+from operator import attrgetter, is_
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lifter.kernels import MixSynthSizes, mixsynth_encoder, pack_mixsynth
+from lifter.kernels.mixsynth_encoder import kernel_for
+from lifter.layers import MixSynthEncoder
+from lifter.registry import register_model, register_official
+
+
+class MixSynthFormer(nn.Module):
+    """MixSynthFormer: interpolates sparse poses, then refines the whole window with temporal and spatial attention.
+
+    Poses are (B, T, J, C), or flat as the official data, (B, T, J * C). They may be 2D, 3D or rotations, come from any
+    estimator, and go out refined in the same form. A window is `interval * steps + 1` frames; its keyframes are the
+    `steps + 1` frames at the multiples of `interval`. What is given follows from T:
+      * `model(keyframes)`, T = steps + 1: the keyframes of one window -> (B, window, J, C).
+      * `model(sequence)`, T >= window: all frames -> (B, T, J, C). Windows begin at every multiple of `interval`, as in
+        the official evaluation. If the last of them ends before the sequence, one more ends with it; the official code
+        drops those frames. Only keyframes of these windows are read. A frame is the mean over its windows.
+    Any other T is an error. No T means both, for a window is longer than its keyframes unless `interval` is 1, when all
+    frames of a window are its keyframes.
+
+    Motion prediction (section 3.6): with `predict` the window goes on for so many frames after its last keyframe, and they
+    alone are returned, (B, predict, J, C). What is given is the history: its keyframes, or its `interval * steps + 1`
+    frames. The paper's is all of consecutive keyframes, `interval=1`.
+
+    Evaluation without gradients is one call of `lifter.kernels.mixsynth_encoder`, if `variant` is "official" and `branches` are
+    both; all else runs layer by layer. Its parameters are packed for that when first needed, and again once one of them was
+    replaced or changed in place as autograd sees it (optimizers, load_state_dict). A module that is replaced and a write
+    through `.data` are not seen: call `eval()` after these. `lifter.freeze` packs for good, which saves looking.
+
+    Paper and official code weight the two branches of the attention differently, see `lifter.layers.MixSynthAttention`.
+
+    Args:
+        num_frames: the frames of the window; follows from `interval` and `steps`, and is only compared with them.
+        num_joints, in_channels: J, C.
+        dim, depth, mlp_ratio: width, encoder layers, hidden width of the MLPs by dim.
+        interval, steps: frames from one keyframe to the next, and how often.
+        r_t, r_s: reduction of the temporal and of the spatial attention.
+        interpolation: "learned", a linear layer from keyframes to frames, or "linear", between (in prediction: on from) the
+            two nearest keyframes.
+        predict: frames to predict; 0: none, the window ends with its last keyframe.
+        variant, branches: see `lifter.layers.MixSynthAttention`.
+        drop: dropout of attention and MLPs.
+    """
+
+    def __init__(
+        self, num_frames=None, num_joints=17, in_channels=3, dim=64, depth=4, mlp_ratio=2.0, *, interval=10, steps=10,
+        r_t=4, r_s=4, interpolation="learned", predict=0, drop=0.1, **attention,
+    ):  # fmt: skip
+        super().__init__()
+        for name, value, least in (("interval", interval, 1), ("steps", steps, 1), ("predict", predict, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"MixSynthFormer: {name} is {value!r}, expected an integer of at least {least}")
+        if interpolation not in ("learned", "linear"):
+            raise ValueError(f"MixSynthFormer: interpolation is {interpolation!r}, expected 'learned' or 'linear'")
+        span = interval * steps + 1
+        window = span + predict
+        if num_frames not in (None, window):
+            parts = f"interval={interval} * steps={steps} + 1" + (f" + predict={predict}" if predict else "")
+            raise ValueError(f"MixSynthFormer: num_frames is {num_frames}, expected {parts} = {window}, or none")
+        self.num_joints, self.in_channels = num_joints, in_channels
+        self.interval, self.steps, self.predict, self.span, self.window = interval, steps, predict, span, window
+        self.l_interp = (
+            nn.Linear(steps + 1, window) if interpolation == "learned" else LinearInterpolation(steps, interval, window)
+        )
+        self.encoder_emb = nn.Linear(num_joints * in_channels, dim)
+        self.encoder = MixSynthEncoder(window, dim, depth, mlp_ratio=mlp_ratio, drop=drop, r_t=r_t, r_s=r_s, **attention)
+        self.norm = nn.LayerNorm(dim)
+        self.fc = nn.Linear(dim, num_joints * in_channels)
+        sizes = MixSynthSizes(window, steps + 1, num_joints * in_channels, dim, int(dim * mlp_ratio), depth, r_t, r_s)
+        attentions = [layer.synth_att for layer in self.encoder.layers]
+        fused = attentions and all(layer.reweight and layer.variant == "official" for layer in attentions)
+        self.sizes = sizes if fused else None  # of the op, if there is one
+        self._packed = None
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """The official start."""
+        for p in self.parameters():
+            if p.dim() > 1:
+                nn.init.xavier_uniform_(p)
+
+    def forward(self, poses):
+        self._check(poses)
+        x = poses.flatten(2).to(self.norm.weight.dtype)
+        if x.shape[1] in (self.steps + 1, self.span):
+            merged = self._windows(x if x.shape[1] == self.steps + 1 else x[:, :: self.interval])
+        else:
+            keyframes = self._keyframes(x)
+            windows = self._windows(keyframes.flatten(0, 1)).unflatten(0, keyframes.shape[:2])
+            merged = self._mean(windows, x.shape[1])
+        merged = merged[:, self.span :] if self.predict else merged
+        return merged.to(poses.dtype).reshape(*merged.shape[:2], *poses.shape[2:])
+
+    def refine(self, recovered):
+        """What follows interpolation: (N, window, J * C) -> the same shape, equations 2 to 5."""
+        return self.fc(self.norm(self.encoder(self.encoder_emb(recovered)))) + recovered
+
+    def pack(self):
+        """Pack the parameters for good, for a model that will not change. False if evaluation cannot use them packed."""
+        self._packed = Packed(self) if self.sizes else None
+        return self._packed is not None and self._packed.freeze(self)
+
+    def train(self, mode=True):
+        self._packed = None
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs):
+        self._packed = None
+        return super()._apply(*args, **kwargs)
+
+    def __getstate__(self):
+        return self.__dict__ | {"_packed": None}
+
+    def _windows(self, keyframes):
+        """(N, steps + 1, P) -> (N, window, P)."""
+        if self.sizes and not self.training:
+            if torch.compiler.is_compiling():
+                parameters = self._parameters_by_name()
+                if kernel_for(keyframes, *parameters.values()) is not None:
+                    return mixsynth_encoder(keyframes, pack_mixsynth(parameters, self.sizes), self.sizes)
+            else:
+                if self._packed is None:
+                    self._packed = Packed(self)
+                if (weights := self._packed.weights(self, keyframes)) is not None:
+                    return mixsynth_encoder(keyframes, weights, self.sizes)
+        return self.refine(self.l_interp(keyframes.mT).mT)
+
+    def _parameters_by_name(self):
+        """With those that linear interpolation is equal to."""
+        parameters = dict(self.named_parameters())
+        if isinstance(self.l_interp, LinearInterpolation):
+            eye = torch.eye(self.steps + 1, dtype=self.norm.weight.dtype, device=self.norm.weight.device)
+            parameters |= {"l_interp.weight": self.l_interp(eye).mT, "l_interp.bias": eye.new_zeros(self.window)}
+        return parameters
+
+    def _keyframes(self, x):
+        """(B, T, P) -> (B, windows, steps + 1, P)."""
+        frames = x.shape[1]
+        keyframes = x[:, :: self.interval].unfold(1, self.steps + 1, 1).mT
+        if (frames - self.span) % self.interval == 0:
+            return keyframes
+        last = x[:, None, frames - self.span :: self.interval]
+        return torch.cat((keyframes, last), 1)
+
+    def _mean(self, windows, frames):
+        """(B, windows, window, P) -> (B, frames, P), each frame the mean over its windows, in float32 at least."""
+        windows = windows.to(torch.promote_types(windows.dtype, torch.float32))
+        times = self._sum(windows.new_ones(1, *windows.shape[1:3], 1), frames)
+        return self._sum(windows, frames) / times
+
+    def _sum(self, windows, frames):
+        regular = (frames - self.window) // self.interval + 1
+        covered = (regular - 1) * self.interval + self.window
+        columns = windows[:, :regular].permute(0, 3, 2, 1).flatten(1, 2)
+        total = F.fold(columns, (covered, 1), (self.window, 1), stride=(self.interval, 1))[..., 0].mT
+        if covered == frames:
+            return total
+        last = F.pad(windows[:, -1], (0, 0, frames - self.window, 0))
+        return F.pad(total, (0, 0, 0, frames - covered)) + last
+
+    def _check(self, poses):
+        if not poses.is_floating_point():
+            raise TypeError(f"MixSynthFormer: poses have dtype {poses.dtype}, expected a floating-point dtype")
+        J, C = self.num_joints, self.in_channels
+        if poses.shape[2:] not in ((J, C), (J * C,)):
+            shape = tuple(poses.shape)
+            raise ValueError(f"MixSynthFormer: poses have shape {shape}, expected (B, T, {J}, {C}) or (B, T, {J * C})")
+        frames, keyframes = poses.shape[1], self.steps + 1
+        if frames in (keyframes, self.span) or (frames > self.span and not self.predict):
+            return
+        sequence = f"{self.span} (its history)" if self.predict else f"at least {self.span} (a sequence)"
+        raise ValueError(f"MixSynthFormer: poses have {frames} frames, expected {keyframes} (keyframes) or {sequence}")
+
+
+class Packed:
+    """The parameters of a MixSynthFormer in one tensor, and how to see that they are no longer those of the model."""
+
+    def __init__(self, model):
+        modules = [module for module in model.modules() if module is not model]
+        self.slots = [(m._parameters, name) for m in modules for name, p in m._parameters.items() if p is not None]
+        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self.dropouts = [module for module in modules if isinstance(module, nn.Dropout)]
+        self.parameters, self.versions, self.packed, self.frozen = [], None, None, False
+
+    def weights(self, model, x):
+        """For `mixsynth_encoder(x, ...)`; None where the layers must run."""
+        if self.frozen:
+            return self.packed if kernel_for(x) is not None else None
+        parameters = [owner[name] for owner, name in self.slots]
+        if any(self.hooks) or any(map(attrgetter("training"), self.dropouts)) or kernel_for(x, *parameters) is None:
+            return None
+        same = len(parameters) == len(self.parameters) and all(map(is_, parameters, self.parameters))
+        versions = None if parameters[0].is_inference() else list(map(attrgetter("_version"), parameters))
+        if not same or versions is None or versions != self.versions:
+            with torch.no_grad():
+                self.packed = pack_mixsynth(model._parameters_by_name(), model.sizes)
+            self.parameters, self.versions = parameters, versions
+        return self.packed
+
+    def freeze(self, model):
+        """Whether it could be done."""
+        if not any(self.hooks):
+            with torch.no_grad():
+                self.packed, self.frozen = pack_mixsynth(model._parameters_by_name(), model.sizes), True
+        return self.frozen
+
+
+class LinearInterpolation(nn.Module):
+    """Keyframes at 0, interval, ... -> all frames, on the line through the two nearest; (..., steps + 1) -> (..., window).
+
+    Frames after the last keyframe are on the line through the last two.
+    """
+
+    def __init__(self, steps, interval, window):
+        super().__init__()
+        self.steps, self.interval, self.window = steps, interval, window
+
+    def forward(self, x):
+        frames = torch.arange(self.window, device=x.device)
+        before = (frames // self.interval).clamp(max=self.steps - 1)
+        fraction = (frames - before * self.interval).to(x.dtype) / self.interval
+        return torch.lerp(x[..., before], x[..., before + 1], fraction)
+
+    def extra_repr(self):
+        return f"steps={self.steps}, interval={self.interval}, window={self.window}"
+
+
+# Where the paper gives no figure the sizes are those of the official configurations.
+
+
+@register_model
+def mixsynthformer_h36m(**kwargs):
+    """MixSynthFormer for Human3.6M: 101 frames of 17 joints in 3D from 11 keyframes, 0.18 M parameters."""
+    return MixSynthFormer(**kwargs)
+
+
+@register_model
+def mixsynthformer_jhmdb(**kwargs):
+    """MixSynthFormer for Sub-JHMDB: 11 frames of 15 joints in 2D from 2 keyframes, 0.49 M parameters."""
+    return MixSynthFormer(**{"num_joints": 15, "in_channels": 2, "dim": 128, "depth": 5, "steps": 1} | kwargs)
+
+
+@register_model
+def mixsynthformer_3dpw(**kwargs):
+    """MixSynthFormer for 3DPW: 51 frames of 14 joints in 3D from 6 keyframes, 0.05 M parameters."""
+    return MixSynthFormer(**{"num_joints": 14, "dim": 32, "steps": 5} | kwargs)
+
+
+@register_model
+def mixsynthformer_3dpw_smpl(**kwargs):
+    """MixSynthFormer for 3DPW in SMPL: 51 frames of 24 rotations in 6D from 6 keyframes, 0.14 M parameters."""
+    return MixSynthFormer(**{"num_joints": 24, "in_channels": 6, "steps": 5} | kwargs)
+
+
+@register_model
+def mixsynthformer_aist(**kwargs):
+    """MixSynthFormer for AIST++: 101 frames of 14 joints in 3D from 11 keyframes, 0.60 M parameters."""
+    return MixSynthFormer(**{"num_joints": 14, "dim": 128, "depth": 5} | kwargs)
+
+
+@register_model
+def mixsynthformer_aist_smpl(**kwargs):
+    """MixSynthFormer for AIST++ in SMPL: 101 frames of 24 rotations in 6D from 11 keyframes, 0.62 M parameters."""
+    return MixSynthFormer(**{"num_joints": 24, "in_channels": 6, "dim": 128, "depth": 5} | kwargs)
+
+
+@register_official("lib.models.mixsynthformer.PoseRefinementModel", tolerance=1e-5)
+def official_mixsynthformer(
+    sample_interval=10, step=1, joint_dim=30, emb_dim=128, num_encoder_layers=5, expansion_factor=2, dropout=0.1,
+    reduce_token=4, reduce_channel=8,
+):  # fmt: skip
+    """Its poses are flat: how many joints `joint_dim` stands for, it does not know."""
+    return MixSynthFormer(
+        None, 1, joint_dim, emb_dim, num_encoder_layers, expansion_factor, interval=sample_interval, steps=step,
+        r_t=reduce_token, r_s=reduce_channel, drop=dropout,
+    )  # fmt: skip
