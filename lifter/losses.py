@@ -60,7 +60,7 @@ def tc_loss(predictions, weights=1.0, valid=None):
     As PoseRetNet has it, a mean over joints; MixSTE's is over coordinates, a third of this.
     """
     pair = None if valid is None else both(valid)
-    steps = velocity(_exact(predictions))
+    steps = velocity(predictions)
     steps = steps if pair is None else steps.where(pair[..., None], 0)
     speed = steps.square().sum(-1)
     return _mean(_weights(weights, speed) * speed, pair, predictions)
@@ -185,8 +185,8 @@ def rescale(predictions, targets, valid=None):
 
 
 def velocity(poses):
-    """(..., T, J, C) -> (..., T - 1, J, C)."""
-    return poses.diff(dim=-3)
+    """(..., T, J, C) -> (..., T - 1, J, C), float32 at least."""
+    return _exact(poses).diff(dim=-3)
 
 
 def both(valid):
@@ -209,7 +209,8 @@ def limb_angles(poses, skeleton=H36M, angles=H36M_ANGLES):
 
 def _bones(poses, skeleton):
     if poses.dim() < 3 or poses.shape[-2] != skeleton.num_joints:
-        raise ValueError(f"poses have shape {tuple(poses.shape)}, expected (..., T, {skeleton.num_joints}, 3) as {skeleton.name}")
+        expected = f"(..., T, {skeleton.num_joints}, 3) as {skeleton.name}"
+        raise ValueError(f"poses have shape {tuple(poses.shape)}, expected {expected}")
     joints, parents = zip(*skeleton.bones)
     return poses[..., list(joints), :] - poses[..., list(parents), :]
 

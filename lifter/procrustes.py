@@ -1,7 +1,7 @@
 """Procrustes alignment: each predicted pose turned, scaled and moved to be nearest to its target, in batches.
 
-The rotation is Horn's (JOSA 1987): the unit quaternion that belongs to the largest eigenvalue of a 4 x 4 matrix. It is found in
-closed form on whole batches, as Theobald does (Acta Cryst. A 2005), in float64; where two eigenvalues nearly meet, by SVD.
+The rotation is Horn's (JOSA 1987): the unit quaternion that belongs to the largest eigenvalue of a 4 x 4 matrix. It is found
+in closed form on whole batches, as Theobald does (Acta Cryst. A 2005), in float64; where two eigenvalues nearly meet, by SVD.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch
 CHUNK = 4096  # poses at a time: on a CPU what they need stays in the cache
 GPU_CHUNK = 1 << 18
 NEWTON_STEPS = 20  # at most; five for poses that resemble each other
-CONVERGED = 1e-13
+CONVERGED = 1e-8  # a step of Newton's method, whose error is the square of that
 SEPARATE = 1e-3  # the least product of the largest eigenvalue's three gaps, that eigenvalue being at most 1
 
 
@@ -54,7 +54,7 @@ def check_finite(name, result, predictions, targets):
 
 
 def _by_chunk(predictions, targets, make):
-    """`make(predictions, targets, turn, centre)` of all poses, which gives planes (J, N) or (3, J, N), as (..., J[, 3])."""
+    """`make(pose, target, turn, centre, work)` of all poses: planes (J, N) or (3, J, N), here as (..., J) or (..., J, 3)."""
     check_poses("procrustes", predictions, targets)
     if predictions.shape[-1] != 3:
         raise ValueError(f"procrustes: predictions have shape {tuple(predictions.shape)}, expected (..., J, 3)")
@@ -63,41 +63,43 @@ def _by_chunk(predictions, targets, make):
     flat = [poses.reshape(-1, J, C) for poses in (predictions, targets)]
     coordinates = (C,) if make is _aligned else ()
     planes = torch.empty(*coordinates, J, len(flat[0]), dtype=dtype, device=predictions.device)
-    size = CHUNK if predictions.device.type == "cpu" else GPU_CHUNK
+    size = max(1, min(CHUNK if predictions.device.type == "cpu" else GPU_CHUNK, len(flat[0])))
+    buffers = torch.empty(3, 3, J, size, dtype=torch.float64, device=predictions.device)  # new ones for each cost much more
     for begin in range(0, len(flat[0]), size):
-        (pose, _), (target, centre) = (_centred(poses[begin : begin + size]) for poses in flat)
-        sizes = [x.square().sum((0, 1)) for x in (pose, target)]
+        centred = buffers[:2, ..., : len(flat[0]) - begin]
+        (pose, target), work = centred, buffers[2, ..., : len(flat[0]) - begin]
+        pose.copy_(flat[0][begin : begin + size].permute(2, 1, 0))
+        target.copy_(flat[1][begin : begin + size].permute(2, 1, 0))
+        centres = centred.mean(2, keepdim=True)
+        centred -= centres
+        covariance = torch.stack([torch.mul(plane, target, out=work).sum(1) for plane in pose])
+        sizes = [torch.mul(x, x, out=work).sum((0, 1)) for x in (pose, target)]
         check_finite("procrustes", sizes[0] + sizes[1], predictions, targets)
-        planes[..., begin : begin + size] = make(pose, target, _similarity(pose, target, *sizes), centre)
+        planes[..., begin : begin + size] = make(pose, target, _similarity(covariance, *sizes), centres[1], work)
     return planes.permute(*range(planes.dim())[::-1]).reshape(*lead, J, *coordinates)
 
 
-def _centred(poses):
-    """(N, J, 3) -> planes (3, J, N) float64 of mean 0, and the means (3, 1, N)."""
-    planes = poses.permute(2, 1, 0).to(torch.float64, memory_format=torch.contiguous_format)
-    centre = planes.mean(1, keepdim=True)
-    return planes.sub_(centre) if planes.data_ptr() != poses.data_ptr() else planes - centre, centre
+def _aligned(pose, target, turn, centre, work):
+    for out, row in zip(work, turn):
+        torch.mul(row[0], pose[0], out=out).addcmul_(row[1], pose[1]).addcmul_(row[2], pose[2])
+    return work.add_(centre)
 
 
-def _aligned(pose, target, turn, centre):
-    return torch.stack([(row[:, None] * pose).sum(0) for row in turn]) + centre
-
-
-def _distances(pose, target, turn, centre):
-    """In few passes and no temporary of all coordinates: this is a third of the time."""
-    squares = torch.zeros_like(pose[0])
+def _distances(pose, target, turn, centre, work):
+    offset, squares, _ = work
+    squares.zero_()
     for row, aim in zip(turn, target):
-        offset = torch.addcmul(aim, row[0], pose[0], value=-1)
+        torch.addcmul(aim, row[0], pose[0], value=-1, out=offset)
         offset.addcmul_(row[1], pose[1], value=-1).addcmul_(row[2], pose[2], value=-1)
         squares.addcmul_(offset, offset)
     return squares.sqrt_()
 
 
-def _similarity(pose, target, pose_size, target_size):
-    """Rotations times scales (3, 3, N) that bring centred poses to centred targets, planes (3, J, N), with these sums of
-    squares (N,)."""
+def _similarity(covariance, pose_size, target_size):
+    """Rotations times scales (3, 3, N) that bring centred poses to centred targets: by their covariances (3, 3, N) and sums
+    of squares (N,)."""
     pose_norm, target_norm = (size.sqrt().where(size > 0, 1) for size in (pose_size, target_size))
-    covariance = torch.stack([(plane * target).sum(1) for plane in pose]) / (pose_norm * target_norm)
+    covariance = covariance / (pose_norm * target_norm)
     turn, fit, sure = _horn(covariance)
     if not sure.all():
         rest = (~sure).nonzero()[:, 0]
@@ -135,7 +137,8 @@ def _horn(s):
 def _largest_root(s):
     """The largest eigenvalue (N,) of Horn's matrix, at most 1, and whether it is far from the others, by Newton's method from
     above on the characteristic polynomial."""
-    cofactors = [_minor(a[i - 2], a[i - 1], b[i - 2], b[i - 1]) for a, b in ((s[1], s[2]), (s[2], s[0]), (s[0], s[1])) for i in range(3)]
+    rows = ((s[1], s[2]), (s[2], s[0]), (s[0], s[1]))
+    cofactors = [_minor(a[i - 2], a[i - 1], b[i - 2], b[i - 1]) for a, b in rows for i in range(3)]
     determinant = cofactors[0] * s[0, 0] + cofactors[1] * s[0, 1] + cofactors[2] * s[0, 2]
     square = s.square().sum((0, 1))
     c2, c1 = -2 * square, -8 * determinant
