@@ -174,14 +174,13 @@ def joint_errors(predictions, targets, valid=None):
 
 
 def rescale(predictions, targets, valid=None):
-    """The prediction of each frame times the number that brings it nearest to its target."""
+    """The prediction of each frame times the number that brings it nearest to its target, 0 where not valid."""
     predictions, targets = _same(predictions, targets)
-    used, aim = predictions, targets
     if valid is not None:
         _check_valid(valid, predictions)
-        used, aim = (x.where(valid[..., None], 0) for x in (used, aim))
-    size = used.square().sum((-2, -1), keepdim=True)
-    return predictions * ((used * aim).sum((-2, -1), keepdim=True) / size.where(size != 0, 1))
+        predictions, targets = (x.where(valid[..., None], 0) for x in (predictions, targets))
+    size = predictions.square().sum((-2, -1), keepdim=True)
+    return predictions * ((predictions * targets).sum((-2, -1), keepdim=True) / size.where(size != 0, 1))
 
 
 def velocity(poses):
@@ -248,13 +247,13 @@ def _weights(weights, like):
 
 def _zero(poses):
     """0, with a gradient of zeros."""
+    if poses.numel() == 0:
+        raise ValueError(f"poses have shape {tuple(poses.shape)}, expected at least one frame")
     return _exact(poses).sum() * 0
 
 
 def _mean(errors, valid, poses=None):
-    """The mean of the valid ones; of none, where differences in time leave none of `poses`, 0."""
+    """The mean of the valid ones; 0 where differences in time leave none of `poses`."""
     if errors.numel() == 0:
-        if poses is None or poses.numel() == 0:
-            raise ValueError("there are no poses, expected at least one frame")
-        return _zero(poses)
+        return _zero(errors if poses is None else poses)
     return errors.mean() if valid is None else errors.sum() / valid.sum().clamp(min=1)

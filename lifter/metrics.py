@@ -48,7 +48,7 @@ def accel(predictions, targets, valid=None, reduction="mean"):
 def pck(predictions, targets, valid=None, threshold=0.15, reduction="mean"):
     """Share of joints that are nearer than `threshold` to their target: PCK@150 in metres. Not nearer than the threshold is no
     hit."""
-    return _result("pck", losses.joint_errors, predictions, targets, valid, reduction, lambda x: (x < threshold).float())
+    return _result("pck", losses.joint_errors, predictions, targets, valid, reduction, lambda x: (x < threshold).to(x))
 
 
 def auc(predictions, targets, valid=None, threshold=0.15, steps=31, reduction="mean"):
