@@ -168,7 +168,7 @@ def joint_errors(predictions, targets, valid=None):
     predictions, targets = _same(predictions, targets)
     offset = predictions - targets
     if valid is not None:
-        _check_valid(valid, offset)
+        check_valid(valid, offset)
         offset = offset.where(valid[..., None], 0)
     return torch.linalg.vector_norm(offset, dim=-1)
 
@@ -177,7 +177,7 @@ def rescale(predictions, targets, valid=None):
     """The prediction of each frame times the number that brings it nearest to its target, 0 where not valid."""
     predictions, targets = _same(predictions, targets)
     if valid is not None:
-        _check_valid(valid, predictions)
+        check_valid(valid, predictions)
         predictions, targets = (x.where(valid[..., None], 0) for x in (predictions, targets))
     size = predictions.square().sum((-2, -1), keepdim=True)
     return predictions * ((predictions * targets).sum((-2, -1), keepdim=True) / size.where(size != 0, 1))
@@ -185,6 +185,8 @@ def rescale(predictions, targets, valid=None):
 
 def velocity(poses):
     """(..., T, J, C) -> (..., T - 1, J, C), float32 at least."""
+    if poses.dim() < 3:
+        raise ValueError(f"poses have shape {tuple(poses.shape)}, expected (..., T, J, C)")
     return _exact(poses).diff(dim=-3)
 
 
@@ -230,7 +232,7 @@ def _same(predictions, targets):
     return predictions.to(dtype), targets.to(dtype)
 
 
-def _check_valid(valid, poses):
+def check_valid(valid, poses):
     if valid.shape != poses.shape[:-1] or valid.dtype != torch.bool:
         got = f"valid has shape {tuple(valid.shape)} and dtype {valid.dtype}"
         raise ValueError(f"{got}, expected {tuple(poses.shape[:-1])} and torch.bool")

@@ -104,7 +104,7 @@ class Metric:
     def update(self, predictions, targets, valid=None):
         """Takes a batch in. Differences in time are within it."""
         errors = type(self).function(predictions, targets, valid, reduction="none", **self.options)
-        counted = torch.ones_like(errors, dtype=torch.bool) if valid is None else _in_a_row(valid, errors)
+        counted = torch.ones_like(errors, dtype=torch.bool) if valid is None else in_a_row(valid, errors)
         if self.joints is not None:
             errors, counted = (x[..., list(self.joints)] for x in (errors, counted))
         self.total = self.total + errors.where(counted, 0).sum(dtype=torch.float64)
@@ -151,7 +151,14 @@ class AUC(Metric):
     function = staticmethod(auc)
 
 
-# ---- one joint -----------------------------------------------------------------------------------------------------------
+# ---- how all are computed ------------------------------------------------------------------------------------------------
+
+
+def in_a_row(valid, errors):
+    """`valid` (..., T, J) of as many frames as `errors` has: where these are differences in time, of all their frames."""
+    while valid.dim() > 1 and valid.shape[-2] > errors.shape[-2]:
+        valid = losses.both(valid)
+    return valid
 
 
 def _result(name, errors_of, predictions, targets, valid, reduction, score=lambda errors: errors):
@@ -169,18 +176,13 @@ def _result(name, errors_of, predictions, targets, valid, reduction, score=lambd
         raise ValueError(f"{name}: predictions have shape {tuple(predictions.shape)}, of which there is no mean")
     if valid is None:
         return errors.mean(dims)
-    counted = _in_a_row(valid, errors)
+    counted = in_a_row(valid, errors)
     return errors.where(counted, 0).sum(dims) / counted.sum(dims).clamp(min=1)
 
 
-def _in_a_row(valid, errors):
-    """`valid` of as many frames as `errors`, which are differences of that many fewer."""
-    while errors.dim() > 1 and valid.shape[-2] > errors.shape[-2]:
-        valid = losses.both(valid)
-    return valid
-
-
 def _procrustes_errors(predictions, targets, valid):
+    if valid is not None:
+        losses.check_valid(valid, predictions)
     return procrustes_errors(predictions, targets)
 
 

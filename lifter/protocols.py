@@ -205,7 +205,7 @@ def _sequence(name, predictions, targets, valid, protocol):
     """{figure: (its mean over the sequence, the frames that it stands for)} and the number of frames that count."""
     predictions, targets = torch.as_tensor(predictions), torch.as_tensor(targets)
     where = f"evaluate: sequence {name!r}"
-    check_poses(where, predictions, targets.to(predictions.device))
+    check_poses(where, predictions, targets)
     if predictions.dim() != 3 or predictions.shape[-1] != 3:
         raise ValueError(f"{where}: predictions have shape {tuple(predictions.shape)}, expected (T, J, 3)")
     length = protocol.evaluated(len(predictions))
@@ -228,7 +228,7 @@ def _sequence(name, predictions, targets, valid, protocol):
         if figure in ("PCK@150", "AUC"):
             used, options = [x[:, list(joints)] for x in poses], MM_150
         errors = function(*used, reduction="frame", **options) * (100 if options else 1)
-        kept = metrics._in_a_row(counted[:, None], errors[:, None])[:, 0]
+        kept = metrics.in_a_row(counted[:, None], errors[:, None])[:, 0]
         mean = errors[kept].mean().item() if kept.any() else float("nan")
         values[figure] = mean, int(counted.sum()) if kept.any() else 0
     return values, int(counted.sum())

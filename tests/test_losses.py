@@ -1,5 +1,6 @@
 """lifter.losses against the official numbers, against formulas written out, and at the edges."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,6 +45,17 @@ def test_golden(shared, dtype):
     assert len(results) == 47
     for result in results:
         assert result.passed, result
+
+
+@pytest.mark.parametrize("unit", ["mixste/loss_total_inline", "motionbert/get_angles", "mixsynthformer/jhmdb_pck_0.1"])
+def test_wrong_golden_fails(shared, tmp_path, unit):
+    """Also one of which lifter has no counterpart."""
+    arrays = dict(np.load(shared / "golden" / "metrics.npz"))
+    arrays[f"output/{unit}"] = arrays[f"output/{unit}"] * np.float32(1.0001)
+    arrays["output/mixste/norm_loss"] = np.float32(1)
+    np.savez(tmp_path / "wrong.npz", **arrays)
+    failed = {result.unit: result.message for result in verify(tmp_path / "wrong.npz") if not result.passed}
+    assert failed == {unit: "", "mixste/norm_loss": "NotImplementedError: lifter has no such loss or metric"}
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -247,6 +247,18 @@ def test_errors(name):
         FUNCTIONS[name](predictions, targets, reduction="sum")
     with pytest.raises(ValueError, match=f"{name}: predictions have shape"):
         FUNCTIONS[name](predictions[:, :0], targets[:, :0])
+    with pytest.raises(ValueError, match=r"valid has shape \(17,\)|expected \(..., T, J, C\)"):
+        FUNCTIONS[name](predictions, targets, predictions[0, :, 0] > 0)
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - IN_TIME.keys()))
+def test_a_single_pose(name):
+    predictions, targets = poses(1)
+    valid = torch.arange(17) < 9
+    for mask in (None, valid):
+        batched = None if mask is None else mask[None]
+        expected = FUNCTIONS[name](predictions, targets, batched)
+        torch.testing.assert_close(FUNCTIONS[name](predictions[0], targets[0], mask), expected)
 
 
 def test_hits_are_nearer():
@@ -289,3 +301,15 @@ def test_class_options():
     metric = metrics.PCK(threshold=150.0)
     metric.update(1000 * predictions, 1000 * targets)
     torch.testing.assert_close(metric.compute(), metrics.pck(predictions, targets).double())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gpu(name):
+    """Some frames by SVD, too."""
+    predictions, targets = poses(3, 5000)
+    targets[1, :100] *= torch.tensor([1.0, 0, 0])
+    metric = CLASSES[name]()
+    metric.update(predictions.cuda(), targets.cuda())
+    assert metric.compute().is_cuda
+    torch.testing.assert_close(metric.compute().cpu(), FUNCTIONS[name](predictions, targets))
