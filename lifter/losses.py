@@ -50,7 +50,7 @@ def n_mpjpe(predictions, targets, valid=None):
 
 def loss_velocity(predictions, targets, valid=None):
     """Mean distance of the velocities, per frame; 0 for one frame."""
-    pair = None if valid is None else both(valid)
+    pair = _pair(valid, predictions)
     return _mean(joint_errors(velocity(predictions), velocity(targets), pair), pair, predictions)
 
 
@@ -59,7 +59,7 @@ def tc_loss(predictions, weights=1.0, valid=None):
 
     As PoseRetNet has it, a mean over joints; MixSTE's is over coordinates, a third of this.
     """
-    pair = None if valid is None else both(valid)
+    pair = _pair(valid, predictions)
     steps = velocity(predictions)
     steps = steps if pair is None else steps.where(pair[..., None], 0)
     speed = steps.square().sum(-1)
@@ -236,6 +236,14 @@ def check_valid(valid, poses):
     if valid.shape != poses.shape[:-1] or valid.dtype != torch.bool:
         got = f"valid has shape {tuple(valid.shape)} and dtype {valid.dtype}"
         raise ValueError(f"{got}, expected {tuple(poses.shape[:-1])} and torch.bool")
+
+
+def _pair(valid, poses):
+    """Which differences of two frames are valid; None if all."""
+    if valid is None:
+        return None
+    check_valid(valid, poses)
+    return both(valid)
 
 
 def _weights(weights, like):

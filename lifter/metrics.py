@@ -166,6 +166,8 @@ def _result(name, errors_of, predictions, targets, valid, reduction, score=lambd
     check_poses(name, predictions, targets)
     if reduction not in REDUCTIONS:
         raise ValueError(f"{name}: reduction is {reduction!r}, expected one of {REDUCTIONS}")
+    if valid is not None:
+        losses.check_valid(valid, predictions)
     errors = errors_of(predictions, targets, valid)
     check_finite(name, errors, predictions, targets)
     errors = score(errors)
@@ -181,8 +183,6 @@ def _result(name, errors_of, predictions, targets, valid, reduction, score=lambd
 
 
 def _procrustes_errors(predictions, targets, valid):
-    if valid is not None:
-        losses.check_valid(valid, predictions)
     return procrustes_errors(predictions, targets)
 
 

@@ -173,6 +173,7 @@ def test_errors():
         (r"predictions have shape \(2, 5, 17, 3\), targets \(2, 4, 17, 3\), expected", lambda: losses.mpjpe(p, t[:, 1:])),
         (r"valid has shape \(2, 5\) and dtype torch.bool, expected", lambda: losses.mpjpe(p, t, p[..., 0, 0] > 0)),
         (r"expected \(2, 5, 17\) and torch.bool", lambda: losses.n_mpjpe(p, t, p[..., 0])),
+        (r"valid has shape \(17,\)", lambda: losses.loss_velocity(p, t, torch.ones(17, dtype=torch.bool))),
         (r"weights have shape \(16,\), expected one that broadcasts", lambda: losses.weighted_mpjpe(p, t, torch.ones(16))),
         (r"expected \(..., T, 17, 3\) as h36m", lambda: losses.limb_lengths(p[:, :, 1:])),
         (r"history is 5, expected 0 to 4", lambda: losses.mixsynthformer_loss(p, t, history=5)),
