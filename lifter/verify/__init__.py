@@ -18,7 +18,7 @@ import torch
 from lifter.kernels import backend as forced_backend
 from lifter.registry import official_model
 
-from . import diffusion, models, units
+from . import diffusion, metrics, models, units
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 UNIT_TOLERANCE = 1e-5
@@ -108,6 +108,8 @@ def _checks(data, config):
             check = partial(diffusion.check_sampler, data, config.get("kwargs", {}))
         return [("", official.tolerance, config.get("fp32_vs_fp64_max_abs", 0.0), check)]
 
+    if config.get("what") == metrics.METRICS:
+        return [(unit, UNIT_TOLERANCE, 0.0, check) for unit, check in metrics.checks(data)]
     groups = defaultdict(dict)
     for key, value in data.items():
         group, _, name = key.partition("/")

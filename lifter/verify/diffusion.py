@@ -6,6 +6,7 @@ import torch
 
 from lifter import diffusion
 from lifter.checkpoints import load_checkpoint
+from lifter.procrustes import procrustes
 from lifter.registry import official_model
 
 SAMPLER = "common.diffusionpose.D3DP"
@@ -61,14 +62,6 @@ def _check_aggregation(data, name, dtype):
 
 
 def _aligned(poses, target):
-    """Poses (B, ..., T, J, 3), each turned, scaled and moved to be nearest to its target (B, T, J, 3): protocol 2."""
+    """Poses (B, ..., T, J, 3), each aligned to its target (B, T, J, 3): protocol 2."""
     target = target.reshape(len(target), *[1] * (poses.dim() - 4), *target.shape[1:])
-    poses, target = poses.double(), target.double()
-    centre, target_centre = poses.mean(-2, keepdim=True), target.mean(-2, keepdim=True)
-    poses, target = poses - centre, target - target_centre
-    u, s, vh = torch.linalg.svd(poses.mT @ target)
-    s = torch.cat((s[..., :2], s[..., 2:] * torch.linalg.det(u @ vh).sign()[..., None]), -1)  # no reflection
-    turn = (u * (s.sign() + (s == 0))[..., None, :]) @ vh
-    scale = s.sum(-1) / poses.square().sum((-2, -1))
-    return scale[..., None, None] * poses @ turn + target_centre
-
+    return procrustes(poses, target.expand_as(poses))

@@ -1,0 +1,120 @@
+"""A whole sequence through a model that sees a window at a time."""
+
+import numpy as np
+import torch
+
+from lifter.diffusion import mirror
+from lifter.skeleton import H36M
+
+
+@torch.no_grad()
+def lift_sequence(model, keypoints, window, stride=None, flip=H36M, batch=8):
+    """The poses of a sequence of any length, window by window.
+
+    A stride of the window's length covers each frame once: of the last window, which then ends with the sequence, only the
+    frames that no other has. With a smaller stride a frame is the mean of all windows that see it. A sequence that is
+    shorter than the window is continued with its last frame.
+
+    Args:
+        model: in evaluation mode, (B, window, J, C) -> (B, window, J, 3).
+        keypoints: (T, J, C) tensor or array of floating point; moved to the model's device and dtype part by part.
+        window: frames that the model sees at once. stride: from window to window; None: `window`.
+        flip: the skeleton by which each window is averaged with the mirrored poses of the mirrored window; None: not.
+        batch: windows per call, twice as many clips with `flip`. With the result this bounds the memory.
+
+    Returns:
+        (T, J, 3) where the model is, of the dtype that it gives. As the network gives them: nothing is done about the root.
+
+    Raises:
+        ValueError for wrong shapes and sizes, for what is not finite with its frame; TypeError for wrong dtypes.
+    """
+    stride = window if stride is None else stride
+    keypoints = _checked(model, keypoints, window, stride, flip, batch)
+    T, J, _ = keypoints.shape
+    like = next(model.parameters(), keypoints)
+    if T == 0:
+        return torch.empty(0, J, 3, dtype=like.dtype, device=like.device)
+    starts = window_starts(T, window, stride)
+    if T < window:
+        keypoints = torch.cat((keypoints, keypoints[-1:].expand(window - T, -1, -1)))
+
+    mean = None
+    for first in range(0, len(starts), batch):
+        part = starts[first : first + batch]
+        poses = _lift(model, torch.stack([keypoints[i : i + window] for i in part]).to(like), flip)
+        if mean is None:
+            mean = _Overlap(max(T, window), poses)
+        for start, clip in zip(part, poses):
+            mean.add(start, clip, skip=stride == window)
+    return mean.result()[:T]
+
+
+def window_starts(length, window, stride):
+    """First frames of windows over `length` frames: every `stride`, and one that ends with the sequence if those do not."""
+    last = max(0, length - window)
+    starts = list(range(0, last + 1, stride))
+    return starts if starts[-1] == last else [*starts, last]
+
+
+def overlap_average(windows, stride):
+    """Windows (W, T, ...), each `stride` frames after the one before, to one sequence ((W - 1) * stride + T, ...): the mean of
+    all windows that see a frame. As DeciWatch and MixSynthFormer do it."""
+    if windows.dim() < 2 or 0 in windows.shape[:2] or not 1 <= stride <= windows.shape[1]:
+        got = f"windows have shape {tuple(windows.shape)}, stride is {stride}"
+        raise ValueError(f"overlap_average: {got}, expected (W, T, ...) and a stride of 1 to T")
+    mean = _Overlap((len(windows) - 1) * stride + windows.shape[1], windows)
+    for i, clip in enumerate(windows):
+        mean.add(i * stride, clip)
+    return mean.result()
+
+
+class _Overlap:
+    """The mean of windows that overlap, over `length` frames; summed in float32 at least."""
+
+    def __init__(self, length, windows):
+        self.dtype, self.seen = windows.dtype, 0
+        exact = torch.promote_types(windows.dtype, torch.float32)
+        self.total = torch.zeros(length, *windows.shape[2:], dtype=exact, device=windows.device)
+        self.count = torch.zeros(length, dtype=exact, device=windows.device)
+
+    def add(self, start, window, skip=False):
+        """`skip`: without the frames that an earlier window has."""
+        first = max(start, self.seen) if skip else start
+        self.seen = start + len(window)
+        self.total[first : self.seen] += window[first - start :]
+        self.count[first : self.seen] += 1
+
+    def result(self):
+        return (self.total / self.count.view(-1, *[1] * (self.total.dim() - 1))).to(self.dtype)
+
+
+def _lift(model, keypoints, flip):
+    """One call, with the mirror images if they are to be averaged."""
+    poses = model(keypoints if flip is None else torch.cat((keypoints, mirror(keypoints, flip))))
+    expected = (len(keypoints) * (1 if flip is None else 2), *keypoints.shape[1:3], 3)
+    if poses.shape != expected:
+        raise ValueError(f"lift_sequence: model gives shape {tuple(poses.shape)}, expected {expected}")
+    if flip is None:
+        return poses
+    straight, mirrored = poses.chunk(2)
+    return (straight + mirror(mirrored, flip)) / 2
+
+
+def _checked(model, keypoints, window, stride, flip, batch):
+    if model.training:
+        raise ValueError("lift_sequence: model is in training mode, expected model.eval()")
+    for name, number, most in (("window", window, None), ("stride", stride, window), ("batch", batch, None)):
+        if not isinstance(number, int) or number < 1 or (most is not None and number > most):
+            expected = "a positive integer" if most is None else f"1 to window={most}"
+            raise ValueError(f"lift_sequence: {name} is {number!r}, expected {expected}")
+    if isinstance(keypoints, np.ndarray):
+        keypoints = torch.from_numpy(keypoints)
+    if not keypoints.is_floating_point():
+        raise TypeError(f"lift_sequence: keypoints have dtype {keypoints.dtype}, expected a floating-point dtype")
+    if keypoints.dim() != 3 or (flip is not None and keypoints.shape[1] != flip.num_joints):
+        joints = "J" if flip is None else f"{flip.num_joints} as flip={flip.name}"
+        raise ValueError(f"lift_sequence: keypoints have shape {tuple(keypoints.shape)}, expected (T, {joints}, C)")
+    bad = (~keypoints.isfinite().flatten(1).all(1)).nonzero()
+    if len(bad):
+        raise ValueError(f"lift_sequence: keypoints are not finite in frame {bad[0].item()}")
+    return keypoints

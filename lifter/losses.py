@@ -1,0 +1,269 @@
+"""Losses of pose sequences: predictions and targets (..., T, J, 3), in metres, to a scalar.
+
+All take any floating-point dtypes, also mixed ones, and compute in float32 at least. `valid`, bool (..., T, J), leaves joints
+out: what they hold, NaN too, has no influence, and nothing valid makes 0. Nothing is checked for NaN: the loss shows it.
+
+Sources: the official codes of MixSTE (arXiv 2203.00859), PoseRetNet, MotionBERT (arXiv 2210.06551; MotionAGFormer's are
+the same), MixSynthFormer; SasMamba and MASC-Pose by their papers.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from lifter.skeleton import H36M
+
+# MixSTE's and PoseRetNet's weights of the joints: limbs' ends count more. `3dhp-univ` is MPI-INF-3DHP's order of the test set
+# (17 joints, head top first), `3dhp-annot` that of 14 joints from left ankle to head.
+JOINT_WEIGHTS = {
+    "h36m": (1, 1, 2.5, 2.5, 1, 2.5, 2.5, 1, 1, 1, 1.5, 1.5, 4, 4, 1.5, 4, 4),
+    "3dhp-univ": (1.5, 1.5, 1, 2.5, 4, 1, 2.5, 4, 1, 2.5, 4, 1, 2.5, 4, 1, 1, 1.5),
+    "3dhp-annot": (4, 2.5, 1, 1, 2.5, 4, 4, 2.5, 1, 1, 2.5, 4, 1.5, 1.5),
+}
+
+# MotionBERT's angles: pairs of bones, which are numbered as in H36M.bones.
+H36M_ANGLES = (
+    (0, 3), (0, 6), (3, 6), (0, 1), (1, 2), (3, 4), (4, 5), (6, 7), (7, 10), (7, 13), (8, 13), (10, 13), (7, 8), (8, 9),
+    (10, 11), (11, 12), (13, 14), (14, 15),
+)  # fmt: skip
+
+
+# ---- one term -----------------------------------------------------------------------------------------------------------
+
+
+def mpjpe(predictions, targets, valid=None):
+    """Mean distance of the joints."""
+    return _mean(joint_errors(predictions, targets, valid), valid)
+
+
+def weighted_mpjpe(predictions, targets, weights, valid=None):
+    """The same with `weights` that broadcast with (..., T, J), for example `JOINT_WEIGHTS["h36m"]`; divided by the number
+    of joints, not by the sum of the weights."""
+    errors = joint_errors(predictions, targets, valid)
+    return _mean(_weights(weights, errors) * errors, valid)
+
+
+def n_mpjpe(predictions, targets, valid=None):
+    """MPJPE after the prediction of each frame was scaled to be nearest to its target (arXiv 1804.01110). A prediction of
+    zeros stays as it is."""
+    return mpjpe(rescale(predictions, targets, valid), targets, valid)
+
+
+def loss_velocity(predictions, targets, valid=None):
+    """Mean distance of the velocities, per frame; 0 for one frame."""
+    pair = _pair(valid, predictions)
+    return _mean(joint_errors(velocity(predictions), velocity(targets), pair), pair, predictions)
+
+
+def tc_loss(predictions, weights=1.0, valid=None):
+    """TCLoss, temporal consistency: the mean squared velocity of a joint, times its weight; 0 for one frame.
+
+    As PoseRetNet has it, a mean over joints; MixSTE's is over coordinates, a third of this.
+    """
+    pair = _pair(valid, predictions)
+    steps = velocity(predictions)
+    steps = steps if pair is None else steps.where(pair[..., None], 0)
+    speed = steps.square().sum(-1)
+    return _mean(_weights(weights, speed) * speed, pair, predictions)
+
+
+def loss_joint(predictions, targets):
+    """Mean absolute difference of the coordinates."""
+    return F.l1_loss(*_same(predictions, targets))
+
+
+def loss_limb_var(predictions, skeleton=H36M):
+    """Mean over bones of the variance of their length in time; 0 for one frame."""
+    if predictions.shape[-3] < 2:
+        return _zero(predictions)
+    return limb_lengths(predictions, skeleton).var(-2).mean()
+
+
+def loss_limb_gt(predictions, targets, skeleton=H36M):
+    """Mean difference of the bones' lengths."""
+    return F.l1_loss(*(limb_lengths(x, skeleton) for x in _same(predictions, targets)))
+
+
+def loss_angle(predictions, targets, skeleton=H36M, angles=H36M_ANGLES):
+    """Mean difference of the angles between bones, in radians."""
+    return F.l1_loss(*(limb_angles(x, skeleton, angles) for x in _same(predictions, targets)))
+
+
+def loss_angle_velocity(predictions, targets, skeleton=H36M, angles=H36M_ANGLES):
+    """The same of the angles' velocities; 0 for one frame."""
+    predictions, targets = _same(predictions, targets)
+    if predictions.shape[-3] < 2:
+        return _zero(predictions)
+    return F.l1_loss(*(limb_angles(x, skeleton, angles).diff(dim=-2) for x in (predictions, targets)))
+
+
+def sym_penalty(predictions, skeleton=H36M):
+    """MixSTE's penalty of left limbs that are not as long as the right ones: a hundredth of the differences' sum."""
+    lengths = dict(zip((joint for joint, _ in skeleton.bones), limb_lengths(predictions, skeleton).unbind(-1)))
+    return 0.01 * sum(F.l1_loss(lengths[left], lengths[right]) for left, right in skeleton.flip_pairs)
+
+
+def bonelen_consistency_loss(predictions, skeleton=H36M):
+    """MixSTE's penalty of bones that move against their joint, a hundredth of the sum of their mean velocities; 0 for one
+    frame."""
+    if predictions.shape[-3] < 2:
+        return _zero(predictions)
+    steps = velocity(_bones(_exact(predictions), skeleton))
+    return 0.01 * torch.linalg.vector_norm(steps, dim=-1).mean(tuple(range(steps.dim() - 2))).sum()
+
+
+# ---- what an architecture is trained with --------------------------------------------------------------------------------
+# MixSTE and PoseRetNet call backward with the loss itself as the gradient: `(loss * loss.detach()).backward()` is theirs.
+
+
+def mixste_loss(predictions, targets, weights=JOINT_WEIGHTS["h36m"]):
+    """MixSTE: weighted MPJPE + 0.5 TCLoss over coordinates + 2 velocity."""
+    position = weighted_mpjpe(predictions, targets, weights)
+    return position + 0.5 / 3 * tc_loss(predictions, weights) + 2 * loss_velocity(predictions, targets)
+
+
+def poseretnet_loss(predictions, targets, weights=JOINT_WEIGHTS["h36m"], valid=None):
+    """PoseRetNet: weighted MPJPE + 0.5 TCLoss + 2 velocity, of the valid joints."""
+    position = weighted_mpjpe(predictions, targets, weights, valid)
+    return position + 0.5 * tc_loss(predictions, weights, valid) + 2 * loss_velocity(predictions, targets, valid)
+
+
+def sasmamba_loss(predictions, targets, weights=JOINT_WEIGHTS["h36m"]):
+    """SasMamba, eq. 17: weighted MPJPE + 0.5 TCLoss + 20 velocity; weights and TCLoss as in MixSTE, which it cites."""
+    position = weighted_mpjpe(predictions, targets, weights)
+    return position + 0.5 / 3 * tc_loss(predictions, weights) + 20 * loss_velocity(predictions, targets)
+
+
+def motionagformer_loss(predictions, targets):
+    """MotionAGFormer and MotionBERT, as configured: MPJPE + 0.5 N-MPJPE + 20 velocity (the limbs' and angles' terms have
+    weight 0 there)."""
+    position = mpjpe(predictions, targets) + 0.5 * n_mpjpe(predictions, targets)
+    return position + 20 * loss_velocity(predictions, targets)
+
+
+def masc_pose_loss(predictions, targets):
+    """MASC-Pose, eq. 11: MotionAGFormer's + 0.5 TCLoss, which the paper does not define: MixSTE's, all joints alike."""
+    return motionagformer_loss(predictions, targets) + 0.5 / 3 * tc_loss(predictions)
+
+
+def htp_loss(predictions, targets):
+    """HTP and D3DP: MPJPE of the clean pose."""
+    return mpjpe(predictions, targets)
+
+
+def mixsynthformer_loss(predictions, targets, history=0):
+    """MixSynthFormer. Recovery of a whole window: the mean absolute difference, eq. 16. With `history`, prediction of the
+    frames after that many: MPJPE of these, eq. 17."""
+    if not 0 <= history < predictions.shape[-3]:
+        raise ValueError(f"mixsynthformer_loss: history is {history}, expected 0 to {predictions.shape[-3] - 1}")
+    if history == 0:
+        return loss_joint(predictions, targets)
+    return mpjpe(predictions[..., history:, :, :], targets[..., history:, :, :])
+
+
+# ---- what they are made of, lifter.metrics too ---------------------------------------------------------------------------
+
+
+def joint_errors(predictions, targets, valid=None):
+    """Distances (..., J) of the joints, 0 where not valid."""
+    predictions, targets = _same(predictions, targets)
+    offset = predictions - targets
+    if valid is not None:
+        check_valid(valid, offset)
+        offset = offset.where(valid[..., None], 0)
+    return torch.linalg.vector_norm(offset, dim=-1)
+
+
+def rescale(predictions, targets, valid=None):
+    """The prediction of each frame times the number that brings it nearest to its target, 0 where not valid."""
+    predictions, targets = _same(predictions, targets)
+    if valid is not None:
+        check_valid(valid, predictions)
+        predictions, targets = (x.where(valid[..., None], 0) for x in (predictions, targets))
+    size = predictions.square().sum((-2, -1), keepdim=True)
+    return predictions * ((predictions * targets).sum((-2, -1), keepdim=True) / size.where(size != 0, 1))
+
+
+def velocity(poses):
+    """(..., T, J, C) -> (..., T - 1, J, C), float32 at least."""
+    if poses.dim() < 3:
+        raise ValueError(f"poses have shape {tuple(poses.shape)}, expected (..., T, J, C)")
+    return _exact(poses).diff(dim=-3)
+
+
+def both(valid):
+    """(..., T, J) -> (..., T - 1, J): valid in a frame and in the next."""
+    return valid[..., 1:, :] & valid[..., :-1, :]
+
+
+def limb_lengths(poses, skeleton=H36M):
+    """Lengths (..., T, J - 1) of `skeleton.bones`."""
+    return torch.linalg.vector_norm(_bones(_exact(poses), skeleton), dim=-1)
+
+
+def limb_angles(poses, skeleton=H36M, angles=H36M_ANGLES):
+    """Angles (..., T, len(angles)) between bones in radians; at most 1e-7 from 0 and pi in cosine, where the gradient
+    would be infinite."""
+    bones = _bones(_exact(poses), skeleton)
+    first, second = (bones[..., list(side), :] for side in zip(*angles))
+    return torch.acos(F.cosine_similarity(first, second, dim=-1).clamp(-1 + 1e-7, 1 - 1e-7))
+
+
+def _bones(poses, skeleton):
+    if poses.dim() < 3 or poses.shape[-2] != skeleton.num_joints:
+        expected = f"(..., T, {skeleton.num_joints}, 3) as {skeleton.name}"
+        raise ValueError(f"poses have shape {tuple(poses.shape)}, expected {expected}")
+    joints, parents = zip(*skeleton.bones)
+    return poses[..., list(joints), :] - poses[..., list(parents), :]
+
+
+def _exact(x):
+    if not x.is_floating_point():
+        raise TypeError(f"poses have dtype {x.dtype}, expected a floating-point dtype")
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _same(predictions, targets):
+    """Both in the wider dtype of the two."""
+    if predictions.shape != targets.shape or predictions.dim() < 2:
+        got = f"predictions have shape {tuple(predictions.shape)}, targets {tuple(targets.shape)}"
+        raise ValueError(f"{got}, expected the same (..., J, C)")
+    predictions, targets = _exact(predictions), _exact(targets)
+    dtype = torch.promote_types(predictions.dtype, targets.dtype)
+    return predictions.to(dtype), targets.to(dtype)
+
+
+def check_valid(valid, poses):
+    if valid.shape != poses.shape[:-1] or valid.dtype != torch.bool:
+        got = f"valid has shape {tuple(valid.shape)} and dtype {valid.dtype}"
+        raise ValueError(f"{got}, expected {tuple(poses.shape[:-1])} and torch.bool")
+
+
+def _pair(valid, poses):
+    """Which differences of two frames are valid; None if all."""
+    if valid is None:
+        return None
+    check_valid(valid, poses)
+    return both(valid)
+
+
+def _weights(weights, like):
+    weights = torch.as_tensor(weights, dtype=like.dtype, device=like.device)
+    try:
+        return weights.expand_as(like)
+    except RuntimeError:
+        expected = f"one that broadcasts with {tuple(like.shape)}"
+        raise ValueError(f"weights have shape {tuple(weights.shape)}, expected {expected}") from None
+
+
+def _zero(poses):
+    """0, with a gradient of zeros."""
+    if poses.numel() == 0:
+        raise ValueError(f"poses have shape {tuple(poses.shape)}, expected at least one frame")
+    return _exact(poses).sum() * 0
+
+
+def _mean(errors, valid, poses=None):
+    """The mean of the valid ones; 0 where differences in time leave none of `poses`."""
+    if errors.numel() == 0:
+        return _zero(errors if poses is None else poses)
+    return errors.mean() if valid is None else errors.sum() / valid.sum().clamp(min=1)
