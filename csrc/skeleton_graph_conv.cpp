@@ -20,7 +20,8 @@ class EdgeLists {
     };
     each([&](int32_t joint, int32_t other, int64_t) {
       const int32_t sender = by_sender ? joint : other;
-      STD_TORCH_CHECK(sender < joints, "skeleton_graph_conv: neighbours names joint ", sender, ", expected less than ", joints);
+      STD_TORCH_CHECK(sender < joints, "skeleton_graph_conv: neighbours names joint ", sender, ", expected less than ",
+                      joints);
       ++first_[joint + 1];
     });
     for (int64_t j = 0; j < joints; ++j) first_[j + 1] += first_[j];

@@ -120,7 +120,7 @@ def _fake_bwd(dout, neighbours, weights, scale, out, x, root, passed_wanted, roo
 
 
 def _setup_context(ctx, inputs, output):
-    """Where relu let pass the sign of the output says, which the next layer keeps anyway; only dscale needs what was summed."""
+    """The sign of the output, which the next layer keeps anyway, says where relu let pass. Only dscale needs the sums."""
     x, neighbours, weights, root, scale, _, _, relu = inputs
     summed = (x, root) if ctx.needs_input_grad[4] else (None, None)
     ctx.save_for_backward(neighbours, weights, scale, output if relu else None, *summed)

@@ -1,4 +1,4 @@
-// A graph convolution along the joints: frame by frame, so that what a joint receives is in the cache, for vectors of channels.
+// A graph convolution along the joints, frame by frame, so that what a joint receives is in the cache.
 
 #include "skeleton_graph_conv.h"
 

@@ -3,7 +3,8 @@
 
 namespace lifter {
 
-// A (batch, frames, joints, channels) tensor, or null: elements from a clip, frame or joint to the next. Channels are contiguous.
+// A (batch, frames, joints, channels) tensor, or null: elements from a clip, frame or joint to the next. The channels are
+// contiguous.
 struct PoseMap {
   const void* data;
   int64_t batch, frame, joint;

@@ -13,6 +13,7 @@ from ._scan import launch
 
 FRAMES = 16  # of a tile
 MAX_COLUMNS = 128  # channels of a tile
+WARPS = 8  # with fewer, rows that are not aligned spill registers
 
 
 def forward(x, neighbours, weights, root, scale, shift, residual, relu):
@@ -57,7 +58,7 @@ def _plan(x):
     """Programs, and the sizes of their tiles."""
     B, T, J, C = x.shape
     columns = min(triton.next_power_of_2(C), MAX_COLUMNS)
-    return triton.cdiv(B * T, FRAMES) * triton.cdiv(C, columns) * J, {"FRAMES": FRAMES, "COLUMNS": columns}
+    return triton.cdiv(B * T, FRAMES) * triton.cdiv(C, columns) * J, {"FRAMES": FRAMES, "COLUMNS": columns, "num_warps": WARPS}
 
 
 @triton.jit

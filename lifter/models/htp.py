@@ -9,10 +9,9 @@ from torch import nn
 
 from lifter.layers import MGPTP, SFT, TCEP, FrameRecovery, SkeletonGraphConv, both_ways
 from lifter.registry import register_model
-from lifter.skeleton import H36M
 
 from .d3dp import D3DP
-from .mixste import MixSTE
+from .mixste import MixSTE, bones_or_default
 from .motionbert import MotionBERT
 
 MOST_KEPT = 54  # frames of a long clip; of one below 162 a third
@@ -66,12 +65,10 @@ class PrunedMixSTE(Pruning):
         self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, num_heads=8, *, n=1, nearest=2, bones=None,
         tcep=True, sft=True, mgptp=True, guided=True, qkv_bias=True, qk_scale=None, drop=0.0, attn_drop=0.0, **host,
     ):  # fmt: skip
-        if bones is None and num_joints != H36M.num_joints:
-            name = type(self).__name__
-            raise ValueError(f"{name}: bones is None with {num_joints} joints, expected the pairs of joints to connect")
+        bones = bones_or_default(type(self).__name__, bones, num_joints)
         attention = {"qkv_bias": qkv_bias, "qk_scale": qk_scale, "drop": drop, "attn_drop": attn_drop}
         super().__init__(num_frames, num_joints, in_channels, dim, depth, num_heads=num_heads, **attention, **host)
-        self.gcn = SkeletonGraphConv(dim, num_joints, both_ways(H36M.bones if bones is None else bones))
+        self.gcn = SkeletonGraphConv(dim, num_joints, both_ways(bones))
         self._add_pruning(dim, num_frames, num_heads, n, nearest, tcep, sft, mgptp, guided, **attention)
 
     def _most_pairs(self):

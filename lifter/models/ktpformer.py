@@ -12,9 +12,8 @@ from torch import nn
 
 from lifter.layers import LearnedGraphConv
 from lifter.registry import register_model, register_official
-from lifter.skeleton import H36M
 
-from .mixste import MixSTE
+from .mixste import MixSTE, bones_or_default
 
 # Where an official checkpoint keeps what begins with these; the first that fits counts. The other blocks count from 0 there.
 OFFICIAL = {
@@ -48,10 +47,8 @@ class KTPFormer(MixSTE):
     def __init__(
         self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=7, num_heads=8, mlp_ratio=2.0, bones=None, **mixste
     ):
-        if bones is None and num_joints != H36M.num_joints:
-            raise ValueError(f"KTPFormer: bones is None with {num_joints} joints, expected the pairs of joints to connect")
+        bones = bones_or_default("KTPFormer", bones, num_joints)
         super().__init__(num_frames, num_joints, in_channels, dim, depth + 1, num_heads, mlp_ratio, **mixste)
-        bones = H36M.bones if bones is None else bones
         self.Spatial_patch_to_embedding = GraphEmbedding(in_channels, dim, "joint", num_joints, bones)
         for block in (self.STEblocks[0], self.TTEblocks[0]):
             block.norm1 = nn.LayerNorm(dim)  # eps 1e-5 here, 1e-6 in all other blocks

@@ -13,8 +13,8 @@ from torch import nn
 
 from lifter.layers import AMTM, SAGCN, ScaledBlock, SkeletonGraphConv, TemporalGraphConv, both_ways
 from lifter.registry import register_model
-from lifter.skeleton import H36M
 
+from .mixste import bones_or_default
 from .motionagformer import DualStream, TwoStreams, attentions
 
 FUSED = 3  # layers whose result is fused
@@ -63,9 +63,7 @@ class MASCPose(TwoStreams):
         scales=None, k=2, hops=1, amtm=True, sagcn=True, adaptive_scales=True, adaptive_aggregation=True, bones=None,
         qkv_bias=False, qk_scale=None, layer_scale=1e-5, drop=0.0, attn_drop=0.0, drop_path=0.0,
     ):  # fmt: skip
-        if bones is None and num_joints != H36M.num_joints:
-            raise ValueError(f"MASCPose: bones is None with {num_joints} joints, expected the pairs of joints to connect")
-        bones = H36M.bones if bones is None else bones
+        bones = bones_or_default("MASCPose", bones, num_joints)
         scales = tuple(num_frames // parts for parts in (27, 9, 3)) if scales is None else tuple(scales)
         if not scales or any(not isinstance(scale, int) or scale < 1 or num_frames % scale for scale in scales):
             raise ValueError(f"MASCPose: scales are {scales}, expected positive divisors of num_frames={num_frames}")

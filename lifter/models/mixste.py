@@ -10,6 +10,7 @@ from torch import nn
 
 from lifter.layers import AxialAttention, TransformerBlock
 from lifter.registry import register_model, register_official
+from lifter.skeleton import H36M
 
 
 class Alternating(nn.Module):
@@ -70,6 +71,13 @@ def check_keypoints(name, keypoints, num_frames, num_joints, in_channels):
     if frames < 1 or (num_frames is not None and frames > num_frames):
         expected = "at least 1" if num_frames is None else f"1 to num_frames={num_frames}"
         raise ValueError(f"{name}: keypoints have {frames} frames, expected {expected}")
+
+
+def bones_or_default(name, bones, num_joints):
+    """`bones`, pairs of joints; None: those of Human3.6M. ValueError, naming the model, if it has other joints."""
+    if bones is None and num_joints != H36M.num_joints:
+        raise ValueError(f"{name}: bones is None with {num_joints} joints, expected the pairs of joints to connect")
+    return H36M.bones if bones is None else bones
 
 
 class MixSTE(Alternating):

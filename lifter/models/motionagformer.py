@@ -11,9 +11,8 @@ from torch import nn
 
 from lifter.layers import AxialAttention, ScaledBlock, SkeletonGraphConv, TemporalGraphConv, both_ways, fuse_streams
 from lifter.registry import register_model, register_official
-from lifter.skeleton import H36M
 
-from .mixste import check_keypoints
+from .mixste import bones_or_default, check_keypoints
 
 # The official list of neighbours forgets these: the pelvis does not receive from the left hip, nor the thorax from the
 # shoulders, which receive from them.
@@ -156,7 +155,8 @@ class MotionAGFormer(TwoStreams):
         if temporal_graph == "topk" and not 1 <= k <= num_frames:
             raise ValueError(f"MotionAGFormer: k is {k}, expected 1 <= k <= num_frames={num_frames}")
         graphs = {"topk": partial(TemporalGraphConv, num_frames=num_frames, k=k, ties=ties), "tcn": MultiScaleTCN}
-        edges = official_edges("MotionAGFormer", num_joints) if bones is None else both_ways(bones)
+        edges = both_ways(bones_or_default("MotionAGFormer", bones, num_joints))
+        edges = [edge for edge in edges if bones is not None or edge not in FORGOTTEN]
         mixers = [
             *attentions(num_heads, qkv_bias=qkv_bias, scale=qk_scale, attn_drop=attn_drop, proj_drop=drop),
             partial(SkeletonGraphConv, num_joints=num_joints, edges=edges),
@@ -176,12 +176,6 @@ class MotionAGFormer(TwoStreams):
 def attentions(num_heads, **kwargs):
     """Makers, from a width, of attention along joints and along frames."""
     return [partial(AxialAttention, num_heads=num_heads, axis=axis, **kwargs) for axis in ("joint", "frame")]
-
-
-def official_edges(model, num_joints):
-    if num_joints != H36M.num_joints:
-        raise ValueError(f"{model}: bones is None with {num_joints} joints, expected the pairs of joints to connect")
-    return [edge for edge in both_ways(H36M.bones) if edge not in FORGOTTEN]
 
 
 @register_model
