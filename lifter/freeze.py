@@ -11,7 +11,8 @@ def freeze(model):
 
     Every `nn.Linear` in float32 or bfloat16 holds its weight in oneDNN's blocked layout instead of the ordinary one,
     which would be rearranged in every call, and every `Mlp` multiplies and applies its GELU in one pass. A model with a kernel
-    of its own (MixSynthFormer) packs its parameters for that instead. Nothing else changes; results differ by rounding. What the machine or this build of PyTorch cannot pack stays as it is.
+    of its own (MixSynthFormer) packs its parameters for that instead. Nothing else changes; results differ by rounding. What
+    the machine or this build of PyTorch cannot pack stays as it is.
 
     Args:
         model: any module on the CPU. It is not touched, and what happens to its weights later does not reach the copy.

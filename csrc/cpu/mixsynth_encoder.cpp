@@ -90,11 +90,14 @@ static void linear(int64_t rows, int64_t in, int64_t out, const float* a, int64_
   }
 }
 
-// Of vectors of n floats, bias added: f(x), in place.
+// f of every vector of rows of n floats, in place, after `bias` is added if there is any.
 template <class F>
 LIFTER_INLINE void apply(int64_t rows, int64_t n, float* x, int64_t ld, const float* bias, const F& f) {
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < n; j += kLanes) store(x + i * ld + j, f(bias ? load(x + i * ld + j) + load(bias + j) : load(x + i * ld + j)));
+    for (int64_t j = 0; j < n; j += kLanes) {
+      const vfloat v = load(x + i * ld + j);
+      store(x + i * ld + j, f(bias ? v + load(bias + j) : v));
+    }
 }
 
 // Of n products, or elements; the sum is that of its lanes.
@@ -165,9 +168,11 @@ class Network {
         keyframes_(scratch_.take(group * s.keyframes * z_.ld_pose)), poses_(scratch_.take(group * s.frames * z_.ld_pose)),
         x_(scratch_.take(group * s.frames * z_.ld_dim)), left_(scratch_.take(group * s.frames * z_.ld_left)),
         right_(scratch_.take(group * z_.keys * z_.ld_dim)), frame_means_(scratch_.take(group * wide(s.frames))),
-        gates_(scratch_.take(group * wide(s.frames))), factors_(scratch_.take(group * wide(s.frames))), shares_(scratch_.take(group * wide(s.frames))),
+        gates_(scratch_.take(group * wide(s.frames))), factors_(scratch_.take(group * wide(s.frames))),
+        shares_(scratch_.take(group * wide(s.frames))),
         channel_means_(scratch_.take(group * wide(s.dim))), channel_tops_(scratch_.take(group * wide(s.dim))),
-        channel_gates_(scratch_.take(group * wide(s.dim))), sums_(scratch_.take((s.frames + z_.keys) * kLanes)), few_(scratch_.take(group * wide(z_.few_frames))),
+        channel_gates_(scratch_.take(group * wide(s.dim))), sums_(scratch_.take((s.frames + z_.keys) * kLanes)),
+        few_(scratch_.take(group * wide(z_.few_frames))),
         few_channels_(scratch_.take(group * wide(z_.few_channels))), key_means_(scratch_.take(group * wide(z_.keys))),
         rooms_(scratch_.take(parts_ * share_ * (z_.ld_hidden + z_.ld_dim))) {
     for (int i = 0; i < kLanes; ++i) inside_[i] = i < (s.token_keys - 1) % kLanes + 1 ? -1 : 0;
@@ -311,7 +316,8 @@ class Network {
         store(channel_means_ + w * dim + c, sum * (1.0f / s_.channel_keys));
         store(channel_tops_ + w * dim + c, most);
       }
-    gate(s_.dim, z_.few_channels, channel_means_, layer.squeeze_channels, few_channels_, layer.excite_channels, channel_gates_);
+    gate(s_.dim, z_.few_channels, channel_means_, layer.squeeze_channels, few_channels_, layer.excite_channels,
+         channel_gates_);
     for (int64_t w = 0; w < count_; ++w) {
       float* right = right_ + w * z_.keys * z_.ld_dim;
       for (int64_t c = 0; c < dim; c += kLanes) {
@@ -388,8 +394,8 @@ class Network {
   const int64_t parts_, share_;  // how many threads, and rows that one has at most
   int64_t first_ = 0, count_ = 0, rows_ = 0;
   Scratch scratch_;
-  float *keyframes_, *poses_, *x_, *left_, *right_, *frame_means_, *gates_, *factors_, *shares_, *channel_means_, *channel_tops_,
-      *channel_gates_, *sums_, *few_, *few_channels_, *key_means_, *rooms_;
+  float *keyframes_, *poses_, *x_, *left_, *right_, *frame_means_, *gates_, *factors_, *shares_, *channel_means_,
+      *channel_tops_, *channel_gates_, *sums_, *few_, *few_channels_, *key_means_, *rooms_;
   vint inside_;  // of the last vector of the frames' weights
   const float *interpolation_ = nullptr, *interpolation_bias_ = nullptr, *embedding_ = nullptr, *embedding_bias_ = nullptr,
               *norm_ = nullptr, *norm_bias_ = nullptr, *fc_ = nullptr, *fc_bias_ = nullptr;

@@ -8,12 +8,16 @@ import torch
 import triton
 import triton.language as tl
 
+from .._op import triton_interpreted
 from ..mixsynth_encoder import LANES, PANEL, MixSynthSizes, layout, mixsynth_encoder_ref
 from ._scan import launch
 
 PANEL_ = tl.constexpr(PANEL)
 LANES_ = tl.constexpr(LANES)
 SQRT_HALF = tl.constexpr(0.7071067811865476)
+# Rows and tiles that are held at a time; the interpreter takes as long for small ones as for large ones.
+AT_ONCE = tl.constexpr(128 if triton_interpreted() else 16)
+TILE = 128 if triton_interpreted() else 32
 PROGRAMS = 1024  # at most: each has a workspace
 LARGEST = 512  # frames, channels, or keys of both: larger networks run on the reference
 # Names of kernels/mixsynth_encoder.py's layout, in its order.
@@ -44,7 +48,7 @@ def forward(x, weights, frames, dim, hidden, depth, r_t, r_s, interpolates):
         windows, programs, x.contiguous(), weights.contiguous(), out, workspace, workspace.stride(0), N, T=frames,
         S=keyframes, P=poses, C=dim, HIDDEN=hidden, DEPTH=depth, CK=channel_keys, TK=frame_keys,
         NETWORK=tuple(places.get(name, 0) for name in NETWORK), FIRST=first, SIZE=(begin - first) // depth, LAYER=layer,
-        ROOM=tuple(sum(room[:i]) for i in range(len(room))), TILE=32,
+        ROOM=tuple(sum(room[:i]) for i in range(len(room))), TILE=TILE,
         PRECISION="ieee" if torch.backends.cuda.matmul.fp32_precision != "tf32" else "tf32",
         num_warps=4, num_stages=1, **{f"BLOCK_{name}": triton.next_power_of_2(n) for name, n in blocks.items()},
     )  # fmt: skip
@@ -79,7 +83,7 @@ def _product(
     a, a_step, b, b_step, bias, c, c_step, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, PACKED: tl.constexpr,
     BIAS: tl.constexpr, GELU: tl.constexpr, ADD: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """c (M, N) = a (M, K) b (K, N) + bias of the columns or rows, then GELU; or c + that. b is `PACKED` in panels or has rows."""
+    """c (M, N) = a (M, K) b (K, N) + bias of columns or rows, then GELU; or c + that. b is `PACKED` in panels or has rows."""
     tl.debug_barrier()  # the step before has stored its operands
     i, j = tl.arange(0, TILE), tl.arange(0, TILE)
     for m0 in range(0, M, TILE):
@@ -103,17 +107,17 @@ def _product(
 
 @triton.jit
 def _copy(a, a_step, c, c_step, M: tl.constexpr, N: tl.constexpr, BLOCK_N: tl.constexpr):
-    i, j = tl.arange(0, 16), tl.arange(0, BLOCK_N)
-    for m0 in range(0, M, 16):
+    i, j = tl.arange(0, AT_ONCE), tl.arange(0, BLOCK_N)
+    for m0 in range(0, M, AT_ONCE):
         _put(c, c_step, m0 + i, j, _tile(a, a_step, m0 + i, j, M, N).to(tl.float32), M, N)
 
 
 @triton.jit
 def _norm(x, w, b, T: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr):
     tl.debug_barrier()
-    i, c = tl.arange(0, 16), tl.arange(0, BLOCK_C)
+    i, c = tl.arange(0, AT_ONCE), tl.arange(0, BLOCK_C)
     weight, shift = tl.load(w + c, mask=c < C, other=0.0), tl.load(b + c, mask=c < C, other=0.0)
-    for t0 in range(0, T, 16):
+    for t0 in range(0, T, AT_ONCE):
         row = _tile(x, C, t0 + i, c, T, C)
         d = tl.where((c < C)[None, :], row - (tl.sum(row, 1) / C)[:, None], 0.0)
         scale = 1.0 / tl.sqrt(tl.sum(d * d, 1) / C + 1e-5)
@@ -124,9 +128,9 @@ def _norm(x, w, b, T: tl.constexpr, C: tl.constexpr, BLOCK_C: tl.constexpr):
 def _dense(x, w, bias, out, IN: tl.constexpr, OUT: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_IN: tl.constexpr):
     """A layer of one vector; no bias if `bias` is None."""
     tl.debug_barrier()
-    i, j = tl.arange(0, BLOCK_IN), tl.arange(0, 16)
+    i, j = tl.arange(0, BLOCK_IN), tl.arange(0, AT_ONCE)
     values = tl.load(x + i, mask=i < IN, other=0.0)
-    for j0 in range(0, OUT, 16):
+    for j0 in range(0, OUT, AT_ONCE):
         sums = tl.sum(values[:, None] * _panels(w, i[:, None], (j0 + j)[None, :], IN, OUT), 0)
         if bias is not None:
             sums += tl.load(bias + j0 + j, mask=j0 + j < OUT, other=0.0)
@@ -143,8 +147,8 @@ def _dense(x, w, bias, out, IN: tl.constexpr, OUT: tl.constexpr, ACTIVATION: tl.
 def _means(x, step, factors, out, M: tl.constexpr, N: tl.constexpr, TRANSPOSED: tl.constexpr, BLOCK_N: tl.constexpr):
     """out[m] = the mean over n of x[m, n], of x[n, m] if `TRANSPOSED`; or the sum of x[m, n] factors[n]."""
     tl.debug_barrier()
-    i, n = tl.arange(0, 16), tl.arange(0, BLOCK_N)
-    for m0 in range(0, M, 16):
+    i, n = tl.arange(0, AT_ONCE), tl.arange(0, BLOCK_N)
+    for m0 in range(0, M, AT_ONCE):
         m = m0 + i
         if TRANSPOSED:
             sums = tl.sum(_tile(x, step, n, m, N, M), 0) / N
@@ -159,8 +163,8 @@ def _means(x, step, factors, out, M: tl.constexpr, N: tl.constexpr, TRANSPOSED: 
 def _softmax(x, step, gates, M: tl.constexpr, N: tl.constexpr, TRANSPOSED: tl.constexpr, BLOCK_N: tl.constexpr):
     """Of the rows x[m], or of the columns if `TRANSPOSED`, times gates[m]; in place."""
     tl.debug_barrier()
-    i, n = tl.arange(0, 16), tl.arange(0, BLOCK_N)
-    for m0 in range(0, M, 16):
+    i, n = tl.arange(0, AT_ONCE), tl.arange(0, BLOCK_N)
+    for m0 in range(0, M, AT_ONCE):
         m = m0 + i
         gate = tl.load(gates + m, mask=m < M, other=0.0)
         if TRANSPOSED:
@@ -188,7 +192,7 @@ def windows(
     room = workspace + tl.program_id(0).to(tl.int64) * workspace_s
     poses, tokens, left, right = room + ROOM[0], room + ROOM[1], room + ROOM[2], room + ROOM[3]
     mixed, hidden, means, gates, few = room + ROOM[4], room + ROOM[5], room + ROOM[6], room + ROOM[7], room + ROOM[8]
-    i, k = tl.arange(0, 16), tl.arange(0, BLOCK_K)
+    i, k = tl.arange(0, AT_ONCE), tl.arange(0, BLOCK_K)
     for window in range(tl.program_id(0), N, tl.num_programs(0)):
         place = tl.full((), 0, tl.int64) + window
         if S == 0:
@@ -198,7 +202,9 @@ def windows(
                 w + NETWORK[0], S, x + place * (S * P), P, w + NETWORK[1], poses, P, T, P, S, False, "rows",
                 False, False, TILE, PRECISION,
             )  # fmt: skip
-        _product(poses, P, w + NETWORK[2], 0, w + NETWORK[3], tokens, C, T, C, P, True, "columns", False, False, TILE, PRECISION)
+        _product(
+            poses, P, w + NETWORK[2], 0, w + NETWORK[3], tokens, C, T, C, P, True, "columns", False, False, TILE, PRECISION
+        )
         for n in range(DEPTH):
             l = w + FIRST + n * SIZE
             _product(
@@ -227,7 +233,7 @@ def windows(
             _dense(means, l + LAYER[8], l + LAYER[9], few, T, FEW_T, "gelu", BLOCK_T)
             _dense(few, l + LAYER[10], l + LAYER[11], gates, FEW_T, T, "sigmoid", BLOCK_FEW)
             tl.debug_barrier()
-            for t0 in range(0, T, 16):
+            for t0 in range(0, T, AT_ONCE):
                 share = tl.load(gates + t0 + i, mask=t0 + i < T, other=0.0)[:, None]
                 scaled = _tile(left, K, t0 + i, k, T, K) * tl.where((k < CK)[None, :], 1.0 - share, share)
                 _put(left, K, t0 + i, k, scaled, T, K)
@@ -247,7 +253,9 @@ def windows(
             )  # fmt: skip
             _norm(tokens, l + LAYER[20], l + LAYER[21], T, C, BLOCK_C)
         _norm(tokens, w + NETWORK[4], w + NETWORK[5], T, C, BLOCK_C)
-        _product(tokens, C, w + NETWORK[6], 0, w + NETWORK[7], poses, P, T, P, C, True, "columns", False, True, TILE, PRECISION)
+        _product(
+            tokens, C, w + NETWORK[6], 0, w + NETWORK[7], poses, P, T, P, C, True, "columns", False, True, TILE, PRECISION
+        )
         tl.debug_barrier()
         _copy(poses, P, out + place * (T * P), P, T, P, BLOCK_P)
         tl.debug_barrier()  # the next window takes the workspace
@@ -255,9 +263,8 @@ def windows(
 
 def aot_cases():
     """See `_aot`."""
-    from ._aot import recorded
-
     from ..mixsynth_encoder import packed_size
+    from ._aot import recorded
 
     sizes = {
         "h36m": MixSynthSizes(101, 11, 51, 64, 128, 4, 4, 4),

@@ -32,10 +32,11 @@ class MixSynthFormer(nn.Module):
     alone are returned, (B, predict, J, C). What is given is the history: its keyframes, or its `interval * steps + 1`
     frames. The paper's is all of consecutive keyframes, `interval=1`.
 
-    Evaluation without gradients is one call of `lifter.kernels.mixsynth_encoder`, if `variant` is "official" and `branches` are
-    both; all else runs layer by layer. Its parameters are packed for that when first needed, and again once one of them was
-    replaced or changed in place as autograd sees it (optimizers, load_state_dict). A module that is replaced and a write
-    through `.data` are not seen: call `eval()` after these. `lifter.freeze` packs for good, which saves looking.
+    Evaluation without gradients is one call of `lifter.kernels.mixsynth_encoder`, if `variant` is "official" and `branches`
+    are both; all else, and a model with hooks inside, runs layer by layer. Its parameters are packed for that when first
+    needed, and again once one of them was replaced or changed in place as autograd sees it (optimizers, load_state_dict). A
+    module that is replaced and a write through `.data` are not seen: call `eval()` after these. `lifter.freeze` packs for
+    good, which saves looking.
 
     Paper and official code weight the two branches of the attention differently, see `lifter.layers.MixSynthAttention`.
 

@@ -72,8 +72,8 @@ def check(target, sizes, N=1, dtype=torch.float32, **bounds):
 @torch.no_grad()
 def test_reference_is_the_layers(r_t, r_s):
     """Which tests/test_layers_synth_attention.py holds against the paper's equations."""
-    sizes = MixSynthSizes(9, 3, 5, 8, 12, 2, r_t, r_s)
-    for sizes in (sizes, sizes._replace(keyframes=0)):
+    for keyframes in (0, 3):
+        sizes = MixSynthSizes(9, keyframes, 5, 8, 12, 2, r_t, r_s)
         network, x = Network(sizes), make_x(sizes, 2, torch.float64)
         weights = pack_mixsynth(dict(network.named_parameters()), sizes)
         torch.testing.assert_close(mixsynth_encoder(x, weights, sizes), network(x))
@@ -109,7 +109,9 @@ def test_gradcheck_of_packing_and_reference():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("change", [{}, {"keyframes": 0}, {"r_t": 1}, {"r_s": 1}, {"frames": 17, "dim": 33, "poses": 70, "r_s": 4}])
+@pytest.mark.parametrize(
+    "change", [{}, {"keyframes": 0}, {"r_t": 1}, {"r_s": 1}, {"frames": 17, "dim": 33, "poses": 70, "r_s": 4}]
+)
 def test_every_backend(target, change, dtype):
     check(target, TINY._replace(depth=1 if target.slow else 2, **change), 2, dtype)
 
