@@ -55,11 +55,10 @@ def backward(dout, graph, k, windows, out, values, root, scale):
     if any(y is not None for y in (droot, dresidual, dscale)):
         tail = *_walk(values), *_walk(root), scale, *_walk(dout), out, droot, dresidual, dscale, dshift
         launch(tails, B * J * S * triton.cdiv(T, tiles["ROWS"]), graph, bases, T, J, S, D, words, *tail, **tiles)
-    given = next(y for y in (droot, dresidual, dout) if y is not None)
     blocks = max(triton.cdiv(T, base) * triton.cdiv(base, BITS) for base in bases)
     precise = dout.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
     tiles |= {"ROWS": 16 if precise else 32, "PRECISION": "ieee" if precise else "tf32", "num_warps": 8 if precise else 4}
-    launch(received, B * J * S * blocks, graph, bases, T, J, S, D, words, blocks, *_walk(given), dvalues, **tiles)
+    launch(received, B * J * S * blocks, graph, bases, T, J, S, D, words, blocks, scale, *_walk(dout), out, dvalues, **tiles)
     dscale, dshift = (absent.float() if p is None else p.sum((0, 1)) for p in (dscale, dshift))
     return dvalues, absent if droot is None else droot, absent.clone() if dresidual is None else dresidual, dscale, dshift
 
@@ -264,7 +263,7 @@ def tails(
 
 @triton.jit
 def received(
-    graph, bases, T, J, S, D, words, blocks, dy, dy_s, dvalues,
+    graph, bases, T, J, S, D, words, blocks, scale, dout, dout_s, out, dvalues,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, BITS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """What BITS frames of a window get from all of it. Where it has fewer words than others, some programs have none."""
@@ -275,9 +274,10 @@ def received(
     begin, word = (block // words_of * base).to(tl.int64), block % words_of
     length = tl.minimum(base, T - begin)
     bit = tl.arange(0, BITS)
-    own = word * BITS + bit
+    own = (word * BITS + bit).to(tl.int64)
     own_degrees = _degrees(graph, begin + own, own < length, words, WORDS)
-    dy += b * dy_s[0] + j * dy_s[2] + s * dy_s[3] + begin * dy_s[1]
+    dout += b * dout_s[0] + j * dout_s[2] + s * dout_s[3] + begin * dout_s[1]
+    place = (b * T + begin) * J * S + j * S + s
     for d0 in range(0, D, BLOCK_D):
         d = d0 + tl.arange(0, BLOCK_D)
         total = tl.zeros((BITS, BLOCK_D), tl.float32)
@@ -287,9 +287,15 @@ def received(
             degrees = _degrees(graph, begin + i, i < length, words, WORDS)
             weights = tl.rsqrt(tl.maximum(own_degrees[:, None] * degrees[None, :], 1).to(tl.float32))
             weights = tl.where((bits[None, :] >> bit[:, None]) & 1 == 1, weights, 0.0)
-            given = tl.load(dy + i[:, None] * dy_s[1] + d[None, :], mask=(i < length)[:, None] & (d < D)[None, :], other=0.0)
-            total = tl.dot(weights, given.to(tl.float32), total, input_precision=PRECISION)
-        at = dvalues + (((b * T + begin + own) * J + j) * S + s)[:, None] * D + d[None, :]
+            mask = (i < length)[:, None] & (d < D)[None, :]
+            dy = tl.load(dout + i[:, None] * dout_s[1] + d[None, :], mask=mask, other=0.0).to(tl.float32)
+            if out is not None:
+                y = tl.load(out + (place + i * J * S)[:, None] * D + d[None, :], mask=mask, other=0.0)
+                dy = tl.where(y > 0.0, dy, 0.0)
+            if scale is not None:
+                dy *= tl.load(scale + (begin + i) * S + s, mask=i < length, other=0.0)[:, None]
+            total = tl.dot(weights, dy, total, input_precision=PRECISION)
+        at = dvalues + (place + own * J * S)[:, None] * D + d[None, :]
         tl.store(at, total, mask=(own < length)[:, None] & (d < D)[None, :])
 
 
