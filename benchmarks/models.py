@@ -85,7 +85,7 @@ class Reference:
 
 
 @cache
-@torch.inference_mode(False)  # parameters made in it would not count their changes: MixSynthFormer would pack them at every call
+@torch.inference_mode(False)  # parameters made in it do not count their changes: MixSynthFormer would pack at every call
 def build(name, device, dtype=torch.float32):
     torch.manual_seed(0)
     return lifter.create_model(name, num_frames=max(frames for frames, _ in CLIPS[name])).eval().to(device, dtype)
