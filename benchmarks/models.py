@@ -1,6 +1,5 @@
 """Models: ours on our kernels, on the reference ops, and both under torch.compile; same weights, same clips."""
 
-import copy
 import importlib
 import math
 from dataclasses import dataclass, field
@@ -86,9 +85,10 @@ class Reference:
 
 
 @cache
-def build(name, device):
+@torch.inference_mode(False)  # parameters made in it do not count their changes: MixSynthFormer would pack at every call
+def build(name, device, dtype=torch.float32):
     torch.manual_seed(0)
-    return lifter.create_model(name, num_frames=max(frames for frames, _ in CLIPS[name])).eval().to(device)
+    return lifter.create_model(name, num_frames=max(frames for frames, _ in CLIPS[name])).eval().to(device, dtype)
 
 
 def keypoints(model, setup, frames, batch):
@@ -100,7 +100,7 @@ def keypoints(model, setup, frames, batch):
 @torch.inference_mode()
 def run(name, frames, batch, setup, reference: Reference) -> list[dict]:
     model = build(name, setup.device)
-    bfloat16 = copy.deepcopy(model).bfloat16()
+    bfloat16 = build(name, setup.device, torch.bfloat16)
     clips = keypoints(model, setup, frames, batch)
     calls = {"lifter": partial(model, clips), "lifter bfloat16": partial(bfloat16, clips.bfloat16())}
     if setup.device == "cpu":

@@ -50,7 +50,8 @@ def forward(x, weights, frames, dim, hidden, depth, r_t, r_s, interpolates):
         NETWORK=tuple(places.get(name, 0) for name in NETWORK), FIRST=first, SIZE=(begin - first) // depth, LAYER=layer,
         ROOM=tuple(sum(room[:i]) for i in range(len(room))), TILE=TILE,
         PRECISION="ieee" if torch.backends.cuda.matmul.fp32_precision != "tf32" else "tf32",
-        num_warps=4, num_stages=1, **{f"BLOCK_{name}": triton.next_power_of_2(n) for name, n in blocks.items()},
+        num_warps=4 if keys <= 256 else 8, num_stages=1,
+        **{f"BLOCK_{name}": triton.next_power_of_2(n) for name, n in blocks.items()},
     )  # fmt: skip
     return out
 
