@@ -398,7 +398,8 @@ def test_flops_are_those_of_the_pairs_and_of_the_sums(windows, pairs):
 @pytest.mark.parametrize("given", [(), ("root",), TAIL], ids=str)
 def test_opcheck(target, given):
     inputs = {name: y.to(target.device) for name, y in make_inputs(1, T=5, J=1, S=2, tail=given).items()}
-    x, values, *tail = (inputs[name].requires_grad_(name != "x") if name in inputs else None for name in ("x", "values", *TAIL))
+    leaf = lambda name: inputs[name].requires_grad_(name != "x") if name in inputs else None
+    x, values, *tail = map(leaf, ("x", "values", *TAIL))
     op = (torch.ops.lifter if target.backend == "cpu" else torch.ops.lifter_triton).temporal_topk_graph_conv
     torch.library.opcheck(op, (x, values, 2, [2, 4], True, False, *tail, bool(given)))
 
