@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from lifter import _library
 from lifter.kernels import unpack_mask
+from lifter.kernels.temporal_topk_graph_conv import owner
 
 from .timing import best_seconds
 
@@ -85,10 +86,11 @@ def _pairs_of_frames(x, k):
 
 
 def _window_products(x, windows):
-    """All pairs of the frames of every window, symmetric."""
+    """All pairs of the frames of every window, symmetric; of windows that others are made of they are among theirs."""
     B, T, J, C = x.shape
-    whole = [(B * J * (T // size), size) for size in windows if T >= size]
-    rest = [(B * J, T % size) for size in windows if T % size]
+    longest = sorted({owner(windows, size, T) for size in windows})
+    whole = [(B * J * (T // size), size) for size in longest]
+    rest = [(B * J, T % size) for size in longest if T % size]
     return [(batch, size, C, (size + 1) // 2) for batch, size in whole + rest]
 
 

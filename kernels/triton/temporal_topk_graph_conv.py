@@ -57,7 +57,7 @@ def backward(dout, graph, k, windows, out, values, root, scale):
         launch(tails, B * J * S * triton.cdiv(T, tiles["ROWS"]), graph, bases, T, J, S, D, words, *tail, **tiles)
     blocks = max(triton.cdiv(T, base) * triton.cdiv(base, BITS) for base in bases)
     precise = dout.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
-    tiles |= {"ROWS": 16 if precise else 32, "PRECISION": "ieee" if precise else "tf32", "num_warps": 8 if precise else 4}
+    tiles |= {"ROWS": 16, "PRECISION": "ieee" if precise else "tf32", "num_warps": 8}
     launch(received, B * J * S * blocks, graph, bases, T, J, S, D, words, blocks, scale, *_walk(dout), out, dvalues, **tiles)
     dscale, dshift = (absent.float() if p is None else p.sum((0, 1)) for p in (dscale, dshift))
     return dvalues, absent if droot is None else droot, absent.clone() if dresidual is None else dresidual, dscale, dshift

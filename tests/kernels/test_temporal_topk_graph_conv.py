@@ -143,23 +143,26 @@ def test_it_is_the_mean_of_the_most_similar():
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
-def test_equally_similar_frames(similarity):
-    """All frames are the same: the first k are chosen, or all, which is MotionAGFormer's rule."""
-    x, values = torch.full((1, 6, 1, 3), 0.7), torch.arange(6.0)[None, :, None, None]
-    first = temporal_topk_graph_conv(x, values, 2, similarity=similarity).flatten()
-    assert torch.equal(first, torch.full((6,), 0.5))
-    everything = temporal_topk_graph_conv(x, values, 2, similarity=similarity, ties="all").flatten()
-    torch.testing.assert_close(everything, torch.full((6,), 2.5))
-    windows = temporal_topk_graph_conv(x, values, 2, 4, similarity).flatten()
-    assert torch.equal(windows, torch.tensor([0.5, 0.5, 0.5, 0.5, 4.5, 4.5]))
+def test_equally_similar_frames(backend, similarity):
+    """All frames of a window are the same: the first k are chosen, or all, which is MotionAGFormer's rule."""
+    x, values = torch.full((1, 40, 1, 3), 0.7), torch.arange(40.0)[None, :, None, None]
+    for ties, means in (("first", [0.5, 36.5]), ("all", [17.5, 37.5])):
+        ours = temporal_topk_graph_conv(x, values, 2, 36, similarity, ties).flatten()
+        torch.testing.assert_close(ours, torch.tensor(means).repeat_interleave(torch.tensor([36, 4])))
 
 
-def test_ties_with_degrees_that_differ():
+def test_zeros_of_either_sign_are_equal(backend):
+    x = torch.tensor([-1.0, 1, -1, 1, 0, -0.0])[None, :, None, None] * 1e-30
+    ours = temporal_topk_graph_conv(x, torch.arange(6.0)[None, :, None, None], 3)
+    torch.testing.assert_close(ours, torch.ones(1, 6, 1, 1))
+
+
+def test_ties_with_degrees_that_differ(backend):
     """Frame 0 has the others at one similarity and takes both, frames 1 and 2 take one: weights 1 / sqrt(d_t d_s)."""
     x = torch.tensor([[1.0, 0, 0], [1, 2, 0], [1, 0, 2]])[None, :, None]
     values = torch.tensor([1.0, 10, 100])[None, :, None, None]
     ours = temporal_topk_graph_conv(x, values, 1, ties="all").flatten()
-    assert torch.equal(temporal_topk_graph_conv(x, values, 1).flatten(), values.flatten())
+    torch.testing.assert_close(temporal_topk_graph_conv(x, values, 1), values)
     torch.testing.assert_close(ours, torch.tensor([1 / 3 + (10 + 100) / 3**0.5, 10, 100]))
 
 
@@ -177,12 +180,6 @@ def test_several_windows_are_those_of_each():
         torch.testing.assert_close(
             ours[:, :, :, i], temporal_topk_graph_conv(**part, window=window, similarity="cosine", relu=True)
         )
-
-
-@pytest.mark.parametrize("scale", [0, 1e-25, 1e15])
-def test_small_and_large_tokens(scale):
-    out = temporal_topk_graph_conv(**make_inputs() | {"x": scale * make_inputs()["x"]}, similarity="cosine")
-    assert out.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -278,18 +275,6 @@ def test_every_instruction_set(instruction_set, dtype):
         check(CPU, inputs, window=(3, 9, 27), k=3, similarity="cosine")
         check(CPU, inputs, window=(7, 20, frames), ties="all")
     check_choice(CPU, make_inputs(1, 81, 2, 130)["x"].to(dtype))
-
-
-def test_of_equally_similar_frames(target):
-    """All of them; and, of those as similar as zeros of either sign, the first."""
-    same, values = torch.full((1, 40, 1, 3), 0.7), torch.arange(40.0)[None, :, None, None]
-    for similarity in ("dot", "cosine"):
-        for ties, means in (("first", [0.5, 36.5]), ("all", [17.5, 37.5])):
-            ours = target.run(temporal_topk_graph_conv, same, values, 2, 36, similarity, ties).cpu().flatten()
-            torch.testing.assert_close(ours, torch.tensor(means).repeat_interleave(torch.tensor([36, 4])))
-    zeros = torch.tensor([-1.0, 1, -1, 1, 0, -0.0])[None, :, None, None] * 1e-30
-    ours = target.run(temporal_topk_graph_conv, zeros, values[:, :6], 3, None, "dot").cpu().flatten()
-    torch.testing.assert_close(ours, torch.full((6,), 1.0))
 
 
 LAYOUTS = {
@@ -413,8 +398,8 @@ def test_flops_are_those_of_the_pairs_and_of_the_sums(windows, pairs):
 @pytest.mark.parametrize("given", [(), ("root",), TAIL], ids=str)
 def test_opcheck(target, given):
     inputs = {name: y.to(target.device) for name, y in make_inputs(1, T=5, J=1, S=2, tail=given).items()}
-    x, values, *tail = (y if y is None or name == "x" else y.requires_grad_() for name, y in inputs.items())
-    tail = [inputs.get(name) for name in TAIL]
+    leaf = lambda name: inputs[name].requires_grad_(name != "x") if name in inputs else None
+    x, values, *tail = map(leaf, ("x", "values", *TAIL))
     op = (torch.ops.lifter if target.backend == "cpu" else torch.ops.lifter_triton).temporal_topk_graph_conv
     torch.library.opcheck(op, (x, values, 2, [2, 4], True, False, *tail, bool(given)))
 
