@@ -46,3 +46,48 @@ H36M = Skeleton(
     left=(4, 5, 6, 11, 12, 13),
     right=(1, 2, 3, 14, 15, 16),
 )  # fmt: skip
+
+_LEGS = (0, 4, 5, 6, 1, 2, 3)
+# 3DPW as DeciWatch stores it: the order of Human3.6M, but with the left leg first.
+PW3D = Skeleton(
+    name="pw3d",
+    joints=tuple(H36M.joints[joint] for joint in _LEGS) + H36M.joints[7:],
+    parents=H36M.parents,
+    left=(1, 2, 3, 11, 12, 13),
+    right=(4, 5, 6, 14, 15, 16),
+)
+
+MPI3DHP = Skeleton(
+    name="mpi3dhp",
+    joints=(
+        "head", "thorax", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+        "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "pelvis", "spine", "neck",
+    ),
+    parents=(16, 15, 1, 2, 3, 1, 5, 6, 14, 8, 9, 14, 11, 12, -1, 14, 1),
+    left=(5, 6, 7, 11, 12, 13),
+    right=(2, 3, 4, 8, 9, 10),
+)  # fmt: skip
+
+LSP = Skeleton(
+    name="lsp",
+    joints=(
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
+        "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "thorax", "head",
+    ),
+    parents=(1, 2, 12, 12, 3, 4, 7, 8, 12, 12, 9, 10, -1, 12),
+    left=(5, 4, 3, 11, 10, 9),
+    right=(0, 1, 2, 6, 7, 8),
+)  # fmt: skip
+
+JHMDB = Skeleton(
+    name="jhmdb",
+    joints=(
+        "thorax", "spine", "face", "right_shoulder", "left_shoulder", "right_hip", "left_hip", "right_elbow", "left_elbow",
+        "right_knee", "left_knee", "right_wrist", "left_wrist", "right_ankle", "left_ankle",
+    ),
+    parents=(1, -1, 0, 0, 0, 1, 1, 3, 4, 5, 6, 7, 8, 9, 10),
+    left=(4, 6, 8, 10, 12, 14),
+    right=(3, 5, 7, 9, 11, 13),
+)  # fmt: skip
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (H36M, PW3D, MPI3DHP, LSP, JHMDB)}

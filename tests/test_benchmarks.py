@@ -94,7 +94,7 @@ def save(path, **arrays):
         ({"input_2d_gt": np.zeros((2, 243, 17, 2))}, "no image_size"),
         ({"input_2d_gt": np.zeros((2, 243, 16, 2)), "image_size": [1, 1]}, "(2, 243, 16, 2), expected (clips"),
         ({"input_2d_gt": np.zeros((2, 81, 17, 2)), "image_size": [1, 1]}, "81 frames, expected at least 243"),
-        ({"input_2d_gt": np.full((1, 243, 17, 2), np.nan), "image_size": [1, 1]}, "not finite"),
+        ({"input_2d_gt": np.full((1, 243, 17, 2), np.nan), "image_size": [1, 1]}, "expected finite"),
         ({"input_2d_gt": np.zeros((1, 243, 17, 2)), "image_size": [0, 0]}, "image_size"),
     ],
 )
@@ -114,6 +114,7 @@ def test_input_that_is_no_archive(tmp_path, capsys):
 
 def test_inputs(tmp_path):
     pixels = np.random.default_rng(0).uniform(0, 1000, (2, 9, 17, 3)).astype(np.float32)
+    pixels[..., 2] /= 1000
     clips = inputs.load(save(tmp_path / "good.npz", input_2d_det=pixels, image_size=np.array([1000, 1002])))
     np.testing.assert_allclose(clips.keypoints[..., 0], pixels[..., 0] / 500 - 1, atol=1e-6)
     np.testing.assert_allclose(clips.keypoints[..., 1], pixels[..., 1] / 500 - 1.002, atol=1e-6)

@@ -1,0 +1,295 @@
+"""Files of others, read so that nothing in them is run: zip archives of arrays, pickles, JSON.
+
+Pickles are read by an unpickler that knows containers, numbers, text and arrays. It calls nothing of numpy either: an array
+is put together here, from its dtype code, shape and bytes, each checked.
+"""
+
+import json
+import math
+import os
+import pickle
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+_PLAIN = re.compile(r"[<>|=]?(\?|[biuf](1|2|4|8)|b1|U\d+|S\d+)")
+
+
+def existing(path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no file or folder of that name")
+    return path
+
+
+def read_json(path):
+    """What a JSON file holds."""
+    try:
+        return json.loads(existing(path).read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # not JSON, not text, or a number of thousands of digits
+        raise ValueError(f"{path}: not a JSON file ({error})") from None
+
+
+def read_pickle(path):
+    """What a pickle holds: dicts, lists, numbers, text and numpy arrays; anything else is an error, and is not run."""
+    with existing(path).open("rb") as file:
+        return _unpickle(file, f"{path}")
+
+
+def take(container, key, where):
+    """container[key] of a dict, with an error that tells where it was looked for."""
+    if not isinstance(container, dict):
+        raise ValueError(f"{where}: a {type(container).__name__}, expected a dict with {key!r}")
+    if key not in container:
+        raise KeyError(f"{where}: no key {key!r}, it has {', '.join(map(str, list(container)[:20])) or 'none'}")
+    return container[key]
+
+
+def numbers(value, shape, where, dtype=np.float64):
+    """`value` as an array of numbers of this shape; None in it stands for any size, None alone for any shape."""
+    try:
+        array = np.asarray(value)
+        array = array.astype(dtype, copy=False) if array.dtype.kind in "biuf" else None
+    except (ValueError, TypeError, OverflowError):  # ragged lists, text among numbers, integers over 64 bits
+        array = None
+    expected = "any" if shape is None else f"({', '.join('n' if size is None else str(size) for size in shape)})"
+    if array is None:
+        raise ValueError(f"{where}: not an array of numbers, expected one of shape {expected}")
+    if shape is not None and not _fits(array.shape, shape):
+        raise ValueError(f"{where}: shape {array.shape}, expected {expected}")
+    return array
+
+
+def _fits(have, wanted):
+    return len(have) == len(wanted) and all(size in (None, n) for n, size in zip(have, wanted))
+
+
+def keypoints_array(value, where):
+    """`value` as keypoints (T, J, 2 or 3)."""
+    array = numbers(value, None, where)
+    if array.ndim != 3 or array.shape[2] not in (2, 3):
+        raise ValueError(f"{where}: shape {array.shape}, expected (T, J, 2 or 3) keypoints")
+    return array
+
+
+def image_size(width, height, where) -> tuple[float, float]:
+    size = tuple(float(numbers(value, (), f"{where}: image size")) for value in (width, height))
+    if not (min(size) > 0 and np.isfinite(size).all()):
+        raise ValueError(f"{where}: image size {size}, expected (width, height)")
+    return size
+
+
+def length(value, where):
+    if isinstance(value, (list, tuple)) or isinstance(value, np.ndarray) and value.ndim:
+        return len(value)
+    raise ValueError(f"{where}: a {type(value).__name__}, expected a list")
+
+
+class Npz:
+    """A zip archive of arrays, opened lazily: only what is asked for is read. It may be used in forked processes, and sent to
+    others."""
+
+    def __init__(self, path):
+        self.path, self._owner = existing(path), None
+        self.keys = [name[:-4] for name in self._archive().namelist() if name.endswith(".npy")]
+        self._known = frozenset(self.keys)
+
+    def __reduce__(self):
+        return Npz, (self.path,)
+
+    def _archive(self):
+        """The open file, of this process: others would move its position."""
+        if self._owner != os.getpid():
+            try:
+                self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
+            except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{self.path}: not an npz file, or cut short ({error})") from None
+        return self._zip
+
+    def __contains__(self, key):
+        return key in self._known
+
+    def __getitem__(self, key):
+        """The array; of an array of Python objects, its list, or the one object if it has no dimensions."""
+        return self._read(key, lambda file, where: _read_npy(file, self._zip.getinfo(f"{key}.npy").file_size, where))
+
+    def shape(self, key):
+        """The array's shape, of which the data is not read."""
+        return self._read(key, lambda file, where: _read_header(file, where)[0])
+
+    def _read(self, key, function):
+        where = self._where(key)
+        try:
+            with self._archive().open(f"{key}.npy") as file:
+                return function(file, where)
+        except (OSError, EOFError, zipfile.BadZipFile, zipfile.zlib.error, NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"{where}: damaged ({error})") from None
+
+    def text(self, key) -> str:
+        value = self[key]
+        if not (isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind == "U"):
+            raise ValueError(f"{self._where(key)}: expected a text")
+        return str(value)
+
+    def json(self, key):
+        try:
+            return json.loads(self.text(key))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{self._where(key)}: not JSON ({error})") from None
+
+    def _where(self, key):
+        if key not in self._known:
+            raise KeyError(f"{self.path}: no key {key!r}, it has {', '.join(self.keys[:20]) or 'none'}")
+        return f"{self.path}: {key}"
+
+
+def read_npy(path):
+    """The array of an npy file."""
+    path = existing(path)
+    with path.open("rb") as file:
+        return _read_npy(file, path.stat().st_size, f"{path}")
+
+
+def _read_npy(file, size, where):
+    shape, order, dtype = _read_header(file, where)
+    if dtype.hasobject:
+        return _unpickle(file, where)
+    if not _PLAIN.fullmatch(dtype.str):
+        raise ValueError(f"{where}: dtype {dtype}, expected numbers or text")
+    count = math.prod(shape)
+    if count * dtype.itemsize > size:
+        raise ValueError(f"{where}: cut short, shape {shape} of {dtype} is more than its {size} bytes")
+    data = file.read(count * dtype.itemsize)
+    if len(data) < count * dtype.itemsize:
+        raise ValueError(f"{where}: cut short, shape {shape} of {dtype} has {len(data)} bytes")
+    try:
+        return _array(data, dtype, shape, order)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _array(data, dtype, shape, order):
+    array = np.frombuffer(data, dtype, math.prod(shape)).reshape(shape, order=order)
+    if array.dtype.kind == "U" and np.frombuffer(data, f"{array.dtype.str[0]}u4").max(initial=0) > sys.maxunicode:
+        raise ValueError("text with characters that there are not")
+    return array
+
+
+def _read_header(file, where):
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, fortran, dtype = read(file)
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(f"{where}: not an array ({error})") from None
+    return shape, "F" if fortran else "C", dtype
+
+
+# ---- pickles ---------------------------------------------------------------------------------------------------------
+
+
+def _unpickle(file, where):
+    try:
+        return _finished(_Unpickler(file, encoding="latin1").load(), {})
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise ValueError(f"{where}: not a pickle of plain data, or cut short ({error})") from None
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            known = {"_reconstruct": _Array, "scalar": _scalar}
+        else:
+            known = {
+                "numpy": {"ndarray": "ndarray", "dtype": _Dtype},
+                "numpy.core.numeric": {"_frombuffer": _from_buffer},
+                "numpy._core.numeric": {"_frombuffer": _from_buffer},
+                "_codecs": {"encode": _encode},
+                "__builtin__": {"bytes": _no_bytes},
+            }.get(module, {})
+        if name not in known:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither data nor an array")
+        return known[name]
+
+
+class _Dtype:
+    """Stands for a numpy.dtype: a plain one, or that of Python objects."""
+
+    def __init__(self, code, *_):
+        if not (isinstance(code, str) and (code in ("O", "O8") or _PLAIN.fullmatch(code))):
+            raise pickle.UnpicklingError(f"dtype {code!r}, expected numbers or text")
+        self.code = code
+
+    def __setstate__(self, state):
+        if self.code[0] != "O":
+            order = state[1]
+            if order not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
+                raise pickle.UnpicklingError(f"dtype {self.code!r} of parts, expected numbers or text")
+            self.code = order + self.code.lstrip("<>|=")
+
+
+class _Array:
+    """Stands for a numpy array whose parts are yet to come."""
+
+    def __init__(self, *_):
+        self.state = None
+
+    def __setstate__(self, state):
+        _, shape, dtype, fortran, data = state
+        self.state = shape, dtype, "F" if fortran else "C", data
+
+    def finished(self, memo):
+        shape, dtype, order, data = self.state or (None, None, None, None)
+        if not (isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and isinstance(dtype, _Dtype)):
+            raise pickle.UnpicklingError("an array without shape or dtype")
+        if dtype.code[0] == "O":
+            if not isinstance(data, list) or len(data) != math.prod(shape):
+                raise pickle.UnpicklingError(f"an array of objects of shape {shape} without as many objects")
+            items = _finished(data, memo)
+            return items if shape else items[0]
+        if isinstance(data, str):
+            data = data.encode("latin1")  # bytes, written by Python 2
+        return _array(data, dtype.code, shape, order)[()]  # a number if of no dimension
+
+
+def _from_buffer(data, dtype, shape, order):
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", data))
+    return array
+
+
+def _scalar(dtype, data):
+    return _from_buffer(data, dtype, (), "C")
+
+
+def _encode(text, encoding="latin1"):
+    """How protocol 2 writes bytes."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _no_bytes():
+    """How protocol 2 writes empty bytes."""
+    return b""
+
+
+def _finished(value, memo):
+    """`value` with its stand-ins replaced; what is referred to many times is made once."""
+    if not isinstance(value, (dict, list, tuple, set, frozenset, _Array)):
+        if isinstance(value, (str, bytes, bytearray, int, float, complex, type(None))):
+            return value
+        raise pickle.UnpicklingError(f"it holds a {type(value).__name__} where data is expected")
+    if id(value) not in memo:
+        memo[id(value)] = value  # of what contains itself
+        if isinstance(value, _Array):
+            done = value.finished(memo)
+        elif isinstance(value, dict):
+            done = {_finished(key, memo): _finished(item, memo) for key, item in value.items()}
+        else:
+            done = type(value)(_finished(item, memo) for item in value)
+        memo[id(value)] = done
+    return memo[id(value)]

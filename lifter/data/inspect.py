@@ -1,0 +1,101 @@
+"""`lifter data inspect` and `lifter data convert`."""
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from lifter.skeleton import SKELETONS
+
+from . import bvh, own
+from .detectors import SizeUnknown
+from .formats import FORMATS, detect, open_data
+from .mocap import film
+from .sequence import FRAMEWISE, Dataset
+
+STAND_IN = (1000, 1000)  # the size of an image, for a look at a file that does not tell it
+
+
+def describe(path, format=None, **options) -> tuple[list[str], list[str]]:
+    """What a file or folder is, read one sequence at a time: (lines that say it, what is wrong with which sequence).
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError where it cannot even be opened.
+    """
+    format = detect(path) if format is None else format
+    unknown = []
+    try:
+        data = open_data(path, format, **options)
+    except SizeUnknown:
+        data = open_data(path, format, **{**options, "size": STAND_IN})
+        unknown = ["image size: not in the file, pass --size WxH to use it"]
+    lengths, problems, filled, joints = [], [], 0, 0
+    facts = {name: Counter() for name in ("arrays", "joints", "frames per second", "image size", "subjects")}
+    for name in data.names:
+        try:
+            sequence = data[name]
+        except (ValueError, KeyError, OSError) as error:
+            problems.append(message(error))
+            continue
+        lengths.append(len(sequence))
+        facts["arrays"].update(kind for kind in FRAMEWISE if getattr(sequence, kind) is not None)
+        facts["joints"][f"{sequence.skeleton.num_joints} ({sequence.skeleton.name})"] += 1
+        facts["frames per second"][f"{sequence.fps:g}" if sequence.fps else "unknown"] += 1
+        if sequence.keypoints is not None and not unknown:
+            facts["image size"]["x".join(f"{n:g}" for n in sequence.size) if sequence.size else "unknown"] += 1
+        facts["subjects"].update([sequence.subject] if sequence.subject else [])
+        if sequence.keypoints is not None and sequence.keypoints.shape[-1] == 3:
+            filled += int((sequence.keypoints[..., 2] == 0).sum())
+            joints += sequence.keypoints[..., 2].size
+    lines = [f"{path}: {format}, {FORMATS[format]}"]
+    lines += [f"sequences: {len(data)}, {len(problems)} of them broken"]
+    if lengths:
+        lines += [f"frames: {sum(lengths)}, {min(lengths)} to {max(lengths)} in a sequence"]
+        for name, counts in facts.items():
+            if counts:
+                lines += [f"{name}: " + ", ".join(f"{fact}" for fact, _ in counts.most_common(12))]
+        lines += [f"filled in or without confidence: {filled / joints:.2%} of the keypoints"] if joints else []
+    return lines + unknown, problems
+
+
+def convert(path, out, *, format=None, select=(), skeleton=None, virtual_cameras=False, noise=None, **options) -> int:
+    """Write the sequences of a file or folder to `out`, one at a time; how many.
+
+    Args:
+        out: an .npz is lifter's own format; a .bvh is the one sequence's motion, or, without suffix, a folder with a .bvh for
+            each.
+        select: patterns of names. skeleton: reorder the joints to those of this skeleton, by name.
+        virtual_cameras: motions in the world become what four cameras around them see. noise: the seed of a detector's
+            noise on that, or on motion capture that has cameras.
+    """
+    out = Path(out)
+    if virtual_cameras:
+        data = film(open_data(path, format, **options), noise)
+    else:
+        data = open_data(path, format, noise=noise, **options)
+    data = data.select(*select) if select else data
+    if skeleton is not None:
+        if skeleton not in SKELETONS:
+            raise ValueError(f"skeleton is {skeleton!r}, expected {' or '.join(SKELETONS)}")
+        reads = {name: partial(_reordered, read, SKELETONS[skeleton]) for name, read in data.items.items()}
+        data = Dataset(data.format, data.path, reads)
+    if out.suffix == ".npz":
+        return own.save(out, data)
+    if out.suffix not in (".bvh", ""):
+        raise ValueError(f"{out}: expected a name that ends in .npz or .bvh, or a folder for .bvh files")
+    if out.suffix and len(data) > 1:
+        raise ValueError(f"{out}: {path} has {len(data)} sequences: choose one by --select, or name a folder")
+    for sequence in data:
+        file = out if out.suffix else out / f"{sequence.name}.bvh"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        bvh.write(file, bvh.of_sequence(sequence))
+    return len(data)
+
+
+def _reordered(read, skeleton):
+    return read().to(skeleton)
+
+
+def message(error) -> str:
+    """An error in one line."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())

@@ -1,0 +1,202 @@
+"""2D keypoints of detectors: to the joints of Human3.6M, holes filled in time, people followed from frame to frame.
+
+Conversions, by name:
+- "mmpose": of the 17 COCO joints, pelvis and thorax in the middle of hips and shoulders, the spine in the middle of these,
+  the head in the middle of the eyes, the neck at the nose (mmpose.apis.convert_keypoint_definition).
+- "mhformer": of the same, with MHFormer's corrections towards Human3.6M (its demo, as HoT, TCPFormer and others took it over).
+- "motionbert": of Halpe-26, which has a head, a neck and a pelvis of its own (MotionBERT's infer_wild).
+Confidences go with the joints; that of a joint made of others is their mean.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lifter.skeleton import H36M
+
+COCO = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
+    "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+)  # fmt: skip
+_HALPE = (*COCO, "head", "neck", "pelvis", *(f"foot_{i}" for i in range(6)))
+PATIENCE = 30  # frames for which somebody may be unseen and still be known again
+_SIMPLE = (0, 12, 14, 16, 11, 13, 15, None, None, 0, None, 5, 7, 9, 6, 8, 10)  # of COCO, what Human3.6M has as it is
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A detector's joints: how many, where COCO's 17 are among them, and the conversions, the default one first."""
+
+    joints: int
+    coco: tuple[int, ...] | None
+    variants: tuple[str, ...] = ("mmpose", "mhformer")
+
+
+LAYOUTS = {
+    "coco": Layout(17, tuple(range(17))),
+    "halpe": Layout(26, tuple(range(17)), ("motionbert", "mmpose", "mhformer")),
+    "body25": Layout(25, (0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11)),
+    "coco18": Layout(18, (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)),  # OpenPose's order, with a neck
+    "mediapipe": Layout(33, (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)),
+    "h36m": Layout(17, None, ("as it is",)),
+}
+
+
+def layout_of(joints: int, where) -> str:
+    """The name of the detector's layout that has so many joints; of 17 it is COCO's."""
+    for name, layout in LAYOUTS.items():
+        if layout.joints == joints:
+            return name
+    known = ", ".join(f"{layout.joints} ({name})" for name, layout in LAYOUTS.items())
+    raise ValueError(f"{where}: {joints} joints, expected {known}")
+
+
+def to_h36m(keypoints, layout="coco", variant=None, where="keypoints"):
+    """Keypoints of a detector in the joints of Human3.6M.
+
+    Args:
+        keypoints: (T, J, 2) or (T, J, 3) in pixels, with confidences; NaN where there are none.
+        layout: of `LAYOUTS`. variant: one of the conversions above; None is the first one of the layout.
+        where: what messages call the keypoints.
+
+    Returns:
+        (T, 17, 2 or 3) float64; a joint made of others is NaN where one of them is.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"{where}: layout is {layout!r}, expected {' or '.join(LAYOUTS)}")
+    known = LAYOUTS[layout]
+    variant = known.variants[0] if variant is None else variant
+    if variant not in known.variants:
+        raise ValueError(f"{where}: variant is {variant!r}, expected for {layout}: {' or '.join(known.variants)}")
+    keypoints = np.asarray(keypoints, np.float64)
+    if keypoints.ndim != 3 or keypoints.shape[1] != known.joints or keypoints.shape[2] not in (2, 3):
+        raise ValueError(f"{where}: shape {keypoints.shape}, expected (T, {known.joints}, 2 or 3) of {layout}")
+    if known.coco is None:
+        return keypoints
+    coco = keypoints[:, known.coco]
+    out = coco[:, [0 if joint is None else joint for joint in _SIMPLE]]
+    hips, shoulders = coco[:, 11:13].mean(1), coco[:, 5:7].mean(1)
+    if variant == "motionbert":
+        pelvis, neck = keypoints[:, _HALPE.index("pelvis")], keypoints[:, _HALPE.index("neck")]
+        made = {"pelvis": pelvis, "spine": (pelvis + neck) / 2, "thorax": neck, "head": keypoints[:, _HALPE.index("head")]}
+    elif variant == "mmpose":
+        made = {"pelvis": hips, "spine": (hips + shoulders) / 2, "thorax": shoulders, "head": coco[:, 1:3].mean(1)}
+    else:
+        made = _mhformer(coco, hips, shoulders)
+    for name, joint in made.items():
+        out[:, H36M.joints.index(name)] = joint
+    return out
+
+
+def _mhformer(coco, hips, shoulders):
+    nose, eyes, head = coco[:, 0], coco[:, 1:3].mean(1), coco[:, 1:5].mean(1)
+    thorax, spine, neck = shoulders.copy(), (hips + shoulders) / 2, nose.copy()
+    thorax[:, :2] += (nose - shoulders)[:, :2] / 3
+    spine[:, 0] += 2 * (spine - (hips + thorax) / 2)[:, 0]
+    neck[:, :2] -= (nose - shoulders)[:, :2] / 4
+    above = (eyes - nose)[:, 1]  # how far the eyes are from the nose, down the image
+    thorax[:, 1] -= above * 2 / 3
+    head[:, 1] = eyes[:, 1] + above
+    return {"pelvis": hips, "spine": spine, "thorax": thorax, "neck": neck, "head": head}
+
+
+def missing(keypoints):
+    """(T, J) bool: where a joint is not finite, or its confidence is 0, as detectors write what they did not find."""
+    lost = ~np.isfinite(keypoints).all(-1)
+    return lost | (keypoints[..., 2] == 0) if keypoints.shape[-1] == 3 else lost
+
+
+def fill(keypoints, where="keypoints", skeleton=H36M):
+    """Keypoints (T, J, 2 or 3) without holes.
+
+    A joint that is missing lies on the line between the frames before and after in which it is there; before the first
+    and after the last of these it stays where it was. A joint that is never there takes the place of the nearest one along
+    the skeleton that is. The confidence of what was filled is 0.
+    """
+    lost = missing(keypoints)
+    if lost.all():
+        raise ValueError(f"{where}: no joint in any of {len(keypoints)} frames")
+    if not lost.any():
+        return keypoints
+    out, time = keypoints.copy(), np.arange(len(keypoints))
+    for joint in np.flatnonzero(lost.any(0) & ~lost.all(0)):
+        there = ~lost[:, joint]
+        for axis in range(2):
+            out[~there, joint, axis] = np.interp(time[~there], time[there], keypoints[there, joint, axis])
+    placed = ~lost.all(0)
+    while not placed.all():
+        for joint, parent in (*skeleton.bones, *((parent, joint) for joint, parent in skeleton.bones)):
+            if placed[parent] and not placed[joint]:
+                out[:, joint], placed[joint] = out[:, parent], True
+    out[..., 2:][lost] = 0
+    return out
+
+
+def tracks(detections, where="detections"):
+    """People, followed through the frames.
+
+    Args:
+        detections: (frame, id or None, score, keypoints (J, 2 or 3)) in any order. With ids, these decide; two of one id in
+            a frame: the one of higher score. Without, a detection goes on with the person whose last pose is nearest, if it
+            is within half that pose's extent and at most `PATIENCE` frames ago, the nearest pairs first.
+
+    Returns:
+        {id: (first frame, keypoints (T, J, 2 or 3) with NaN in frames without)}, by first frame and id.
+    """
+    by_frame = {}
+    for frame, person, score, keypoints in detections:
+        by_frame.setdefault(frame, []).append((person, score, keypoints))
+    if not by_frame:
+        raise ValueError(f"{where}: no person in any frame")
+    ids = {person for people in by_frame.values() for person, _, _ in people}
+    if None in ids and len(ids) > 1:
+        raise ValueError(f"{where}: some people have a track id and some have none")
+    found = {}  # id: {frame: (score, keypoints)}, the last frame last
+    recent = []  # ids of those seen not long ago
+    for frame in sorted(by_frame):
+        people = by_frame[frame]
+        if None in ids:
+            recent = [person for person in recent if frame - next(reversed(found[person])) <= PATIENCE]
+            people = _follow({person: found[person] for person in recent}, len(found), people)
+            recent += [person for person, _, _ in people if person not in found]
+        for person, score, keypoints in people:
+            poses = found.setdefault(person, {})
+            if frame not in poses or score > poses[frame][0]:
+                poses[frame] = score, keypoints
+    return {person: _track(found[person], f"{where}, person {person}") for person in found}
+
+
+def _follow(recent, new, people):
+    """`people` of a frame with the ids of those of before whom they go on, or else new ids from `new` on."""
+    pairs = []
+    for person, poses in recent.items():
+        before = poses[next(reversed(poses))][1]
+        seen = before[~missing(before)]
+        extent = np.ptp(seen[:, :2], axis=0).max() if len(seen) else 0
+        for index, (_, _, keypoints) in enumerate(people):
+            both = ~missing(before) & ~missing(keypoints)
+            if both.any():
+                with np.errstate(over="ignore", invalid="ignore"):  # of absurd coordinates, refused later
+                    distance = np.linalg.norm((before - keypoints)[both][:, :2], axis=-1).mean()
+                if distance <= extent / 2:
+                    pairs.append((distance, person, index))
+    chosen = {}
+    for _, person, index in sorted(pairs):
+        if index not in chosen and person not in chosen.values():
+            chosen[index] = person
+    numbers = iter(range(new, new + len(people)))
+    return [(chosen[i] if i in chosen else next(numbers), *rest) for i, (_, *rest) in enumerate(people)]
+
+
+def _track(poses, where):
+    first, last = min(poses), max(poses)
+    frames = last - first + 1
+    if frames > 1000 + 100 * len(poses):
+        raise ValueError(f"{where}: seen in {len(poses)} of frames {first} to {last}; are these the numbers of frames?")
+    shape = next(iter(poses.values()))[1].shape
+    track = np.full((frames, *shape), np.nan)
+    for frame, (_, keypoints) in poses.items():
+        if keypoints.shape != shape:
+            raise ValueError(f"{where}: {keypoints.shape} in frame {frame}, before it was {shape}")
+        track[frame - first] = keypoints
+    return first, track
