@@ -26,12 +26,14 @@ def temporal_topk_graph_conv(
     residual; and max(y, 0) if `relu`. What is None is left out.
 
     Args:
-        x: (B, T, J, C) tokens that are compared; float32, bfloat16 or float16 (float64 runs on the reference).
+        x: (B, T, J, C) tokens that are compared; float32, bfloat16 or float16 (float64 runs on the reference). What is chosen
+            of tokens that are not finite is not specified.
         values: (B, T, J, D) what is summed, with the dtype of `x`; see `window`.
         k: how many frames are chosen, at least 1; of a shorter window all.
         window: frames of a window. Windows do not overlap, the last may be shorter. None: the clip is one. Or a sequence of S
             such numbers: values are (B, T, J, S, D) then, and every window has its own.
-        similarity: "dot", the product x_t . x_s, or "cosine"; that of a token that is zero is 0.
+        similarity: "dot", the product x_t . x_s, or "cosine"; that of a token that is zero is 0,
+            and of one shorter than 1e-12 smaller than it should be.
         ties: "first": of equally similar frames the lower index is chosen, so that every row of A_j has k ones and y is a
             mean. "all": MotionAGFormer's rule, all that are as similar as the k-th are chosen.
         root, residual: like `values`.
@@ -65,7 +67,7 @@ def temporal_topk_graph_conv(
         x, values, root, residual = (None if y is None else y.to(dtype) for y in (x, values, root, residual))
     check_like(op, "x", x, values=values, root=root, residual=residual)
 
-    ops = TEMPORAL_TOPK_GRAPH_CONV.namespace(x, values, root, scale, shift, residual)
+    ops = TEMPORAL_TOPK_GRAPH_CONV.namespace(values, root, scale, shift, residual)  # x is followed by nobody
     if ops is None:
         with no_autocast(x):
             return temporal_topk_graph_conv_ref(x, values, k, window, similarity, ties, root, scale, shift, residual, relu)

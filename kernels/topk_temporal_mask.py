@@ -18,7 +18,7 @@ def topk_temporal_mask(x, k):
 
     Args:
         x: (B, T, J, C) joint-wise tokens; float32, bfloat16 or float16 (float64 runs on the reference). Any strides; those
-            with contiguous channels cost nothing.
+            with contiguous channels cost nothing. What is selected of tokens that are not finite is not specified.
         k: how many frames every frame selects, at least 1; T - 1 and more select all.
 
     Returns:

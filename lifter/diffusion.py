@@ -41,9 +41,17 @@ def diffuse(poses, time, noise, timesteps=1000, scale=1.0):
             f"diffuse: time and noise have shapes {tuple(time.shape)} and {tuple(noise.shape)}, expected "
             f"{tuple(poses.shape[:1])} and {tuple(poses.shape)} as poses"
         )
-    signal = _beside(cosine_schedule(timesteps)[1].to(poses.device)[time], poses.dim()).to(poses.dtype)
+    if not poses.is_floating_point() or time.dtype != torch.int64:
+        raise TypeError(
+            f"diffuse: poses and time have dtypes {poses.dtype} and {time.dtype}, expected a floating-point one and int64"
+        )
+    if time.numel() and not 0 <= time.min() <= time.max() < timesteps:
+        got = f"time goes from {time.min()} to {time.max()}"
+        raise ValueError(f"diffuse: {got}, expected 0 to timesteps - 1 = {timesteps - 1}")
+    signal = _beside(cosine_schedule(timesteps)[1].to(poses.device)[time], poses.dim())
+    left, added = signal.sqrt().to(poses.dtype), (1 - signal).sqrt().to(poses.dtype)  # in half precision 1 - signal would be 0
     bound = CLAMP * scale
-    return (signal.sqrt() * scale * poses + (1 - signal).sqrt() * noise).clamp(-bound, bound) / scale
+    return (left * scale * poses + added * noise).clamp(-bound, bound) / scale
 
 
 @torch.no_grad()

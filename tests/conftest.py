@@ -90,6 +90,13 @@ def poisoned():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True)
+def compiled_anew(request):
+    """Dynamo gives up on code that it has compiled for too many models."""
+    if "compile" in request.node.name:
+        torch.compiler.reset()
+
+
 @pytest.fixture(params=["baseline", "avx2", "avx512", "avx512_bf16"])
 def instruction_set(request):
     """Runs the CPU kernels on every instruction set in turn, as far as this machine has them."""

@@ -78,6 +78,12 @@ def test_diffuse():
         torch.testing.assert_close(noisy[b], expected)
     with pytest.raises(ValueError, match=r"time and noise have shapes \(2,\) and \(3, 4, 17, 3\), expected \(3,\) and"):
         diffusion.diffuse(poses, time[:2], noise)
+    early = diffusion.diffuse(torch.zeros(1, 4, 17, 3).bfloat16(), time[:1], torch.ones(1, 4, 17, 3).bfloat16())
+    assert early.float().mean().item() == pytest.approx((1 - signal[0].item()) ** 0.5, rel=0.01)
+    with pytest.raises(TypeError, match="dtypes torch.int64 and torch.int64, expected a floating-point one and int64"):
+        diffusion.diffuse(poses.long(), time, noise)
+    with pytest.raises(ValueError, match="time goes from -1 to 998, expected 0 to timesteps - 1 = 999"):
+        diffusion.diffuse(poses, time - 1, noise)
 
 
 # ---- sampler -------------------------------------------------------------------------------------------------------------

@@ -166,8 +166,9 @@ def both_ways(bones):
 
 
 def can_fold(norm):
-    """Whether nobody notices if a batch norm is not called but folded: not where hooks watch it."""
-    return not (norm.training or norm._forward_hooks or norm._forward_pre_hooks)
+    """Whether nobody notices if a batch norm is not called but folded: not where hooks watch it, nor without statistics."""
+    watched = norm.training or norm._forward_hooks or norm._forward_pre_hooks
+    return type(norm) is nn.BatchNorm1d and norm.running_var is not None and not watched
 
 
 def fold(norm):

@@ -32,20 +32,28 @@ class Pruning:
         self.n, self.sft, self.guided = n, sft, guided
         self.tcep = TCEP(dim, num_frames) if tcep else None
         self.mgptp = MGPTP(nearest) if mgptp else None
+        if self._most_pairs() < 0:
+            raise ValueError(f"{name}: depth is too small, expected a pair of blocks before the pruning and one after it")
         self._number(name, "n", n, self._most_pairs())
+        self._number(name, "nearest", nearest, num_frames, least=1)
         if mgptp:
             self.x_token = nn.Parameter(torch.zeros(1, num_frames, dim))
             self.cross_attention = FrameRecovery(dim, num_heads, qkv_bias, qk_scale, attn_drop, drop)
 
-    def _choices(self, frames, n, kept):
-        """n and kept of a call, checked."""
+    def _choices(self, frames, n, k, kept):
+        """n and kept of a call; all checked."""
         name = type(self).__name__
         n = self.n if n is None else self._number(name, "n", n, self._most_pairs())
+        if k is not None and (not self.tcep or not isinstance(k, int) or k < 1):
+            expected = "an integer of at least 1" if self.tcep else "None: tcep is False"
+            raise ValueError(f"{name}: k is {k!r}, expected {expected}")
+        if kept is not None and not self.mgptp:
+            raise ValueError(f"{name}: kept is {kept!r}, expected None: mgptp is False")
         kept = max(1, min(MOST_KEPT, frames // 3)) if kept is None else self._number(name, "kept", kept, frames, least=1)
         return n, kept
 
     def _prune(self, x, kept, mask):
-        return self.mgptp(x, min(kept, x.shape[1]), mask if self.guided else None)[0]
+        return self.mgptp(x, kept, mask if self.guided else None)[0]
 
     @staticmethod
     def _number(name, what, number, most, least=0):
@@ -77,7 +85,7 @@ class PrunedMixSTE(Pruning):
     def _lift(self, x, moment=None, n=None, k=None, kept=None):
         """`moment`: what tells the time, added before the temporal blocks."""
         frames, mask = x.shape[1], None
-        n, kept = self._choices(frames, n, kept)
+        n, kept = self._choices(frames, n, k, kept)
         x = self.gcn(x)
         for i, (spatial, temporal) in enumerate(zip(self.STEblocks, self.TTEblocks, strict=True)):
             if self.mgptp and i == n + 1:
@@ -101,7 +109,7 @@ class HTPMixSTE(PrunedMixSTE, MixSTE):
     Args:
         num_frames, num_joints, in_channels, dim, depth, num_heads, and others: see `lifter.models.MixSTE`.
         n: how many temporal blocks are masked, before one more pair sees all frames: 0 to depth - 2. The paper trains with 3
-            and infers with 1.
+            and infers with 1. Without MGPTP up to depth.
         nearest: how many nearest frames make a frame's density, see `lifter.layers.MGPTP`.
         bones: pairs of joints that the skeleton's graph connects. None: those of Human3.6M, for 17 joints.
         tcep, sft, mgptp, guided: False leaves out TCEP, and then there is no mask; the mask of the attention; pruning and
@@ -150,7 +158,7 @@ class HTPMotionBERT(Pruning, MotionBERT):
     def represent(self, keypoints, n=None, k=None, kept=None):
         x = self._embed(keypoints)
         frames = x.shape[1]
-        n, kept = self._choices(frames, n, kept)
+        n, kept = self._choices(frames, n, k, kept)
         x, mask = self.tcep(x, k)
         seen = {"mask": mask if self.sft else None}
         x = self.first(x, **seen)

@@ -82,6 +82,7 @@ class MixSynthFormer(nn.Module):
         fused = attentions and all(layer.reweight and layer.variant == "official" for layer in attentions)
         self.sizes = sizes if fused else None  # of the op, if there is one
         self._packed = None
+        self._names = {name for name, _ in self.named_parameters()}
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -127,7 +128,7 @@ class MixSynthFormer(nn.Module):
         if self.sizes and not self.training:
             if torch.compiler.is_compiling():
                 parameters = self._parameters_by_name()
-                if kernel_for(keyframes, *parameters.values()) is not None:
+                if self._has_plain_layers() and kernel_for(keyframes, *parameters.values()) is not None:
                     return mixsynth_encoder(keyframes, pack_mixsynth(parameters, self.sizes), self.sizes)
             else:
                 if self._packed is None:
@@ -135,6 +136,10 @@ class MixSynthFormer(nn.Module):
                 if (weights := self._packed.weights(self, keyframes)) is not None:
                     return mixsynth_encoder(keyframes, weights, self.sizes)
         return self.refine(self.l_interp(keyframes.mT).mT)
+
+    def _has_plain_layers(self):
+        """Whether the parameters are those it was built with, and no parametrization, pruning or quantization of them."""
+        return {name for name, _ in self.named_parameters()} == self._names
 
     def _parameters_by_name(self):
         """With those that linear interpolation is equal to."""
@@ -191,17 +196,21 @@ class Packed:
         self.slots = [(m._parameters, name) for m in modules for name, p in m._parameters.items() if p is not None]
         self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.dropouts = [module for module in modules if isinstance(module, nn.Dropout)]
+        self.plain = model._has_plain_layers()
         self.parameters, self.versions, self.packed, self.frozen = [], None, None, False
 
     def weights(self, model, x):
         """For `mixsynth_encoder(x, ...)`; None where the layers must run."""
         if self.frozen:
             return self.packed if kernel_for(x) is not None else None
-        parameters = [owner[name] for owner, name in self.slots]
-        if any(self.hooks) or any(map(attrgetter("training"), self.dropouts)) or kernel_for(x, *parameters) is None:
+        parameters = [owner.get(name) for owner, name in self.slots]
+        if not self.plain or any(self.hooks) or any(p is None for p in parameters):
+            return None
+        if any(map(attrgetter("training"), self.dropouts)) or kernel_for(x, *parameters) is None:
             return None
         same = len(parameters) == len(self.parameters) and all(map(is_, parameters, self.parameters))
-        versions = None if parameters[0].is_inference() else list(map(attrgetter("_version"), parameters))
+        inference = any(p.is_inference() for p in parameters)  # they have no versions
+        versions = None if inference else list(map(attrgetter("_version"), parameters))
         if not same or versions is None or versions != self.versions:
             with torch.no_grad():
                 self.packed = pack_mixsynth(model._parameters_by_name(), model.sizes)
@@ -210,7 +219,7 @@ class Packed:
 
     def freeze(self, model):
         """Whether it could be done."""
-        if not any(self.hooks):
+        if self.plain and not any(self.hooks):
             with torch.no_grad():
                 self.packed, self.frozen = pack_mixsynth(model._parameters_by_name(), model.sizes), True
         return self.frozen

@@ -113,7 +113,7 @@ def test_switches_of_the_ablations(switches):
     whole.load_state_dict(model.state_dict(), strict=False)
     seen = watch(model)
     with kernels.backend("reference"), torch.no_grad():
-        poses = model(*arguments("htp_mixste"), k=1, kept=5)
+        poses = model(*arguments("htp_mixste"), k=1, kept=5 if model.mgptp else None)
         assert poses.isfinite().all() and not torch.equal(poses, whole(*arguments("htp_mixste"), k=1, kept=5))
     assert any(masked for _, masked in seen.values()) is switches.get("sft", True)
     assert (seen[3][0] == 9) is (not switches.get("mgptp", True))
@@ -232,11 +232,19 @@ def test_errors():
             model(*arguments("htp_mixste"), n=n)
     with pytest.raises(ValueError, match="HTPMixSTE: kept is 10, expected an integer from 1 to 9"):
         model(*arguments("htp_mixste"), kept=10)
-    with pytest.raises(ValueError, match="topk_temporal_mask: k is 0, expected an integer of at least 1"):
+    with pytest.raises(ValueError, match="HTPMixSTE: k is 0, expected an integer of at least 1"):
         model(*arguments("htp_mixste"), k=0)
     with pytest.raises(ValueError, match="HTP: tcep is False, expected sft=False and guided=False: there is no mask"):
         tiny("htp", tcep=False)
     with pytest.raises(ValueError, match="HTP: bones is None with 16 joints, expected the pairs of joints to connect"):
         tiny("htp", num_joints=16)
+    off = tiny("htp_mixste", **OFF)
+    for choice, reason in (("k", "tcep"), ("kept", "mgptp")):
+        with pytest.raises(ValueError, match=f"HTPMixSTE: {choice} is 2, expected None: {reason} is False"):
+            off(*arguments("htp_mixste"), **{choice: 2})
+    with pytest.raises(ValueError, match="HTP: depth is too small, expected a pair of blocks before the pruning"):
+        tiny("htp", depth=1)
+    with pytest.raises(ValueError, match="HTPMixSTE: nearest is 0, expected an integer from 1 to 9"):
+        tiny("htp_mixste", nearest=0)
     with pytest.raises(ValueError, match="HTPMotionBERT: n is 4, expected an integer from 0 to 3"):
         tiny("htp_motionbert", n=4)

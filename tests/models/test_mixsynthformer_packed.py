@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lifter
@@ -144,6 +145,27 @@ def test_made_in_inference_mode():
         assert_follows(model)
         model.fc.bias.add_(1)
         assert_follows(model)
+
+
+@torch.no_grad()
+def test_layers_that_were_changed_run():
+    """Parametrizations and pruning, before and after the first call."""
+    changes = (
+        lambda layer: nn.utils.parametrizations.weight_norm(layer),
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    )
+    for change in changes:
+        for called in (False, True):
+            model = build()
+            if called:
+                model(poses())
+            change(model.fc)
+            assert calls(model, poses()) == 0 and model(poses()).isfinite().all()
+    with torch.inference_mode():
+        part = nn.Linear(8, 6)
+    model = build()
+    model.fc = part
+    assert_follows(model)
 
 
 @torch.no_grad()
