@@ -1,6 +1,5 @@
 """Diffusion lifting: the whole sampler, hypotheses, steps and mirror images counted, as HTP's table V does."""
 
-import copy
 import math
 from functools import partial
 
@@ -54,7 +53,7 @@ def run(hypotheses, steps, setup) -> list[dict]:
         model = models.build(kind, setup.device)
         choices, clips = {"n": int(n)} if n else {}, models.keypoints(model, setup, FRAMES, 1)
         for dtype in (torch.float32, torch.bfloat16):
-            ready = copy.deepcopy(model).to(dtype)
+            ready = models.build(kind, setup.device, dtype)
             ready = lifter.freeze(ready) if setup.device == "cpu" else ready
             calls[name, dtype] = partial(_sample, ready, clips.to(dtype), hypotheses, steps, noise, choices)
         with kernels.backend("reference"):

@@ -88,7 +88,7 @@ class Reference:
 @torch.inference_mode(False)  # parameters made in it do not count their changes: MixSynthFormer would pack at every call
 def build(name, device, dtype=torch.float32):
     torch.manual_seed(0)
-    return lifter.create_model(name, num_frames=max(frames for frames, _ in CLIPS[name])).eval().to(device, dtype)
+    return lifter.create_model(name).eval().to(device, dtype)
 
 
 def keypoints(model, setup, frames, batch):

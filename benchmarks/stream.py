@@ -42,8 +42,8 @@ NOTES = [
 
 def cases(setup):
     chunks = QUICK_CHUNKS if setup.quick else CHUNKS
-    whole = ("d3dp", "mixsynthformer")  # a denoiser, whose sampler sees whole clips; and one that refines whole windows
-    names = [name for name in lifter.list_models() if not name.startswith(whole)]
+    # Not the denoisers, whose sampler sees whole clips, nor what refines whole windows
+    names = [name for name in lifter.list_models() if name not in ("d3dp", "htp") and not name.startswith("mixsynthformer")]
     return [(f"{name} chunk {chunk}", partial(run, name, chunk, setup)) for name in names for chunk in chunks]
 
 

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 pytest.importorskip("rich")
 
 import benchmarks.__main__ as command  # noqa: E402
-from benchmarks import bounds, inputs, kernels, models, published, tables, timing  # noqa: E402
+import lifter  # noqa: E402
+from benchmarks import bounds, diffusion, inputs, kernels, models, published, tables, timing  # noqa: E402
 from benchmarks.kernels import selective_scan, selective_state_update  # noqa: E402
 from lifter.kernels import axial_attention, pack_mask, retention  # noqa: E402
 from lifter.kernels._op import registry  # noqa: E402
@@ -194,6 +195,23 @@ def test_model_rows():
     rows = models.run("sasmamba", 3, 8, SETUP, reference)
     assert "left out" in rows[4]["note"] and "time" not in rows[4]
     assert rows[0]["matches"] and rows[0]["speedup"] is None  # compared on the first clip
+
+
+def test_sampler_rows(monkeypatch):
+    """By the same `build` as in earnest, of small networks."""
+    sizes = {"num_frames": 27, "dim": 16, "depth": 6, "num_heads": 2}
+    create = lifter.create_model
+    monkeypatch.setattr(lifter, "create_model", lambda name: create(name, **sizes))
+    monkeypatch.setattr(models, "build", models.build.__wrapped__)  # it remembers what it built
+    monkeypatch.setattr(diffusion, "FRAMES", 27)
+    ((name, case),) = diffusion.cases(SETUP)
+    assert re.search("htp|d3dp|ktpformer", name)
+    rows = {row["implementation"]: row for row in case()}
+    assert rows.keys() == {model + suffix for model in diffusion.NAMES for suffix in ("", " bfloat16")}
+    for label, row in rows.items():
+        assert row["frames_per_second"] == pytest.approx(20 * row["frames_per_second_h20_k1"])
+        assert row["matches"] is (None if label.startswith("htp") and "bfloat16" in label else True), (label, row["error"])
+    assert rows["d3dp"]["by_d3dp"] == 1 and rows["htp n=1"]["printed_by_d3dp_k1"] == pytest.approx(2277.5 / 772.7)
 
 
 def test_report(tmp_path):
