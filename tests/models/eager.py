@@ -3,12 +3,10 @@
 import contextlib
 from unittest import mock
 
-import pytest
 import torch
 import torch.nn.functional as F
 
 from lifter import kernels
-from lifter.kernels._op import registry
 from lifter.kernels.retention import XPOS_BASE
 from tests.conftest import assert_as_good
 
@@ -39,14 +37,6 @@ def assert_as_good_as_eager(model, dtype, backend, *inputs):
             eager = model(*cast(dtype))
     with kernels.backend(backend):
         assert_as_good("poses", model(*cast(dtype)), eager, exact)
-
-
-def needs_kernels(backend, *ops):
-    """Skips a test of a backend on which these ops have no kernels."""
-    for op in ops:
-        usable, note = registry()[op].availability()[backend]
-        if not usable:
-            pytest.skip(f"{op} on {backend}: {note}")
 
 
 def attention(qkv, axis, mask, scale, dropout_p):

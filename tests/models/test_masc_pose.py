@@ -14,11 +14,10 @@ from lifter.layers.multi_scale import within
 from lifter.models import MASCPose
 from lifter.skeleton import H36M
 from tests.conftest import assert_as_good
-from tests.models.eager import assert_as_good_as_eager, needs_kernels
+from tests.models.eager import assert_as_good_as_eager
 from tests.models.test_motionagformer import keypoints, randomised
 
 TINY = {"num_frames": 6, "scales": (1, 2, 3), "dim": 16, "dim_rep": 24, "depth": 3, "num_heads": 2, "layer_scale": 0.5}
-OPS = ("skeleton_graph_conv", "temporal_topk_graph_conv")
 PATH = [(0, 1), (1, 2), (2, 3)]
 
 # Tables III to V.
@@ -184,7 +183,6 @@ def test_gradients():
 
 
 def test_every_backend_gives_the_reference(backend):
-    needs_kernels(backend, *OPS)
     model, x = tiny(), keypoints()
     with torch.no_grad():
         ours = model(x)
@@ -195,7 +193,6 @@ def test_every_backend_gives_the_reference(backend):
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_bfloat16_is_as_good_as_pytorchs(name):
-    needs_kernels(name, *OPS)
     assert_as_good_as_eager(tiny(dim=64, num_heads=4), torch.bfloat16, name, keypoints())
 
 
@@ -214,7 +211,6 @@ def test_frozen():
 
 
 def test_compile_and_empty(backend):
-    needs_kernels(backend, *OPS)
     model, x = tiny(depth=1), keypoints()
     assert model(x[:0]).shape == (0, 6, 17, 3)
     if backend != "triton":  # the interpreter does not compile

@@ -14,7 +14,7 @@ from lifter.layers import SkeletonGraphConv, TemporalGraphConv, both_ways
 from lifter.models import MotionAGFormer
 from lifter.verify import verify
 from tests.conftest import assert_as_good
-from tests.models.eager import assert_as_good_as_eager, needs_kernels
+from tests.models.eager import assert_as_good_as_eager
 
 TINY = {"num_frames": 6, "dim": 16, "dim_rep": 24, "depth": 2, "num_heads": 2, "layer_scale": 0.5}
 
@@ -39,13 +39,8 @@ def keypoints(batch=2, frames=6, joints=17, channels=3):
     return torch.randn(batch, frames, joints, channels)
 
 
-def names(temporal_graph):
-    return ("skeleton_graph_conv", "temporal_topk_graph_conv") if temporal_graph == "topk" else ("skeleton_graph_conv",)
-
-
 @pytest.mark.parametrize("name, graph", [("motionagformer", "topk"), ("motionagformer_hier_tcn", "tcn")])
 def test_golden(shared, backend, name, graph):
-    needs_kernels(backend, *names(graph))
     (result,) = verify(shared / "golden" / f"{name}.npz", backend)
     assert result.passed, result
 
@@ -171,7 +166,6 @@ def test_gradients():
 @pytest.mark.parametrize("graph", ["topk", "tcn"])
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_bfloat16_is_as_good_as_pytorchs(name, graph):
-    needs_kernels(name, *names(graph))
     assert_as_good_as_eager(tiny(dim=64, num_heads=4, temporal_graph=graph), torch.bfloat16, name, keypoints())
 
 
@@ -194,7 +188,6 @@ def test_frozen():
 
 @pytest.mark.parametrize("kwargs", [{}, {"temporal_graph": "tcn", "hierarchical": True}], ids=str)
 def test_compile_and_empty(backend, kwargs):
-    needs_kernels(backend, *names(kwargs.get("temporal_graph", "topk")))
     model, x = tiny(**kwargs), keypoints()
     assert model(x[:0]).shape == (0, 6, 17, 3)
     if backend != "triton":  # the interpreter does not compile
