@@ -39,6 +39,13 @@ def assert_as_good_as_eager(model, dtype, backend, *inputs):
         assert_as_good("poses", model(*cast(dtype)), eager, exact)
 
 
+@torch.no_grad()
+def assert_compiles(model, *inputs):
+    """In one graph, and to the same poses."""
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), model(*inputs), rtol=1e-4, atol=1e-5)
+
+
 def attention(qkv, axis, mask, scale, dropout_p):
     q, k, v = qkv.permute((3, 0, 1, 4, 2, 5) if axis == "joint" else (3, 0, 2, 4, 1, 5))
     scores = q @ k.mT * (scale or qkv.shape[-1] ** -0.5)

@@ -12,7 +12,7 @@ from lifter import kernels
 from lifter.models import D3DP
 from lifter.models.d3dp import SCHEDULE, time_embedding
 from lifter.verify import verify
-from tests.models.eager import assert_as_good_as_eager
+from tests.models.eager import assert_as_good_as_eager, assert_compiles
 
 TINY = {"num_frames": 5, "dim": 16, "depth": 2, "num_heads": 2, "drop_path": 0.0}
 
@@ -130,10 +130,7 @@ def test_compile_and_empty(backend):
     keypoints, poses, time = inputs()
     assert model(keypoints[:0], poses[:0], time[:0]).shape == (0, 3, 5, 17, 3)
     if backend != "triton":  # the interpreter does not compile
-        with torch.no_grad():
-            compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-            expected = model(keypoints, poses, time)
-            torch.testing.assert_close(compiled(keypoints, poses, time), expected, rtol=1e-4, atol=1e-5)
+        assert_compiles(model, keypoints, poses, time)
 
 
 def test_errors():

@@ -14,7 +14,7 @@ from lifter.models import KTPFormer
 from lifter.skeleton import H36M
 from lifter.verify import verify
 from tests.conftest import assert_as_good
-from tests.models.eager import eager_mixers
+from tests.models.eager import assert_compiles, eager_mixers
 
 TINY = {"num_frames": 6, "dim": 16, "depth": 1, "num_heads": 2, "drop_path": 0.0}
 
@@ -185,9 +185,7 @@ def test_compile_and_empty(backend):
     model, x = tiny(), keypoints()
     assert model(x[:0]).shape == (0, 6, 17, 3)
     if backend != "triton":  # the interpreter does not compile
-        with torch.no_grad():
-            compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+        assert_compiles(model, x)
 
 
 def test_errors():

@@ -14,7 +14,7 @@ from lifter.layers import SkeletonGraphConv, TemporalGraphConv, both_ways
 from lifter.models import MotionAGFormer
 from lifter.verify import verify
 from tests.conftest import assert_as_good
-from tests.models.eager import assert_as_good_as_eager
+from tests.models.eager import assert_as_good_as_eager, assert_compiles
 
 TINY = {"num_frames": 6, "dim": 16, "dim_rep": 24, "depth": 2, "num_heads": 2, "layer_scale": 0.5}
 
@@ -191,9 +191,7 @@ def test_compile_and_empty(backend, kwargs):
     model, x = tiny(**kwargs), keypoints()
     assert model(x[:0]).shape == (0, 6, 17, 3)
     if backend != "triton":  # the interpreter does not compile
-        with torch.no_grad():
-            compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-            torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+        assert_compiles(model, x)
 
 
 def test_another_skeleton_and_other_lengths():
