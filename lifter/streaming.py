@@ -29,7 +29,8 @@ class StreamBatch:
 
     A stream is named by a dict key, joins with its first push and goes at its own pace. A model with a state (PoseRetNet)
     gets each frame once, and the poses are those of one call for the whole stream with this `chunk_size`. Any other
-    model of lifter gets the last `num_frames` frames again for every chunk (at the start of a stream there are fewer).
+    model of lifter gets the last `num_frames` frames again for every chunk. At the start of a stream there are fewer; for a
+    model that does not take so few (`clip_multiple`) the first is repeated in front of them.
     Whatever error a method raises, the streams are as they were before.
 
     Args:
@@ -216,7 +217,9 @@ class StreamBatch:
             if self._stateful:
                 poses, states[names] = self._model(keypoints, _take(states, names), return_state=True)
             else:
-                poses = self._model(keypoints)
+                short = -keypoints.shape[1] % getattr(self._model, "clip_multiple", 1)
+                first = keypoints[:, :1].expand(-1, short, -1, -1)
+                poses = self._model(torch.cat([first, keypoints], 1))[:, short:]
         if poses.is_cuda:
             torch.cuda.synchronize(poses.device)
         return poses, time.perf_counter() - start

@@ -100,6 +100,19 @@ def test_windows(name, chunk, look_ahead):
         close(rest.poses, in_one_call(model, x[-7:])[number - 17 :])
 
 
+@pytest.mark.parametrize("name, multiple", [("motionagformer_xs", 6), ("masc_pose", 6), ("tcpformer", 3)])
+def test_windows_of_models_that_do_not_take_every_length(name, multiple):
+    """At the start of a stream its first frame is repeated in front."""
+    torch.manual_seed(0)
+    sizes = {"scales": (1, 2, 3)} if name == "masc_pose" else {}
+    model = lifter.create_model(name, 6, dim=16, depth=3, num_heads=2, **sizes).eval()
+    stream, x = Stream(model, 1), keypoints(model, 9)
+    for newest, frame in enumerate(x):
+        window = x[max(0, newest + 1 - 6) : newest + 1]
+        window = torch.cat([window[:1].expand(-len(window) % multiple, -1, -1), window])
+        close(stream.push(frame).poses, in_one_call(model, window)[-1:])
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_default_chunk(name):
     model = tiny(name, num_frames=5)

@@ -6,6 +6,7 @@ norm of a window is over its frames; the window selector has a hidden layer of a
 "progressive layer fusion" see `LayerFusion`: without it the two counts are 12.8 M and 52.7 G.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -89,6 +90,10 @@ class MASCPose(TwoStreams):
             if i % FUSED == 0:
                 memory = self.fusions[i // FUSED - 1](memory, x)
         return x + memory
+
+    @property
+    def clip_multiple(self):
+        return super().clip_multiple if self.scales is None else math.lcm(*self.scales)
 
     def check_frames(self, frames):
         if self.scales is None:

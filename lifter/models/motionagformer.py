@@ -54,6 +54,11 @@ class TwoStreams(nn.Module):
             x = layer(x)
         return x
 
+    @property
+    def clip_multiple(self):
+        """What the frames of a clip must be a multiple of."""
+        return self.num_frames
+
     def check_frames(self, frames):
         """ValueError, saying why, unless the layers can take so many."""
         if frames != self.num_frames:

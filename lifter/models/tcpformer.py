@@ -148,6 +148,8 @@ class TCPFormer(TwoStreams):
             x, proxies = temporal_layer(layer(x), proxies)
         return x
 
+    clip_multiple = PARTS
+
     def check_frames(self, frames):
         if frames % PARTS:
             raise ValueError(f"TCPFormer: keypoints have {frames} frames, expected a multiple of {PARTS}, the parts of a clip")
