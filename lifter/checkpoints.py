@@ -67,13 +67,33 @@ def load_checkpoint(model, checkpoint, strict=True):
     return missing, unexpected
 
 
-def save_checkpoint(model, path):
-    """Write the model's weights: a safetensors file if `path` ends in .safetensors, else a torch file."""
+def save_checkpoint(model, path, metadata=None):
+    """Write the model's weights: a safetensors file if `path` ends in .safetensors, else a torch file.
+
+    `metadata`: texts by name, for a safetensors file.
+    """
     tensors = {_plain(key): value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     if Path(path).suffix == ".safetensors":
-        _safetensors(path).save_file(tensors, path)
+        _safetensors(path).save_file(tensors, path, metadata)
     else:
         torch.save(tensors, path)
+
+
+def safetensors_metadata(path) -> dict:
+    """The texts that were saved beside the weights; none if it is no safetensors file."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if path.suffix != ".safetensors":
+        return {}
+    _safetensors(path)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def _read(path):

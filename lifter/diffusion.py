@@ -143,6 +143,20 @@ def _check_number(name, number, most=None):
         raise ValueError(f"sample: {name} is {number!r}, expected {expected}")
 
 
+class Sampler(torch.nn.Module):
+    """A denoiser as an ordinary model, (B, T, J, C) -> (B, T, J, 3): the mean of the hypotheses, from the same noise at every
+    call. `options`: of `sample`, but for `noise` and `generator`; one hypothesis in one step unless they say more."""
+
+    def __init__(self, denoiser, **options):
+        super().__init__()
+        self.denoiser, self.options = denoiser, {"hypotheses": 1, "steps": 1} | options
+        self.num_frames, self.in_channels = denoiser.num_frames, denoiser.in_channels
+        self.train(denoiser.training)
+
+    def forward(self, keypoints):
+        return aggregate_mean(sample(self.denoiser, keypoints, generator=torch.Generator().manual_seed(0), **self.options))
+
+
 def sample_clips(denoiser, clips, seed=0, **options):
     """`sample` for one clip after another: a generator of (H, T, J, 3), or (K, H, T, J, 3) with `every_step`.
 

@@ -2,13 +2,14 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from lifter.diffusion import mirror
+from lifter.diffusion import Sampler, mirror
 from lifter.skeleton import H36M
 
 
 @torch.no_grad()
-def lift_sequence(model, keypoints, window, stride=None, flip=H36M, batch=8):
+def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8):
     """The poses of a sequence of any length, window by window.
 
     A stride of the window's length covers each frame once: of the last window, which then ends with the sequence, only the
@@ -16,9 +17,10 @@ def lift_sequence(model, keypoints, window, stride=None, flip=H36M, batch=8):
     shorter than the window is continued with its last frame.
 
     Args:
-        model: in evaluation mode, (B, window, J, C) -> (B, window, J, 3).
+        model: in evaluation mode, (B, window, J, C) -> (B, window, J, 3); a denoiser is sampled, one hypothesis in one step.
         keypoints: (T, J, C) tensor or array of floating point; moved to the model's device and dtype part by part.
-        window: frames that the model sees at once. stride: from window to window; None: `window`.
+            Confidences are dropped for a model that does not read them, and are 1 for one that does where there are none.
+        window: frames that the model sees at once; None: its `num_frames`. stride: from window to window; None: `window`.
         flip: the skeleton by which each window is averaged with the mirrored poses of the mirrored window; None: not.
         batch: windows per call, twice as many clips with `flip`. With the result this bounds the memory.
 
@@ -28,8 +30,12 @@ def lift_sequence(model, keypoints, window, stride=None, flip=H36M, batch=8):
     Raises:
         ValueError for wrong shapes and sizes, for what is not finite with its frame; TypeError for wrong dtypes.
     """
+    if hasattr(model, "denoise"):
+        model, flip = Sampler(model, flip=flip), None
+    window = getattr(model, "num_frames", None) if window is None else window
     stride = window if stride is None else stride
     keypoints = _checked(model, keypoints, window, stride, flip, batch)
+    keypoints = with_channels(keypoints, getattr(model, "in_channels", keypoints.shape[-1]))
     T, J, _ = keypoints.shape
     like = next(model.parameters(), keypoints)
     if T == 0:
@@ -47,6 +53,11 @@ def lift_sequence(model, keypoints, window, stride=None, flip=H36M, batch=8):
         for start, clip in zip(part, poses):
             mean.add(start, clip, skip=stride == window)
     return mean.result()[:T]
+
+
+def with_channels(keypoints, channels):
+    """Keypoints (..., 2 or 3) for a model that reads so many channels: without the confidences, or with ones of 1."""
+    return F.pad(keypoints, (0, channels - keypoints.shape[-1]), value=1.0)
 
 
 def window_starts(length, window, stride):

@@ -139,3 +139,16 @@ class Flat(torch.nn.Module):
 
     def forward(self, x):
         return x[..., :2]
+
+
+def test_denoisers_and_channels():
+    """A denoiser is sampled, from the same noise at every call; confidences are dropped or put in as the model reads them."""
+    torch.manual_seed(0)
+    keypoints = torch.randn(5, 17, 3)
+    denoiser = create_model("d3dp", num_frames=3, dim=8, depth=1).eval()
+    once, again = lift_sequence(denoiser, keypoints), lift_sequence(denoiser, keypoints[..., :2])
+    assert once.shape == (5, 17, 3) and torch.equal(once, again)
+    model = create_model("motionbert", num_frames=3, dim=8, depth=1, num_heads=2).eval()
+    sure = torch.cat((keypoints[..., :2], torch.ones(5, 17, 1)), -1)
+    assert torch.equal(lift_sequence(model, keypoints[..., :2]), lift_sequence(model, sure))
+    assert not torch.equal(lift_sequence(model, keypoints), lift_sequence(model, sure))

@@ -1,0 +1,76 @@
+import argparse
+import sys
+
+HELP = "what keypoints and poses a file holds, and other formats of them"
+
+
+def add_arguments(parser):
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    inspect = commands.add_parser("inspect", help="say what a file or folder is, and whether it is sound")
+    inspect.add_argument("paths", nargs="+", metavar="PATH")
+    inspect.set_defaults(action=_inspect)
+    convert = commands.add_parser("convert", help="write it as lifter's npz, or its motion as BVH")
+    convert.add_argument("path", metavar="IN")
+    convert.add_argument("out", metavar="OUT", help="NAME.npz, NAME.bvh, or a folder for .bvh files")
+    convert.add_argument("--select", nargs="+", default=(), metavar="PATTERN", help='names to take, as "S9/*"')
+    convert.add_argument("--skeleton", help="reorder the joints, as h36m")
+    convert.add_argument("--virtual-cameras", action="store_true", help="what four cameras around each motion see")
+    convert.add_argument("--noise", type=int, metavar="SEED", help="as a detector would find the keypoints")
+    convert.set_defaults(action=_convert)
+    for command in (inspect, convert):
+        add_reading_options(command)
+
+
+def add_reading_options(parser):
+    """What `open_data` has to be told about some formats; see `reading_options`."""
+    parser.add_argument("--format", help="as `lifter data inspect` names it; default: found out")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="of the image, where the file does not tell it")
+    parser.add_argument("--fps", type=float, help="frames per second, where the file does not tell it")
+    parser.add_argument("--layout", help="of a detector's joints: coco, halpe, body25, coco18, mediapipe, h36m")
+    parser.add_argument("--variant", help="of the conversion to Human3.6M: mmpose, mhformer, motionbert")
+    parser.add_argument("--keypoints", help="of Human3.6M: gt, cpn_ft_h36m_dbb, ...")
+    parser.add_argument("--cameras", help="of Human3.6M: its camera-parameters.json; default: the one beside the data")
+    parser.add_argument("--unit", type=float, help="of a BVH file, in metres")
+
+
+def _size(text):
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected WIDTHxHEIGHT")
+    return int(width), int(height)
+
+
+def reading_options(args) -> dict:
+    names = ("format", "size", "fps", "layout", "variant", "keypoints", "cameras", "unit")
+    return {name: getattr(args, name) for name in names}
+
+
+def run(args) -> int:
+    return args.action(args)
+
+
+def _inspect(args) -> int:
+    from lifter.data.inspect import describe, message
+
+    failed = 0
+    for path in args.paths:
+        try:
+            lines, problems = describe(path, **reading_options(args))
+        except (ValueError, KeyError, OSError) as error:
+            lines, problems = [], [message(error)]
+        print("\n  ".join(lines), *problems, sep="\n" if lines else "", flush=True)
+        failed += bool(problems)
+    return 1 if failed else 0
+
+
+def _convert(args) -> int:
+    from lifter.data.inspect import convert, message
+
+    options = {name: getattr(args, name) for name in ("select", "skeleton", "virtual_cameras", "noise")}
+    try:
+        count = convert(args.path, args.out, **options, **reading_options(args))
+    except (ValueError, KeyError, OSError) as error:
+        print(f"lifter data convert: {message(error)}", file=sys.stderr)
+        return 1
+    print(f"{args.out}: {count} sequences")
+    return 0

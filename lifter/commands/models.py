@@ -1,0 +1,15 @@
+HELP = "the models that create_model knows"
+
+
+def add_arguments(parser):
+    pass
+
+
+def run(args) -> int:
+    from lifter import list_models
+
+    models = list_models()
+    width = max(map(len, models)) + 2
+    for name, line in models.items():
+        print(f"{name:<{width}}{line}")
+    return 0
