@@ -12,9 +12,9 @@ import torch
 from lifter import _library
 from lifter.info import environment
 
-from . import bounds, diffusion, inputs, kernels, memory, models, report, scaling, stream, tables
+from . import bounds, diffusion, inputs, kernels, memory, models, report, scaling, stream, tables, zoo
 
-PARTS = {"tables": [tables], "models": [models, diffusion, memory], "kernels": [kernels, scaling], "stream": [stream]}
+PARTS = {"tables": [tables], "models": [models, zoo, diffusion, memory], "kernels": [kernels, scaling], "stream": [stream]}
 DEFAULT_PARTS = ("tables", "models", "kernels")  # streams take minutes
 DEFAULT_FOLDER = "build/benchmarks"
 
@@ -109,10 +109,13 @@ def run(plan, setup, args) -> int:
         if value is not None:
             print(f"{key}: {value if not isinstance(value, float) else format(value, '.4g')}")
     print(f"{time.perf_counter() - start:.0f} s; written: {', '.join(filter(None, (args.json, folder)))}")
-    wrong = [row["case"] for rows in result.sections.values() for row in rows if row.get("matches") is False]
-    if wrong:
-        print(f"WRONG OUTPUT: {', '.join(wrong)}", file=sys.stderr)
-    return 1 if wrong else 0
+    rows = [row for rows in result.sections.values() for row in rows]
+    wrong = [row["case"] for row in rows if row.get("matches") is False]
+    slower = [row["case"] for row in rows if row.get("slower")]
+    for problem, failed in (("WRONG OUTPUT", wrong), ("SLOWER THAN THE REFERENCE OPS", slower)):
+        if failed:
+            print(f"{problem}: {', '.join(failed)}", file=sys.stderr)
+    return 1 if wrong or slower else 0
 
 
 def _progress(line):

@@ -7,10 +7,10 @@ from functools import cache, partial
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
 
 import lifter
 import lifter.kernels
+from lifter.evaluation import with_channels
 
 from .accuracy import error, first_line, tolerance
 from .bounds import lower_bound
@@ -93,8 +93,7 @@ def build(name, device, dtype=torch.float32):
 
 def keypoints(model, setup, frames, batch):
     """Clips as `model` takes them: where it reads confidences, all are 1."""
-    clips = setup.clips.batch(batch, frames)
-    return F.pad(clips, (0, model.in_channels - clips.shape[-1]), value=1.0).to(setup.device)
+    return with_channels(setup.clips.batch(batch, frames), model.in_channels).to(setup.device)
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """The benchmark harness: exact counts, honest rows, clear errors. No timing is checked."""
 
 import json
+import math
 import re
 import sys
 from dataclasses import replace
@@ -16,7 +17,7 @@ pytest.importorskip("rich")
 
 import benchmarks.__main__ as command  # noqa: E402
 import lifter  # noqa: E402
-from benchmarks import bounds, diffusion, inputs, kernels, models, published, tables, timing  # noqa: E402
+from benchmarks import bounds, diffusion, inputs, kernels, models, published, tables, timing, zoo  # noqa: E402
 from benchmarks.kernels import selective_scan, selective_state_update  # noqa: E402
 from lifter.kernels import axial_attention, pack_mask, retention  # noqa: E402
 from lifter.kernels._op import registry  # noqa: E402
@@ -258,3 +259,22 @@ def test_bound_of_attention_is_its_products_and_exponentials():
     assert shapes(masked[0]) == [(24, 5, 8, 2), (24, 5, 2, 8)] and masked[1] == 24 * 5 * 2
     inside = [(24, 1, 8, 1), (24, 1, 1, 8), (48, 2, 8, 2), (48, 2, 2, 8)]
     assert shapes(chunked[0]) == inside + [(24, 1, 8, 8), (24, 2, 8, 8), (48, 8, 2, 8)]
+
+
+def test_zoo_rows(monkeypatch):
+    """A model that is slower on its kernels says so, and what takes too long is named."""
+    fast = {"sasmamba": {"dim": 16, "depth": 1}, "d3dp": {"dim": 16, "depth": 1, "num_heads": 2}, "mixsynthformer_jhmdb": {}}
+    create = lifter.create_model
+    monkeypatch.setattr(lifter, "create_model", lambda name, *frames: create(name, *frames, **fast[name]))
+    for name in fast:
+        (row,) = zoo.run(name, 27, 2, SETUP)
+        assert row["matches"] and row["speedup"] > 0 and row["time"].seconds, name
+    assert zoo.run("mixsynthformer_jhmdb", 17, 1, SETUP) == []  # its window is longer
+    monkeypatch.setattr(zoo, "LONGEST", 0)
+    assert "left out" in zoo.run("sasmamba", 27, 1, SETUP)[0]["note"]
+    assert zoo.run("sasmamba", 3, 1, replace(SETUP, patience=math.inf))[0]["time"]
+
+
+def test_a_slower_row_fails_the_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(zoo, "cases", lambda setup: [("zoo", lambda: [{"case": "a model", "slower": True, "matches": True}])])
+    assert run("models", "--only", "^zoo", "--json", tmp_path / "rows.json") == 1
