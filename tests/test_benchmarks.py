@@ -17,7 +17,7 @@ pytest.importorskip("rich")
 
 import benchmarks.__main__ as command  # noqa: E402
 import lifter  # noqa: E402
-from benchmarks import bounds, diffusion, inputs, kernels, models, published, tables, timing, zoo  # noqa: E402
+from benchmarks import bounds, diffusion, inputs, kernels, models, published, stream, tables, timing, zoo  # noqa: E402
 from benchmarks.kernels import selective_scan, selective_state_update  # noqa: E402
 from lifter.kernels import axial_attention, pack_mask, retention  # noqa: E402
 from lifter.kernels._op import registry  # noqa: E402
@@ -278,3 +278,27 @@ def test_zoo_rows(monkeypatch):
 def test_a_slower_row_fails_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr(zoo, "cases", lambda setup: [("zoo", lambda: [{"case": "a model", "slower": True, "matches": True}])])
     assert run("models", "--only", "^zoo", "--json", tmp_path / "rows.json") == 1
+
+
+def test_stream_rows(tmp_path, monkeypatch):
+    sizes = {"num_frames": 243, "dim": 16, "depth": 1, "num_heads": 2}
+    create = lifter.create_model
+    monkeypatch.setattr(lifter, "create_model", lambda name: create(name, **sizes))
+    monkeypatch.setattr(models, "build", models.build.__wrapped__)  # it remembers what it built
+    monkeypatch.setattr(stream, "implementations", stream.implementations.__wrapped__)
+    only = "^(poseretnet|mixste) chunk (1|9)$"
+    assert run("stream", "--quick", "--only", only, "--out", tmp_path) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())["stream"]
+    names = {(row["model"], row["chunk_size"], row["dtype"]) for row in rows}
+    assert ("mixste", 9, "float32") in names and ("poseretnet", 1, "bfloat16") in names
+    for row in rows:
+        assert row["waited"] == (row["chunk_size"] - 1) / 50 and row["time"]["median"] > 0
+        assert row["live"] == (row["frames_per_second"] >= 50)
+        window = 4 * 17 * 2 * 243 if row["model"] == "mixste" else 4 * 17 * 2 * 8 * 8
+        assert window < row["state_bytes"] < 1.2 * window
+    assert "| mixste chunk 9 |" in (tmp_path / "report.md").read_text() and (tmp_path / "speed.png").exists()
+
+
+def test_streams_are_no_part_of_a_plain_run(capsys):
+    assert run("--list") == 0
+    assert " chunk 9\n" not in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 import gc
 import io
-import json
 import math
 import re
 from pathlib import Path
@@ -455,6 +454,14 @@ def test_bad_models():
         Stream(mixste, 3, look_ahead=2)
 
 
+def test_a_denoiser_does_not_stream():
+    from lifter.models import D3DP
+
+    model = D3DP(9, dim=8, depth=1, num_heads=2).eval()
+    with pytest.raises(TypeError, match="D3DP takes keypoints, poses, time, expected a model of keypoints alone"):
+        lifter.Stream(model)
+
+
 # ---- without end -----------------------------------------------------------------------------------------------------
 
 MILLION, FORGOTTEN = 1_000_000, 20_000  # after so many frames 0.998^n is below any rounding
@@ -494,43 +501,3 @@ def memory(stream):
     status = Path("/proc/self/status")
     resident = int(re.search(r"VmRSS:\s*(\d+) kB", status.read_text())[1]) * 1024 if status.exists() else 0
     return elements(tensors), resident
-
-
-# ---- the benchmark ---------------------------------------------------------------------------------------------------
-
-
-def test_benchmark(tmp_path, monkeypatch):
-    pytest.importorskip("rich")
-    from benchmarks import __main__ as command
-    from benchmarks import models, stream
-
-    monkeypatch.setattr(models, "build", lambda name, device: tiny(name, 243, num_joints=17))
-    monkeypatch.setattr(stream, "implementations", stream.implementations.__wrapped__)  # not from a cache, nor into it
-    monkeypatch.setitem(SIZES, "poseretnet", {"num_heads": 2})
-    only = "^(poseretnet|mixste) chunk (1|9)$"
-    assert command.main(["stream", "--quick", "--only", only, "--out", str(tmp_path)]) == 0
-    rows = json.loads((tmp_path / "results.json").read_text())["stream"]
-    names = {(row["model"], row["chunk_size"], row["dtype"]) for row in rows}
-    assert ("mixste", 9, "float32") in names and ("poseretnet", 1, "bfloat16") in names
-    for row in rows:
-        assert row["waited"] == (row["chunk_size"] - 1) / 50 and row["time"]["median"] > 0
-        assert row["live"] == (row["frames_per_second"] >= 50)
-        window = 4 * 17 * 2 * 243 if row["model"] == "mixste" else 4 * 17 * 2 * 8 * 8
-        assert window < row["state_bytes"] < 1.2 * window
-    assert "| mixste chunk 9 |" in (tmp_path / "report.md").read_text() and (tmp_path / "speed.png").exists()
-
-
-def test_streams_are_no_part_of_a_plain_run(capsys):
-    pytest.importorskip("rich")
-    from benchmarks import __main__ as command
-
-    assert command.main(["--list"]) == 0
-    assert " chunk 9\n" not in capsys.readouterr().out
-
-
-def test_a_denoiser_does_not_stream():
-    from lifter.models import D3DP
-
-    model = D3DP(9, dim=8, depth=1, num_heads=2).eval()
-    with pytest.raises(TypeError, match="D3DP takes keypoints, poses, time, expected a model of keypoints alone"):
-        lifter.Stream(model)

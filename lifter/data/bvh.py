@@ -12,7 +12,7 @@ import numpy as np
 
 from lifter.skeleton import H36M
 
-from .files import existing
+from .files import existing, parse_number
 from .mocap import rotation, z_up
 from .sequence import Dataset, Sequence
 
@@ -149,14 +149,7 @@ class _Words:
         return " ".join(parts)
 
     def number(self):
-        word = self.next()
-        try:
-            value = float(word)
-        except ValueError:
-            value = np.nan
-        if not np.isfinite(value):
-            raise ValueError(f"{self.path}: {word[:40]!r}, expected a number")
-        return value
+        return parse_number(self.next(), self.path)
 
     def count(self):
         value = self.number()

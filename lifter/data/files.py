@@ -67,6 +67,17 @@ def _fits(have, wanted):
     return len(have) == len(wanted) and all(size in (None, n) for n, size in zip(have, wanted))
 
 
+def parse_number(word, where) -> float:
+    """The finite number that a word of a text file is."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {word[:40]!r}, expected a number")
+    return value
+
+
 def keypoints_array(value, where):
     """`value` as keypoints (T, J, 2 or 3)."""
     array = numbers(value, None, where)

@@ -14,7 +14,7 @@ from lifter.skeleton import H36M
 
 from .cameras import around
 from .cmu import seen_by
-from .files import existing
+from .files import existing, parse_number
 from .sequence import Dataset, Sequence
 
 FPS = 120.0
@@ -91,13 +91,7 @@ class Asf:
                 values[word] = rest or [""]
 
     def _number(self, word, where):
-        try:
-            value = float(word)
-        except ValueError:
-            value = np.nan
-        if not np.isfinite(value):
-            raise ValueError(f"{self.path}: {where}: {word!r}, expected a number")
-        return value
+        return parse_number(word, f"{self.path}: {where}")
 
     def _vector(self, words, where):
         if len(words) < 3:
