@@ -77,7 +77,7 @@ def test_as_printed(number, printed, expected):
 
 
 def test_only(capsys):
-    assert run("--list", "--only", "posemamba_[sb]") == 0
+    assert run("tables", "--list", "--only", "posemamba_[sb]") == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert sorted(names) == ["posemamba_b", "posemamba_b", "posemamba_s", "posemamba_s"]
     assert run("--only", "no such case") == 2
