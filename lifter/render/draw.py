@@ -34,14 +34,15 @@ def frames(scene, size):
         _Room(painter, scene, name, (*corner, *panel_size), unit) for name, corner in zip(scene.models, corners, strict=True)
     ]
     _bar(painter, scene, (0, bar, width, height - bar), unit)
+    base, after = bar + 25 * unit, 0.36 * width
+    after += painter.label(after, base, "frame ", 14 * unit)  # text takes time: drawn once, but for the numbers
     background = painter.pixels.copy()
     for frame in range(len(scene)):
         painter.pixels[:] = background
         for panel in panels:
             panel.draw(frame)
         number = scene.start + frame
-        when = f"frame {number} of {scene.start + len(scene) - 1}    {number / scene.fps:.2f} s"
-        painter.text(0.36 * width, bar + 25 * unit, when, 14 * unit)
+        painter.text(after, base, f"{number}   {number / scene.fps:.2f} s", 14 * unit)
         yield painter.pixels
 
 
@@ -135,6 +136,10 @@ class _Room(_Panel):
         self.thick = float(np.clip(0.035 * self.view.fit.scale, 2.5 * unit, 9 * unit))
         painter.clip(box)
         painter.lines(self.view(_grid(*scene.floor))[0], GRID, unit)
+        if self.errors is not None and np.isfinite(self.errors).any():
+            self.after, self.base = box[0] + 20 * unit, box[1] + 56 * unit
+            mean = f"MPJPE {np.nanmean(self.errors):.1f} mm    this frame "
+            self.after += painter.label(self.after, self.base, mean, 14 * unit)
 
     def draw(self, frame):
         painter, thick = self.painter, self.thick
@@ -150,9 +155,7 @@ class _Room(_Panel):
             painter.lines(segment, PAPER, 1.5 * thick)  # what is nearer is seen to be before what is behind it
             painter.lines(segment, LIMBS[self.sides[bone]], thick)
         if self.errors is not None and np.isfinite(self.errors[frame]):
-            left, top, *_ = self.box
-            text = f"error {self.errors[frame]:.1f} mm    mean {np.nanmean(self.errors):.1f} mm"
-            painter.text(left + 20 * self.unit, top + 56 * self.unit, text, 14 * self.unit)
+            painter.text(self.after, self.base, f"{self.errors[frame]:.1f}", 14 * self.unit, INK)
 
 
 def _grid(low, high, step):
@@ -163,7 +166,7 @@ def _grid(low, high, step):
 
 
 def _bar(painter, scene, box, unit):
-    """The line below the panels: the sequence's name, and what the colours are. What changes is drawn between them."""
+    """The line below the panels: the sequence's name, and what the colours are."""
     left, top, width, height = box
     base = top + 25 * unit
     painter.label(20 * unit, base, scene.name, 14 * unit, within=0.33 * width)
