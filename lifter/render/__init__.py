@@ -31,7 +31,7 @@ def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280,
 
     Raises:
         ValueError for other suffixes, sequences without poses, of other lengths or skeletons; ImportError for films where
-        PyAV or matplotlib is missing.
+        PyAV or matplotlib is missing; FileNotFoundError for a folder that is not there.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -41,6 +41,8 @@ def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280,
         raise ValueError(f"render: fps is {fps}, expected more than 0 and at most 1000")
     if not all(isinstance(side, int) and SIDES[0] <= side <= SIDES[1] for side in size):
         raise ValueError(f"render: size is {size}, expected (width, height) of {SIDES[0]} to {SIDES[1]} pixels")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     write = html.write if suffix == ".html" else _film(path)
     scene = compose(sequences, truth, keypoints, fps, root_relative)
     partly = path.with_name(f"{path.name}.part")

@@ -2,6 +2,7 @@
 that is in it."""
 
 import math
+from bisect import bisect
 from functools import cache
 
 import numpy as np
@@ -83,10 +84,10 @@ class Painter:
     def label(self, x, y, text, size, colour=FAINT, bold=False, within=math.inf):
         """A text of any letters, cut to be `within` so many pixels wide; how wide it is."""
         width = lambda text: self.renderer.get_text_width_height_descent(text or " ", _font(size, bold), False)[0]
-        text = whole = "".join(letter if letter.isprintable() else " " for letter in text)
-        while width(text) > within and len(text) > 1:
-            whole = whole[:-1]
-            text = f"{whole}…"
+        text = "".join(letter if letter.isprintable() else " " for letter in text)
+        if width(text) > within:
+            longer = bisect(range(len(text)), within, key=lambda letters: width(f"{text[:letters]}…"))
+            text = f"{text[: max(0, longer - 1)]}…"
         self.text(x, y, text, size, colour, bold)
         return width(text)
 

@@ -128,7 +128,7 @@ def upright(sequence) -> np.ndarray:
 
 
 def _errors(sequence, truth, root):
-    poses = (torch.from_numpy(each.poses).double() for each in (sequence, truth))
+    poses = (torch.tensor(each.poses, dtype=torch.float64) for each in (sequence, truth))
     errors = mpjpe(*align_root(*poses, "shifted", root), reduction="frame").numpy() * 1000
     return errors if truth.valid is None else np.where(truth.valid, errors, np.nan)
 
