@@ -56,13 +56,13 @@ class Painter:
         self.pixels[:] = 255
         self._down = Affine2D().scale(1, -1).translate(0, height)
         self._pen = self.renderer.new_gc()
-        self._pen.set_capstyle("round")
 
-    def lines(self, segments, colour, width):
+    def lines(self, segments, colour, width, ends="round"):
         """Segments (n, 2, 2) from (x, y) to (x, y)."""
         segments = np.asarray(segments)
         self._pen.set_foreground(colour)
         self._pen.set_linewidth(width)
+        self._pen.set_capstyle(ends)
         codes = np.array([Path.MOVETO, Path.LINETO] * len(segments), Path.code_type)
         self.renderer.draw_path(self._pen, Path(segments.reshape(-1, 2), codes), self._down)
 
@@ -153,7 +153,7 @@ class _Room(_Panel):
         points, depth = self.view(shown[-1])
         for bone in np.argsort(-depth[self.bones].sum(1)):
             segment = points[self.bones[bone]][None]
-            painter.lines(segment, PAPER, 1.5 * thick)  # what is nearer is seen to be before what is behind it
+            painter.lines(segment, PAPER, 1.5 * thick, "butt")  # what is nearer is seen to be before what is behind it
             painter.lines(segment, LIMBS[self.sides[bone]], thick)
         if self.errors is not None and np.isfinite(self.errors[frame]):
             painter.text(self.after, self.base, f"{self.errors[frame]:.1f}", 14 * self.unit, INK)
