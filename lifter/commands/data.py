@@ -24,7 +24,7 @@ def add_arguments(parser):
 def add_reading_options(parser):
     """What `open_data` has to be told about some formats; see `reading_options`."""
     parser.add_argument("--format", help="as `lifter data inspect` names it; default: found out")
-    parser.add_argument("--size", type=_size, metavar="WxH", help="of the image, where the file does not tell it")
+    parser.add_argument("--size", type=parse_size, metavar="WxH", help="of the image, where the file does not tell it")
     parser.add_argument("--fps", type=float, help="frames per second, where the file does not tell it")
     parser.add_argument("--layout", help="of a detector's joints: coco, halpe, body25, coco18, mediapipe, h36m")
     parser.add_argument("--variant", help="of the conversion to Human3.6M: mmpose, mhformer, motionbert")
@@ -33,7 +33,7 @@ def add_reading_options(parser):
     parser.add_argument("--unit", type=float, help="of a BVH file, in metres")
 
 
-def _size(text):
+def parse_size(text):
     width, _, height = text.partition("x")
     if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r}, expected WIDTHxHEIGHT")

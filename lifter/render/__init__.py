@@ -1,0 +1,62 @@
+"""Poses to look at: films, and a viewer that is one HTML file."""
+
+import os
+from pathlib import Path
+
+from . import html
+from .scene import compose
+
+__all__ = ["render"]
+
+SUFFIXES = (".mp4", ".gif", ".html")
+SIDES = (64, 8192)  # smallest and largest of a picture, in pixels
+
+
+def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280, 640), root_relative=False) -> int:
+    """Show the poses of one clip, of one model or of several, with its keypoints and with the truth. How many frames it has.
+
+    A film has the keypoints and every model's poses side by side, the truth in grey behind them; the viewer is one file that
+    loads nothing, can be turned, and shows the errors over time. Scale and camera are those of the whole clip. Poses stand
+    where they are in the room; those that are relative to their root are put where the truth is, or the first model that has
+    a place. Errors are MPJPE in millimetres, each pose less its own root.
+
+    Args:
+        path: NAME.mp4, NAME.gif or NAME.html. The file appears when it is whole.
+        sequences: {model: `lifter.data.Sequence` with poses}, the same frames of all.
+        truth: the Sequence of the true poses. Frames that are not `valid` have no error.
+        keypoints: a Sequence with keypoints; None: those of the truth or of the first of `sequences` that has some.
+        fps: frames per second to play; None: what the sequences tell, else 30.
+        size: (width, height) of a film in pixels; of an mp4 an odd size is one larger.
+        root_relative: the root stays at one place.
+
+    Raises:
+        ValueError for other suffixes, sequences without poses, of other lengths or skeletons; ImportError for films where
+        PyAV or matplotlib is missing; FileNotFoundError for a folder that is not there.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"render: path is {path}, expected a name that ends in {', '.join(SUFFIXES)}")
+    if fps is not None and not 0 < fps <= 1000:
+        raise ValueError(f"render: fps is {fps}, expected more than 0 and at most 1000")
+    if not all(isinstance(side, int) and SIDES[0] <= side <= SIDES[1] for side in size):
+        raise ValueError(f"render: size is {size}, expected (width, height) of {SIDES[0]} to {SIDES[1]} pixels")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    write = html.write if suffix == ".html" else _film(path)
+    scene = compose(sequences, truth, keypoints, fps, root_relative)
+    partly = path.with_name(f"{path.name}.part")
+    try:
+        count = write(partly, scene, size)
+        os.replace(partly, path)
+    finally:
+        partly.unlink(missing_ok=True)
+    return count
+
+
+def _film(path):
+    try:
+        from . import video
+    except ImportError as error:
+        raise ImportError(f'{path}: {error.name} is not installed: pip install "lifter[render]"') from error
+    return video.write_gif if path.suffix.lower() == ".gif" else video.write_mp4

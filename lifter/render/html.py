@@ -1,0 +1,63 @@
+"""The viewer: viewer.html with a scene in it, one file that loads nothing."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .scene import View
+
+PLACEHOLDER = "@SCENE@"
+STEP = 1e-4  # metres, and for keypoints half widths of the image: both are stored as whole multiples
+STEPS = 65000  # that fit into 16 bits; what is farther apart is stored in larger steps
+
+
+def write(path, scene, size=None):
+    """How many frames the viewer has."""
+    template = Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")
+    content = json.dumps(describe(scene), separators=(",", ":"), allow_nan=False)
+    for letter in "<>&":  # no name ends the script that the data is in
+        content = content.replace(letter, f"\\u{ord(letter):04x}")
+    Path(path).write_text(template.replace(PLACEHOLDER, content), encoding="utf-8")
+    return len(scene)
+
+
+def describe(scene) -> dict:
+    """A scene as JSON values."""
+    errors = scene.errors
+    return {
+        "name": scene.name,
+        "fps": scene.fps,
+        "start": scene.start,
+        "frames": len(scene),
+        "bones": scene.skeleton.bones,
+        "sides": scene.sides,
+        "root": scene.skeleton.parents.index(-1),
+        "floor": [float(x) for corner in scene.floor[:2] for x in corner] + [scene.floor[2]],
+        "view": {"yaw": View.YAW, "pitch": View.PITCH, "distance": View.DISTANCE},
+        "models": [
+            {"name": name, "poses": pack(poses), "errors": pack_errors(errors[name]) if errors else None}
+            for name, poses in scene.models.items()
+        ],
+        "truth": None if scene.truth is None else pack(scene.truth),
+        "keypoints": None if scene.keypoints is None else pack(scene.keypoints),
+    }
+
+
+def pack(array) -> dict:
+    """An array (T, J, C) as 16-bit numbers in base64: value = origin[C] + step * number, the nearest to the true one."""
+    low, high = array.reshape(-1, array.shape[-1]).min(0), array.reshape(-1, array.shape[-1]).max(0)
+    origin = (low.astype(np.float64) + high) / 2
+    step = max(STEP, float((high - low).max()) / STEPS)
+    numbers = np.rint((array - origin) / step).astype("<i2")
+    return {"step": step, "origin": origin.tolist(), "data": _base64(numbers)}
+
+
+def pack_errors(errors) -> str:
+    """(T,) millimetres as float32; NaN where there is none."""
+    return _base64(errors.astype("<f4"))
+
+
+def _base64(array):
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")

@@ -1,0 +1,186 @@
+"""The viewer: the file, and what it does in a browser."""
+
+import base64
+import io
+import json
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lifter.render import html, render
+from lifter.render.scene import compose
+
+EVIL = "</script><img src=x onerror=\"hacked = 1\"><!-- \u2028 & '@SCENE@"
+
+
+class Page(HTMLParser):
+    """The tags, the attributes, and the text of the scene."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.scene, self.inside = [], [], "", False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        self.inside = ("type", "application/json") in attributes
+
+    def handle_data(self, data):
+        self.scene += data if self.inside else ""
+
+
+def unpack(packed):
+    numbers = np.frombuffer(base64.b64decode(packed["data"]), "<i2").reshape(-1, 3)
+    return numbers * packed["step"] + packed["origin"]
+
+
+def test_the_file(tmp_path, truth, lifted):
+    path = tmp_path / "walk.html"
+    assert render(path, {EVIL: lifted, "two": truth}, replace(truth, name=EVIL, valid=np.arange(13) > 0)) == 13
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.tags.count("script") == 2 and "img" not in page.tags and "link" not in page.tags
+    assert not {"src", "href", "onerror"} & {name for name, _ in page.attributes} and "://" not in text
+    scene, data = compose({EVIL: lifted, "two": truth}, truth), json.loads(page.scene)
+    assert data["name"] == EVIL and [model["name"] for model in data["models"]] == [EVIL, "two"]
+    for poses, model in zip(scene.models.values(), data["models"]):
+        assert model["poses"]["step"] == 1e-4
+        np.testing.assert_allclose(unpack(model["poses"]), poses.reshape(-1, 3), rtol=0, atol=0.51e-4)
+    np.testing.assert_allclose(unpack(data["keypoints"])[:, :2], truth.keypoints.reshape(-1, 2), rtol=0, atol=0.51e-4)
+    errors = np.frombuffer(base64.b64decode(data["models"][0]["errors"]), "<f4")
+    assert errors == pytest.approx([np.nan, 10] + [0, 10] * 5 + [0], nan_ok=True, abs=1e-4)
+
+
+def test_the_template():
+    template = Path(html.__file__).with_name("viewer.html").read_text(encoding="utf-8")
+    assert template.count(html.PLACEHOLDER) == 1
+
+
+def test_far_walks_are_coarser():
+    """More than 6.5 m do not fit into 16 bits of 0.1 mm."""
+    far = np.random.default_rng(0).uniform(-20, 20, (5, 17, 3)).astype(np.float32)
+    packed = html.pack(far)
+    assert 1e-4 < packed["step"] < 1e-3
+    np.testing.assert_allclose(unpack(packed), far.reshape(-1, 3), rtol=0, atol=0.51 * packed["step"])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip(f"no browser found: none of {', '.join(names)}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Viewer:
+    """A page, and its pixels."""
+
+    def __init__(self, browser, path, **options):
+        self.page = browser.new_page(viewport={"width": 900, "height": 640}, **options)
+        self.problems, self.requests = [], []
+        self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+
+    def pixels(self, card="room"):
+        """A canvas as the text of a PNG, when what was asked for is drawn."""
+        return self.page.evaluate(
+            """card => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => {
+                done(document.querySelector(`#${card} canvas`).toDataURL());
+            })))""",
+            card,
+        )
+
+    def drawn(self, card="room"):
+        """The share of a canvas on which there is something."""
+        return (np.asarray(Image.open(io.BytesIO(base64.b64decode(self.pixels(card).partition(",")[2]))))[..., 3] > 0).mean()
+
+    def changes(self, action, card="room"):
+        before = self.pixels(card)
+        action()
+        return self.pixels(card) != before
+
+    @property
+    def frame(self):
+        self.pixels()
+        return int(self.page.locator("#slider").input_value())
+
+
+def test_in_a_browser(browser, tmp_path, truth, lifted):
+    path = tmp_path / "walk.html"
+    render(path, {EVIL: lifted, "two": truth}, replace(truth, name=EVIL))
+    viewer = Viewer(browser, path)
+    page, key = viewer.page, viewer.page.keyboard
+    for card in ("room", "flat", "errors"):
+        assert viewer.drawn(card) > 0.004, card
+    assert page.locator("h1").text_content() == EVIL and page.title() == f"{EVIL} – lifter"
+    assert page.locator("#chips button").count() == 3 and page.locator("img").count() == 0
+
+    assert viewer.changes(lambda: page.locator("#slider").fill("5")) and viewer.frame == 5
+    assert viewer.changes(lambda: key.press("ArrowRight"), "flat") and viewer.frame == 6
+    key.press("Shift+ArrowRight")
+    assert viewer.frame == 12 and not viewer.changes(lambda: key.press("End"))
+    key.press("Home")
+    assert viewer.frame == 0 and "frame 0 of 12 · 0.00 s" in page.locator("#when").text_content()
+    box = page.locator("#errors").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.52, box["y"] + 60)
+    assert viewer.frame == 6
+
+    for chip in page.locator("#chips button").all():
+        assert viewer.changes(chip.click), chip.text_content()
+    assert viewer.changes(lambda: key.press("1")) and viewer.changes(lambda: key.press("2"))
+    for action in ("#overlay", "#follow"):
+        assert viewer.changes(page.locator(action).click), action
+
+    stage = page.locator("#room").bounding_box()
+    x, y = stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2
+    start = viewer.pixels()
+
+    def drag():
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 80, y + 10, steps=3)
+        page.mouse.up()
+
+    assert viewer.changes(drag)
+    assert viewer.changes(lambda: page.mouse.wheel(0, -200))
+    page.keyboard.down("Shift")
+    assert viewer.changes(drag)
+    page.keyboard.up("Shift")
+    page.locator("#reset").click()
+    assert viewer.pixels() == start
+
+    key.press("Space")
+    assert any(viewer.frame != 6 for _ in range(100))
+    key.press("Space")
+    assert viewer.frame == viewer.frame
+    assert page.evaluate("typeof hacked") == "undefined"
+    assert viewer.problems == [] and viewer.requests == [path.as_uri()]
+
+
+def test_little_to_show(browser, tmp_path, lifted):
+    """One frame of one model, in the dark: no keypoints, no errors, nothing to compare."""
+    path = tmp_path / "pose.html"
+    render(path, {"one": lifted.take(slice(1))})
+    viewer = Viewer(browser, path, color_scheme="dark")
+    assert viewer.drawn() > 0.004
+    assert [viewer.page.locator(part).is_visible() for part in ("#flat", "#errors", "#overlay", "#room")] == [0, 0, 0, 1]
+    viewer.page.keyboard.press("Space")
+    viewer.page.keyboard.press("t")
+    assert viewer.frame == 0 and viewer.problems == []
+    dark = viewer.pixels()
+    viewer.page.emulate_media(color_scheme="light")
+    assert any(viewer.pixels() != dark for _ in range(100))
