@@ -3,9 +3,9 @@
 import argparse
 import sys
 
-from lifter.commands import data, info, models, verify
+from lifter.commands import data, eval, info, lift, models, verify
 
-COMMANDS = {"info": info, "models": models, "data": data, "verify": verify}
+COMMANDS = {"info": info, "models": models, "data": data, "lift": lift, "eval": eval, "verify": verify}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -116,7 +116,7 @@ def _read(path, array, number, values) -> Sequence:
     camera = take(values, "camera", where)
     camera = None if camera is None else Camera.of_dict(camera, where)
     size = take(values, "size", where)
-    known["size"] = None if size is None else tuple(numbers(size, (2,), f"{where}: size").tolist())
+    known["size"] = None if size is None else tuple(numbers(size, (2,), f"{where}: image size").tolist())
     if not isinstance(known["start"], int):
         raise ValueError(f"{where}: start is {known['start']!r}, expected a whole number")
     try:
