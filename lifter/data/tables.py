@@ -49,21 +49,22 @@ def _read_csv(path) -> Sequence:
     head, *lines = _lines(path) or [""]
     columns = head.strip().split(",")
     where = {column: index for index, column in enumerate(columns)}
-    values = _values(path, lines, 2, ",", len(columns))
-    for skeleton in SKELETONS.values():
-        arrays = {}
-        for field, suffixes in _COLUMNS.items():
-            for known in (suffixes, suffixes[:2]) if field == "keypoints" else (suffixes,):
-                wanted = [f"{joint}_{suffix}" for joint in skeleton.joints for suffix in known]
-                if where.keys() >= set(wanted) and field not in arrays:
-                    arrays[field] = values[:, [where[column] for column in wanted]].reshape(len(values), -1, len(known))
-        if arrays and sum(array[0].size for array in arrays.values()) == len(where.keys() - {"frame", "time"}):
-            break
-    else:
+    joints = tuple(dict.fromkeys(column.rpartition("_")[0] for column in columns if column not in ("frame", "time")))
+    skeleton = next((skeleton for skeleton in SKELETONS.values() if skeleton.joints == joints), None)
+    fields, used = {}, where.keys() & {"frame", "time"}
+    for field, suffixes in _COLUMNS.items():
+        suffixes = [suffix for suffix in suffixes if f"{joints[0]}_{suffix}" in where] if joints else ()
+        wanted = [f"{joint}_{suffix}" for joint in joints for suffix in suffixes]
+        if wanted and where.keys() >= set(wanted):
+            fields[field] = [where[column] for column in wanted]
+            used |= set(wanted)
+    if skeleton is None or not fields or used != where.keys():
         raise ValueError(
             f"{path}: columns {', '.join(columns[:8])[:200]}, ..., expected frame, time and those of all joints of one of "
             f"{', '.join(SKELETONS)}: JOINT_x, _y and _z of poses, or _u, _v and perhaps _confidence of keypoints"
         )
+    values = _values(path, lines, 2, ",", len(columns))
+    arrays = {field: values[:, wanted].reshape(len(values), len(joints), -1) for field, wanted in fields.items()}
     numbers = values[:, where["frame"]] if "frame" in where else np.arange(len(values))
     if (np.diff(numbers) != 1).any():
         raise ValueError(f"{path}: the numbers of frames are not in a row")
@@ -78,7 +79,7 @@ def write_trc(path, sequence):
     """Write the poses of a sequence as markers that are called as the joints: for OpenSim, y up."""
     poses, joints = y_up(sequence) * 1000, sequence.skeleton.joints
     first, fps = sequence.start + 1, sequence.fps or FPS
-    times = (first - 1 + np.arange(len(poses))) / fps
+    times = np.arange(len(poses)) / fps  # since OrigDataStartFrame, as OpenSim has it
     numbers = [f"{fps:.9g}", f"{fps:.9g}", len(poses), len(joints), "mm", f"{fps:.9g}", first, len(poses)]
     head = [
         "PathFileType\t4\t(X/Y/Z)\t" + " ".join(Path(path).name.split()),
@@ -109,7 +110,8 @@ def _read_trc(path) -> Sequence:
         expected = f"DataRate, NumFrames, and Units of {', '.join(_UNITS)}"
         raise ValueError(f"{path}: line 3 is {lines[2][:100]!r}, expected {expected}") from None
     markers = [name for name in lines[3].split("\t")[2:] if name]
-    skeleton = next((each for each in SKELETONS.values() if set(each.joints) <= set(markers)), None)
+    known = sorted(SKELETONS.values(), key=lambda skeleton: skeleton.joints != tuple(markers))  # some differ in order only
+    skeleton = next((skeleton for skeleton in known if sorted(skeleton.joints) == sorted(markers)), None)
     if skeleton is None:
         raise ValueError(f"{path}: markers {', '.join(markers[:20])}, expected the joints of one of {', '.join(SKELETONS)}")
     rows = [(number, line) for number, line in enumerate(lines[5:], 6) if line.strip()]
