@@ -152,7 +152,7 @@ def _checked(model, keypoints, window, stride, flip, batch):
             expected = "a positive integer" if most is None else f"1 to window={most}"
             raise ValueError(f"lift_sequence: {name} is {number!r}, expected {expected}")
     if isinstance(keypoints, np.ndarray):
-        keypoints = torch.from_numpy(keypoints)
+        keypoints = torch.from_numpy(np.require(keypoints, requirements="W"))
     if not keypoints.is_floating_point():
         raise TypeError(f"lift_sequence: keypoints have dtype {keypoints.dtype}, expected a floating-point dtype")
     if keypoints.dim() != 3 or (flip is not None and keypoints.shape[1] != flip.num_joints):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from lifter.data import open_data
@@ -84,7 +85,7 @@ class Lift:
 
 
 def find_sources(inputs, out, format=None) -> list[Source]:
-    """What there is to lift in files and folders, sorted; without what is in the folder `out`.
+    """What there is to lift in files and folders, sorted; without what is in `out`, which may be in such a folder.
 
     In folders, with the folders in them, that is every file with one of `SUFFIXES`. A folder of Human3.6M (data_2d_h36m_*.npz)
     or of OpenPose (NAME_keypoints.json, or any .json with `format` "openpose") is read as one. A place is the path below the
@@ -96,11 +97,15 @@ def find_sources(inputs, out, format=None) -> list[Source]:
     found, bases = {}, []
     for path in inputs:
         is_folder = path.is_dir() and not _is_one(path, os.listdir(path), format)
+        if is_folder and (out == path or out in path.parents):
+            raise ValueError(f"{out}: holds {path}, which is to be lifted; expected another folder")
         bases.append(path if is_folder else path.parent)
         found |= dict.fromkeys(_walk(path, out, format) if is_folder else [path])
     root = os.path.commonpath(bases)
     if not found:
         raise ValueError(f"{' '.join(map(str, inputs))}: no file that ends in {', '.join(SUFFIXES)}")
+    if out in found:
+        raise ValueError(f"{out}: is to be lifted, expected another name for its poses")
     for path in found:
         if whole := next((parent for parent in path.parents if parent in found), None):
             raise ValueError(f"{path}: is part of {whole}, which is read as one")
@@ -193,7 +198,7 @@ def _liftable(sequence, place):
 def _with_poses(sequence, poses, place):
     poses[:, 0] = 0
     if place:
-        keypoints = torch.from_numpy(sequence.keypoints[..., :2]).double()
+        keypoints = torch.from_numpy(sequence.keypoints[..., :2].astype(np.float64))
         camera = torch.from_numpy(sequence.camera.normalised)
         poses = poses + recover_root(poses.double()[None], keypoints[None], camera)[0, :, None]
     known = dict.fromkeys(("keypoints_true", "estimates", "image_poses", "factor"))

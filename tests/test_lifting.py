@@ -119,7 +119,7 @@ def test_place(tmp_path):
     options = Lift(tmp_path / "out", flip=False, place=True)
     lift_files(Knows(one.rooted()), find_sources([tmp_path / "x.npz"], "out"), options, lambda *event: told.append(event))
     (got,) = open_data(tmp_path / "out" / "x.npz_" / "clip.npz")
-    np.testing.assert_allclose(got.poses, one.poses, rtol=0, atol=2e-3)
+    np.testing.assert_allclose(got.poses, one.poses, rtol=0, atol=5e-4)
     assert ("failed", f"{tmp_path}/x.npz: blind: no camera that tells where the root is: lift it without --place") in told
     assert [what for what, _ in told].count("lifted") == 1
 
@@ -245,7 +245,10 @@ def test_damaged_at_random(lift, tmp_path, rng):
     [
         (["none"], "none: there is no file or folder of that name"),
         (["empty"], "empty: no file that ends in .npz, .npy, .json"),
-        (["in", "-o", "in/a.npz"], "is no folder, or a name"),
+        (["in", "-o", "in/a.npz"], "in/a.npz: is to be lifted, expected another name"),
+        (["in", "-o", "."], "in, which is to be lifted; expected another folder"),
+        (["in", "-o", "in"], "in, which is to be lifted; expected another folder"),
+        (["in", "-o", "in/text"], "text: is a file, expected a folder"),
         (["in", "-o", "x.csv", "--to", "trc"], "x.csv: expected a name that ends in .trc"),
         (["in", "-o", "x.csv"], "x.csv: 2 files to lift, expected a folder"),
         (["in/b.npz", "-o", "x.csv"], "2 sequences, expected one for"),
@@ -264,6 +267,7 @@ def test_one_line_for_a_mistake(tmp_path, monkeypatch, checkpoint, capsys, argum
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     Path("empty").mkdir()
+    Path("in/text").touch()
     save("in/a.npz", [seen()])
     save("in/b.npz", [seen("1"), seen("2")])
     before = sorted(Path(".").rglob("*"))
@@ -273,44 +277,50 @@ def test_one_line_for_a_mistake(tmp_path, monkeypatch, checkpoint, capsys, argum
     assert sorted(Path(".").rglob("*")) == before
 
 
-def test_killed(lift, checkpoint, tmp_path):
-    """kill -9 in the middle of 300 files, and again: every output once, whole, and not written twice."""
+def test_killed(lift, checkpoint, tmp_path, record_property):
+    """kill -9 in the middle of many short files, and again: every output once, whole, and not written twice.
+    LIFTER_FILES=10000 is what lifter promises."""
+    count = int(os.environ.get("LIFTER_FILES", 200))
     (tmp_path / "in").mkdir()
-    for i in range(300):
-        save(tmp_path / "in" / f"{i:03}.npz", [seen(f"clip {i}", 20 + i % 30, i % 200)])
+    for i in range(count):
+        save(tmp_path / "in" / f"{i:05}.npz", [seen(f"clip {i}", 20 + i % 30, i % 200)])
+    expected = [f"{i:05}.npz.npz" for i in range(count)]
     command = ["lift", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--checkpoint", checkpoint]
     process = subprocess.Popen([sys.executable, "-m", "lifter", *command], stdout=subprocess.DEVNULL)
-    written = lambda: list((tmp_path / "out").glob("*.npz"))
-    while len(written()) < 40 and process.poll() is None:
+    while not (tmp_path / "out" / expected[count // 4]).exists() and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    times = {path: path.stat().st_mtime_ns for path in written()}
-    assert 40 <= len(times) < 300
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
+    assert count // 4 <= len(times) < count
+    began = time.perf_counter()
     status, errors, files = lift(tmp_path / "in")
-    assert (status, errors, files) == (0, [], [f"{i:03}.npz.npz" for i in range(300)])
+    speed = (count - len(times)) / (time.perf_counter() - began)
+    assert status == 0 and files == expected and not [line for line in errors if " of " not in line]
     assert all(path.stat().st_mtime_ns == before for path, before in times.items())
-    for i in range(300):
-        (got,) = open_data(tmp_path / "out" / files[i])
+    for i, file in enumerate(files):
+        (got,) = open_data(tmp_path / "out" / file)
         assert (got.name, got.poses.shape) == (f"clip {i}", (20 + i % 30, 17, 3))
+    told = f"killed after {len(times)} of {count} files, went on at {speed:.0f} a second: every output once, none broken"
+    record_property("summary", f"lift: {told}")
 
 
-def test_ray(lift, tmp_path):
-    """The same files as without it, the same line for a bad one."""
+def test_ray(lift, tmp_path, monkeypatch):
+    """Two workers write the same files as without them, and tell the same of a bad one."""
     ray = pytest.importorskip("ray", reason="needs ray")
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    for i in range(70):
-        save(tmp_path / "one" / f"{i}.npz", [seen(f"{i}", 3)])
-    (tmp_path / "one" / "bad.npz").write_bytes(b"PK\x03\x04")
-    expected = lift(tmp_path / "one", out="local")
+    monkeypatch.setattr("lifter.on_ray.FILES", 13)
+    (tmp_path / "in").mkdir()
+    for i in range(24):
+        save(tmp_path / "in" / f"{i}.npz", [seen(f"{i}", 3)])
+    (tmp_path / "in" / "bad.npz").write_bytes(b"PK\x03\x04")
+    expected = lift(tmp_path / "in", out="local")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        status, errors, files = lift(tmp_path / "one", "--engine", "ray", out="on ray")
+        status, errors, files = lift(tmp_path / "in", "--engine", "ray", out="on ray")
     finally:
         ray.shutdown()
-    assert (status, files) == (1, expected[2]) and len(files) == 70
+    assert (status, files) == (1, expected[2]) and len(files) == 24
     assert expected[1][0] in errors
-    for file in files[::23]:
+    for file in files[::7]:
         (one,), (other,) = (open_data(tmp_path / out / file) for out in ("local", "on ray"))
         np.testing.assert_allclose(one.poses, other.poses, rtol=0, atol=1e-5)

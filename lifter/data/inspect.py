@@ -57,7 +57,9 @@ def describe(path, format=None, **options) -> tuple[list[str], list[str]]:
     return lines + unknown, problems
 
 
-def convert(path, out, *, to="bvh", format=None, select=(), skeleton=None, virtual_cameras=False, noise=None, **options) -> int:
+def convert(
+    path, out, *, to="bvh", format=None, select=(), skeleton=None, virtual_cameras=False, noise=None, **options
+) -> int:  # fmt: skip
     """Write the sequences of a file or folder to `out`, one at a time; how many.
 
     Args:

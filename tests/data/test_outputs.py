@@ -84,7 +84,7 @@ def test_trc_of_others(tmp_path, rng):
     write(tmp_path / "x.trc", sequence(rng))
     text = (tmp_path / "x.trc").read_text()
     (before,) = open_data(tmp_path / "x.trc")
-    (tmp_path / "x.trc").write_text(text.replace("\tmm\t", "\tm\t").replace("\n", "\t\r\n").replace("\t\r\n\t\r\n", "\r\n\r\n"))
+    (tmp_path / "x.trc").write_text(text.replace("\tmm\t", "\tm\t").replace("\n", "\t\r\n"))
     with pytest.raises(ValueError, match="is .*expected finite numbers"):
         list(open_data(tmp_path / "x.trc"))  # a thousand times too large
     (tmp_path / "x.trc").write_text(text.replace("pelvis\t\t\tright_hip", "right_hip\t\t\tpelvis"))
@@ -158,8 +158,9 @@ def test_nothing_is_left_of_what_failed(tmp_path, rng):
 
 
 NAMES = [
-    None, "a", "a/b", "a.npz/b", "a.npz", "a.npz_/b", "a.npz_", "", "/", "//", "..", "../..", "/etc/passwd", ".", "%2E%2E", "%",
-    "a\\b", "A", "ä", "a\u0308", "x" * 300, "x" * 301, "x" * LONGEST, "ä" * 200, "\0", "\ud800", "a b", " a", "C:\\x", "\n", "%%",
+    None, "a", "a/b", "a.npz/b", "a.npz", "a.npz_/b", "a.npz_", "", "/", "//", "..", "../..", "/etc/passwd", ".", "%2E%2E",
+    "%", "a\\b", "A", "ä", "a\u0308", "x" * 300, "x" * 301, "x" * LONGEST, "ä" * 200, "\0", "\ud800", "a b", " a", "C:\\x", "\n",
+    "%%",
 ]  # fmt: skip
 PLACES = ["a.json", "a.npy", "a.npz", "b/a.json", "a_b.json", "b_a.json", "b.npz/a.json", "b.npz_/a.json", "y" * 255]
 
