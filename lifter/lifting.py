@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lifter.data import open_data
+from lifter.data import detect, open_data
 from lifter.data.files import existing
+from lifter.data.formats import options_of
 from lifter.data.inspect import message
 from lifter.data.outputs import output_path, write
 from lifter.diffusion import recover_root
@@ -70,7 +71,7 @@ class Lift:
         flip, batch, stride: of `lifter.evaluation.lift_sequences`.
         place: put the root where the sequence's camera sees it (`lifter.diffusion.recover_root`), else at (0, 0, 0).
         overwrite: also what is there.
-        reading: options of `open_data`.
+        reading: options of `open_data`, each for the files whose format takes it.
     """
 
     out: Path
@@ -174,7 +175,9 @@ def _outputs(source, lift):
     path = lift.out if lift.format is None else output_path(lift.out, source.place, None, lift.format)
     if _is_there(path, lift):
         return [(path, None)]
-    data = open_data(source.path, **lift.reading)
+    format = lift.reading.get("format") or detect(source.path)
+    known = {name: value for name, value in lift.reading.items() if name in options_of(format)}
+    data = open_data(source.path, format, **known)
     if len(data) > 1 and lift.format is None:
         raise ValueError(f"{source.path}: {len(data)} sequences, expected one for {lift.out}: name a folder instead")
     if len(data) > 1:

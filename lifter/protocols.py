@@ -257,7 +257,7 @@ FIGURES = {
 
 def _sequence(name, predictions, targets, valid, protocol):
     """{figure: (its mean over the sequence, the frames that it stands for)} and the number of frames that count."""
-    predictions, targets = torch.as_tensor(predictions), torch.as_tensor(targets)
+    predictions, targets = (_tensor(poses) for poses in (predictions, targets))
     where = f"evaluate: sequence {name!r}"
     check_poses(where, predictions, targets)
     if predictions.dim() != 3 or predictions.shape[-1] != 3:
@@ -286,6 +286,11 @@ def _sequence(name, predictions, targets, valid, protocol):
         mean = errors[kept].mean().item() if kept.any() else float("nan")
         values[figure] = mean, int(counted.sum()) if kept.any() else 0
     return values, int(counted.sum())
+
+
+def _tensor(poses):
+    """Of an array, too, of which torch warns if nobody may write to it."""
+    return torch.from_numpy(np.require(poses, requirements="W")) if isinstance(poses, np.ndarray) else poses
 
 
 def _weighted(sequences):

@@ -132,12 +132,17 @@ def open_data(path, format=None, **options) -> Dataset:
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}, expected {' or '.join(FORMATS)}")
     options = {name: value for name, value in options.items() if value is not None}
-    known, function = _OPEN.get(format, (_DETECTOR, None))
+    known, function = options_of(format), _OPEN.get(format, (None, None))[1]
     if unknown := options.keys() - known:
         raise ValueError(f"{path}: {format} knows no {', '.join(sorted(unknown))}, only {', '.join(known) or 'no options'}")
     if function is None:
         return detectors.open_keypoints(path, format, **options)
     return function(path, **options)
+
+
+def options_of(format) -> tuple[str, ...]:
+    """The options of `open_data` that a format takes."""
+    return _OPEN.get(format, (_DETECTOR, None))[0]
 
 
 _DETECTOR = ("size", "fps", "layout", "variant")

@@ -159,7 +159,7 @@ def test_nothing_is_left_of_what_failed(tmp_path, rng):
 
 NAMES = [
     None, "a", "a/b", "a.npz/b", "a.npz", "a.npz_/b", "a.npz_", "", "/", "//", "..", "../..", "/etc/passwd", ".", "%2E%2E",
-    "%", "a\\b", "A", "ä", "a\u0308", "x" * 300, "x" * 301, "x" * LONGEST, "ä" * 200, "\0", "\ud800", "a b", " a", "C:\\x", "\n",
+    "%", "a\\b", "A", "ä", "a\u0308", "x" * 300, "x" * 301, "x" * LONGEST, "ä" * 200, "\0", "\ud800", "a b", " a", "\n",
     "%%",
 ]  # fmt: skip
 PLACES = ["a.json", "a.npy", "a.npz", "b/a.json", "a_b.json", "b_a.json", "b.npz/a.json", "b.npz_/a.json", "y" * 255]
