@@ -21,10 +21,12 @@ from lifter.data.outputs import output_path, write
 from lifter.diffusion import recover_root
 from lifter.evaluation import lift_sequences
 from lifter.freeze import freeze
+from lifter.models import MixSynthFormer
 from lifter.pretrained import load_pretrained
 from lifter.skeleton import H36M
 
 SUFFIXES = (".npz", ".npy", ".json", ".csv", ".pkl", ".mat")  # of files in folders that may hold keypoints
+WINDOW = 243  # frames at once for a model that takes any number
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -54,7 +56,12 @@ class Model:
         if self.num_frames is not None and self.name is None:
             raise ValueError("--num-frames is for files that do not say their model: name it with --model")
         known = {} if self.num_frames is None else {"num_frames": self.num_frames}
-        model = load_pretrained(self.checkpoint, self.name, **known).model
+        try:
+            model = load_pretrained(self.checkpoint, self.name, **known).model
+        except TypeError as error:  # a model that has no such argument
+            raise ValueError(f"--num-frames: {error}") from None
+        if isinstance(model, MixSynthFormer):
+            raise ValueError("MixSynthFormer refines poses, expected a model that lifts keypoints")
         try:
             model = model.to(self.device, DTYPES[self.dtype])
         except (RuntimeError, AssertionError) as error:  # as torch says that there is no such device
@@ -139,8 +146,8 @@ def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None]):
     says why, and of every "source" that was read.
     """
     sequences = _sequences(sources, lift, report)
-    flip = H36M if lift.flip else None
-    for (path, sequence), poses in lift_sequences(model, sequences, None, lift.stride, flip, lift.batch):
+    window, flip = getattr(model, "num_frames", None) or WINDOW, H36M if lift.flip else None
+    for (path, sequence), poses in lift_sequences(model, sequences, window, lift.stride, flip, lift.batch):
         try:
             write(path, _with_poses(sequence, poses.float().cpu(), lift.place))
         except Exception as error:

@@ -22,6 +22,7 @@ from lifter.data.outputs import WRITERS, write
 from lifter.data.synthetic import open_gait
 from lifter.evaluation import lift_sequence
 from lifter.lifting import Lift, find_sources, lift_files
+from lifter.progress import Progress
 from lifter.skeleton import LSP
 from tests.data.conftest import save_json
 from tests.data.test_detectors import people, write_alphapose, write_openpose
@@ -281,10 +282,13 @@ def test_damaged_at_random(lift, tmp_path, rng):
         (["in", "--stride", "28"], "stride is 28, expected 1 to window=27"),
         (["in", "--device", "cat"], "--device cat: "),
         (["in", "--format", "cat"], "format is 'cat'"),
+        (["in", "--model", "mixsynthformer_h36m", "--num-frames", "9"], "num_frames"),
+        (["in", "--engine", "ray"], 'needs Ray: pip install "lifter[ray]"'),
     ],
 )
 def test_one_line_for_a_mistake(tmp_path, monkeypatch, checkpoint, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
     Path("in").mkdir()
     Path("empty").mkdir()
     Path("in/text").touch()
@@ -295,6 +299,39 @@ def test_one_line_for_a_mistake(tmp_path, monkeypatch, checkpoint, capsys, argum
     errors = capsys.readouterr().err.splitlines()
     assert any(message in line for line in errors) and len(errors) <= 2 and "Traceback" not in str(errors)
     assert sorted(Path(".").rglob("*")) == before
+
+
+def test_models(tmp_path, capsys):
+    """Of any length, in bfloat16, with a window that overlaps; one that does not lift is refused."""
+    save(tmp_path / "x.npz", [seen(frames=40)])
+    for name, sizes, status in (("poseretnet", {"dim": 16, "depth": 1}, 0), ("mixsynthformer_h36m", {}, 1)):
+        weights = tmp_path / f"{name}.safetensors"
+        lifter.save_pretrained(weights, lifter.create_model(name, **sizes), {"model": name, "kwargs": sizes})
+        arguments = ["--checkpoint", str(weights), "--dtype", "bfloat16", "--stride", "9", "--no-flip"]
+        out = tmp_path / f"{name}.npz"
+        assert main(["lift", str(tmp_path / "x.npz"), "-o", str(out), *arguments]) == status
+        assert out.exists() == (status == 0)
+    assert "MixSynthFormer refines poses" in capsys.readouterr().err
+
+
+def test_stopped(lift, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    save(tmp_path / "x.npz", [seen()])
+    monkeypatch.setattr("lifter.lifting.lift_files", interrupted)
+    assert lift(tmp_path / "x.npz")[:2] == (130, ["lifter lift: stopped; the same command goes on from here"])
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress(terminal, monkeypatch, capsys):
+    monkeypatch.setattr("lifter.progress.SECONDS", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with Progress("files", 3) as progress:
+        for _ in range(3):
+            progress.step(more=", 7 lifted")
+    shown = capsys.readouterr().err
+    assert ("3/3" in shown) if terminal else ("\n2 of 3 files, 7 lifted, " in shown)
 
 
 def test_killed(lift, checkpoint, tmp_path, record_property):
