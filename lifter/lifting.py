@@ -99,9 +99,7 @@ def find_sources(inputs, out, format=None) -> list[Source]:
     or of OpenPose (NAME_keypoints.json, or any .json with `format` "openpose") is read as one. A place is the path below the
     one folder that was named, or below the one that all inputs have in common.
     """
-    inputs = [existing(path) for path in inputs]
-    inputs = [path.resolve() if ".." in path.parts else path.absolute() for path in inputs]
-    out = Path(out).absolute()
+    *inputs, out = (path.resolve() if ".." in path.parts else path.absolute() for path in (*map(existing, inputs), Path(out)))
     found, bases = {}, []
     for path in inputs:
         is_folder = path.is_dir() and not _is_one(path, os.listdir(path), format)

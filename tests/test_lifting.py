@@ -268,7 +268,7 @@ def test_damaged_at_random(lift, tmp_path, rng):
         (["empty"], "empty: no file that ends in .npz, .npy, .json"),
         (["in", "-o", "in/a.npz"], "in/a.npz: is to be lifted, expected another name"),
         (["in", "-o", "."], "in, which is to be lifted; expected another folder"),
-        (["in", "-o", "in"], "in, which is to be lifted; expected another folder"),
+        (["in", "-o", "empty/../in"], "in, which is to be lifted; expected another folder"),
         (["in", "-o", "in/text"], "text: is a file, expected a folder"),
         (["in", "-o", "x.csv", "--to", "trc"], "x.csv: expected a name that ends in .trc"),
         (["in", "-o", "x.csv"], "x.csv: 2 files to lift, expected a folder"),

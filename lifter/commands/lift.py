@@ -51,8 +51,9 @@ def run(args) -> int:
 
         problems.append(f"lifter lift: {message(error)}")
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
-    there = f", {told['there']} were there (--overwrite lifts them again)" if told["there"] else ""
-    print(f"{args.out}: {told['lifted']} sequences lifted{there}, {told['failed']} failed")
+    if told:
+        there = f", {told['there']} were there (--overwrite lifts them again)" if told["there"] else ""
+        print(f"{args.out}: {told['lifted']} sequences lifted{there}, {told['failed']} failed")
     return 1 if problems else 0
 
 
