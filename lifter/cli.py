@@ -3,9 +3,11 @@
 import argparse
 import sys
 
-from lifter.commands import data, info, models, render, verify
+from lifter.commands import data, eval, info, lift, models, render, verify
 
-COMMANDS = {"info": info, "models": models, "data": data, "render": render, "verify": verify}
+COMMANDS = {
+    "info": info, "models": models, "data": data, "lift": lift, "eval": eval, "render": render, "verify": verify,
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,7 @@
 """A whole sequence through a model that sees a window at a time."""
 
+from collections import deque
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,29 +32,60 @@ def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8
     Raises:
         ValueError for wrong shapes and sizes, for what is not finite with its frame; TypeError for wrong dtypes.
     """
+    return next(lift_sequences(model, [(None, keypoints)], window, stride, flip, batch))[1]
+
+
+@torch.no_grad()
+def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=8):
+    """`lift_sequence` of many, whose windows share calls: a generator of (key, poses) for an iterable of (key, keypoints), in
+    its order. Besides the calls' own memory it holds the sequences of at most `batch` windows, and the one after them."""
     if hasattr(model, "denoise"):
         model, flip = Sampler(model, flip=flip), None
     window = getattr(model, "num_frames", None) if window is None else window
     stride = window if stride is None else stride
-    keypoints = _checked(model, keypoints, window, stride, flip, batch)
-    keypoints = with_channels(keypoints, getattr(model, "in_channels", keypoints.shape[-1]))
-    T, J, _ = keypoints.shape
-    like = next(model.parameters(), keypoints)
-    if T == 0:
-        return torch.empty(0, J, 3, dtype=like.dtype, device=like.device)
-    starts = window_starts(T, window, stride)
-    if T < window:
-        keypoints = torch.cat((keypoints, keypoints[-1:].expand(window - T, -1, -1)))
+    waiting, clips = deque(), []  # sequences that are not finished; windows for the next call
+    for key, keypoints in sequences:
+        keypoints = _checked(model, keypoints, window, stride, flip, batch)
+        keypoints = with_channels(keypoints, getattr(model, "in_channels", keypoints.shape[-1]))
+        waiting.append(_Lifted(key, len(keypoints), next(model.parameters(), keypoints), keypoints.shape[1]))
+        if 0 < len(keypoints) < window:
+            keypoints = torch.cat((keypoints, keypoints[-1:].expand(window - len(keypoints), -1, -1)))
+        for start in window_starts(len(keypoints), window, stride) if len(keypoints) else ():
+            clip = keypoints[start : start + window]
+            if len(clips) == batch or clips and clips[0][2].shape != clip.shape:
+                _lift_clips(model, clips, flip, stride == window)
+            waiting[-1].left += 1
+            clips.append((waiting[-1], start, clip))
+        while waiting and not waiting[0].left:
+            yield waiting.popleft().result()
+    if clips:
+        _lift_clips(model, clips, flip, stride == window)
+    yield from (sequence.result() for sequence in waiting)
 
-    mean = None
-    for first in range(0, len(starts), batch):
-        part = starts[first : first + batch]
-        poses = _lift(model, torch.stack([keypoints[i : i + window] for i in part]).to(like), flip)
-        if mean is None:
-            mean = _Overlap(max(T, window), poses)
-        for start, clip in zip(part, poses):
-            mean.add(start, clip, skip=stride == window)
-    return mean.result()[:T]
+
+class _Lifted:
+    """A sequence of which `left` windows are still to be lifted."""
+
+    def __init__(self, key, frames, like, joints):
+        self.key, self.frames, self.left = key, frames, 0
+        self.mean = None if frames else torch.empty(0, joints, 3, dtype=like.dtype, device=like.device)
+
+    def add(self, start, clip, skip):
+        if self.mean is None:
+            self.mean = _Overlap(max(self.frames, len(clip)), clip[None])
+        self.mean.add(start, clip, skip)
+        self.left -= 1
+
+    def result(self):
+        return self.key, self.mean.result()[: self.frames] if self.frames else self.mean
+
+
+def _lift_clips(model, clips, flip, skip):
+    windows = torch.stack([clip for _, _, clip in clips])
+    poses = _lift(model, windows.to(next(model.parameters(), windows)), flip)
+    for (sequence, start, _), clip in zip(clips, poses):
+        sequence.add(start, clip, skip)
+    clips.clear()
 
 
 def with_channels(keypoints, channels):
@@ -119,7 +152,7 @@ def _checked(model, keypoints, window, stride, flip, batch):
             expected = "a positive integer" if most is None else f"1 to window={most}"
             raise ValueError(f"lift_sequence: {name} is {number!r}, expected {expected}")
     if isinstance(keypoints, np.ndarray):
-        keypoints = torch.from_numpy(keypoints)
+        keypoints = torch.from_numpy(np.require(keypoints, requirements="W"))
     if not keypoints.is_floating_point():
         raise TypeError(f"lift_sequence: keypoints have dtype {keypoints.dtype}, expected a floating-point dtype")
     if keypoints.dim() != 3 or (flip is not None and keypoints.shape[1] != flip.num_joints):

@@ -6,14 +6,15 @@ frames twice (MixSTE and D3DP the last window's, which overlaps) or take differe
 followed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from lifter import metrics
-from lifter.evaluation import lift_sequence
+from lifter.evaluation import lift_sequence, lift_sequences
 from lifter.procrustes import check_finite, check_poses
-from lifter.skeleton import H36M
+from lifter.skeleton import H36M, LSP, MPI3DHP, Skeleton
 
 ROOT_RULES = ("as_predicted", "zeroed", "shifted")
 AVERAGES = {"action": "per action, then their mean", "sequence": "per sequence, then their mean", "frame": "over all frames"}
@@ -35,6 +36,7 @@ class Protocol:
     blocklist: tuple[str, ...]  # sequences that do not count: names, or what names begin with
     pck_joints: tuple[int, ...] | None  # joints of PCK and AUC; None: all
     scale: float = 1000.0  # poses to millimetres
+    skeleton: Skeleton = H36M  # whose joints root and pck_joints number
 
     def __post_init__(self):
         if self.root_rule not in ROOT_RULES or self.average not in AVERAGES:
@@ -76,9 +78,9 @@ PROTOCOLS = {
             ("S9_Greet", "S9_SittingDown", "S9_Wait_1", "S9_Greeting", "S9_Waiting_1"), H36M_14,
         ),
         # MPI-INF-3DHP's test set, univ_annot3 in the order of its 17 joints; PCK and AUC of the first 14, as its Matlab code
-        Protocol("3dhp-univ", 81, 81, False, "zeroed", 14, "frame", (), tuple(range(14))),
+        Protocol("3dhp-univ", 81, 81, False, "zeroed", 14, "frame", (), tuple(range(14)), skeleton=MPI3DHP),
         # the same, annot3 of VIBE's 14 joints, an ankle first, the head last, as PoseRetNet's `mpii3d`; the mean of videos
-        Protocol("3dhp-annot", 81, 81, False, "as_predicted", (2, 3), "sequence", (), None),
+        Protocol("3dhp-annot", 81, 81, False, "as_predicted", (2, 3), "sequence", (), None, skeleton=LSP),
     )
 }  # fmt: skip
 
@@ -180,6 +182,58 @@ def evaluate(predictions, targets, actions, protocol="vp3d", *, names=None, vali
     return Evaluation(protocol, means, per_action, frames, len(rows), tuple(blocked), note)
 
 
+def evaluate_model(model, data, protocols=("vp3d",), flip=H36M, batch=8, step=lambda: None):
+    """What protocols make of a model's poses of a data set, which is read one sequence at a time.
+
+    A model that was made for a number of frames gets windows of as many, which the evaluations tell.
+
+    Args:
+        model, flip, batch: of `lifter.evaluation.lift_sequences`.
+        data: sequences with keypoints and poses, in which the joints of Human3.6M and of the protocols are found by their
+            names (`lifter.data.Dataset`); those that lack either are left out, and counted in the note.
+        protocols: names of PROTOCOLS. step: called for every sequence that was read, once for each length of windows.
+
+    Returns:
+        [Evaluation] of the protocols.
+
+    Raises:
+        ValueError, KeyError; as `evaluate`, and of data that cannot be read.
+    """
+    if unknown := [name for name in protocols if name not in PROTOCOLS]:
+        raise ValueError(f"protocol is {' '.join(unknown)}, expected some of {', '.join(PROTOCOLS)}")
+    window = getattr(model, "num_frames", None)
+    fitting = {"window": window, "stride": window} if window else {}
+    chosen = [replace(PROTOCOLS[name], **fitting) for name in protocols]
+    results = {}
+    for window, stride in dict.fromkeys((protocol.window, protocol.stride) for protocol in chosen):
+        pairs = [
+            (sequence, poses.float().cpu().numpy())
+            for sequence, poses in lift_sequences(model, _with_truth(data, step), window, stride, flip, batch)
+        ]
+        if not pairs:
+            raise ValueError(f"{data.path}: no sequence with keypoints and poses")
+        names = [sequence.name.removeprefix("test/").replace("/", "_") for sequence, _ in pairs]  # as blocklists have them
+        actions = [sequence.action or "all" for sequence, _ in pairs]
+        valid = [np.ones(len(sequence), bool) if sequence.valid is None else sequence.valid for sequence, _ in pairs]
+        for protocol in (protocol for protocol in chosen if (protocol.window, protocol.stride) == (window, stride)):
+            order = [H36M.joints.index(joint) for joint in protocol.skeleton.joints]
+            both = [poses[:, order] for _, poses in pairs], [sequence.poses[:, order] for sequence, _ in pairs]
+            result = evaluate(*both, actions, protocol, names=names, valid=valid)
+            lacking = len(data) - len(pairs)
+            note = f", {lacking} more lack keypoints or poses" if lacking else ""
+            results[protocol.name] = replace(result, note=result.note + note)
+    return [results[protocol.name] for protocol in chosen]
+
+
+def _with_truth(data, step):
+    """(sequence without its keypoints, keypoints) of those that have poses too."""
+    for sequence in data:
+        step()
+        if sequence.keypoints is not None and sequence.poses is not None:
+            sequence = sequence.to(H36M)
+            yield replace(sequence, keypoints=None, keypoints_true=None, estimates=None), sequence.keypoints
+
+
 def compare(evaluations):
     """Text: several evaluations side by side, and what each protocol is."""
     heads = [f"{evaluation.protocol}; {evaluation._counts()}" for evaluation in evaluations]
@@ -203,7 +257,7 @@ FIGURES = {
 
 def _sequence(name, predictions, targets, valid, protocol):
     """{figure: (its mean over the sequence, the frames that it stands for)} and the number of frames that count."""
-    predictions, targets = torch.as_tensor(predictions), torch.as_tensor(targets)
+    predictions, targets = (_tensor(poses) for poses in (predictions, targets))
     where = f"evaluate: sequence {name!r}"
     check_poses(where, predictions, targets)
     if predictions.dim() != 3 or predictions.shape[-1] != 3:
@@ -232,6 +286,11 @@ def _sequence(name, predictions, targets, valid, protocol):
         mean = errors[kept].mean().item() if kept.any() else float("nan")
         values[figure] = mean, int(counted.sum()) if kept.any() else 0
     return values, int(counted.sum())
+
+
+def _tensor(poses):
+    """Of an array, too, of which torch warns if nobody may write to it."""
+    return torch.from_numpy(np.require(poses, requirements="W")) if isinstance(poses, np.ndarray) else poses
 
 
 def _weighted(sequences):

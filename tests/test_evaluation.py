@@ -6,7 +6,7 @@ import torch
 
 from lifter import create_model, kernels
 from lifter.diffusion import mirror
-from lifter.evaluation import lift_sequence, overlap_average, window_starts
+from lifter.evaluation import lift_sequence, lift_sequences, overlap_average, window_starts
 
 
 class Recorder(torch.nn.Module):
@@ -152,3 +152,28 @@ def test_denoisers_and_channels():
     sure = torch.cat((keypoints[..., :2], torch.ones(5, 17, 1)), -1)
     assert torch.equal(lift_sequence(model, keypoints[..., :2]), lift_sequence(model, sure))
     assert not torch.equal(lift_sequence(model, keypoints), lift_sequence(model, sure))
+
+
+def test_many_share_calls():
+    """As one by one, in order, of no more windows at once than asked for, and with no more sequences in memory."""
+    model, read = Recorder(torch.tanh), []
+
+    def sequences():
+        for number, length in enumerate((3, 5, 0, 23, 1, 1, 1, 4, 12)):
+            read.append(number)
+            yield number, numbered(length)
+
+    done = []
+    for key, poses in lift_sequences(model, sequences(), 5, 3, None, batch=4):
+        done.append(key)
+        assert len(read) - len(done) <= 5
+        alone = lift_sequence(Recorder(torch.tanh), numbered(len(poses)), 5, 3, None)
+        torch.testing.assert_close(poses, alone, rtol=0, atol=1e-6)
+    assert done == list(range(9)) and [call[0] for call in model.calls] == [4] * 4 + [1]
+    mixed = [(0, numbered(5)), (1, numbered(5)[..., :2])]  # those of other shapes do not share
+    assert len(list(lift_sequences(Pads(), mixed, 5, flip=None))) == 2
+
+
+class Pads(Flat):
+    def forward(self, x):
+        return torch.nn.functional.pad(x, (0, 3 - x.shape[-1]))

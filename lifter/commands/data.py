@@ -9,9 +9,10 @@ def add_arguments(parser):
     inspect = commands.add_parser("inspect", help="say what a file or folder is, and whether it is sound")
     inspect.add_argument("paths", nargs="+", metavar="PATH")
     inspect.set_defaults(action=_inspect)
-    convert = commands.add_parser("convert", help="write it as lifter's npz, or its motion as BVH")
+    convert = commands.add_parser("convert", help="write it as npz, JSON, CSV, TRC or BVH")
     convert.add_argument("path", metavar="IN")
-    convert.add_argument("out", metavar="OUT", help="NAME.npz, NAME.bvh, or a folder for .bvh files")
+    convert.add_argument("out", metavar="OUT", help="NAME.npz, .json; of one sequence .csv, .trc, .bvh; or a folder")
+    convert.add_argument("--to", choices=("npz", "json", "csv", "trc", "bvh"), default="bvh", help="in that folder")
     convert.add_argument("--select", nargs="+", default=(), metavar="PATTERN", help='names to take, as "S9/*"')
     convert.add_argument("--skeleton", help="reorder the joints, as h36m")
     convert.add_argument("--virtual-cameras", action="store_true", help="what four cameras around each motion see")
@@ -66,7 +67,7 @@ def _inspect(args) -> int:
 def _convert(args) -> int:
     from lifter.data.inspect import convert, message
 
-    options = {name: getattr(args, name) for name in ("select", "skeleton", "virtual_cameras", "noise")}
+    options = {name: getattr(args, name) for name in ("to", "select", "skeleton", "virtual_cameras", "noise")}
     try:
         count = convert(args.path, args.out, **options, **reading_options(args))
     except (ValueError, KeyError, OSError) as error:

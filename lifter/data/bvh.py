@@ -6,14 +6,13 @@ channels in their order.
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from lifter.skeleton import H36M
 
-from .files import existing, parse_number
-from .mocap import rotation, z_up
+from .files import existing, parse_number, whole
+from .mocap import rotation, y_up, z_up
 from .sequence import Dataset, Sequence
 
 _UNITS = (1.0, 0.01, 0.001, 0.0254, 0.0254 / 0.45)  # metre, centimetre, millimetre, inch, CMU's
@@ -211,7 +210,7 @@ def _h36m(bvh, positions, path):
 
 
 def write(path, bvh: Bvh):
-    """Write a BVH file."""
+    """Write a BVH file, which appears when it is whole."""
     children = {i: [j for j, parent in enumerate(bvh.parents) if parent == i] for i in range(-1, len(bvh.names))}
     lines = ["HIERARCHY"]
 
@@ -230,19 +229,19 @@ def write(path, bvh: Bvh):
     joint(0, "")
     lines += ["MOTION", f"Frames: {len(bvh.motion)}", f"Frame Time: {bvh.frame_time:.9g}"]
     lines += [" ".join(f"{value:.9g}" for value in row) for row in bvh.motion]
-    Path(path).write_text("\n".join(lines) + "\n")
+    with whole(path) as partly:
+        partly.write_text("\n".join(lines) + "\n")
 
 
 def of_sequence(sequence: Sequence) -> Bvh:
-    """A sequence's poses as a BVH motion in centimetres, y up: z up in the world, y down in a camera.
+    """A sequence's poses as a BVH motion in centimetres, y up (`lifter.data.mocap.y_up`).
 
     Bones keep the mean length that they have in the sequence, and each joint turns so that the bones below it point as they
     do in the poses, as nearly as one turn can (Kabsch): joints are off by as much as the lengths of bones change.
     """
     if sequence.poses is None or sequence.skeleton is not H36M:
         raise ValueError(f"{sequence.name}: expected poses of Human3.6M's joints")
-    x, y, z = np.moveaxis(sequence.poses.astype(np.float64) * 100, -1, 0)
-    poses = np.stack((x, z, -y) if sequence.camera is None else (x, -y, -z), -1)
+    poses = y_up(sequence) * 100
     names, parents = list(H36M.joints), list(H36M.parents)
     bones = poses - np.stack([poses[:, max(parent, 0)] for parent in parents], 1)  # (T, J, 3), the pelvis has none
     offsets = _rest(bones)

@@ -11,6 +11,7 @@ import pickle
 import re
 import sys
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,18 @@ def existing(path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no file or folder of that name")
     return path
+
+
+@contextmanager
+def whole(path):
+    """The path of a file beside `path` to write to: it takes its place when all is written, and goes if it is not."""
+    path = Path(path)
+    partly = path.with_name(f"{path.name}.part")
+    try:
+        yield partly
+        os.replace(partly, path)
+    finally:
+        partly.unlink(missing_ok=True)
 
 
 def read_json(path):

@@ -1,11 +1,14 @@
 """Which format a file or folder has, and opening it."""
 
-from . import bvh, cmu, deciwatch, detectors, h36m, mocap, motionbert, mpi3dhp, own
+from . import bvh, cmu, deciwatch, detectors, h36m, mocap, motionbert, mpi3dhp, own, tables
 from .files import Npz, existing, read_json
 from .sequence import Dataset
 
 FORMATS = {
     "lifter": "lifter's own npz, read one sequence at a time",
+    "json": "lifter's own JSON",
+    "csv": "lifter's CSV: poses and keypoints, a column per coordinate",
+    "trc": "markers that are called as the joints, for OpenSim, .trc",
     "h36m": "Human3.6M as VideoPose3D stores it (npz of poses, npz of keypoints, or the folder of both)",
     "vp3d-custom": "VideoPose3D's data_2d_custom npz",
     "motionbert": "Human3.6M as MotionBERT stores it (pickle)",
@@ -42,7 +45,7 @@ def detect(path) -> str:
         return _json(path)
     if suffix == ".pkl":
         return "motionbert-clips" if b"data_label" in start or b"data_input" in start else "motionbert"
-    by_name = {".mat": "3dhp-mat", ".amc": "asf", ".asf": "asf", ".bvh": "bvh"}
+    by_name = {".mat": "3dhp-mat", ".amc": "asf", ".asf": "asf", ".bvh": "bvh", ".csv": "csv", ".trc": "trc"}
     if suffix in by_name:
         return by_name[suffix]
     raise ValueError(f"{path}: of no known format; known are {', '.join(FORMATS)}")
@@ -70,6 +73,8 @@ def _npz(path):
 def _json(path):
     data = read_json(path)
     if isinstance(data, dict):
+        if "lifter" in data:
+            return "json"
         if "annotations" in data:
             return "coco"
         if "instance_info" in data:
@@ -127,7 +132,7 @@ def open_data(path, format=None, **options) -> Dataset:
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}, expected {' or '.join(FORMATS)}")
     options = {name: value for name, value in options.items() if value is not None}
-    known, function = _OPEN.get(format, (_DETECTOR, None))
+    known, function = options_of(format), _OPEN.get(format, (None, None))[1]
     if unknown := options.keys() - known:
         raise ValueError(f"{path}: {format} knows no {', '.join(sorted(unknown))}, only {', '.join(known) or 'no options'}")
     if function is None:
@@ -135,9 +140,17 @@ def open_data(path, format=None, **options) -> Dataset:
     return function(path, **options)
 
 
+def options_of(format) -> tuple[str, ...]:
+    """The options of `open_data` that a format takes."""
+    return _OPEN.get(format, (_DETECTOR, None))[0]
+
+
 _DETECTOR = ("size", "fps", "layout", "variant")
 _OPEN = {
     "lifter": ((), own.open_own),
+    "json": ((), own.open_json),
+    "csv": ((), tables.open_csv),
+    "trc": ((), tables.open_trc),
     "h36m": (("keypoints", "cameras", "fps", "layout", "variant"), h36m.open_h36m),
     "vp3d-custom": (("fps", "layout", "variant"), detectors.open_custom),
     "motionbert": ((), motionbert.open_pickle),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lifter.skeleton import SKELETONS
 
-from . import bvh, own
+from . import outputs, own
 from .detectors import SizeUnknown
 from .formats import FORMATS, detect, open_data
 from .mocap import film
@@ -57,12 +57,14 @@ def describe(path, format=None, **options) -> tuple[list[str], list[str]]:
     return lines + unknown, problems
 
 
-def convert(path, out, *, format=None, select=(), skeleton=None, virtual_cameras=False, noise=None, **options) -> int:
+def convert(
+    path, out, *, to="bvh", format=None, select=(), skeleton=None, virtual_cameras=False, noise=None, **options
+) -> int:  # fmt: skip
     """Write the sequences of a file or folder to `out`, one at a time; how many.
 
     Args:
-        out: an .npz is lifter's own format; a .bvh is the one sequence's motion, or, without suffix, a folder with a .bvh for
-            each.
+        out: an .npz or .json is lifter's own format; a .csv, .trc or .bvh has one sequence; or, without suffix, a folder with
+            a file for each, in the format `to` (of `lifter.data.outputs.WRITERS`).
         select: patterns of names. skeleton: reorder the joints to those of this skeleton, by name.
         virtual_cameras: motions in the world become what four cameras around them see. noise: the seed of a detector's
             noise on that, or on motion capture that has cameras.
@@ -78,16 +80,14 @@ def convert(path, out, *, format=None, select=(), skeleton=None, virtual_cameras
             raise ValueError(f"skeleton is {skeleton!r}, expected {' or '.join(SKELETONS)}")
         reads = {name: partial(_reordered, read, SKELETONS[skeleton]) for name, read in data.items.items()}
         data = Dataset(data.format, data.path, reads)
-    if out.suffix == ".npz":
-        return own.save(out, data)
-    if out.suffix not in (".bvh", ""):
-        raise ValueError(f"{out}: expected a name that ends in .npz or .bvh, or a folder for .bvh files")
-    if out.suffix and len(data) > 1:
-        raise ValueError(f"{out}: {path} has {len(data)} sequences: choose one by --select, or name a folder")
+    if out.suffix in (".npz", ".json"):
+        return {".npz": own.save, ".json": own.save_json}[out.suffix](out, data)
+    if out.suffix:
+        outputs.output_format(out)
+        if len(data) > 1:
+            raise ValueError(f"{out}: {path} has {len(data)} sequences: choose one by --select, or name a folder")
     for sequence in data:
-        file = out if out.suffix else out / f"{sequence.name}.bvh"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        bvh.write(file, bvh.of_sequence(sequence))
+        outputs.write(out if out.suffix else outputs.output_path(out, ".", sequence.name, to), sequence)
     return len(data)
 
 

@@ -179,6 +179,16 @@ def z_up(points):
     return np.stack((x, -z, y), -1)
 
 
+def y_up(sequence: Sequence):
+    """The poses of a sequence (T, J, 3) float64 with y up. In a camera, of which its keypoints tell too, y is down; in the
+    world z is up."""
+    if sequence.poses is None:
+        raise ValueError(f"{sequence.name}: no poses")
+    x, y, z = np.moveaxis(sequence.poses.astype(np.float64), -1, 0)
+    seen = sequence.camera is not None or sequence.keypoints is not None
+    return np.stack((x, -y, -z) if seen else (x, z, -y), -1)
+
+
 def open_asf(path, fps=FPS) -> Dataset:
     """Sequences "02_02" of AMC files, poses in the world: of one .amc file, of a folder's, or of those of one .asf file.
 

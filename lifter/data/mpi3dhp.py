@@ -80,7 +80,7 @@ def _train_mat(name, file, camera) -> Sequence:
     scipy = _library("scipy.io", "scipy", file)
     try:
         data = scipy.loadmat(file, variable_names=("annot2", "univ_annot3"))
-    except (ValueError, TypeError, OSError, NotImplementedError, EOFError) as error:
+    except Exception as error:  # of a damaged file scipy raises anything
         raise ValueError(f"{file}: not a readable MATLAB file ({error})") from None
     arrays = {}
     for key, source, axes in (("data_2d", "annot2", 2), ("data_3d", "univ_annot3", 3)):

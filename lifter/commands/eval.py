@@ -1,0 +1,62 @@
+import json
+import sys
+
+from .data import add_reading_options, reading_options
+from .lift import add_model_options, model_of
+
+HELP = "how far a model's poses are from those of a data set"
+
+
+def add_arguments(parser):
+    parser.add_argument("data", metavar="DATA", help="a file or folder with keypoints and poses")
+    parser.add_argument("--protocol", nargs="+", default=("vp3d",), metavar="NAME", help="default: vp3d; several side by side")
+    parser.add_argument("--select", nargs="+", default=(), metavar="PATTERN", help='sequences to take, as "S9/*"')
+    parser.add_argument("--actions", action="store_true", help="also action by action")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    add_model_options(parser)
+    add_reading_options(parser)
+
+
+def run(args) -> int:
+    from lifter.data.inspect import message
+    from lifter.protocols import compare
+
+    try:
+        evaluations = _evaluate(args)
+        if args.json:
+            _write(args.json, args.data, evaluations)
+    except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
+        print(f"lifter eval: {message(error)}", file=sys.stderr)
+        return 1
+    if args.actions:
+        print(*evaluations, sep="\n\n", end="\n\n")
+    print(compare(evaluations))
+    return 0
+
+
+def _evaluate(args):
+    from lifter.data import open_data
+    from lifter.progress import Progress
+    from lifter.protocols import evaluate_model
+    from lifter.skeleton import H36M
+
+    data = open_data(args.data, **reading_options(args))
+    data = data.select(*args.select) if args.select else data
+    model = model_of(args).load()
+    with Progress("sequences", len(data)) as progress:
+        return evaluate_model(model, data, args.protocol, H36M if args.flip else None, args.batch, progress.step)
+
+
+def _write(path, data, evaluations):
+    from dataclasses import asdict
+
+    from lifter.data.files import whole
+
+    finite = lambda figures: {name: value if value == value else None for name, value in figures.items()}
+    told = []
+    for each in evaluations:
+        protocol = asdict(each.protocol) | {"skeleton": each.protocol.skeleton.name}
+        actions = {action: finite(figures) for action, figures in each.per_action.items()}
+        told.append(asdict(each) | {"protocol": protocol, "metrics": finite(each.metrics), "per_action": actions})
+    with whole(path) as partly:
+        partly.write_text(json.dumps({"data": data, "evaluations": told}, indent=1) + "\n")

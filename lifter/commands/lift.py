@@ -1,0 +1,99 @@
+import argparse
+import sys
+from collections import Counter
+
+from .data import add_reading_options, reading_options
+
+HELP = "3D poses for files and folders of keypoints"
+
+
+def add_arguments(parser):
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, and folders with all in them that holds keypoints")
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="OUT", help="a folder; or a file, for one file with one sequence"
+    )
+    parser.add_argument("--to", choices=("npz", "json", "csv", "trc", "bvh"), help="default: OUT's suffix, or npz")
+    add_model_options(parser)
+    parser.add_argument("--stride", type=int, help="frames from window to window; default: as many as the model sees")
+    parser.add_argument("--place", action="store_true", help="put the root where the camera, which the file tells, sees it")
+    parser.add_argument("--overwrite", action="store_true", help="lift again what is in OUT already")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: on all machines of a Ray cluster")
+    add_reading_options(parser)
+
+
+def add_model_options(parser):
+    """Which model, and how it runs; see `model_of`."""
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights; default: those that ship with lifter")
+    parser.add_argument("--model", help="whose weights these are, where the file does not say it: see `lifter models`")
+    parser.add_argument("--num-frames", type=int, metavar="T", help="of that model")
+    flip = argparse.BooleanOptionalAction
+    parser.add_argument("--flip", action=flip, default=True, help="the mean with the mirror image's poses (default: yes)")
+    parser.add_argument("--batch", type=int, default=8, help="windows in one call (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+
+
+def model_of(args):
+    from lifter.lifting import Model
+
+    return Model(args.checkpoint, args.model, args.num_frames, args.device, args.dtype)
+
+
+def run(args) -> int:
+    told, problems = Counter(), []
+    try:
+        _lift(args, told, problems)
+    except KeyboardInterrupt:
+        print("lifter lift: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
+        from lifter.data.inspect import message
+
+        problems.append(f"lifter lift: {message(error)}")
+    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
+    if told:
+        there = f", {told['there']} were there (--overwrite lifts them again)" if told["there"] else ""
+        print(f"{args.out}: {told['lifted']} sequences lifted{there}, {told['failed']} failed")
+    return 1 if problems else 0
+
+
+def _lift(args, told, problems):
+    from lifter.lifting import find_sources, lift_files
+    from lifter.progress import Progress
+
+    lift = _options(args)
+    sources = find_sources(args.inputs, lift.out, args.format)
+    if lift.format is None and len(sources) > 1:
+        raise ValueError(f"{lift.out}: {len(sources)} files to lift, expected a folder")
+    with Progress("files", len(sources)) as progress:
+
+        def report(what, text):
+            told[what] += 1
+            if what == "failed":
+                problems.append(text)
+            progress.step(what == "source", f", {told['lifted']} sequences lifted")
+
+        if args.engine == "ray":
+            from lifter.on_ray import lift_on_ray
+
+            lift_on_ray(sources, lift, report)
+        else:
+            lift_files(lift.model.load(), sources, lift, report)
+
+
+def _options(args):
+    from pathlib import Path
+
+    from lifter.data.outputs import WRITERS
+    from lifter.lifting import Lift
+
+    out, format = Path(args.out), args.to or "npz"
+    suffix = out.suffix[1:].lower()
+    if suffix in WRITERS and not out.is_dir():
+        if args.to not in (None, suffix):
+            raise ValueError(f"{out}: expected a name that ends in .{args.to}, or no --to")
+        format = None
+    elif out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file, expected a folder, or a name that ends in .{', .'.join(WRITERS)}")
+    names = ("flip", "batch", "stride", "place", "overwrite")
+    return Lift(out, format, model_of(args), reading=reading_options(args), **{name: getattr(args, name) for name in names})

@@ -1,0 +1,82 @@
+"""A file for each sequence, in one of several formats, under a name that no other sequence gets."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+from . import bvh, own, tables
+
+LONGEST = 240  # bytes of a file's name without its suffix; most file systems take 255, and there is a .part
+
+
+def _npz(path, sequence):
+    own.save(path, [sequence])
+
+
+def _json(path, sequence):
+    own.save_json(path, [sequence])
+
+
+def _bvh(path, sequence):
+    bvh.write(path, bvh.of_sequence(sequence))
+
+
+WRITERS = {"npz": _npz, "json": _json, "csv": tables.write_csv, "trc": tables.write_trc, "bvh": _bvh}
+
+
+def write(path, sequence):
+    """Write a sequence in the format of the path's suffix, one of `WRITERS`. The file appears when it is whole, and its
+    folder with it."""
+    path = Path(path)
+    format = output_format(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    WRITERS[format](path, sequence)
+
+
+def output_format(path) -> str:
+    """The key of `WRITERS` that a file's suffix says."""
+    format = path.suffix[1:].lower()
+    if format not in WRITERS:
+        raise ValueError(f"{path}: expected a name that ends in .{', .'.join(WRITERS)}")
+    return format
+
+
+def output_path(folder, place, name, format) -> Path:
+    """The file for a sequence, always in `folder`, and of different sequences always a different one: neither two files nor a
+    file and a folder are called the same.
+
+    Args:
+        place: relative path of the file that the sequence is from; of no other file, and below none of them.
+        name: of the sequence, any text; what may not be in a file's name, and "%", is percent-encoded. None: the file has
+            only this one, and `place` is name enough.
+        format: of `WRITERS`.
+    """
+    parts = list(Path(place).parts)
+    if name is not None:
+        parts += [_encoded(part) for part in name.split("/")]
+    *above, last = (_short(part) for part in parts)
+    return Path(folder, *(_no_file(part, format) for part in above), f"{last}.{format}")
+
+
+def _encoded(part):
+    if part.strip(".") == "":  # nothing, "." and ".."
+        return part.replace(".", "%2E") or "%"
+    keep = lambda c: c.isalnum() or c in " !#$&'()+,-.;=@[]^_`{}~"  # noqa: E731
+    return "".join(c if keep(c) else quote(c, safe="", errors="surrogatepass") for c in part)
+
+
+def _short(part):
+    """A name of at most `LONGEST` bytes; of those that are as long or longer, the beginning and a hash, as long as that."""
+    raw = os.fsencode(part)
+    if len(raw) < LONGEST:
+        return part
+    digest = hashlib.sha256(raw).hexdigest()[:40]
+    begin = raw[: LONGEST - len(digest)].decode(errors="ignore")
+    return begin.ljust(len(begin) + LONGEST - len(digest) - len(begin.encode()), "%") + digest
+
+
+def _no_file(part, format):
+    """A folder's name, which is no output's: one that ends as those do gets one "_" more."""
+    return f"{part}_" if re.search(rf"\.{format}_*$", part) else part

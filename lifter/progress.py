@@ -1,0 +1,41 @@
+"""How far a command is: a bar of rich's on a terminal if rich is installed, else a line now and then."""
+
+import sys
+import time
+
+SECONDS = 10.0  # from line to line
+
+
+class Progress:
+    """`with Progress("files", total) as progress: progress.step()`, on stderr."""
+
+    def __init__(self, what, total):
+        self.what, self.total, self.done, self.bar = what, total, 0, None
+        self.began = self.told = time.monotonic()
+
+    def __enter__(self):
+        if sys.stderr.isatty():
+            try:
+                from rich import progress
+                from rich.console import Console
+            except ImportError:
+                return self
+            columns = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TextColumn("{task.description}"))
+            self.bar = progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task(self.what, total=self.total)
+        return self
+
+    def __exit__(self, *_):
+        if self.bar:
+            self.bar.stop()
+
+    def step(self, by=1, more=""):
+        """`more`: what else there is to say, as ", 12 sequences"."""
+        self.done += by
+        if self.bar:
+            self.bar.update(self.task, advance=by, description=f"{self.what}{more}")
+        elif (now := time.monotonic()) - self.told >= SECONDS:
+            self.told = now
+            speed = f"{self.done / (now - self.began):.3g} a second"
+            print(f"{self.done} of {self.total} {self.what}{more}, {speed}", file=sys.stderr, flush=True)
