@@ -133,7 +133,8 @@ class Training:
     def run(self, save_every, workers):
         if self.step >= self.steps and not self.best:
             self.validate()
-        progress = tqdm(total=self.steps, initial=self.step, unit="step", disable=not self.fabric.is_global_zero, mininterval=1)
+        hidden = None if self.fabric.is_global_zero else True  # None: where it is no terminal
+        progress = tqdm(total=self.steps, initial=self.step, unit="step", disable=hidden)
         total = 0.0
         for clips in self._stream(workers):
             loss = self._step(clips)
