@@ -13,7 +13,7 @@ KEPT = 2  # should the last one be damaged, there is one before it
 def save(folder, step, state) -> Path:
     """Write the state after `step` steps, and remove older ones but for `KEPT`."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:09d}.ckpt"
     partly = path.with_name(f"{path.name}.part")
     with partly.open("wb") as file:

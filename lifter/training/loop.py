@@ -5,6 +5,7 @@ from (seed, epoch), dropout and diffusion from (seed, step, process).
 """
 
 import copy
+import os
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -47,14 +48,18 @@ def train(
         accelerator, devices, nodes, precision: of Lightning Fabric; torchrun's variables are heeded.
 
     Returns:
-        {"P1", "P2", "MPJVE"} in millimetres (per frame) of best.safetensors, over all frames of `validation`, the predicted root
-        set to 0; empty without it.
+        {"P1", "P2", "MPJVE"} in millimetres (per frame) of best.safetensors, over all frames of `validation`, the predicted
+        root set to 0; empty without it.
 
     Raises:
         ValueError for what does not fit: sizes, recipe of the checkpoint; FileExistsError for a folder with a training that
         is not to be resumed.
     """
     out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if devices == "auto" and "LOCAL_WORLD_SIZE" in os.environ:  # torchrun's; on the CPU Fabric would not look
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, loggers=_loggers(out))
     fabric.launch()
     if not resume and checkpoints.found(out / "checkpoints"):
@@ -103,7 +108,8 @@ class Training:
         self.wrapped, self.optimizer = fabric.setup(network, optimizer)
         self.average = copy.deepcopy(network).requires_grad_(False) if recipe.ema else None
         self.steps_per_epoch = len(clips) // recipe.batch_size
-        self.steps = min(filter(None.__ne__, (recipe.epochs * self.steps_per_epoch, recipe.max_steps)))
+        self.steps = recipe.epochs * self.steps_per_epoch
+        self.steps = self.steps if recipe.max_steps is None else min(self.steps, recipe.max_steps)
 
     def state(self):
         return {

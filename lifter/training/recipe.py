@@ -79,7 +79,8 @@ class Recipe:
         weights = None
         if any(term.startswith("weighted") for term in self.loss):
             if skeleton.name not in JOINT_WEIGHTS:
-                raise ValueError(f"recipe: loss: no weights for the joints of {skeleton.name}, only {', '.join(JOINT_WEIGHTS)}")
+                known = ", ".join(JOINT_WEIGHTS)
+                raise ValueError(f"recipe: loss: no weights for the joints of {skeleton.name}, only of {known}")
             weights = losses.JOINT_WEIGHTS[JOINT_WEIGHTS[skeleton.name]]
         terms = {
             "mpjpe": lambda: losses.mpjpe(predictions, targets),
