@@ -43,8 +43,8 @@ NOTES = [
     "Mean pose: of the training set. Linear: ridge regression, frame by frame.",
     "MixSynthFormer sees every second frame, lifted by a linear layer that is trained with it. HTP: one hypothesis in one "
     "step.",
-    "MACs and frames/s without the mirrored keypoints; frames/s for 8 clips of 27 frames at once. Training includes looking at "
-    "the first camera of S3 for the learning curve.",
+    "MACs and frames/s without the mirrored keypoints; frames/s for 8 clips of 27 frames at once. Training includes looking "
+    "at the first camera of S3 for the learning curve.",
 ]
 
 FRAMES = 27

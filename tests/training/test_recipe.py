@@ -11,7 +11,8 @@ from lifter.training.recipe import FOLDER
 
 LOSSES = {
     "sasmamba": losses.sasmamba_loss, "poseretnet": losses.poseretnet_loss, "mixste": losses.mixste_loss,
-    "htp": losses.htp_loss, "d3dp": losses.htp_loss, "masc_pose": losses.masc_pose_loss, "motionagformer": losses.motionagformer_loss,
+    "htp": losses.htp_loss, "d3dp": losses.htp_loss, "masc_pose": losses.masc_pose_loss,
+    "motionagformer": losses.motionagformer_loss,
     "mixsynthformer": losses.mixsynthformer_loss, "mixsynthformer_lifter": losses.mixsynthformer_loss,
     "htp_mixste": losses.mixste_loss, "htp_motionbert": losses.motionagformer_loss,
 }  # fmt: skip
