@@ -1,4 +1,5 @@
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -8,12 +9,13 @@ HELP = "train a model by its published recipe, or by yours"
 
 
 def main(argv) -> int:
-    try:
-        import jsonargparse
-        import lightning.fabric  # noqa: F401
-    except ImportError as error:
-        print(f'lifter train: {error.name} is not installed (pip install "lifter[train]")', file=sys.stderr)
-        return 1
+    for needed in ("jsonargparse", "lightning", "tensorboard"):
+        if importlib.util.find_spec(needed) is None:
+            print(f'lifter train: {needed} is not installed (pip install "lifter[train]")', file=sys.stderr)
+            return 1
+    import jsonargparse
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
     from lifter.data.inspect import message
 
     try:
@@ -25,26 +27,27 @@ def main(argv) -> int:
     except KeyboardInterrupt:
         print(f"lifter train: interrupted; --resume goes on from the last checkpoint in {args.out}", file=sys.stderr)
         return 130
-    print(f"{args.out}/best.safetensors" + "".join(f", {name} {value:.1f} mm" for name, value in figures.items()))
+    if rank_zero_only.rank == 0:
+        print(f"{args.out}/best.safetensors" + "".join(f", {name} {value:.1f} mm" for name, value in figures.items()))
     return 0
 
 
 def _parser(argv):
     """jsonargparse's, so that all of it may be in a YAML file too. What the model's recipe says are the defaults."""
     import jsonargparse
+    import yaml
 
     from lifter.training import Recipe, find_recipe
 
-    recipe = find_recipe(_model(argv) or "")
     parser = jsonargparse.ArgumentParser(
-        prog="lifter train", exit_on_error=False, default_config_files=[str(recipe)] if recipe else [],
-        description="Train a model. The options of the recipe have the values of the published one of the model.",
+        prog="lifter train", exit_on_error=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train a model. With --model the help shows the recipe of that model.",
     )  # fmt: skip
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--model", required=True, help="a name of `lifter models`")
-    parser.add_argument("--out", default="runs", help="folder for weights, checkpoints and logs (default: runs)")
+    parser.add_argument("--out", default="runs", metavar="FOLDER", help="folder for weights, checkpoints and logs")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder, if any")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of first weights, order, dropout")
     parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="from checkpoint to checkpoint")
     data = parser.add_argument_group("data")
     data.add_argument("--data", required=True, metavar="PATH", help="whatever `lifter data inspect` knows, with poses")
@@ -57,22 +60,24 @@ def _parser(argv):
     add_reading_options(data)
     machine = parser.add_argument_group("machine")
     machine.add_argument("--accelerator", default="auto", help="auto, cpu, cuda")
-    machine.add_argument("--devices", default="auto", help="how many (default: all GPUs, or one process on the CPU)")
-    machine.add_argument("--nodes", type=int, default=1)
+    machine.add_argument("--devices", default="auto", help="how many; auto: all GPUs, or one process on the CPU")
+    machine.add_argument("--nodes", type=int, default=1, help="machines; torchrun's variables count more")
     machine.add_argument("--precision", default="32-true", help="32-true, bf16-mixed, bf16-true, 16-mixed")
     parser.add_class_arguments(Recipe, None)
+    if recipe := find_recipe(_model(argv) or ""):
+        parser.set_defaults(yaml.safe_load(recipe.read_text()))
     return parser
 
 
 def _model(argv):
     """The model, which decides the defaults of all else."""
+    import yaml
+
     first = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     first.add_argument("--model")
     first.add_argument("--config")
     args, _ = first.parse_known_args(argv)
     if args.model is None and args.config is not None and Path(args.config).is_file():
-        import yaml
-
         config = yaml.safe_load(Path(args.config).read_text())
         return config.get("model") if isinstance(config, dict) else None
     return args.model
@@ -81,12 +86,13 @@ def _model(argv):
 def _train(args):
     from dataclasses import fields
 
+    from lifter import list_models
     from lifter.data import open_data
     from lifter.data.mocap import film
     from lifter.training import Recipe, find_recipe, split, train
 
     recipe = Recipe(**{field.name: args[field.name] for field in fields(Recipe)})
-    if find_recipe(args.model) is None:
+    if args.model in list_models() and find_recipe(args.model) is None:
         print(f"lifter train: {args.model} has no published recipe here, but the defaults", file=sys.stderr)
     if args.virtual_cameras:
         data = film(open_data(args.data, **reading_options(args)), args.noise)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -60,7 +61,11 @@ def train(
     if devices == "auto" and "LOCAL_WORLD_SIZE" in os.environ:  # torchrun's; on the CPU Fabric would not look
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, loggers=_loggers(out))
+    options = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes, "precision": precision}
+    try:
+        fabric = Fabric(**options, loggers=_loggers(out))
+    except (MisconfigurationException, RuntimeError) as error:
+        raise ValueError(f"train: {options}: {error}") from None
     fabric.launch()
     if not resume and checkpoints.found(out / "checkpoints"):
         raise FileExistsError(f"{out}: has the checkpoints of a training: resume it, or choose another folder")
@@ -90,7 +95,7 @@ def _loggers(out):
 
 
 def _fitting(network, clip):
-    inputs, poses = map(torch.from_numpy, clip)
+    inputs, poses = map(torch.tensor, clip)
     return with_channels(inputs, network.in_channels), poses
 
 
@@ -230,7 +235,7 @@ class Training:
         for name in self.validation.names[self.fabric.global_rank :: self.fabric.world_size]:
             sequence = self.validation[name]
             inputs, poses = pair(sequence, recipe.inputs)
-            predictions = lift(inputs, flip=sequence.skeleton if recipe.flip_test else None).float().cpu()
+            predictions = lift(torch.tensor(inputs), flip=sequence.skeleton if recipe.flip_test else None).float().cpu()
             root = sequence.skeleton.parents.index(-1)
             predictions, targets = align_root(predictions, torch.from_numpy(poses), "zeroed", root)
             valid = None if sequence.valid is None else torch.from_numpy(sequence.valid)[:, None].expand(targets.shape[:2])

@@ -69,6 +69,8 @@ def test_virtual_cameras_and_noise(run):
         (["--model", "mixste", *SMALL, "--batch_size", "400"], "14 clips, expected at least one batch of 400"),
         (["--model", "mixste", *SMALL, "--noise", "0"], "lifter knows no noise"),
         (["--model", "mixste", "--config", "none.yaml"], "none.yaml"),
+        (["--model", "mixste", *SMALL, "--precision", "7"], "Precision '7' is invalid"),
+        (["--model", "mixste", *SMALL, "--accelerator", "abacus"], "abacus"),
         ([], "model"),
     ],
 )
@@ -91,6 +93,6 @@ def test_help(capsys):
 
 
 def test_without_the_extra(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "lightning.fabric", None)
+    monkeypatch.setitem(sys.modules, "lightning", None)
     assert main(["train", "--model", "linear"]) == 1
     assert 'pip install "lifter[train]"' in capsys.readouterr().err
