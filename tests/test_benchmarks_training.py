@@ -32,8 +32,9 @@ def motions(tmp_path):
 
 
 def test_all_of_it(motions, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "FRAMES", 9)
-    monkeypatch.setattr(training, "NETWORKS", {"sasmamba": {"dim": 8, "depth": 1}, "htp": {"dim": 8, "depth": 3, "num_heads": 1}})
+    networks = {"sasmamba": {"dim": 8, "depth": 1}, "htp": {"dim": 8, "depth": 3, "num_heads": 1}}
+    for name, value in (("FRAMES", 9), ("BUDGET", 0.05), ("NETWORKS", networks)):
+        monkeypatch.setattr(training, name, value)
     monkeypatch.setattr(training, "RECIPE", replace(training.RECIPE, num_frames=9, batch_size=2))
     monkeypatch.setattr(training, "PROTOCOL", replace(training.PROTOCOL, window=9, stride=9))
     run = lambda *argv: training.main(["--data", str(motions), "--out", str(tmp_path / "out"), *argv])

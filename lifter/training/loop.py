@@ -6,6 +6,7 @@ from (seed, epoch), dropout and diffusion from (seed, step, process).
 
 import copy
 import os
+import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -106,7 +107,7 @@ class Training:
         self.fabric, self.recipe, self.clips, self.validation, self.out, self.about = (
             fabric, recipe, clips, validation, out, about,
         )  # fmt: skip
-        self.seed, self.step, self.best = about["seed"], 0, {}
+        self.seed, self.step, self.seconds, self.best = about["seed"], 0, 0.0, {}
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         optimizer = kinds[recipe.optimizer](network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.network = network  # the wrapped one shares its weights
@@ -119,6 +120,7 @@ class Training:
     def state(self):
         return {
             "step": self.step,
+            "seconds": self.seconds,
             "about": self.about,
             "best": self.best,
             "clips": len(self.clips),
@@ -134,7 +136,7 @@ class Training:
         changed += ["clips"] if state["clips"] != len(self.clips) else []
         if changed:
             raise ValueError(f"{self.out}: was trained with other {', '.join(changed)}: these must not change on the way")
-        self.step, self.best = state["step"], state["best"]
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.network.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -146,7 +148,7 @@ class Training:
             self.validate()
         hidden = None if self.fabric.is_global_zero else True  # None: where it is no terminal
         progress = tqdm(total=self.steps, initial=self.step, unit="step", disable=hidden)
-        total = 0.0
+        total, began = 0.0, time.perf_counter() - self.seconds
         for clips in self._stream(workers):
             loss = self._step(clips)
             self.step += 1
@@ -158,6 +160,7 @@ class Training:
             epoch_ends = self.step % self.steps_per_epoch == 0
             if epoch_ends or self.step == self.steps:
                 self.validate(progress)
+            self.seconds = time.perf_counter() - began
             if epoch_ends or self.step == self.steps or self.step % save_every == 0:
                 self._save()
         progress.close()
