@@ -4,6 +4,7 @@ from .d3dp import D3DP
 from .hot import HoTMixSTE
 from .htp import HTP, HTPMixSTE, HTPMotionBERT
 from .ktpformer import KTPFormer
+from .linear import LinearLifter
 from .masc_pose import MASCPose
 from .mixste import MixSTE
 from .mixsynthformer import MixSynthFormer
@@ -12,6 +13,7 @@ from .motionbert import MotionBERT
 from .posemamba import PoseMamba
 from .poseretnet import PoseRetNet
 from .sasmamba import SasMamba
+from .sparse_lifter import MixSynthFormerLifter
 from .tcpformer import TCPFormer
 
 __all__ = [
@@ -21,9 +23,11 @@ __all__ = [
     "HTPMotionBERT",
     "HoTMixSTE",
     "KTPFormer",
+    "LinearLifter",
     "MASCPose",
     "MixSTE",
     "MixSynthFormer",
+    "MixSynthFormerLifter",
     "MotionAGFormer",
     "MotionBERT",
     "PoseMamba",

@@ -1,0 +1,109 @@
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+from .data import add_reading_options, reading_options
+
+HELP = "train a model by its published recipe, or by yours"
+
+
+def main(argv) -> int:
+    for needed in ("jsonargparse", "lightning", "tensorboard"):
+        if importlib.util.find_spec(needed) is None:
+            print(f'lifter train: {needed} is not installed (pip install "lifter[train]")', file=sys.stderr)
+            return 1
+    import jsonargparse
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    from lifter.data.inspect import message
+
+    try:
+        args = _parser(argv).parse_args(argv)
+        figures = _train(args)
+    except (jsonargparse.ArgumentError, ValueError, KeyError, TypeError, OSError) as error:
+        print(f"lifter train: {message(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"lifter train: interrupted; --resume goes on from the last checkpoint in {args.out}", file=sys.stderr)
+        return 130
+    if rank_zero_only.rank == 0:
+        print(f"{args.out}/best.safetensors" + "".join(f", {name} {value:.1f} mm" for name, value in figures.items()))
+    return 0
+
+
+def _parser(argv):
+    """jsonargparse's, so that all of it may be in a YAML file too. What the model's recipe says are the defaults."""
+    import jsonargparse
+    import yaml
+
+    from lifter.training import Recipe, find_recipe
+
+    parser = jsonargparse.ArgumentParser(
+        prog="lifter train", exit_on_error=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train a model. With --model the help shows the recipe of that model.",
+    )  # fmt: skip
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_argument("--model", required=True, help="a name of `lifter models`")
+    parser.add_argument("--out", default="runs", metavar="FOLDER", help="folder for weights, checkpoints and logs")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder, if any")
+    parser.add_argument("--seed", type=int, default=0, help="of first weights, order, dropout")
+    parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="from checkpoint to checkpoint")
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", required=True, metavar="PATH", help="whatever `lifter data inspect` knows, with poses")
+    patterns = {"nargs": "+", "metavar": "PATTERN"}
+    data.add_argument("--train", **patterns, default=["*"], help='sequences, as "S1/*"; never those of --validate')
+    data.add_argument("--validate", **patterns, default=[], help="sequences to validate on")
+    data.add_argument("--virtual-cameras", action="store_true", help="what four cameras around each motion see")
+    data.add_argument("--noise", type=int, metavar="SEED", help="as a detector would find the keypoints")
+    data.add_argument("--workers", type=int, default=0, help="processes that read, for each that trains")
+    add_reading_options(data)
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--accelerator", default="auto", help="auto, cpu, cuda")
+    machine.add_argument("--devices", default="auto", help="how many; auto: all GPUs, or one process on the CPU")
+    machine.add_argument("--nodes", type=int, default=1, help="machines; torchrun's variables count more")
+    machine.add_argument("--precision", default="32-true", help="32-true, bf16-mixed, bf16-true, 16-mixed")
+    parser.add_class_arguments(Recipe, None)
+    if recipe := find_recipe(_model(argv) or ""):
+        parser.set_defaults(yaml.safe_load(recipe.read_text()))
+    return parser
+
+
+def _model(argv):
+    """The model, which decides the defaults of all else."""
+    import yaml
+
+    first = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    first.add_argument("--model")
+    first.add_argument("--config")
+    args, _ = first.parse_known_args(argv)
+    if args.model is None and args.config is not None and Path(args.config).is_file():
+        config = yaml.safe_load(Path(args.config).read_text())
+        return config.get("model") if isinstance(config, dict) else None
+    return args.model
+
+
+def _train(args):
+    from dataclasses import fields
+
+    from lifter import list_models
+    from lifter.data import open_data
+    from lifter.data.mocap import film
+    from lifter.training import Recipe, find_recipe, split, train
+
+    recipe = Recipe(**{field.name: args[field.name] for field in fields(Recipe)})
+    if args.model in list_models() and find_recipe(args.model) is None:
+        print(f"lifter train: {args.model} has no published recipe here, but the defaults", file=sys.stderr)
+    if args.virtual_cameras:
+        data = film(open_data(args.data, **reading_options(args)), args.noise)
+    else:
+        data = open_data(args.data, noise=args.noise, **reading_options(args))
+    parts = split(data, args.train, args.validate)
+    options = ("resume", "seed", "save_every", "workers", "accelerator", "nodes", "precision")
+    return train(
+        args.model, recipe, *parts, args.out, devices=_number_or_text(args.devices), **{name: args[name] for name in options}
+    )
+
+
+def _number_or_text(text):
+    return int(text) if str(text).isdigit() else text

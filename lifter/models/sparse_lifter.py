@@ -1,0 +1,50 @@
+"""MixSynthFormer as a lifter: an estimator lifts the keyframes, MixSynthFormer recovers all frames from their poses."""
+
+from torch import nn
+
+from lifter.registry import register_model
+
+from .linear import LinearLifter
+from .mixste import check_keypoints
+from .mixsynthformer import MixSynthFormer
+
+
+class MixSynthFormerLifter(nn.Module):
+    """Keypoints of a window to its poses, of which only every `interval`-th frame is estimated: (B, T, J, in_channels) ->
+    (B, T, J, 3) for T = num_frames = interval * steps + 1.
+
+    The keypoints of the frames between are not read.
+
+    Args:
+        num_frames: the frames of the window; follows from `interval` and `steps`, and is only compared with them.
+        num_joints: J. in_channels: 2, or 3 with confidences.
+        dim, depth, interval, steps, and others: see `lifter.models.MixSynthFormer`, which refines the estimates.
+        estimator: any module (B, T, J, in_channels) -> (B, T, J, 3) for T = steps + 1 keyframes, part of this model and
+            trained with it. None: `lifter.models.LinearLifter`.
+    """
+
+    def __init__(self, num_frames=None, num_joints=17, in_channels=2, dim=64, depth=4, *, estimator=None, **mixsynthformer):
+        super().__init__()
+        self.estimator = LinearLifter(num_joints=num_joints, in_channels=in_channels) if estimator is None else estimator
+        self.refiner = MixSynthFormer(num_frames, num_joints, 3, dim, depth, **mixsynthformer)
+        if self.refiner.predict:
+            raise ValueError(f"MixSynthFormerLifter: predict is {self.refiner.predict}, expected 0: all frames are recovered")
+        self.num_frames, self.num_joints, self.in_channels = self.refiner.window, num_joints, in_channels
+
+    def forward(self, keypoints):
+        check_keypoints("MixSynthFormerLifter", keypoints, None, self.num_joints, self.in_channels)
+        if keypoints.shape[1] != self.num_frames:
+            got = f"keypoints have {keypoints.shape[1]} frames"
+            raise ValueError(f"MixSynthFormerLifter: {got}, expected num_frames={self.num_frames}")
+        return self.refiner(self.estimator(keypoints[:, :: self.refiner.interval]))
+
+    def fit(self, pairs):
+        """Fit the estimator, if it can be; see `lifter.models.LinearLifter.fit`."""
+        if hasattr(self.estimator, "fit"):
+            self.estimator.fit(pairs)
+
+
+@register_model
+def mixsynthformer_lifter(**kwargs):
+    """MixSynthFormer lifting 2D: 101 frames from the keypoints of 11 of them, 0.18 M parameters."""
+    return MixSynthFormerLifter(**kwargs)

@@ -1,0 +1,7 @@
+"""Training, on Lightning Fabric: recipes, clips of sequences, the loop, checkpoints. `lifter train` is its command line."""
+
+from .data import Clips, split
+from .loop import train
+from .recipe import Recipe, find_recipe
+
+__all__ = ["Clips", "Recipe", "find_recipe", "split", "train"]

@@ -1,0 +1,249 @@
+"""The loop. It is Lightning Fabric's, not its Trainer's: what a resumed training goes on from is all in sight here.
+
+Nothing is random but by the seed and the number of the step, so a state needs no generators: the order of the clips follows
+from (seed, epoch), dropout and diffusion from (seed, step, process).
+"""
+
+import copy
+import os
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from lifter import create_model, metrics, save_pretrained
+from lifter.diffusion import diffuse
+from lifter.evaluation import lift_sequence, with_channels
+from lifter.protocols import align_root
+
+from . import checkpoints
+from .data import Clips, batches, pair
+
+LOG_EVERY = 10  # steps
+MAY_CHANGE = ("epochs", "max_steps")  # of the recipe of a training that is resumed
+METRICS = {"P1": metrics.MPJPE, "P2": metrics.PMPJPE, "MPJVE": metrics.MPJVE}
+
+
+def train(
+    model, recipe, data, validation=None, out="runs", *, resume=False, seed=0, save_every=500, workers=0, accelerator="auto",
+    devices="auto", nodes=1, precision="32-true",
+):  # fmt: skip
+    """Train a model, validating after each epoch and at the end.
+
+    Args:
+        model: a name of `list_models()`. recipe: a `Recipe`.
+        data, validation: `lifter.data.Dataset`s, as `split` makes them; without the second the last weights are the best.
+        out: the folder for best.safetensors (of the least P1 so far, see `lifter.load_pretrained`), checkpoints/, logs/ (CSV)
+            and tensorboard/.
+        resume: go on from the newest checkpoint in `out`, or start where there is none. On a CPU of as many threads this gives
+            bit for bit what an uninterrupted training gives.
+        save_every: steps from one checkpoint to the next, of which the last two are kept; there is one after each epoch too.
+        workers: processes that read, for each that trains.
+        accelerator, devices, nodes, precision: of Lightning Fabric; torchrun's variables are heeded.
+
+    Returns:
+        {"P1", "P2", "MPJVE"} in millimetres (per frame) of best.safetensors, over all frames of `validation`, the predicted
+        root set to 0; empty without it.
+
+    Raises:
+        ValueError for what does not fit: sizes, recipe of the checkpoint; FileExistsError for a folder with a training that
+        is not to be resumed.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if devices == "auto" and "LOCAL_WORLD_SIZE" in os.environ:  # torchrun's; on the CPU Fabric would not look
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    options = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes, "precision": precision}
+    try:
+        fabric = Fabric(**options, loggers=_loggers(out))
+    except (MisconfigurationException, RuntimeError) as error:
+        raise ValueError(f"train: {options}: {error}") from None
+    fabric.launch()
+    if not resume and checkpoints.found(out / "checkpoints"):
+        raise FileExistsError(f"{out}: has the checkpoints of a training: resume it, or choose another folder")
+    if recipe.batch_size % fabric.world_size:
+        got = f"batch_size is {recipe.batch_size}"
+        raise ValueError(f"recipe: {got}, expected a multiple of the {fabric.world_size} processes that share it")
+    clips = Clips(data, recipe.num_frames, recipe.stride, recipe.inputs)
+    if len(clips) < recipe.batch_size:
+        raise ValueError(f"{data.path}: {len(clips)} clips, expected at least one batch of {recipe.batch_size}")
+
+    torch.manual_seed(seed)
+    kwargs = {"num_frames": recipe.num_frames} | recipe.network
+    network = create_model(model, **kwargs)
+    about = {"model": model, "kwargs": kwargs, "recipe": asdict(recipe), "data": Path(data.path).name, "seed": seed}
+    training = Training(fabric, network, recipe, clips, validation, out, about)
+    state = checkpoints.newest(out / "checkpoints", fabric.print) if resume else None
+    if state is not None:
+        training.load(state)
+    elif hasattr(network, "fit"):
+        network.fit(_fitting(network, pair(data[name], recipe.inputs)) for name in data.names)
+    training.run(save_every, workers)
+    return training.best
+
+
+def _loggers(out):
+    return [CSVLogger(out, name="logs", flush_logs_every_n_steps=1), TensorBoardLogger(out, name="tensorboard", version="")]
+
+
+def _fitting(network, clip):
+    inputs, poses = map(torch.tensor, clip)
+    return with_channels(inputs, network.in_channels), poses
+
+
+class Training:
+    """What `train` has in hand."""
+
+    def __init__(self, fabric, network, recipe, clips, validation, out, about):
+        self.fabric, self.recipe, self.clips, self.validation, self.out, self.about = (
+            fabric, recipe, clips, validation, out, about,
+        )  # fmt: skip
+        self.seed, self.step, self.seconds, self.best = about["seed"], 0, 0.0, {}
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        optimizer = kinds[recipe.optimizer](network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.network = network  # the wrapped one shares its weights
+        self.wrapped, self.optimizer = fabric.setup(network, optimizer)
+        self.average = copy.deepcopy(network).requires_grad_(False) if recipe.ema else None
+        self.steps_per_epoch = len(clips) // recipe.batch_size
+        self.steps = recipe.epochs * self.steps_per_epoch
+        self.steps = self.steps if recipe.max_steps is None else min(self.steps, recipe.max_steps)
+
+    def state(self):
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "about": self.about,
+            "best": self.best,
+            "clips": len(self.clips),
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average and self.average.state_dict(),
+        }
+
+    def load(self, state):
+        before, now = state["about"], self.about
+        changed = [key for key in ("model", "kwargs", "data", "seed") if before[key] != now[key]]
+        changed += [key for key, value in before["recipe"].items() if now["recipe"][key] != value and key not in MAY_CHANGE]
+        changed += ["clips"] if state["clips"] != len(self.clips) else []
+        if changed:
+            raise ValueError(f"{self.out}: was trained with other {', '.join(changed)}: these must not change on the way")
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.fabric.print(f"{self.out}: goes on after step {self.step}")
+
+    def run(self, save_every, workers):
+        if self.step >= self.steps and not self.best:
+            self.validate()
+        hidden = None if self.fabric.is_global_zero else True  # None: where it is no terminal
+        progress = tqdm(total=self.steps, initial=self.step, unit="step", disable=hidden)
+        total, began = 0.0, time.perf_counter() - self.seconds
+        for clips in self._stream(workers):
+            loss = self._step(clips)
+            self.step += 1
+            total += loss
+            progress.update()
+            if self.step % LOG_EVERY == 0 or self.step == self.steps:
+                self._log_loss(total / (self.step % LOG_EVERY or LOG_EVERY), progress)
+                total = 0.0
+            epoch_ends = self.step % self.steps_per_epoch == 0
+            if epoch_ends or self.step == self.steps:
+                self.validate(progress)
+            self.seconds = time.perf_counter() - began
+            if epoch_ends or self.step == self.steps or self.step % save_every == 0:
+                self._save()
+        progress.close()
+
+    def _stream(self, workers):
+        """The batches from the next step to the last."""
+        share = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        while self.step < self.steps:
+            epoch, done = divmod(self.step, self.steps_per_epoch)
+            order = batches(len(self.clips), self.recipe.batch_size, self.seed, epoch, self.recipe.flip)
+            order = order[done : done + self.steps - self.step]
+            for clips in DataLoader(self.clips, batch_sampler=[batch[share] for batch in order], num_workers=workers):
+                yield self.fabric.to_device(clips)
+
+    def _step(self, clips):
+        """One step; its loss."""
+        recipe, rank = self.recipe, self.fabric.global_rank
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, self.step, rank)).generate_state(1)[0]))
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.lr_at(self.step, self.steps_per_epoch, self.steps)
+        self.wrapped.train()
+        inputs, poses = clips
+        inputs = with_channels(inputs, self.network.in_channels)
+        if hasattr(self.network, "denoise"):
+            time = torch.randint(self.network.timesteps, (len(poses),), device=poses.device)
+            noisy = diffuse(poses, time, torch.randn_like(poses), self.network.timesteps, self.network.scale)
+            predictions = self.wrapped(inputs, noisy, time, **recipe.call)
+        else:
+            predictions = self.wrapped(inputs, **recipe.call)
+        loss = recipe.loss_of(predictions, poses, self.clips.skeleton)
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss * loss.detach() if recipe.loss_is_gradient else loss)
+        if recipe.clip_gradient is not None:
+            self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=recipe.clip_gradient)
+        self.optimizer.step()
+        if self.average is not None:
+            with torch.no_grad():
+                for mean, new in zip(self.average.parameters(), self.network.parameters()):
+                    mean.lerp_(new, 1 - recipe.ema)
+                for mean, new in zip(self.average.buffers(), self.network.buffers()):
+                    mean.copy_(new)
+        return loss.detach()
+
+    def _log_loss(self, loss, progress):
+        loss = loss.item()
+        if loss != loss:
+            raise ValueError(f"the loss is NaN at step {self.step}: a smaller lr, or clip_gradient, may help")
+        progress.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+        self.fabric.log_dict({"loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}, self.step)
+
+    def _save(self):
+        if self.fabric.is_global_zero:
+            checkpoints.save(self.out / "checkpoints", self.step, self.state())
+        self.fabric.barrier()
+
+    def validate(self, progress=tqdm):
+        """Figures of the weights as they are; if these are the best so far they become best.safetensors."""
+        network = self.network if self.average is None else self.average
+        network.eval()
+        figures = {} if self.validation is None else self._figures(network)
+        if figures:
+            self.fabric.log_dict(figures, self.step)
+            if self.fabric.is_global_zero:
+                text = ", ".join(f"{name} {value:.1f} mm" for name, value in figures.items())
+                progress.write(f"step {self.step}: {text}")
+        if not (figures and self.best and self.best["P1"] <= figures["P1"]):
+            self.best = figures
+            if self.fabric.is_global_zero:
+                about = self.about | {"step": self.step, "figures": figures, "protocol": "all frames, predicted root set to 0"}
+                save_pretrained(self.out / "best.safetensors", network, about)
+
+    def _figures(self, network):
+        recipe, found = self.recipe, {name: metric() for name, metric in METRICS.items()}
+        lift = partial(lift_sequence, network, window=recipe.num_frames)
+        for name in self.validation.names[self.fabric.global_rank :: self.fabric.world_size]:
+            sequence = self.validation[name]
+            inputs, poses = pair(sequence, recipe.inputs)
+            predictions = lift(torch.tensor(inputs), flip=sequence.skeleton if recipe.flip_test else None).float().cpu()
+            root = sequence.skeleton.parents.index(-1)
+            predictions, targets = align_root(predictions, torch.from_numpy(poses), "zeroed", root)
+            valid = None if sequence.valid is None else torch.from_numpy(sequence.valid)[:, None].expand(targets.shape[:2])
+            for metric in found.values():
+                metric.update(predictions, targets, valid)
+        sums = torch.tensor([[float(metric.total), float(metric.count)] for metric in found.values()], dtype=torch.float64)
+        sums = self.fabric.all_reduce(sums, reduce_op="sum")
+        return {name: 1000 * (total / count).item() for name, (total, count) in zip(found, sums)}

@@ -1,0 +1,111 @@
+"""Recipes: everything that decides what a training comes to, but for data and seed."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lifter import losses
+
+FOLDER = Path(__file__).with_name("recipes")
+
+TERMS = ("mpjpe", "weighted_mpjpe", "n_mpjpe", "velocity", "consistency", "weighted_consistency", "l1")
+JOINT_WEIGHTS = {"h36m": "h36m", "mpi3dhp": "3dhp-univ"}  # by skeleton, of those in lifter.losses
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. The published ones are in recipes/NAME.yaml; the defaults here are nobody's.
+
+    Args:
+        num_frames: frames of a clip.
+        stride: frames from the start of one clip to that of the next; default: num_frames.
+        network: what else create_model gets, as {dim: 64, depth: 5}.
+        call: what else the network gets with each clip in training, as HTP's n.
+        inputs: which array of a sequence the model sees.
+        loss: weights of the terms mpjpe, weighted_mpjpe, n_mpjpe, velocity, consistency, weighted_consistency, l1.
+        loss_is_gradient: the gradient is multiplied by the loss, as in MixSTE's code.
+        optimizer: with betas of 0.9 and 0.999.
+        lr: learning rate at the start, or after the warm-up.
+        lr_decay: factor after each epoch, or with the cosine schedule what is left at the end.
+        schedule: the learning rate falls in steps after each epoch, or all the time.
+        warmup: steps in which the learning rate grows from 0.
+        weight_decay: as the optimizer has it.
+        batch_size: clips per step, over all processes.
+        epochs: how often every clip is seen.
+        max_steps: stop after so many steps; default: after the epochs.
+        clip_gradient: largest norm of the gradient; default: any.
+        ema: decay of the moving average of the weights, which then is what is evaluated and kept; default: none.
+        flip: half of the clips are mirrored.
+        flip_test: evaluate the mean with the mirrored poses of mirrored keypoints.
+    """
+
+    num_frames: int = 243
+    stride: int | None = None
+    network: dict[str, Any] = field(default_factory=dict)
+    call: dict[str, Any] = field(default_factory=dict)
+    inputs: Literal["keypoints", "keypoints_true", "estimates"] = "keypoints"
+    loss: dict[str, float] = field(default_factory=lambda: {"mpjpe": 1.0})
+    loss_is_gradient: bool = False
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    lr: float = 5e-4
+    lr_decay: float = 0.99
+    schedule: Literal["epochs", "cosine"] = "epochs"
+    warmup: int = 0
+    weight_decay: float = 0.01
+    batch_size: int = 16
+    epochs: int = 60
+    max_steps: int | None = None
+    clip_gradient: float | None = None
+    ema: float | None = None
+    flip: bool = True
+    flip_test: bool = True
+
+    def __post_init__(self):
+        for name in ("num_frames", "stride", "batch_size", "max_steps", "clip_gradient"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"recipe: {name} is {value}, expected a positive number")
+        for name in ("epochs", "lr", "lr_decay", "warmup", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"recipe: {name} is {getattr(self, name)}, expected a number of at least 0")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"recipe: ema is {self.ema}, expected a number between 0 and 1")
+        if not self.loss or not set(self.loss) <= set(TERMS):
+            raise ValueError(f"recipe: loss has the terms {', '.join(self.loss) or 'none'}, expected of {', '.join(TERMS)}")
+
+    def loss_of(self, predictions, targets, skeleton):
+        """The weighted sum of the terms for (B, T, J, 3); of the weighted ones by the joints of `skeleton`."""
+        weights = None
+        if any(term.startswith("weighted") for term in self.loss):
+            if skeleton.name not in JOINT_WEIGHTS:
+                known = ", ".join(JOINT_WEIGHTS)
+                raise ValueError(f"recipe: loss: no weights for the joints of {skeleton.name}, only of {known}")
+            weights = losses.JOINT_WEIGHTS[JOINT_WEIGHTS[skeleton.name]]
+        terms = {
+            "mpjpe": lambda: losses.mpjpe(predictions, targets),
+            "weighted_mpjpe": lambda: losses.weighted_mpjpe(predictions, targets, weights),
+            "n_mpjpe": lambda: losses.n_mpjpe(predictions, targets),
+            "velocity": lambda: losses.loss_velocity(predictions, targets),
+            "consistency": lambda: losses.tc_loss(predictions),
+            "weighted_consistency": lambda: losses.tc_loss(predictions, weights),
+            "l1": lambda: losses.loss_joint(predictions, targets),
+        }
+        return sum(weight * terms[term]() for term, weight in self.loss.items())
+
+    def lr_at(self, step, steps_per_epoch, steps):
+        """The learning rate of a step, counted from 0, of so many."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "epochs":
+            return self.lr * warm * self.lr_decay ** (step // steps_per_epoch)
+        done = max(0, step - self.warmup) / max(1, steps - self.warmup)
+        return self.lr * warm * (self.lr_decay + (1 - self.lr_decay) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def find_recipe(model: str) -> Path | None:
+    """The file of a model's recipe, or of that of which it is a size: sasmamba's for sasmamba_large. None: there is none."""
+    while model:
+        if (path := FOLDER / f"{model}.yaml").is_file():
+            return path
+        model = model.rpartition("_")[0]
+    return None

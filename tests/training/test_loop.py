@@ -1,0 +1,203 @@
+"""Training: the errors fall, and an interrupted training goes on bit for bit."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lifter import create_model, load_pretrained
+from lifter.data import Dataset
+from lifter.training import checkpoints, loop, train
+
+from .conftest import CPU, TINY
+
+SMALL = {"dim": 16, "depth": 2, "num_heads": 2}
+MODELS = {
+    "sasmamba": {"dim": 16, "depth": 1},
+    "poseretnet": SMALL,
+    "htp": SMALL | {"depth": 3},
+    "masc_pose": SMALL | {"depth": 3, "dim_rep": 16, "scales": [1, 3, 9], "layer_scale": 0.1},
+    "mixsynthformer_lifter": {"dim": 16, "depth": 2, "interval": 2, "steps": 4},
+}
+
+
+def weights(folder):
+    return checkpoints.newest(folder / "checkpoints", pytest.fail)
+
+
+def assert_equal(one, other):
+    """But for the time that it took."""
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if key == "seconds":
+            continue
+        if isinstance(value, dict):
+            assert_equal(value, other[key])
+        else:
+            assert torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key], key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_learns(name, gait, tmp_path):
+    """A few clips are learnt, by every parameter."""
+    data = gait.select("S1/a")
+    recipe = replace(TINY, network=MODELS[name], stride=1, epochs=3, flip=False)
+    start = train(name, replace(recipe, max_steps=1), data, data, tmp_path / "start", **CPU)
+    end = train(name, recipe, data, data, tmp_path / "end", **CPU)
+    assert end["P1"] < 0.6 * start["P1"], (start, end)
+    before, pretrained = weights(tmp_path / "start")["model"], load_pretrained(tmp_path / "end" / "best.safetensors")
+    learnt = {key: value for key, value in pretrained.model.named_parameters() if value.requires_grad}
+    assert not [key for key, value in learnt.items() if torch.equal(value, before[key])]
+    assert pretrained.about["model"] == name and pretrained.about["figures"] == end
+    assert pretrained.about["recipe"]["network"] == MODELS[name] and pretrained.about["data"] == "gait"
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4, 5])
+def test_resumes(stop, gait, tmp_path, monkeypatch, one_thread):
+    """After a kill in the middle of an epoch, at its end, and before the first checkpoint after it: weights, averages, the
+    optimizer's state and the best figures are those of a training in one go. With dropout and stochastic depth."""
+    network = SMALL | {"drop": 0.2, "attn_drop": 0.1, "drop_path": 0.3}
+    recipe = replace(TINY, network=network, ema=0.9, epochs=2, clip_gradient=1.0, warmup=2)
+    run = lambda out, **options: train("mixste", recipe, gait, gait, out, save_every=2, **CPU, **options)
+    whole = run(tmp_path / "whole")
+    step = loop.Training._step
+
+    def killed(self, clips):
+        if self.step == stop:
+            raise Killed
+        return step(self, clips)
+
+    monkeypatch.setattr(loop.Training, "_step", killed)
+    with pytest.raises(Killed):
+        run(tmp_path / "parts")
+    monkeypatch.undo()
+    assert weights(tmp_path / "parts")["step"] in (stop, stop - 1)  # no more than the interval is lost
+    torch.randn(7)
+    resumed = run(tmp_path / "parts", resume=True)
+    assert resumed == whole
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert one["step"] == 6 and not torch.equal(one["average"]["head.1.weight"], one["model"]["head.1.weight"])
+    assert_equal(one, other)
+
+
+def test_denoisers_resume(gait, tmp_path, one_thread):
+    """What noise they see follows from the step too."""
+    recipe = replace(TINY, max_steps=3, epochs=5)
+    train("d3dp", recipe, gait, None, tmp_path / "whole", **CPU)
+    train("d3dp", replace(recipe, max_steps=1), gait, None, tmp_path / "parts", **CPU)
+    train("d3dp", recipe, gait, None, tmp_path / "parts", resume=True, **CPU)
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert_equal(one["model"], other["model"])
+
+
+def test_sigkill(gait, tmp_path, one_thread):
+    """A real one, at any moment: what is on disk is whole, and the training goes on from there."""
+    recipe = replace(TINY, epochs=6)
+    run = lambda out, **options: train("mixste", recipe, gait, None, out, **CPU, **options)
+    child = multiprocessing.get_context("fork").Process(target=run, args=(tmp_path / "parts",), kwargs={"save_every": 1})
+    child.start()
+    deadline = time.monotonic() + 60
+    while not checkpoints.found(tmp_path / "parts" / "checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL and 1 <= weights(tmp_path / "parts")["step"] < 18
+    run(tmp_path / "parts", resume=True)
+    run(tmp_path / "whole")
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_damaged_checkpoints(gait, tmp_path, capsys):
+    """What is cut short or has a flipped bit is passed over, with a message; if nothing is left the training starts anew."""
+    run = lambda: train("linear", replace(TINY, network={}, epochs=1), gait, None, tmp_path, resume=True, save_every=2, **CPU)
+    run()
+    files = checkpoints.found(tmp_path / "checkpoints")
+    assert [file.name for file in files] == ["step-000000002.ckpt", "step-000000003.ckpt"]
+    contents = files[1].read_bytes()
+    (tmp_path / "checkpoints" / "step-000000009.ckpt.part").write_bytes(contents[:99])  # never looked at
+    place = contents.index(weights(tmp_path)["model"]["linear.bias"].numpy().tobytes())
+    flipped = contents[:place] + bytes([contents[place] ^ 1]) + contents[place + 1 :]
+    for damaged in (contents[:-100], b"", flipped):
+        files[1].write_bytes(damaged)
+        said = []
+        assert checkpoints.newest(tmp_path / "checkpoints", said.append)["step"] == 2
+        assert len(said) == 1 and "step-000000003.ckpt: damaged" in said[0]
+    for file in files:
+        file.write_bytes(b"PK")
+    capsys.readouterr()
+    run()
+    assert capsys.readouterr().out.count("damaged, not used") == 2
+    assert weights(tmp_path)["step"] == 3
+
+
+def test_errors(gait, tmp_path):
+    run = lambda recipe=TINY, **options: train("mixste", recipe, gait, None, tmp_path, **CPU, **options)
+    run(replace(TINY, max_steps=1))
+    with pytest.raises(FileExistsError, match="has the checkpoints of a training"):
+        run()
+    with pytest.raises(ValueError, match="trained with other seed, lr: these must not change"):
+        run(replace(TINY, lr=1.0), resume=True, seed=1)
+    with pytest.raises(ValueError, match="14 clips, expected at least one batch of 40"):
+        run(replace(TINY, batch_size=40), resume=True)
+    broken = Dataset("", "gait", {"a": lambda: replace(gait["S1/a"], poses=gait["S1/a"].poses * 1e-30)})
+    nan = replace(TINY, network=SMALL, lr=1e30, epochs=9)
+    with pytest.raises(ValueError, match="the loss is NaN at step"):
+        train("mixste", nan, broken, None, tmp_path / "nan", **CPU)
+
+
+def _as_torchrun(rank, port, *args):
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "1", "RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}",
+    }  # fmt: skip
+    train(*args, accelerator="cpu")
+
+
+def test_two_processes(gait, tmp_path, one_thread):
+    """Two processes as torchrun starts them share the batches, and come to what one comes to, but for rounding."""
+    network = SMALL | {"drop_path": 0.0, "qkv_bias": False}  # the bias of keys has no gradient, which Adam would blow up
+    recipe = replace(TINY, network=network, lr=1e-3, loss={"weighted_mpjpe": 1.0})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    both = [
+        context.Process(target=_as_torchrun, args=(rank, port, "poseretnet", recipe, gait, gait, tmp_path / "two"))
+        for rank in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
+    figures = train("poseretnet", recipe, gait, gait, tmp_path / "one", **CPU)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one["step"] == two["step"] == 6
+    for key, value in one["model"].items():
+        torch.testing.assert_close(two["model"][key], value, rtol=1e-3, atol=1e-4)
+    assert two["best"] == pytest.approx(figures, rel=1e-3)
+    assert load_pretrained(tmp_path / "two" / "best.safetensors").about["figures"] == two["best"]
+
+
+def test_half_precision(gait, tmp_path):
+    recipe = replace(TINY, network=MODELS["sasmamba"], max_steps=2)
+    assert train("sasmamba", recipe, gait, gait, tmp_path, precision="bf16-mixed", **CPU)["P1"] > 0
+    assert weights(tmp_path)["model"]["head.1.weight"].dtype == torch.float32
+
+
+def test_linear(gait, tmp_path):
+    """Fitted in closed form, it needs no steps."""
+    recipe = replace(TINY, network={}, epochs=0)
+    assert train("linear", recipe, gait, gait, tmp_path, **CPU)["P1"] < 100
+    model = create_model("linear")
+    model.fit([(each.keypoints, each.rooted()) for each in gait])
+    assert torch.equal(load_pretrained(tmp_path / "best.safetensors").model.linear.weight, model.linear.weight)
