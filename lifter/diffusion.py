@@ -144,17 +144,21 @@ def _check_number(name, number, most=None):
 
 
 class Sampler(torch.nn.Module):
-    """A denoiser as an ordinary model, (B, T, J, C) -> (B, T, J, 3): the mean of the hypotheses, from the same noise at every
-    call. `options`: of `sample`, but for `noise` and `generator`; one hypothesis in one step unless they say more."""
+    """A denoiser as an ordinary model, (B, T, J, C) -> (B, T, J, 3): the mean of the hypotheses, from the same noise for every
+    clip. `options`: of `sample`, but for `noise` and `generator`; one hypothesis in one step unless they say more."""
 
     def __init__(self, denoiser, **options):
         super().__init__()
         self.denoiser, self.options = denoiser, {"hypotheses": 1, "steps": 1} | options
         self.num_frames, self.in_channels = denoiser.num_frames, denoiser.in_channels
+        self.centred = getattr(denoiser, "centred", False)
         self.train(denoiser.training)
 
     def forward(self, keypoints):
-        return aggregate_mean(sample(self.denoiser, keypoints, generator=torch.Generator().manual_seed(0), **self.options))
+        B, T, J, _ = keypoints.shape
+        shape = (self.options["steps"], 1, self.options["hypotheses"], T, J, 3)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).expand(-1, B, -1, -1, -1, -1)
+        return aggregate_mean(sample(self.denoiser, keypoints, noise=noise, **self.options))
 
 
 def sample_clips(denoiser, clips, seed=0, **options):

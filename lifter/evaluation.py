@@ -22,6 +22,7 @@ def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8
         model: in evaluation mode, (B, window, J, C) -> (B, window, J, 3); a denoiser is sampled, one hypothesis in one step.
         keypoints: (T, J, C) tensor or array of floating point; moved to the model's device and dtype part by part.
             Confidences are dropped for a model that does not read them, and are 1 for one that does where there are none.
+            For a model with `centred` set every window goes through `centre`.
         window: frames that the model sees at once; None: its `num_frames`. stride: from window to window; None: `window`.
         flip: the skeleton by which each window is averaged with the mirrored poses of the mirrored window; None: not.
         batch: windows per call, twice as many clips with `flip`. With the result this bounds the memory.
@@ -82,7 +83,7 @@ class _Lifted:
 
 def _lift_clips(model, clips, flip, skip):
     windows = torch.stack([clip for _, _, clip in clips])
-    poses = _lift(model, windows.to(next(model.parameters(), windows)), flip)
+    poses = _lift(model, centred(model, windows).to(next(model.parameters(), windows)), flip)
     for (sequence, start, _), clip in zip(clips, poses):
         sequence.add(start, clip, skip)
     clips.clear()
@@ -91,6 +92,21 @@ def _lift_clips(model, clips, flip, skip):
 def with_channels(keypoints, channels):
     """Keypoints (..., 2 or 3) for a model that reads so many channels: without the confidences, or with ones of 1."""
     return F.pad(keypoints, (0, channels - keypoints.shape[-1]), value=1.0)
+
+
+def centre(keypoints, root=0):
+    """Keypoints (..., T, J, C) as they are wherever the person stands in the image, and however large: relative to the mean
+    place of the root, in units of the body's size (the largest distance from the root in a frame, its mean over the clip).
+    Confidences stay."""
+    xy = keypoints[..., :2]
+    own = xy[..., root : root + 1, :]
+    size = torch.linalg.vector_norm(xy - own, dim=-1).amax(-1).mean(-1).clamp(min=1e-6)[..., None, None, None]
+    return torch.cat(((xy - own.mean(-3, keepdim=True)) / size, keypoints[..., 2:]), -1)
+
+
+def centred(model, keypoints):
+    """What `model` is to be given of clips (..., T, J, C): `centre` of them if it was trained on that."""
+    return centre(keypoints) if getattr(model, "centred", False) else keypoints
 
 
 def window_starts(length, window, stride):

@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).with_name("weights") / "lifter.safetensors"
 
 class Pretrained(NamedTuple):
     model: nn.Module  # in evaluation mode, float32, on the CPU
-    about: dict  # "model" and "kwargs" of create_model; whatever the trainer added: data, protocol, figures
+    about: dict  # "model" and "kwargs" of create_model; "centred"; whatever the trainer added: data, protocol, figures
 
 
 def save_pretrained(path, model, about):
@@ -26,7 +26,8 @@ def save_pretrained(path, model, about):
 
     Args:
         path: NAME.safetensors.
-        about: a dict of JSON values with "model", a name of `list_models()`, and "kwargs", what else `create_model` got.
+        about: a dict of JSON values with "model", a name of `list_models()`, and "kwargs", what else `create_model` got. With
+            "centred" the model is one of `lifter.evaluation.centre`d clips.
     """
     path = Path(path)
     for key, kind in (("model", str), ("kwargs", dict)):
@@ -57,6 +58,7 @@ def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
     about = {"model": model, "kwargs": kwargs} if model else _about(path)
     network = create_model(about["model"], **about["kwargs"])
     load_checkpoint(network, path)
+    network.centred = about.get("centred", False)
     return Pretrained(network.eval(), about)
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .evaluation import centred
+
 MISSING = ("hold", "mask", "error")
 FARTHEST = 1e6  # keypoints are of order 1; beyond this no detection is meant, and a norm would overflow
 
@@ -50,7 +52,9 @@ class StreamBatch:
             raise ValueError("Stream: model is in training mode, expected model.eval()")
         original = getattr(model, "_orig_mod", model)  # of torch.compile, which hides the signature
         self._stateful = "state" in inspect.signature(original.forward).parameters
-        self._model = model
+        self._model, self._original = model, original
+        if self._stateful and getattr(original, "centred", False):
+            raise ValueError("Stream: model was trained on centred clips, which a stream with a state has not")
         self._most, *self._joint_shape = _takes(original)
         if missing not in MISSING:
             raise ValueError(f"Stream: missing is {missing!r}, expected one of {MISSING}")
@@ -219,7 +223,7 @@ class StreamBatch:
             else:
                 short = -keypoints.shape[1] % getattr(self._model, "clip_multiple", 1)
                 first = keypoints[:, :1].expand(-1, short, -1, -1)
-                poses = self._model(torch.cat([first, keypoints], 1))[:, short:]
+                poses = self._model(centred(self._original, torch.cat([first, keypoints], 1)))[:, short:]
         if poses.is_cuda:
             torch.cuda.synchronize(poses.device)
         return poses, time.perf_counter() - start

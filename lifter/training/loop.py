@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lifter import create_model, metrics, save_pretrained
 from lifter.diffusion import diffuse
-from lifter.evaluation import lift_sequence, with_channels
+from lifter.evaluation import centred, lift_sequence, with_channels
 from lifter.protocols import align_root
 
 from . import checkpoints
@@ -80,13 +80,17 @@ def train(
     torch.manual_seed(seed)
     kwargs = {"num_frames": recipe.num_frames} | recipe.network
     network = create_model(model, **kwargs)
-    about = {"model": model, "kwargs": kwargs, "recipe": asdict(recipe), "data": Path(data.path).name, "seed": seed}
+    network.centred = recipe.centred
+    about = {
+        "model": model, "kwargs": kwargs, "centred": recipe.centred, "recipe": asdict(recipe), "data": Path(data.path).name,
+        "seed": seed,
+    }  # fmt: skip
     training = Training(fabric, network, recipe, clips, validation, out, about)
     state = checkpoints.newest(out / "checkpoints", fabric.print) if resume else None
     if state is not None:
         training.load(state)
     elif hasattr(network, "fit"):
-        network.fit(_fitting(network, pair(data[name], recipe.inputs)) for name in data.names)
+        network.fit((_as_seen(network, inputs), poses) for inputs, poses in (clips[i, False] for i in range(len(clips))))
     training.run(save_every, workers)
     return training.best
 
@@ -95,9 +99,8 @@ def _loggers(out):
     return [CSVLogger(out, name="logs", flush_logs_every_n_steps=1), TensorBoardLogger(out, name="tensorboard", version="")]
 
 
-def _fitting(network, clip):
-    inputs, poses = map(torch.tensor, clip)
-    return with_channels(inputs, network.in_channels), poses
+def _as_seen(network, inputs):
+    return centred(network, with_channels(inputs, network.in_channels))
 
 
 class Training:
@@ -183,7 +186,7 @@ class Training:
             group["lr"] = recipe.lr_at(self.step, self.steps_per_epoch, self.steps)
         self.wrapped.train()
         inputs, poses = clips
-        inputs = with_channels(inputs, self.network.in_channels)
+        inputs = _as_seen(self.network, inputs)
         if hasattr(self.network, "denoise"):
             time = torch.randint(self.network.timesteps, (len(poses),), device=poses.device)
             noisy = diffuse(poses, time, torch.randn_like(poses), self.network.timesteps, self.network.scale)

@@ -23,6 +23,7 @@ class Recipe:
         network: what else create_model gets, as {dim: 64, depth: 5}.
         call: what else the network gets with each clip in training, as HTP's n.
         inputs: which array of a sequence the model sees.
+        centred: of keypoints it sees `lifter.evaluation.centre` of each clip, neither place nor size in the image.
         loss: weights of the terms mpjpe, weighted_mpjpe, n_mpjpe, velocity, consistency, weighted_consistency, l1.
         loss_is_gradient: the gradient is multiplied by the loss, as in MixSTE's code.
         optimizer: with betas of 0.9 and 0.999.
@@ -45,6 +46,7 @@ class Recipe:
     network: dict[str, Any] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
     inputs: Literal["keypoints", "keypoints_true", "estimates"] = "keypoints"
+    centred: bool = False
     loss: dict[str, float] = field(default_factory=lambda: {"mpjpe": 1.0})
     loss_is_gradient: bool = False
     optimizer: Literal["adamw", "adam"] = "adamw"
