@@ -1,4 +1,4 @@
-"""Five architectures, trained with one budget on motion capture: `python -m benchmarks.training --data cmu_h36m17.npz`.
+"""Five architectures, trained for the same time on motion capture: `python -m benchmarks.training --data cmu_h36m17.npz`.
 
 Subjects S1 and S2 to train on, S3 to test, seen by the file's four cameras, with the noise of a detector. The weights that are
 evaluated are the last ones: nothing is chosen by the test.
@@ -34,6 +34,7 @@ COLUMNS = [
     ("parameters", "params", "{:,}"),
     ("MACs per frame, paper convention", "macs_per_frame", "{:,.0f}"),
     ("frames/s", "frames_per_second", "{:,.0f}"),
+    ("steps of 8 clips", "steps", "{:,}"),
     ("training", "seconds", "{:.0f} s"),
 ]
 NOTES = [
@@ -48,17 +49,21 @@ NOTES = [
 
 FRAMES = 27
 BUDGET = 2.0  # seconds of timing, per model
-NETWORKS = {
-    "sasmamba": {"dim": 64, "depth": 2, "drop_path": 0.0},
-    "poseretnet": {"dim": 64, "depth": 4, "num_heads": 4, "drop_path": 0.0},
-    "htp": {"dim": 64, "depth": 4, "num_heads": 4, "drop_path": 0.0},
-    "masc_pose": {"dim": 64, "depth": 3, "dim_rep": 128, "num_heads": 4, "layer_scale": 0.1},
-    "mixsynthformer_lifter": {"dim": 128, "depth": 5, "interval": 2, "steps": 13, "drop": 0.0},
+COMMON = {
+    "num_frames": FRAMES, "centred": True, "loss": {"mpjpe": 1.0, "velocity": 2.0}, "schedule": "cosine", "lr_decay": 0.01,
+    "warmup": 100, "weight_decay": 0.01, "batch_size": 8, "epochs": 1000, "clip_gradient": 1.0, "flip_test": False,
+}  # fmt: skip
+# As many steps as take about as long: ten minutes on one core.
+RECIPES = {
+    name: Recipe(network=network, lr=lr, max_steps=steps, **COMMON)
+    for name, steps, lr, network in (
+        ("sasmamba", 2500, 1e-3, {"dim": 64, "depth": 2, "drop_path": 0.0}),
+        ("poseretnet", 4500, 3e-3, {"dim": 64, "depth": 4, "num_heads": 4, "drop_path": 0.0}),
+        ("htp", 5500, 3e-3, {"dim": 64, "depth": 4, "num_heads": 4, "drop_path": 0.0}),
+        ("masc_pose", 2200, 1e-3, {"dim": 64, "depth": 3, "dim_rep": 128, "num_heads": 4, "layer_scale": 0.1}),
+        ("mixsynthformer_lifter", 15000, 1e-3, {"dim": 128, "depth": 5, "interval": 2, "steps": 13, "drop": 0.0}),
+    )
 }
-RECIPE = Recipe(
-    num_frames=FRAMES, centred=True, loss={"mpjpe": 1.0, "velocity": 2.0}, lr=1e-3, schedule="cosine", lr_decay=0.01,
-    warmup=100, weight_decay=0.01, batch_size=8, epochs=1000, clip_gradient=1.0, flip_test=False,
-)  # fmt: skip
 # A clip is evaluated as it is trained on; MPJVE needs no windows.
 PROTOCOL = replace(PROTOCOLS["vp3d"], name="all frames", window=FRAMES, stride=FRAMES, root_rule="zeroed", average="frame")
 
@@ -80,8 +85,8 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     parser.add_argument("--data", required=True, metavar="FILE", help="cmu_h36m17.npz, or other motion capture in its form")
     parser.add_argument("--out", default="build/training", metavar="FOLDER", help="goes on there if it was interrupted")
-    parser.add_argument("--steps", type=int, default=2500, help="of each model, of 8 clips (default: 2500)")
-    parser.add_argument("--models", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--steps", type=int, help="of each model; default: as many as take about as long")
+    parser.add_argument("--models", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--train", nargs="+", default=["S1/*", "S2/*"], metavar="PATTERN")
     parser.add_argument("--test", nargs="+", default=["S3/*"], metavar="PATTERN")
     parser.add_argument("--seed", type=int, default=0)
@@ -101,17 +106,18 @@ def main(argv=None) -> int:
     lifter.save_pretrained(_folder(out) / "linear.safetensors", linear, about)
     networks = {"linear": linear}
     for name in args.models:
-        recipe = replace(RECIPE, network=NETWORKS[name], max_steps=args.steps)
-        print(f"{name}: {args.steps} steps", file=sys.stderr, flush=True)
+        recipe = RECIPES[name] if args.steps is None else replace(RECIPES[name], max_steps=args.steps)
+        print(f"{name}: {recipe.max_steps} steps", file=sys.stderr, flush=True)
         train(name, recipe, training, watched, out / name, resume=True, seed=args.seed, accelerator="cpu", devices=1)
-        kwargs = {"num_frames": FRAMES} | NETWORKS[name]
+        kwargs = {"num_frames": FRAMES} | recipe.network
         networks[name] = model = lifter.create_model(name, **kwargs)
         state = checkpoints.newest(out / name / "checkpoints")
         model.load_state_dict(state["model"])
-        model.centred = RECIPE.centred
-        rows.append(_row(name, model.eval(), test) | tables_of(name, NETWORKS[name]) | {"seconds": state["seconds"]})
-        about = {"model": name, "kwargs": kwargs, "centred": RECIPE.centred, "data": Path(args.data).name}
-        about |= {"train": args.train, "steps": args.steps, "batch_size": RECIPE.batch_size}
+        model.centred = recipe.centred
+        rows.append(_row(name, model.eval(), test) | tables_of(name, recipe.network))
+        rows[-1] |= {"steps": recipe.max_steps, "seconds": state["seconds"]}
+        about = {"model": name, "kwargs": kwargs, "centred": recipe.centred, "data": Path(args.data).name}
+        about |= {"train": args.train, "steps": recipe.max_steps, "batch_size": recipe.batch_size}
         figures = {figure: rows[-1][figure] for figure in ("MPJPE", "P-MPJPE", "MPJVE")}
         about |= {"test": args.test, "protocol": str(PROTOCOL), "figures": figures}
         lifter.save_pretrained(out / f"{name}.safetensors", model, about)
@@ -158,7 +164,7 @@ def _time(networks, rows, test):
 
 def _write(out, rows, args):
     section = sys.modules[__name__]
-    clips = f"{Path(args.data).name}, {args.steps * RECIPE.batch_size:,} clips of {FRAMES} frames"
+    clips = f"{Path(args.data).name}, clips of {FRAMES} frames"
     result = report.Report(environment(), "cpu", clips, f"seed {args.seed}", sections={section: rows})
     report.write(out, result)
     report.show(section, rows)
@@ -168,7 +174,7 @@ def _write(out, rows, args):
 
 
 def _draw(out, names):
-    """The loss, and P1 of the test's first camera, of each model by the clips that it has seen."""
+    """The loss, and P1 of the test's first camera, of each model."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -178,10 +184,10 @@ def _draw(out, names):
     for name, color in zip(names, report.COLORS):
         points = _logged(out / name)
         for axes, key in ((loss, "loss"), (error, "P1")):
-            curve = [(step * RECIPE.batch_size, row[key]) for step, row in points if key in row]
+            curve = [(step / points[-1][0], row[key]) for step, row in points if key in row]
             axes.plot(*zip(*curve), color=color, label=name)
-    loss.set(yscale="log", xlabel="clips seen", ylabel="loss in training")
-    error.set(yscale="log", xlabel="clips seen", ylabel="P1 of S3, first camera, mm")
+    loss.set(yscale="log", xlabel="share of the training", ylabel="loss in training")
+    error.set(yscale="log", xlabel="share of the training", ylabel="P1 of S3, first camera, mm")
     for axes in (loss, error):
         axes.legend(fontsize=8, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)

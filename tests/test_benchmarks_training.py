@@ -33,9 +33,12 @@ def motions(tmp_path):
 
 def test_all_of_it(motions, tmp_path, monkeypatch):
     networks = {"sasmamba": {"dim": 8, "depth": 1}, "htp": {"dim": 8, "depth": 3, "num_heads": 1}}
-    for name, value in (("FRAMES", 9), ("BUDGET", 0.05), ("NETWORKS", networks)):
+    recipes = {
+        name: replace(training.RECIPES[name], network=network, num_frames=9, batch_size=2)
+        for name, network in networks.items()
+    }
+    for name, value in (("FRAMES", 9), ("BUDGET", 0.05), ("RECIPES", recipes)):
         monkeypatch.setattr(training, name, value)
-    monkeypatch.setattr(training, "RECIPE", replace(training.RECIPE, num_frames=9, batch_size=2))
     monkeypatch.setattr(training, "PROTOCOL", replace(training.PROTOCOL, window=9, stride=9))
     run = lambda *argv: training.main(["--data", str(motions), "--out", str(tmp_path / "out"), *argv])
     assert run("--steps", "2", "--models", "sasmamba") == 0

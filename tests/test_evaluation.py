@@ -6,7 +6,7 @@ import torch
 
 from lifter import create_model, kernels
 from lifter.diffusion import mirror
-from lifter.evaluation import lift_sequence, lift_sequences, overlap_average, window_starts
+from lifter.evaluation import centre, lift_sequence, lift_sequences, overlap_average, window_starts
 
 
 class Recorder(torch.nn.Module):
@@ -177,3 +177,22 @@ def test_many_share_calls():
 class Pads(Flat):
     def forward(self, x):
         return torch.nn.functional.pad(x, (0, 3 - x.shape[-1]))
+
+
+def test_centred():
+    """Neither place nor size of the person in the image is seen, confidences are; a still root is at 0."""
+    torch.manual_seed(0)
+    keypoints = torch.randn(2, 5, 17, 3, dtype=torch.float64)
+    moved = torch.cat((keypoints[..., :2] * 3 + torch.tensor([0.3, -2.0]), keypoints[..., 2:]), -1)
+    seen = centre(keypoints)
+    torch.testing.assert_close(centre(moved), seen)
+    assert torch.equal(seen[..., 2], keypoints[..., 2]) and seen[..., 0, :2].mean(1).abs().max() < 1e-12
+    sizes = (seen[..., :2] - seen[..., :1, :2]).norm(dim=-1).amax(-1)
+    torch.testing.assert_close(sizes.mean(-1), torch.ones(2, dtype=torch.float64))
+    assert centre(torch.zeros(1, 3, 17, 2)).isfinite().all()
+
+    model = Recorder(of=lambda x: x)
+    model.centred = True
+    windows = keypoints[:, :3]
+    expected = model(centre(windows[0]).float()[None])[0]
+    assert torch.equal(lift_sequence(model, windows[0].float(), window=3, flip=None), expected)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import lifter
 from lifter import Stream, StreamBatch
+from lifter.evaluation import centre
 from lifter.streaming import Lifted
 
 CHUNK = 4
@@ -110,6 +111,28 @@ def test_windows_of_models_that_do_not_take_every_length(name, multiple):
         window = x[max(0, newest + 1 - 6) : newest + 1]
         window = torch.cat([window[:1].expand(-len(window) % multiple, -1, -1), window])
         close(stream.push(frame).poses, in_one_call(model, window)[-1:])
+
+
+def test_windows_of_one_length():
+    torch.manual_seed(0)
+    model = lifter.create_model("mixsynthformer_lifter", dim=16, depth=1, interval=2, steps=2).eval()
+    x = keypoints(model, 7)
+    poses = push_in(Stream(model, 1), x, 1).poses
+    close(poses[1:2], in_one_call(model, x[[0, 0, 0, 0, 1]])[-1:])
+    close(poses[6:7], in_one_call(model, x[2:7])[-1:])
+
+
+def test_models_of_centred_clips():
+    model = tiny("mixste")
+    x = keypoints(model, 8)
+    model.centred = True
+    poses = Stream(model).push(x).poses
+    close(poses, torch.cat([in_one_call(model, centre(clip)) for clip in x.split(CHUNK)]))
+    torch.testing.assert_close(Stream(model).push(2 * x + 1).poses, poses)
+    stateful = tiny()
+    stateful.centred = True
+    with pytest.raises(ValueError, match="centred clips, which a stream with a state has not"):
+        Stream(stateful)
 
 
 @pytest.mark.parametrize("name", SIZES)

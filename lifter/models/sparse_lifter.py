@@ -30,6 +30,7 @@ class MixSynthFormerLifter(nn.Module):
         if self.refiner.predict:
             raise ValueError(f"MixSynthFormerLifter: predict is {self.refiner.predict}, expected 0: all frames are recovered")
         self.num_frames, self.num_joints, self.in_channels = self.refiner.window, num_joints, in_channels
+        self.clip_multiple = self.num_frames  # what a stream gives it
 
     def forward(self, keypoints):
         check_keypoints("MixSynthFormerLifter", keypoints, None, self.num_joints, self.in_channels)

@@ -13,6 +13,7 @@ import torch
 from lifter import create_model, load_pretrained
 from lifter.data import Dataset
 from lifter.training import checkpoints, loop, train
+from lifter.training.data import Clips
 
 from .conftest import CPU, TINY
 
@@ -199,5 +200,6 @@ def test_linear(gait, tmp_path):
     recipe = replace(TINY, network={}, epochs=0)
     assert train("linear", recipe, gait, gait, tmp_path, **CPU)["P1"] < 100
     model = create_model("linear")
-    model.fit([(each.keypoints, each.rooted()) for each in gait])
+    clips = Clips(gait, recipe.num_frames)
+    model.fit(clips[i, False] for i in range(len(clips)))
     assert torch.equal(load_pretrained(tmp_path / "best.safetensors").model.linear.weight, model.linear.weight)
