@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     effort.add_argument("--full", action="store_true", help="also reference calls that take minutes")
     parser.add_argument("--input", metavar="FILE.npz", help="2D keypoints for the models (default: a synthetic gait)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--seconds", type=float, metavar="S", help="budget of one candidate; 0: every call once, which compiles it")
+    parser.add_argument("--seconds", type=float, metavar="S", help="budget of a candidate; 0: every call once, to compile it")
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--json", metavar="FILE", help="write the rows here as a list of objects")
     parser.add_argument(

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 
-from .peers import FOLDER
+from . import PEERS
 
 # Packages that the official files import and their networks do not use.
 UNUSED = (
@@ -69,10 +69,10 @@ def build(name, frames) -> torch.nn.Module:
     if name not in CODE:
         raise LookupError("no public code")
     repository, path, arguments = CODE[name]
-    if not (FOLDER / "official" / repository).is_dir():
-        raise LookupError(f"no {repository} in {FOLDER} (python -m benchmarks.peers fetch)")
+    if not (PEERS / "official" / repository).is_dir():
+        raise LookupError(f"no {repository} in {PEERS} (python -m benchmarks.peers fetch)")
     module, _, name = path.rpartition(".")
-    with _imports_from(FOLDER / "official" / repository):
+    with _imports_from(PEERS / "official" / repository):
         network = getattr(importlib.import_module(module), name)
     given = arguments(frames)
     if repository == "HoT":
@@ -86,13 +86,13 @@ def build(name, frames) -> torch.nn.Module:
 @contextmanager
 def _imports_from(folder):
     """All official codes have packages called common, lib or model: what is imported from `folder` is forgotten again."""
-    before = set(sys.modules)
+    before, path = set(sys.modules), list(sys.path)
     sys.path.insert(0, str(folder))
     sys.modules.update({name: _Unused(name) for name in UNUSED if name not in sys.modules})
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path[:] = path  # they add to it, too
         for name in set(sys.modules) - before:
             if name in UNUSED or name.split(".")[0] in ("common", "lib", "model"):
                 del sys.modules[name]

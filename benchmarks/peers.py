@@ -3,8 +3,8 @@
     python -m benchmarks.peers fetch    where there is a network: their sources, at fixed commits
     python -m benchmarks.peers build    where the GPU is: their CUDA extensions, with the nvcc and the torch found there
 
-All of it lies in $PEERS (default: build/peers, which git ignores): `python` is what is imported, `official` the repositories. Of
-a peer that is not there, or cannot be built, the benchmarks say so and go on.
+All of it lies in $PEERS (default: build/peers, which git ignores): `python` is what is imported, `official` the repositories.
+Of a peer that is not there, or cannot be built, the benchmarks say so and go on.
 """
 
 import os
@@ -12,10 +12,10 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-FOLDER = Path(os.environ.get("PEERS", "build/peers")).absolute()
-# Repository -> commit, and what of it is fetched. Of mamba-ssm not its __init__.py, which imports all its models and what these
+from . import PEERS
+
+# Repository -> commit, and what of it is fetched. Of mamba-ssm not its __init__.py, which imports all its models and what they
 # need.
 SOURCES = {
     "state-spaces/mamba": (
@@ -35,7 +35,9 @@ SOURCES = {
     "NationalGAILab/HoT": ("873b5bda0d38cc30ca808c519c87d2e1f22a3292", "model"),
     "paTRICK-swk/D3DP": ("afcdd05df676452fa42cd3cf62ba9c7174c1f78d", "common"),
     "nankingjing/PoseMamba": ("2ec373725759437a3f73d1adb833a63adc3e49a2", "lib"),
-    "akadjsam/sasmamba": ("3a762d804bd584ea87ff6ea3526724e114f88f63", "model/__init__.py", "model/SasMamba.py", "model/modules/*.py"),
+    "akadjsam/sasmamba": (
+        "3a762d804bd584ea87ff6ea3526724e114f88f63", "model/__init__.py", "model/SasMamba.py", "model/modules/*.py",
+    ),
 }
 PACKAGES = {
     "state-spaces/mamba": "mamba_ssm",
@@ -47,6 +49,7 @@ EXTENSIONS = {
     "selective_scan_cuda": ("mamba/csrc/selective_scan", "."),
     "causal_conv1d_cuda": ("causal-conv1d/csrc", "."),
     "selective_scan_cuda_oflex": ("VMamba/kernels/selective_scan/csrc/selective_scan", "cusoflex"),
+    "selective_scan_cuda_core": ("VMamba/kernels/selective_scan/csrc/selective_scan", "cus"),
 }
 FLAGS = [
     "-O3", "-std=c++17", "-U__CUDA_NO_HALF_OPERATORS__", "-U__CUDA_NO_HALF_CONVERSIONS__", "-U__CUDA_NO_BFLOAT16_OPERATORS__",
@@ -58,13 +61,14 @@ FLAGS = [
 def fetch() -> int:
     failed = []
     for repository, (commit, *paths) in SOURCES.items():
-        into = FOLDER / "official" / repository.split("/")[1]
+        into = PEERS / "official" / repository.split("/")[1]
         shutil.rmtree(into, ignore_errors=True)
         into.mkdir(parents=True)
-        git = ("git", "-C", str(into))
+        git = ("git", "-c", "gc.auto=0", "-C", str(into))
         try:
             subprocess.run([*git, "init", "-q"], check=True)
-            subprocess.run([*git, "fetch", "-q", "--depth", "1", f"https://github.com/{repository}", commit], check=True)
+            subprocess.run([*git, "remote", "add", "origin", f"https://github.com/{repository}"], check=True)
+            subprocess.run([*git, "fetch", "-q", "--depth", "1", "--filter", "blob:none", "origin", commit], check=True)
             subprocess.run([*git, "checkout", "-q", "FETCH_HEAD", "--", *paths], check=True)
         except subprocess.CalledProcessError as failure:
             failed.append(f"{repository}: {failure}")
@@ -72,9 +76,9 @@ def fetch() -> int:
             continue
         shutil.rmtree(into / ".git")
         if package := PACKAGES.get(repository):
-            shutil.copytree(into / package, FOLDER / "python" / package, dirs_exist_ok=True)
-    size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
-    print(f"{len(SOURCES) - len(failed)} of {len(SOURCES)} repositories in {FOLDER}, {size / 2**20:.0f} MiB")
+            shutil.copytree(into / package, PEERS / "python" / package, dirs_exist_ok=True)
+    size = sum(path.stat().st_size for path in PEERS.rglob("*") if path.is_file())
+    print(f"{len(SOURCES) - len(failed)} of {len(SOURCES)} repositories in {PEERS}, {size / 2**20:.0f} MiB")
     print(*failed, sep="\n", end="\n" if failed else "")
     return bool(failed)
 
@@ -100,13 +104,13 @@ def _built(name) -> str:
     """Why it could not be built; "" if it was."""
     from torch.utils import cpp_extension
 
-    folder, part = FOLDER / "official" / EXTENSIONS[name][0], EXTENSIONS[name][1]
+    folder, part = PEERS / "official" / EXTENSIONS[name][0], EXTENSIONS[name][1]
     sources = [str(path) for suffix in ("cpp", "cu") for path in sorted((folder / part).glob(f"*.{suffix}"))]
     if not sources:
         return f"no sources in {folder}: run `python -m benchmarks.peers fetch` where there is a network"
-    work = FOLDER / "work" / name
+    work = PEERS / "work" / name
     work.mkdir(parents=True, exist_ok=True)
-    (FOLDER / "python").mkdir(exist_ok=True)
+    (PEERS / "python").mkdir(exist_ok=True)
     try:
         cpp_extension.load(
             name, sources, extra_cflags=["-O3", "-std=c++17"], extra_cuda_cflags=FLAGS, build_directory=str(work),
@@ -115,15 +119,8 @@ def _built(name) -> str:
     except Exception as failure:  # of the compiler
         lines = [line for line in str(failure).splitlines() if "error" in line.lower()]
         return (lines or [f"{type(failure).__name__}: {failure}"])[0]
-    shutil.copy(work / f"{name}.so", FOLDER / "python")
+    shutil.copy(work / f"{name}.so", PEERS / "python")
     return ""
-
-
-def found() -> dict[str, bool]:
-    """Which peers can be imported here."""
-    from importlib.util import find_spec
-
-    return {name: find_spec(name) is not None for name in (*PACKAGES.values(), *EXTENSIONS, "timm", "torchvision")}
 
 
 if __name__ == "__main__":
