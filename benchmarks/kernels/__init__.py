@@ -50,8 +50,10 @@ COMPILED = re.compile(r" T=243( B=64)?$")
 
 def sizes(setup, lengths, quick, letter="T") -> list[tuple[str, int, int]]:
     """(label, length, batch) of an op's cases, as ("T=27 B=8", 27, 8)."""
-    many = [(n, batch) for batch in BATCHES for n in LENGTHS] if setup.device != "cpu" and not setup.quick else []
-    found = many + [(n, 1) for n in (quick if setup.quick else lengths)]
+    found = [(n, 1) for n in (quick if setup.quick else lengths)]
+    if setup.device != "cpu" and not setup.quick:
+        many = [(n, batch) for batch in BATCHES for n in LENGTHS]
+        found = many + [(n, 1) for n in sorted({*lengths, *LENGTHS})]
     return [(f"{letter}={n}{f' B={batch}' if batch > 1 else ''}", n, batch) for n, batch in found]
 
 
