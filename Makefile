@@ -32,7 +32,7 @@ sanitize: env
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	$(PY) -m pytest -q -n 2 --capture=sys tests/kernels -k "not triton and not compile and not export and not 4131 and not test_a_long and not test_long"
 
-# On a machine with a GPU and no network, with the Python and the torch that it has: the whole round, or one step of it (gpu-tests,
+# On a machine with a GPU and no network, with the Python and the torch that it has: the whole round, or one step of it (gpu-warm,
 # gpu-attention, ...). `make peers` beforehand, where there is a network, brings what it compares with.
 gpu:
 	PYTHON=$(PYTHON) benchmarks/gpu_round.sh

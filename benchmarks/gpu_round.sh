@@ -22,6 +22,14 @@ bench() { # name of the step, then arguments
     timeout "$LIMIT" "$PYTHON" -m benchmarks "$@" --device cuda --out "$RESULTS/$step"
 }
 
+tests() { # name of the step, then arguments. Interrupted at the limit: what failed until then is told
+    step=$1 && shift
+    timeout --signal INT --kill-after 15 "$LIMIT" "$PYTHON" -m pytest -q -m gpu -n "$WORKERS" "$@" >"$RESULTS/$step.log" 2>&1
+    status=$?
+    tail -n 40 "$RESULTS/$step.log"
+    return $status
+}
+
 once() { # PART: calls every case of its standard input (patterns) once, so that what it compiles is there; many at a time
     timeout "$LIMIT" xargs -P "$WORKERS" -I{} "$PYTHON" -m benchmarks "$1" --device cuda --seconds 0 --json /dev/null --only {} \
         >"$RESULTS/warm-$1.log" 2>&1 || true # what fails here fails again where it counts
@@ -31,12 +39,11 @@ run() {
     case $1 in
     install) "$PYTHON" -m pip install --no-build-isolation --no-deps --no-index -e . ;;
     peers) timeout "$LIMIT" "$PYTHON" -m benchmarks.peers build ;;
-    tests)
-        echo "compute-sanitizer: not run, there are no CUDA C++ kernels; Triton's: gpu_round.sh memcheck"
-        timeout "$LIMIT" "$PYTHON" -m pytest -q -m gpu -n "$WORKERS" >"$RESULTS/tests.log" 2>&1
-        status=$? && tail -n 40 "$RESULTS/tests.log" && return $status
-        ;;
-    memcheck)
+    tests-scans) tests "$1" tests/kernels/test_s*.py ;;
+    tests-attention) tests "$1" tests/kernels/test_[amr]*.py ;;
+    tests-ops) tests "$1" tests/kernels/test_[!amrs]*.py ;;
+    tests-models) tests "$1" tests --ignore tests/kernels ;;
+    memcheck) # of Triton's kernels; there are no CUDA C++ ones, for which the round would have to run it
         PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout "$LIMIT" compute-sanitizer --error-exitcode 9 \
             "$PYTHON" -m benchmarks kernels --quick --device cuda --seconds 0 --json "$RESULTS/memcheck.json" --only "[TLBN]=(27|17|1) "
         ;;
@@ -53,7 +60,7 @@ run() {
     esac
 }
 
-[ $# -gt 0 ] || set -- install peers tests warm attention scans ops warm-zoo zoo zoo-64 models summary
+[ $# -gt 0 ] || set -- install peers tests-scans tests-attention tests-ops tests-models warm attention scans ops warm-zoo zoo zoo-64 models summary
 for step; do
     echo "== $step"
     start=$(date +%s)
