@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 PY := .venv/bin/python
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: env test bench sanitize gpu lint
+.PHONY: env test bench sanitize gpu peers lint
 
 env: .venv/installed
 
@@ -32,11 +32,16 @@ sanitize: env
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	$(PY) -m pytest -q -n 2 --capture=sys tests/kernels -k "not triton and not compile and not export and not 4131 and not test_a_long and not test_long"
 
-# On a machine with a GPU and no network, with the Python and the torch that it has.
+# On a machine with a GPU and no network, with the Python and the torch that it has: the whole round, or one step of it (gpu-warm,
+# gpu-attention, ...). `make peers` beforehand, where there is a network, brings what it compares with.
 gpu:
-	$(PYTHON) -m pip install --no-build-isolation --no-deps --no-index -e .
-	$(PYTHON) -m pytest -m gpu
-	$(PYTHON) -m benchmarks --device cuda --out benchmarks/results/$$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1 | tr " A-Z" "-a-z")
+	PYTHON=$(PYTHON) benchmarks/gpu_round.sh
+
+gpu-%:
+	PYTHON=$(PYTHON) benchmarks/gpu_round.sh $*
+
+peers:
+	$(PYTHON) -m benchmarks.peers fetch
 
 lint: env
 	$(PY) -m pip install -q ruff

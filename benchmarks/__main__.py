@@ -13,6 +13,7 @@ from lifter import _library
 from lifter.info import environment
 
 from . import bounds, diffusion, inputs, kernels, memory, models, report, scaling, stream, tables, zoo
+from .accuracy import first_line
 
 PARTS = {"tables": [tables], "models": [models, zoo, diffusion, memory], "kernels": [kernels, scaling], "stream": [stream]}
 DEFAULT_PARTS = ("tables", "models", "kernels")  # streams take minutes
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     effort.add_argument("--full", action="store_true", help="also reference calls that take minutes")
     parser.add_argument("--input", metavar="FILE.npz", help="2D keypoints for the models (default: a synthetic gait)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--seconds", type=float, metavar="S", help="budget of a candidate; 0: every call once, to compile it")
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--json", metavar="FILE", help="write the rows here as a list of objects")
     parser.add_argument(
@@ -68,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         args.device,
         clips,
         args.quick,
-        seconds=0.15 if args.quick else 2.0 if args.full else 1.0,
+        seconds=args.seconds if args.seconds is not None else 0.15 if args.quick else 2.0 if args.full else 1.0,
         patience=2 if args.quick else math.inf if args.full else 20,
     )
     sections = [section for part in ([args.part] if args.part else DEFAULT_PARTS) for section in PARTS[part]]
@@ -89,20 +91,24 @@ def run(plan, setup, args) -> int:
     result = report.Report(environment(), setup.device, setup.clips.description, mode)
     if not _library.loaded and setup.device == "cpu":
         print(f"NO C++ KERNELS HERE: lifter is its own reference in this run ({_library.reason})", file=sys.stderr)
+    folder = args.out or (None if args.json else DEFAULT_FOLDER)
     start, done, total = time.perf_counter(), 0, sum(map(len, plan.values()))
+    if setup.device != "cpu":  # first, and after every case what there is: a round may be cut off
+        result.ceilings = bounds.ceilings(setup.device)
     for section, cases in plan.items():
         rows = result.sections[section] = []
         for name, case in cases:
             done += 1
             _progress(f"[{done}/{total}] {time.perf_counter() - start:.0f} s  {name}")
-            rows += case()
+            rows += case() if setup.device == "cpu" else survived(name, case)
+            if folder and setup.device != "cpu":
+                report.write_results(folder, result)
         _progress("")
         report.show(section, rows)
-    if plan.keys() - {tables}:
+    if setup.device == "cpu" and plan.keys() - {tables}:
         result.ceilings = bounds.ceilings(setup.device)
     if args.json:
         report.write_json(args.json, result)
-    folder = args.out or (None if args.json else DEFAULT_FOLDER)
     if folder:
         report.write(folder, result)
     for key, value in {**result.facts, **result.ceilings}.items():
@@ -116,6 +122,15 @@ def run(plan, setup, args) -> int:
         if failed:
             print(f"{problem}: {', '.join(failed)}", file=sys.stderr)
     return 1 if wrong or slower else 0
+
+
+def survived(name, case) -> list[dict]:
+    """The rows of a case; one that fails is a wrong row, and the round goes on."""
+    try:
+        return case()
+    except Exception as failure:
+        torch.cuda.empty_cache()
+        return [{"case": name, "matches": False, "note": f"FAILS: {first_line(failure)}"}]
 
 
 def _progress(line):

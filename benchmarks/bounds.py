@@ -240,12 +240,12 @@ def exponential_seconds(count, device, threads) -> float | None:
 def ceilings(device="cpu") -> dict:
     """The rates of this machine at sizes that favour it."""
     key = str(device), torch.get_num_threads()
-    exps = exponential_seconds(2**26, *key)
+    size, exponentials, side = (2**28, 2**26, 1024) if device == "cpu" else (2**32, 2**32, 8192)
+    exps = exponential_seconds(exponentials, *key)
+    rate = lambda dtype: 2 * side**3 / _product_seconds(1, side, side, side, dtype, *key) / 1e9
     return {
-        "copy, GB/s": 2**28 / bytes_seconds(2**28, *key) / 1e9,
-        "product 1024^3 float32, GFLOP/s": 2 * 1024**3 / _product_seconds(1, 1024, 1024, 1024, torch.float32, *key) / 1e9,
-        "product 1024^3 bfloat16, GFLOP/s": 2 * 1024**3
-        / _product_seconds(1, 1024, 1024, 1024, torch.bfloat16, *key)
-        / 1e9,
-        "exponentials, G/s": exps and 2**26 / exps / 1e9,
+        "copy, GB/s": size / bytes_seconds(size, *key) / 1e9,
+        f"product {side}^3 float32, GFLOP/s": rate(torch.float32),
+        f"product {side}^3 bfloat16, GFLOP/s": rate(torch.bfloat16),
+        "exponentials, G/s": exps and exponentials / exps / 1e9,
     }

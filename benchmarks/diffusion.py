@@ -47,7 +47,7 @@ def cases(setup):
 @torch.inference_mode()
 def run(hypotheses, steps, setup) -> list[dict]:
     torch.manual_seed(0)
-    noise = torch.randn(steps, 1, hypotheses, FRAMES, 17, 3)
+    noise = torch.randn(steps, 1, hypotheses, FRAMES, 17, 3).to(setup.device)
     calls, expected = {}, {}
     for name in NAMES:
         kind, _, n = name.partition(" n=")

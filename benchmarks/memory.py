@@ -33,7 +33,7 @@ CLIP = 4 * 243 * 17 * 128  # bytes of the map of one clip
 
 
 def scan_forward(frames, device):
-    inputs = skeleton_scan.inputs(frames, device, torch.float32)
+    inputs = skeleton_scan.inputs(frames, 1, device, torch.float32)
     return torch.no_grad()(lambda: lifter.kernels.skeleton_scan(**inputs))
 
 

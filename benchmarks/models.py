@@ -12,6 +12,7 @@ import lifter
 import lifter.kernels
 from lifter.evaluation import with_channels
 
+from . import gpu
 from .accuracy import error, first_line, tolerance
 from .bounds import lower_bound
 from .timing import measure, timed
@@ -24,6 +25,7 @@ COLUMNS = [
     ("clips/s", "clips_per_second", "{:.4g}"),
     ("frames/s", "frames_per_second", "{:,.0f}"),
     ("speedup", "speedup", "{:.1f}x"),
+    *gpu.COLUMNS,
     ("error", "error", "{:.1e}"),
     ("bound: products + scans + sampling", "bound", lambda bound: _sum_of(bound)),
     ("time / bound", "times_bound", "{:.2f}"),
@@ -37,6 +39,7 @@ NOTES = [
     "torch.compile at batch 1 (--full: at every batch, and the widest models), for this very shape (dynamic=True is "
     "slower), compiled before the clock starts. It cannot unroll a scan of 17 T steps in finite time, so the reference's "
     "scan stays eager (torch.compiler.disable) and all the rest is compiled.",
+    *gpu.NOTES,
     "Bound: the sum, over the ops of one call, of the matrix products by torch.mm of the same shapes (the offset "
     "convolution as im2col), the scans by as many exponentials, the sampling by a copy of as many bytes.",
 ]
@@ -148,6 +151,8 @@ def run(name, frames, batch, setup, reference: Reference) -> list[dict]:
         if implementation.removesuffix(" bfloat16") in ("lifter", "lifter frozen"):
             bound = lower_bound(calls[implementation], setup.device)
             row |= {"bound": bound and bound.asdict(), "times_bound": bound and row["time"].median / bound.seconds}
+            row |= gpu.apart(calls[implementation], row["time"].median, getattr(torch, row["dtype"]), setup.device)
+            row["note"] = "; ".join(filter(None, (row["note"], row.pop("graph_note", ""))))
         rows.append(row)
     return rows
 

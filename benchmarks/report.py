@@ -71,15 +71,20 @@ def write(folder, report: Report):
     """results.json, report.md and, with matplotlib, speed.png."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sections = {_name(section): rows for section, rows in report.sections.items()}
-    _dump(folder / "results.json", {**report.facts, "ceilings": report.ceilings, **sections})
-    figure = draw(folder / "speed.png", sections)
+    figure = draw(folder / "speed.png", write_results(folder, report))
     lines = ["# lifter benchmarks", "", *(f"- {key}: {value}" for key, value in report.facts.items() if value)]
     lines += [f"- {key}: {value:.4g}" for key, value in report.ceilings.items() if value]
     lines += ["", "![speed](speed.png)"] if figure else []
     for section, rows in report.sections.items():
         lines += ["", _markdown(section, rows)]
     (folder / "report.md").write_text("\n".join(lines) + "\n")
+
+
+def write_results(folder, report: Report) -> dict:
+    """results.json alone; its sections."""
+    sections = {_name(section): rows for section, rows in report.sections.items()}
+    _dump(Path(folder) / "results.json", {**report.facts, "ceilings": report.ceilings, **sections})
+    return sections
 
 
 def _name(section) -> str:
@@ -117,7 +122,7 @@ def draw(path, sections) -> bool:
             times.setdefault(row["case"], {})[row["implementation"]] = row["time"].median
     compared = {case: found for case, found in times.items() if {"lifter", "reference"} <= found.keys()}
     drawn = re.compile(r"\w+ [LT]=\d+ forward")  # the float32 rows of the ops that have a length
-    kernels = [row for row in sections.get("kernels", []) if row["bound"] and drawn.fullmatch(row["case"])]
+    kernels = [row for row in sections.get("kernels", []) if row.get("bound") and drawn.fullmatch(row["case"])]
     found = ((_draw_models, compared), (_draw_kernels, kernels), (_draw_streams, sections.get("stream")))
     panels = [(panel, data) for panel, data in found if data]
     if not panels:

@@ -29,7 +29,7 @@ def cases(setup):
 
 def _row(setup):
     threads, length = torch.get_num_threads(), selective_scan.LENGTHS[-1]
-    inputs = selective_scan.inputs(length, "cpu", torch.float32)
+    inputs = selective_scan.inputs(length, 1, "cpu", torch.float32)
 
     def call(threads):
         torch.set_num_threads(threads)

@@ -1,5 +1,6 @@
 """Every model of the zoo on our kernels and on the reference ops. A model that is slower on ours fails the run."""
 
+import copy
 import math
 from functools import partial
 
@@ -8,9 +9,10 @@ import torch
 import lifter
 from lifter.evaluation import with_channels
 
-from .accuracy import error, tolerance
+from . import gpu, official
+from .accuracy import error, first_line, tolerance
 from .models import on_reference
-from .timing import measure, timed
+from .timing import measure, milliseconds, timed
 
 LONGEST = {"lifter": 0.5, "reference": 8.0}  # seconds of one call
 SAMPLES = 3
@@ -20,6 +22,12 @@ COLUMNS = [
     ("lifter", "time", "{}"),
     ("reference", "reference", "{}"),
     ("speedup", "speedup", "{:.2f}x"),
+    ("frames/s", "frames_per_second", "{:,.0f}"),
+    *gpu.COLUMNS,
+    ("bfloat16", "bfloat16", "{}"),
+    ("bfloat16, graph", "bfloat16_graph", milliseconds),
+    ("torch.compile", "compiled", "{}"),
+    ("official", "official", "{}"),
     ("error", "error", "{:.1e}"),
     ("", "note", "{}"),
 ]
@@ -27,16 +35,19 @@ NOTES = [
     "Median of interleaved calls ± half the distance between the quartiles, n samples; the model as it is, not frozen. Error: "
     "largest difference, relative to the largest output.",
     "Slower: if the fastest of our calls is slower than the fastest of the reference. Then the run fails.",
+    *gpu.NOTES,
+    "On a GPU, too: the model in bfloat16; the reference under torch.compile, its scan eager, of one long clip; the official "
+    "code in float32 with random weights, where `python -m benchmarks.peers fetch` has brought it.",
     f"Left out are models whose call takes more than {LONGEST['lifter']} s; --full runs them all.",
 ]
-FRAMES, BATCHES = (27, 81, 243), (1, 8)
+FRAMES, BATCHES, LARGE_BATCHES = (27, 81, 243), (1, 8), (64,)
 
 
 def cases(setup):
     return [
         (f"zoo {name} T={frames} batch {batch}", partial(run, name, frames, batch, setup))
         for name in lifter.list_models()
-        for batch in BATCHES
+        for batch in BATCHES + (LARGE_BATCHES if setup.device != "cpu" else ())
         for frames in FRAMES
         if not setup.quick or (frames, batch) == (FRAMES[0], BATCHES[0])
     ]
@@ -49,7 +60,8 @@ def run(name, frames, batch, setup) -> list[dict]:
         model = build(name, frames, setup.device)
     if model is None:
         return []
-    call = partial(model, *inputs(model, setup, frames, batch))
+    given = inputs(model, setup, frames, batch)
+    call = partial(model, *given)
     calls = {"lifter": call, "reference": on_reference(call)}
     seconds = dict.fromkeys(calls, 0.0)
     for which in calls:
@@ -63,10 +75,43 @@ def run(name, frames, batch, setup) -> list[dict]:
     ours, reference = timings["lifter"], timings["reference"]
     off = error(outputs["lifter"], outputs["reference"])
     matches, slower = off <= tolerance(torch.float32), min(ours.seconds) > min(reference.seconds)
+    if setup.device != "cpu":
+        row |= on_gpu(name, model, given, setup, ours.median)
     row |= {"time": ours, "reference": reference, "error": off, "matches": matches, "slower": slower}
     if matches:
         row["speedup"] = reference.median / ours.median
-    return [row | {"note": "SLOWER" if slower else "" if matches else "WRONG OUTPUT"}]
+    notes = ["" if matches else "WRONG OUTPUT", "SLOWER" if slower else "", row.get("note")]
+    return [row | {"note": "; ".join(filter(None, notes))}]
+
+
+def on_gpu(name, model, given, setup, seconds) -> dict:
+    """What a row has besides on a GPU; `seconds` is the median of our call, `given` its arguments, clips first."""
+    (batch, frames), call, notes = given[0].shape[:2], partial(model, *given), []
+    row = gpu.apart(call, seconds, torch.float32, setup.device)
+    notes.append(row.pop("graph_note", None))
+    with torch.inference_mode(False):  # as above
+        half = copy.deepcopy(model).bfloat16()
+    calls = {"bfloat16": partial(half, *(x.bfloat16() if x.is_floating_point() else x for x in given))}
+    try:
+        calls["official"] = partial(official.build(name, frames).eval().to(setup.device), *given)
+        timed(calls["official"], setup.device)
+    except Exception as failure:  # whatever it is, it is theirs
+        notes.append(f"official: {first_line(failure)}")
+        calls.pop("official", None)
+    if (batch, frames) == (1, max(FRAMES)) and not setup.quick:
+        torch.compiler.reset()  # what was compiled for other shapes would be tried first
+        compiled = on_reference(partial(torch.compile(model, dynamic=False), *given))
+        try:
+            timed(compiled, setup.device)
+        except Exception as failure:  # a bug of the compiler
+            notes.append(f"torch.compile fails: {first_line(failure)}")
+        else:
+            calls["compiled"] = compiled
+    timings, _ = measure(calls, setup.device, setup.seconds)
+    halved = gpu.apart(calls["bfloat16"], timings["bfloat16"].median, torch.bfloat16, setup.device)
+    notes.append(halved.get("graph_note"))
+    row |= timings | {f"bfloat16_{key}": value for key, value in halved.items() if key != "graph_note"}
+    return row | {"frames_per_second": batch * frames / seconds, "note": "; ".join(filter(None, notes))}
 
 
 def build(name, frames, device):

@@ -112,7 +112,7 @@ def sample(
 
     def predict(poses, time):
         """The clean poses, scaled and clamped, of noisy ones."""
-        time = torch.tensor([time], device=keypoints.device)
+        time = torch.full((1,), time, device=keypoints.device)  # no copy from the host, so that a CUDA graph can hold it
         clean = []
         for part in poses.clamp(-bound, bound).div(denoiser.scale).split(batch_hypotheses, 1):
             part = part if flip is None else torch.cat((part, mirror(part, flip)))

@@ -1,5 +1,6 @@
-"""Every Triton kernel compiles for sm_80 and sm_90, without a GPU, and spills no register; pytest's summary says how many it
-takes, a failure or `python tests/test_triton_aot.py MODULE 90` says it of each kernel."""
+"""Every Triton kernel compiles for sm_80 and sm_90, without a GPU, spills no register, fits in a multiprocessor, and has the
+instructions that it should have; pytest's summary says how many registers it takes, a failure or
+`python tests/test_triton_aot.py MODULE 90` says all of each kernel."""
 
 import contextlib
 import importlib
@@ -16,6 +17,15 @@ pytest.importorskip("triton")
 pytestmark = pytest.mark.aot
 
 ARCHITECTURES = {80: 2, 90: 1}  # every case for the second, every other for the first: the whole takes minutes
+# Of a multiprocessor, which must hold a block.
+SHARED, REGISTERS = {80: 163 * 1024, 90: 227 * 1024}, 65536
+# Kernels that read no rows of channels: what lies together is a clip's frames, of any number, or a sequence's steps. All
+# others must read 16 bytes at once in some case.
+NARROW = {
+    "density_peak_prune": {"measure", "score", "select"},
+    "topk_temporal_mask": {"symmetrise"},
+    "selective_scan": {"local_adjoints", "gradients"},
+}
 
 
 def modules():
@@ -41,13 +51,13 @@ def test_compiles_without_spills(module, arch, record_property):
 
 
 def compile_all(module: str, arch: int, step: int = 1) -> bool:
-    """Print what ptxas says of every kernel of the module, or of every `step`-th; whether none spills."""
+    """Print what the compilers say of every kernel of the module, or of every `step`-th; whether nothing is wrong."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     triton.knobs.nvidia.dump_ptxas_log = triton.knobs.compilation.always_compile = True
-    clean = True
+    clean, wide = True, {}
     cases = list(importlib.import_module(f"lifter.kernels.triton.{module}").aot_cases())
     for name, kernel, signature, constexprs, options in cases[::step]:
         options = dict(options)
@@ -56,13 +66,49 @@ def compile_all(module: str, arch: int, step: int = 1) -> bool:
             compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
         registers = re.search(r"Used (\d+) registers", log.getvalue()).group(1)
         spilled = sum(map(int, re.findall(r"(\d+) bytes spill", log.getvalue())))
-        clean &= spilled == 0
+        shared, threads = compiled.metadata.shared, 32 * compiled.metadata.num_warps
+        wrong = missing_instructions(compiled.asm["ttir"], compiled.asm["ptx"])
+        if shared > SHARED[arch] or int(registers) * threads > REGISTERS:
+            wrong.append("too large for a multiprocessor")
+        clean &= spilled == 0 and not wrong
+        wide[kernel.__name__] = wide.get(kernel.__name__, False) or reads_widely(compiled.asm["ptx"])
         print(
             f"sm_{arch} {module} {name}: {registers} registers, {spilled} bytes spilled, "
-            f"{compiled.metadata.shared} bytes shared, {compiled.metadata.num_warps} warps",
+            f"{shared} bytes shared, {threads // 32} warps{''.join(f', {what.upper()}' for what in wrong)}",
             flush=True,
         )
-    return clean
+    # With every case at hand; vectors depend on sizes, not on the architecture.
+    narrow = {name for name, some in wide.items() if not some and step == 1} - NARROW.get(module, set())
+    if narrow:
+        print(f"sm_{arch} {module}: never 16 bytes at once: {', '.join(sorted(narrow))}")
+    return clean and not narrow
+
+
+def missing_instructions(ttir: str, ptx: str) -> list[str]:
+    """What a kernel computes without the instruction for it."""
+    missing = []
+    # Of float32 as such products are not for tensor cores.
+    products = [line for line in ttir.splitlines() if " tt.dot " in line]
+    wanted = any("tf32" in line or re.search(r"xb?f16>", line) for line in products)
+    if wanted and not re.search(r"wgmma\.mma_async|mma\.sync", ptx):
+        missing.append("no tensor cores")
+    if re.search(r"math\.exp2? .*f32", ttir) and "ex2.approx" not in ptx:
+        missing.append("no ex2")
+    return missing
+
+
+def reads_widely(ptx: str) -> bool:
+    return bool(re.search(r"ld\.global\S*\.v[48]|cp\.async\.cg|ld\.global\S*\.v2\.b64", ptx))
+
+
+def test_missing_instructions_are_seen():
+    half = "%a = tt.dot %x, %y, %z : tensor<16x16xbf16> * tensor<16x16xbf16> -> tensor<16x16xf32>"
+    exact = half.replace("bf16", "f32")
+    assert missing_instructions(half, "fma.rn.f32") == ["no tensor cores"]
+    assert missing_instructions(exact.replace(" :", ", inputPrecision = tf32 :"), "") == ["no tensor cores"]
+    assert missing_instructions(exact, "fma.rn.f32") == missing_instructions(half, "mma.sync.aligned") == []
+    assert missing_instructions("%b = math.exp2 %a : tensor<8xf32>", "") == ["no ex2"]
+    assert reads_widely("ld.global.v4.b32 {") and not reads_widely("ld.global.v2.b32 {")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A file here is an op. It declares `cases(setup)`; its name, `--only` and the rep
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ import torch
 
 import lifter.kernels
 
+from .. import gpu
 from ..accuracy import error, first_line, tolerance
 from ..bounds import lower_bound
 from ..timing import measure
@@ -24,6 +26,7 @@ COLUMNS = [
     ("lifter", "lifter", "{}"),
     ("reference", "reference", "{}"),
     ("speedup", "speedup", "{:.1f}x"),
+    *gpu.COLUMNS,
     ("error", "error", "{:.1e}"),
     ("peers", "peers_text", "{}"),
     ("bound", "bound_kind", "{}"),
@@ -35,8 +38,23 @@ NOTES = [
     "Reference: plain PyTorch, step by step. Error: largest difference to it, relative to the largest value (of each "
     "gradient too); where it is too large no speedup is printed.",
     "Bound: what the machine needs for the products, exponentials and bytes of the op, timed in this run at the same "
-    "size; its kind is the largest of them. Share: bound / time.",
+    "size; its kind is the largest of them. Share: bound / time, on a GPU the device's.",
+    *gpu.NOTES,
 ]
+# On a GPU, beside what is measured everywhere: many clips of these lengths, and the reference under torch.compile, which takes
+# seconds to compile, of some of them.
+OURS = ("lifter", "reference")
+LENGTHS, BATCHES = (27, 81, 243), (8, 64)
+COMPILED = re.compile(r" T=243( B=64)?$")
+
+
+def sizes(setup, lengths, quick, letter="T") -> list[tuple[str, int, int]]:
+    """(label, length, batch) of an op's cases, as ("T=27 B=8", 27, 8)."""
+    found = [(n, 1) for n in (quick if setup.quick else lengths)]
+    if setup.device != "cpu" and not setup.quick:
+        many = [(n, batch) for batch in BATCHES for n in LENGTHS]
+        found = many + [(n, 1) for n in sorted({*lengths, *LENGTHS})]
+    return [(f"{letter}={n}{f' B={batch}' if batch > 1 else ''}", n, batch) for n, batch in found]
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,8 @@ class Case:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     compared: Callable = lambda output: output  # what of an output is compared; it is not timed
+    unrolls: bool = False  # torch.compile would unroll the steps of the reference
+    compiled: bool = False  # whether the reference under torch.compile is one of the peers
 
     @cached_property
     def inputs(self) -> dict:
@@ -74,7 +94,11 @@ class Case:
     def implementations(self) -> dict[str, Callable]:
         """name -> a call without arguments that gives the output, and the gradients of all inputs if `backward`."""
         found = {"lifter": partial(self._run, self.call), "reference": partial(self._run, self.call, "reference")}
-        return found | {name: partial(self._run, peer) for name, peer in self.peers.items()}
+        found |= {name: partial(self._run, peer) for name, peer in self.peers.items()}
+        if self.compiled:
+            torch.compiler.reset()  # what was compiled for other shapes would be tried first
+            found["torch.compile"] = partial(self._run, torch.compile(self.call, dynamic=False), "reference")
+        return found
 
     def _run(self, call, backend=None):
         with lifter.kernels.backend(backend) if backend else nullcontext():
@@ -86,16 +110,25 @@ class Case:
 
 
 def all_cases(setup) -> list[Case]:
-    """Forward, and forward and backward, of what the files beside this one declare; the last of each in bfloat16 too."""
-    found = []
+    """Forward, and forward and backward, of what the files beside this one declare; the last of each in bfloat16 too, on a GPU
+    everything."""
+    found, everything = [], setup.device != "cpu"
     for module in pkgutil.iter_modules(__path__):
         declared = importlib.import_module(f"{__name__}.{module.name}").cases(setup)
-        for case in declared:
+        if everything:
+            declared = [replace(case, compiled=_compiles(case)) for case in declared if case.dtype == torch.float32]
+        half = [replace(case, name=f"{case.name} bfloat16", dtype=torch.bfloat16) for case in declared]
+        for case in declared + half if everything else declared:
             found.append(replace(case, name=f"{case.name} forward"))
             if case.differentiable:
                 found.append(replace(case, name=f"{case.name} forward+backward", backward=True))
-        found.append(replace(declared[-1], name=f"{declared[-1].name} bfloat16 forward", dtype=torch.bfloat16))
+        if not everything:
+            found.append(replace(half[-1], name=f"{half[-1].name} forward"))
     return [replace(case, device=setup.device) for case in found]
+
+
+def _compiles(case) -> bool:
+    return bool(COMPILED.search(case.name)) and not case.unrolls
 
 
 def cases(setup):
@@ -103,17 +136,22 @@ def cases(setup):
 
 
 def run(case: Case, setup) -> list[dict]:
-    implementations, failures = case.implementations(), []
-    for name in case.peers:
+    implementations, notes = case.implementations(), []
+    for name in [name for name in implementations if name not in OURS]:
         try:
             implementations[name]()
         except Exception as failure:  # whatever it is, it is theirs
-            failures.append(f"{name} fails: {first_line(failure)}")
+            notes.append(f"{name} fails: {first_line(failure)}")
             del implementations[name]
     timings, outputs = measure(implementations, case.device, setup.seconds)
     outputs = {name: case.compared(output) for name, output in outputs.items()}
     errors = {name: error(output, outputs["reference"]) for name, output in outputs.items()}
     ours = timings["lifter"].median
+    apart = {
+        name: gpu.apart(call, timings[name].median, case.dtype, case.device)
+        for name, call in implementations.items()
+        if name != "reference"
+    }
     bound = lower_bound(implementations["lifter"], case.device)
     matches = errors["lifter"] <= tolerance(case.dtype)
     peers = {
@@ -121,10 +159,12 @@ def run(case: Case, setup) -> list[dict]:
             "time": timings[name],
             "speedup": timings[name].median / ours if matches and errors[name] <= tolerance(case.dtype) else None,
             "error": errors[name],
+            **apart[name],
         }
-        for name in case.peers
-        if name in timings
+        for name in timings
+            if name not in OURS
     }
+    notes = ([] if matches else ["WRONG OUTPUT"]) + [apart["lifter"].pop("graph_note", "")] + notes
     return [
         {
             "case": case.name,
@@ -132,13 +172,14 @@ def run(case: Case, setup) -> list[dict]:
             "lifter": timings["lifter"],
             "reference": timings["reference"],
             "speedup": timings["reference"].median / ours if matches else None,
+            **apart["lifter"],
             "error": errors["lifter"],
             "matches": matches,
             "peers": peers,
             "peers_text": ", ".join(f"{name} {p['speedup']:.1f}x" for name, p in peers.items() if p["speedup"]),
             "bound": bound and bound.asdict(),
             "bound_kind": bound and bound.kind,
-            "share_of_bound": bound and bound.seconds / ours,
-            "note": "; ".join(([] if matches else ["WRONG OUTPUT"]) + failures),
+            "share_of_bound": bound and bound.seconds / apart["lifter"].get("device", ours),
+            "note": "; ".join(filter(None, notes)),
         }
     ]

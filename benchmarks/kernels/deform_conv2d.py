@@ -1,23 +1,25 @@
 """deform_conv2d as SasMamba calls it: depthwise 3x3 over the (T, 17) grid, 128 channels, channels last."""
 
+from functools import partial
+
 import torch
 
 from lifter.kernels import deform_conv2d
 
-from . import Case
+from . import Case, sizes
 
 CHANNELS, JOINTS, TAPS = 128, 17, 9
 FRAMES = (1, 2, 3, 9, 27, 81, 129, 243)
 QUICK = (1, 27, 243)
 
 
-def inputs(frames, device, dtype):
+def inputs(frames, batch, device, dtype):
     def randn(*shape):
         return torch.randn(*shape, device=device, dtype=dtype)
 
     return {
-        "input": randn(1, frames, JOINTS, CHANNELS).permute(0, 3, 1, 2),
-        "offset": randn(1, frames, JOINTS, 2 * TAPS).permute(0, 3, 1, 2),  # about one cell
+        "input": randn(batch, frames, JOINTS, CHANNELS).permute(0, 3, 1, 2),
+        "offset": randn(batch, frames, JOINTS, 2 * TAPS).permute(0, 3, 1, 2),  # about one cell
         "weight": randn(CHANNELS, 1, 3, 3) / 3,
         "bias": randn(CHANNELS),
     }
@@ -30,8 +32,8 @@ def ours(input, offset, weight, bias):
 def cases(setup):
     found = peers()
     return [
-        Case(f"deform_conv2d T={frames}", lambda device, dtype, n=frames: inputs(n, device, dtype), ours, found)
-        for frames in (QUICK if setup.quick else FRAMES)
+        Case(f"deform_conv2d {label}", partial(inputs, frames, batch), ours, found)
+        for label, frames, batch in sizes(setup, FRAMES, QUICK)
     ]
 
 

@@ -3,37 +3,39 @@
 What is compared are the scores of the chosen frames, best first.
 """
 
+from functools import partial
+
 import torch
 
 from lifter.kernels import density_peak_prune
 
-from . import Case
+from . import Case, sizes
 
 CHANNELS, BATCH, JOINTS = 512, 8, 17
 FRAMES = (27, 81, 243)
 QUICK = (243,)
 
 
-def inputs(frames, masked, device, dtype):
+def inputs(frames, batch, masked, device, dtype):
     # At different distances from their middle: of nearly equal densities rounding would choose, and HoT's chain wrongly
-    size = torch.rand(BATCH, frames, 1, device=device)
-    x = (size * torch.randn(BATCH, frames, CHANNELS, device=device)).to(dtype)
+    size = torch.rand(batch, frames, 1, device=device)
+    x = (size * torch.randn(batch, frames, CHANNELS, device=device)).to(dtype)
     if not masked:
-        return {"x": x, "noise": torch.rand(BATCH, frames, device=device)}  # which HoT's chain needs to break ties
-    graphs = torch.rand(BATCH, JOINTS, frames, frames, device=device) < 2 / 3
+        return {"x": x, "noise": torch.rand(batch, frames, device=device)}  # which HoT's chain needs to break ties
+    graphs = torch.rand(batch, JOINTS, frames, frames, device=device) < 2 / 3
     return {"x": x, "mask": (graphs | graphs.mT).float().mean(1)}
 
 
 def cases(setup):
-    frames = QUICK if setup.quick else FRAMES
-    return [case(frames[-1], True), *(case(n, False) for n in frames)]
+    found = sizes(setup, FRAMES, QUICK)
+    return [case(*found[-1], masked=True), *(case(*size) for size in found)]
 
 
-def case(frames, masked):
+def case(label, frames, batch, masked=False):
     kept = frames // 3
     return Case(
-        f"density_peak_prune{' masked' if masked else ''} T={frames}",
-        lambda device, dtype: inputs(frames, masked, device, dtype),
+        f"density_peak_prune{' masked' if masked else ''} {label}",
+        partial(inputs, frames, max(BATCH, batch), masked),
         lambda **inputs: best(density_peak_prune(kept=kept, **inputs)),
         {} if masked else {"eager": lambda **inputs: best(eager(kept=kept, **inputs))},
         differentiable=False,

@@ -1,7 +1,7 @@
 """retention as PoseRetNet calls it: 512 channels in 8 heads, a decay per joint, xPos, all frames of a call seeing each
 other; a stream of it; and RetNet's causal form of a long sequence."""
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 
@@ -9,7 +9,7 @@ from lifter.kernels import retention, xpos_scale
 from lifter.kernels.retention import xpos
 from lifter.layers import joint_decays
 
-from . import Case
+from . import Case, sizes
 
 JOINTS, HEADS, CHANNELS = 17, 8, 64
 LONG = 4131
@@ -18,14 +18,14 @@ FRAMES = (1, 2, 3, 9, 27, 81, 129, 243)
 QUICK = (1, 27, 243)
 
 
-def inputs(frames, device, dtype):
+def inputs(frames, batch, device, dtype):
     """q, k and v are parts of one projection, as in the model."""
-    q, k, v, _ = torch.randn(1, frames, JOINTS, 4, HEADS, CHANNELS, device=device, dtype=dtype).unbind(3)
+    q, k, v, _ = torch.randn(batch, frames, JOINTS, 4, HEADS, CHANNELS, device=device, dtype=dtype).unbind(3)
     return {"q": q, "k": k, "v": v}
 
 
 def stream_inputs(frames, device, dtype):
-    return inputs(frames, device, dtype) | {"state": torch.randn(1, JOINTS, HEADS, CHANNELS, CHANNELS, device=device)}
+    return inputs(frames, 1, device, dtype) | {"state": torch.randn(1, JOINTS, HEADS, CHANNELS, CHANNELS, device=device)}
 
 
 def long_inputs(device, dtype):
@@ -65,15 +65,12 @@ def cases(setup):
     return [
         Case(f"retention causal T={LONG}", long_inputs, lambda q, k, v: retention(q, k, v)[0], long_peers(setup.device)),
         *(
-            Case(
-                f"retention stream T={frames}", lambda device, dtype, n=frames: stream_inputs(n, device, dtype), ours,
-                differentiable=False,
-            )  # fmt: skip
+            Case(f"retention stream T={frames}", partial(stream_inputs, frames), ours, differentiable=False)
             for frames in STREAMED
         ),
         *(
-            Case(f"retention T={frames}", lambda device, dtype, n=frames: inputs(n, device, dtype), ours, {"eager": eager})
-            for frames in (QUICK if setup.quick else FRAMES)
+            Case(f"retention {label}", partial(inputs, frames, batch), ours, {"eager": eager})
+            for label, frames, batch in sizes(setup, FRAMES, QUICK)
         ),
     ]
 

@@ -1,28 +1,29 @@
 """selective_scan at the size of SasMamba's scan: 4 directions of 128 channels, 16 states."""
 
 import importlib
+from functools import partial
 
 import torch
 
 from lifter.kernels import selective_scan_fn
 
-from . import Case
+from . import Case, sizes
 
 DIM, STATES = 512, 16
 LENGTHS = (1, 2, 3, 17, 27, 81, 129, 243, 1024, 4131)
 QUICK = (1, 17, 243, 1024)
 
 
-def inputs(length, device, dtype):
+def inputs(length, batch, device, dtype):
     def randn(*shape):
         return torch.randn(*shape, device=device, dtype=dtype)
 
     return {
-        "u": randn(1, DIM, length),
-        "delta": randn(1, DIM, length) - 2,  # softplus: time steps of about 0.1
+        "u": randn(batch, DIM, length),
+        "delta": randn(batch, DIM, length) - 2,  # softplus: time steps of about 0.1
         "A": -torch.arange(1, STATES + 1, device=device, dtype=torch.float32).repeat(DIM, 1),
-        "B": randn(1, 4, STATES, length),
-        "C": randn(1, 4, STATES, length),
+        "B": randn(batch, 4, STATES, length),
+        "C": randn(batch, 4, STATES, length),
         "D": torch.ones(DIM, device=device),
         "delta_bias": torch.zeros(DIM, device=device),
     }
@@ -35,8 +36,8 @@ def ours(u, delta, A, B, C, D, delta_bias):
 def cases(setup):
     found = peers(setup.device)
     return [
-        Case(f"selective_scan L={length}", lambda device, dtype, n=length: inputs(n, device, dtype), ours, found)
-        for length in (QUICK if setup.quick else LENGTHS)
+        Case(f"selective_scan {label}", partial(inputs, length, batch), ours, found, unrolls=True)
+        for label, length, batch in sizes(setup, LENGTHS, QUICK, "L")
     ]
 
 

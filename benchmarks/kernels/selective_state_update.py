@@ -1,5 +1,7 @@
 """selective_state_update, one step of a stream at the size of SasMamba's scan: 4 directions of 128 channels, 16 states."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
@@ -40,10 +42,25 @@ def ours(**inputs):
 
 
 def cases(setup):
+    found = peers(setup.device)
     return [
-        Case(
-            f"selective_state_update B={batch}", lambda device, dtype, n=batch: inputs(n, device, dtype), ours,
-            differentiable=False,
-        )  # fmt: skip
+        Case(f"selective_state_update B={batch}", partial(inputs, batch), ours, found, differentiable=False)
         for batch in (QUICK if setup.quick else BATCHES)
     ]
+
+
+def peers(device) -> dict:
+    """mamba-ssm's Triton kernel, where it is installed, to which a group is a head: GPUs only."""
+    if not str(device).startswith("cuda"):
+        return {}
+    try:
+        from mamba_ssm.ops.triton.selective_state_update import selective_state_update as mamba
+    except ImportError:
+        return {}
+
+    def by_heads(state, x, dt, A, B, C, D, dt_bias):
+        state, x, dt = (y.unflatten(1, (GROUPS, -1)) for y in (state, x, dt))
+        A, D, dt_bias = (y.unflatten(0, (GROUPS, -1)) for y in (A, D, dt_bias))
+        return mamba(state, x, dt, A, B, C, D, dt_bias=dt_bias, dt_softplus=True).flatten(1)
+
+    return {"mamba-ssm": by_heads}

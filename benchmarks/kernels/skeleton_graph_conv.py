@@ -1,5 +1,7 @@
 """skeleton_graph_conv as MotionAGFormer calls it: 128 channels, the bones of Human3.6M, a batch norm in evaluation."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
@@ -7,16 +9,16 @@ from lifter.kernels import skeleton_graph_conv
 from lifter.layers import SkeletonGraphConv, both_ways
 from lifter.skeleton import H36M
 
-from . import Case
+from . import Case, sizes
 
 CHANNELS = 128
 FRAMES = (1, 27, 243)
 QUICK = (243,)
 
 
-def inputs(frames, device, dtype):
+def inputs(frames, batch, device, dtype):
     draw = lambda *shape: torch.randn(*shape, device=device, dtype=dtype)
-    shape = (1, frames, H36M.num_joints, CHANNELS)
+    shape = (batch, frames, H36M.num_joints, CHANNELS)
     graph = SkeletonGraphConv(1, H36M.num_joints, both_ways(H36M.bones)).to(device)
     # The graph, which has no gradient, comes in a tuple: what is differentiated are the tensors.
     inputs = {name: draw(*shape) for name in ("x", "root", "residual")}
@@ -24,13 +26,13 @@ def inputs(frames, device, dtype):
 
 
 def cases(setup):
-    return [case(n) for n in (QUICK if setup.quick else FRAMES)]
+    return [case(*size) for size in sizes(setup, FRAMES, QUICK)]
 
 
-def case(frames):
+def case(label, frames, batch):
     return Case(
-        f"skeleton_graph_conv T={frames}",
-        lambda device, dtype: inputs(frames, device, dtype),
+        f"skeleton_graph_conv {label}",
+        partial(inputs, frames, batch),
         lambda x, graph, **tail: skeleton_graph_conv(x, *graph, **tail, relu=True),
         {"eager": eager},
     )

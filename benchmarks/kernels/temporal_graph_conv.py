@@ -1,31 +1,33 @@
 """temporal_graph_conv as HTP calls it: 512 channels, and a mask of every frame's most similar two thirds."""
 
+from functools import partial
+
 import torch
 
 from lifter.kernels import temporal_graph_conv, topk_temporal_mask, unpack_mask
 
-from . import Case
+from . import Case, sizes
 
 JOINTS, CHANNELS = 17, 512
 FRAMES = (27, 81, 243)
 QUICK = (243,)
 
 
-def inputs(frames, device, dtype):
-    x = torch.randn(1, frames, JOINTS, CHANNELS, device=device, dtype=dtype)
+def inputs(frames, batch, device, dtype):
+    x = torch.randn(batch, frames, JOINTS, CHANNELS, device=device, dtype=dtype)
     graph = torch.randn(frames, frames, device=device, dtype=dtype)
     mask = topk_temporal_mask(x, 2 * frames // 3)
     return {"x": x, "graph": graph, "mask": mask, "seen": unpack_mask(mask, frames)}
 
 
 def cases(setup):
-    return [case(frames) for frames in (QUICK if setup.quick else FRAMES)]
+    return [case(*size) for size in sizes(setup, FRAMES, QUICK)]
 
 
-def case(frames):
+def case(label, frames, batch):
     return Case(
-        f"temporal_graph_conv T={frames}",
-        lambda device, dtype: inputs(frames, device, dtype),
+        f"temporal_graph_conv {label}",
+        partial(inputs, frames, batch),
         lambda x, graph, mask, seen: temporal_graph_conv(x, graph, mask),
         {"eager": eager},
     )

@@ -1,19 +1,21 @@
 """temporal_topk_graph_conv as MotionAGFormer calls it, over whole clips, and as MASC-Pose does, at three scales; two frames of
 128 channels per frame."""
 
+from functools import partial
+
 import torch
 
 from lifter.kernels import temporal_topk_graph_conv
 
-from . import Case
+from . import Case, sizes
 
 CHANNELS, JOINTS, K = 128, 17, 2
 FRAMES = (27, 81, 243)
 QUICK = (243,)
 
 
-def inputs(frames, scales, device, dtype):
-    shape = (1, frames, JOINTS)
+def inputs(frames, batch, scales, device, dtype):
+    shape = (batch, frames, JOINTS)
     several = (len(scales),) if scales else ()
     draw = lambda *shape: torch.randn(*shape, device=device, dtype=dtype)
     # The tokens, which have no gradient, come in a tuple: what is differentiated are the tensors.
@@ -21,15 +23,16 @@ def inputs(frames, scales, device, dtype):
 
 
 def cases(setup):
-    frames = QUICK if setup.quick else FRAMES
-    return [*(case(n, (n // 27, n // 9, n // 3)) for n in frames), *(case(n) for n in frames)]
+    found = sizes(setup, FRAMES, QUICK)
+    return [*(case(*size, scales=True) for size in found), *(case(*size) for size in found)]
 
 
-def case(frames, scales=None):
+def case(label, frames, batch, scales=False):
+    scales = (frames // 27, frames // 9, frames // 3) if scales else None
     options = {"window": scales, "similarity": "cosine"} if scales else {"ties": "all"}
     return Case(
-        f"temporal_topk_graph_conv{' scales' if scales else ''} T={frames}",
-        lambda device, dtype: inputs(frames, scales, device, dtype),
+        f"temporal_topk_graph_conv{' scales' if scales else ''} {label}",
+        partial(inputs, frames, batch, scales),
         lambda values, compared: temporal_topk_graph_conv(*compared, values, K, **options),
         {} if scales else {"eager": eager},
     )

@@ -1,37 +1,38 @@
 """topk_temporal_mask as HTP calls it: two thirds of the frames, 512 channels. What is compared are the pairs, unpacked."""
 
 import math
+from functools import partial
 
 import torch
 
 from lifter.kernels import topk_temporal_mask, unpack_mask
 
-from . import Case
+from . import Case, sizes
 
 CHANNELS, JOINTS = 512, 17
 FRAMES = (27, 81, 243)
 QUICK = (243,)
 
 
-def inputs(frames, device, dtype):
+def inputs(frames, batch, device, dtype):
     """One turn of a gait: frames are as alike as they are near in phase, so that two thirds of them, an even number, are
     clearly the nearest, also where bfloat16 rounds the similarity."""
     phase = torch.arange(frames, device=device) * (2 * math.pi / frames)
     circle = torch.stack([phase.cos(), phase.sin()], -1)
-    axes, _ = torch.linalg.qr(torch.randn(JOINTS, CHANNELS, 2, device=device))
-    x = CHANNELS**0.5 * torch.einsum("td,jcd->tjc", circle, axes)
-    return {"x": x[None].contiguous().to(dtype)}
+    axes, _ = torch.linalg.qr(torch.randn(batch, JOINTS, CHANNELS, 2, device=device))
+    x = CHANNELS**0.5 * torch.einsum("td,bjcd->btjc", circle, axes)
+    return {"x": x.contiguous().to(dtype)}
 
 
 def cases(setup):
-    return [case(frames) for frames in (QUICK if setup.quick else FRAMES)]
+    return [case(*size) for size in sizes(setup, FRAMES, QUICK)]
 
 
-def case(frames):
+def case(label, frames, batch):
     k = 2 * frames // 3
     return Case(
-        f"topk_temporal_mask T={frames}",
-        lambda device, dtype: inputs(frames, device, dtype),
+        f"topk_temporal_mask {label}",
+        partial(inputs, frames, batch),
         lambda x: topk_temporal_mask(x, k),
         {"eager": lambda x: eager(x, k)},
         differentiable=False,
