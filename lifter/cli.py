@@ -3,9 +3,11 @@
 import argparse
 import sys
 
-from lifter.commands import data, info, models, verify
+from lifter.commands import data, detect, export, info, models, stream, verify
 
-COMMANDS = {"info": info, "models": models, "data": data, "verify": verify}
+COMMANDS = {
+    "info": info, "models": models, "data": data, "detect": detect, "stream": stream, "export": export, "verify": verify,
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -56,7 +56,7 @@ def export(path, model, batch=None, frames=None, motion=None, tolerance=None) ->
         with torch.no_grad(), warnings.catch_warnings(), backend("reference") if onnx else contextlib.nullcontext():
             warnings.simplefilter("ignore")  # of PyTorch about itself
             program = _program(model, example(model, motion, batch or 2, length), batch is None, frames is None)
-            run = _save_onnx(program, partly) if onnx else _save_program(program, partly)
+            run = _save_onnx(name, program, partly) if onnx else _save_program(program, partly)
         inputs = _inputs(program)
         sizes = _sizes(model, next(iter(inputs.values())), batch or 2, length)
         difference = max(_difference(model, run, example(model, motion, *size)) for size in sizes)
@@ -134,7 +134,7 @@ def _save_program(program, path):
     return torch.export.load(path).module()
 
 
-def _save_onnx(program, path):
+def _save_onnx(name, program, path):
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
@@ -149,10 +149,10 @@ def _save_onnx(program, path):
             program, dynamo=True, verbose=False, dynamic_shapes=shapes, output_names=["pose3d"],
             custom_translation_table=TRANSLATIONS,
         )  # fmt: skip
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise RuntimeError(f"no ONNX of it: {_reason(error)}") from error
-    converted.save(path, external_data=False)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        converted.save(path, external_data=False)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # whatever the exporter or onnxruntime have against it
+        raise RuntimeError(f"{name}: no ONNX of it: {_reason(error)}") from error
     names = [x.name for x in session.get_inputs()]
     return lambda *inputs: torch.from_numpy(session.run(None, dict(zip(names, (x.cpu().numpy() for x in inputs))))[0])
 
@@ -160,7 +160,7 @@ def _save_onnx(program, path):
 def _sizes(model, shape, batch, frames):
     """(B, T) to compare at: that of the export, and where they are free others."""
     multiple = getattr(model, "clip_multiple", 1)
-    fewer = max(multiple, frames // 2 // multiple * multiple) if shape[1] == "frames" else frames
+    fewer = max(min(2 * multiple, frames), frames // 2 // multiple * multiple) if shape[1] == "frames" else frames
     return [(batch, frames), *([(1, frames), (3, fewer)] if shape[0] == "batch" else [(batch, fewer)])]
 
 
