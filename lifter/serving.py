@@ -120,7 +120,7 @@ class Server:
             raise ValueError(f"the model has {joints} joints, expected the {H36M.num_joints} of Human3.6M")
         self.batch, self.form, self.strict = batch, form, strict
         self.statistics = Statistics()
-        self._frames, self._round, self._clients = {}, None, set()
+        self._frames, self._round, self._clients = {}, None, {}
 
     async def standard(self, stopped) -> None:
         """Serve standard input and output, to the end or until the future `stopped` is done."""
@@ -142,10 +142,11 @@ class Server:
             ready(address)
         await stopped
         server.close()
-        if self._clients:
-            _, slow = await asyncio.wait(self._clients, timeout=PATIENCE)
-            for client in slow:
-                client.cancel()
+        for patience in (PATIENCE, None):
+            if clients := dict(self._clients):
+                _, slow = await asyncio.wait(clients, timeout=patience)
+                for client in slow:
+                    clients[client].transport.abort()
 
     async def _connected(self, stopped, reader, writer):
         async def write(data):
@@ -153,11 +154,11 @@ class Server:
             await writer.drain()
 
         task = asyncio.current_task()
-        self._clients.add(task)
+        self._clients[task] = writer
         try:
             await Client(self, stopped, partial(reader.read, BLOCK), write).run()
         finally:
-            self._clients.discard(task)
+            del self._clients[task]
             writer.close()
 
     async def lift(self, frames):
@@ -194,13 +195,12 @@ class Client:
     async def run(self):
         batch = self.server.batch
         try:
-            async for lines in self._blocks():
-                await self._take(lines)
+            with contextlib.suppress(_BadLine):  # it was told
+                async for lines in self._blocks():
+                    await self._take(lines)
             await self._poses(batch.flush(list(map(self._stream, self.times))))
         except ConnectionError:
             pass  # it has gone; nobody waits for its poses
-        except _BadLine:
-            pass  # it was told
         finally:
             batch.reset(list(map(self._stream, self.times)))
 
@@ -246,6 +246,8 @@ class Client:
                 frames = {}
                 await self._control(request["kind"], name)
             except ValueError as error:
+                await self._push(frames)
+                frames = {}
                 await self._complain(error)
         await self._push(frames)
 

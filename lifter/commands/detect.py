@@ -7,7 +7,7 @@ LEAST = 0.3  # mean score of a person; where nobody is, rtmlib looks for joints 
 def add_arguments(parser):
     parser.add_argument("video", metavar="VIDEO")
     parser.add_argument("-o", "--out", required=True, metavar="NAME.npz")
-    parser.add_argument("--mode", choices=("lightweight", "balanced", "performance"), default="balanced", help="of rtmlib.Body")
+    parser.add_argument("--mode", choices=("lightweight", "balanced", "performance"), default="balanced", help="of rtmlib")
     parser.add_argument("--backend", default="onnxruntime", help="of rtmlib: onnxruntime, opencv, openvino")
     parser.add_argument("--device", default="cpu", help="of rtmlib: cpu, cuda, mps")
     parser.add_argument("--variant", choices=("mmpose", "mhformer"), help="of the conversion to Human3.6M")
