@@ -12,8 +12,8 @@ import lifter
 from lifter.data import open_data
 from lifter.export import FORMATS, export
 
-# The first that a model takes.
-SIZES = ({"num_frames": 27, "dim": 16, "depth": 4}, {"dim": 16, "depth": 4}, {"num_frames": 27}, {})
+SMALL = {"num_frames": 27, "dim": 16}
+SIZES = (SMALL | {"depth": 2}, SMALL | {"depth": 4}, {"dim": 16, "depth": 2}, {"num_frames": 27}, {})  # the first that fits
 
 
 def small(name):

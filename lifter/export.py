@@ -44,29 +44,40 @@ def export(path, model, batch=None, frames=None, motion=None, tolerance=None) ->
     for what, number in (("batch", batch), ("frames", frames)):
         if number is not None and (not isinstance(number, int) or number < 1):
             raise ValueError(f"export: {what} is {number!r}, expected a positive integer")
-    onnx, dtype = path.suffix == ".onnx", next(model.parameters()).dtype
-    if onnx and dtype != torch.float32:
+    dtype = next(model.parameters()).dtype
+    if path.suffix == ".onnx" and dtype != torch.float32:
         raise ValueError(f"export: model is in {dtype}, expected torch.float32 for ONNX")
     tolerance = max(1e-4, 16 * torch.finfo(dtype).eps) if tolerance is None else tolerance
     motion = _gait() if motion is None else torch.as_tensor(motion)
     length = frames or _frames(model)
 
     partly = path.with_name(f".{path.name}.part{path.suffix}")
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), backend("reference") if onnx else contextlib.nullcontext():
-            warnings.simplefilter("ignore")  # of PyTorch about itself
-            program = _program(model, example(model, motion, batch or 2, length), batch is None, frames is None)
-            run = _save_onnx(name, program, partly) if onnx else _save_program(program, partly)
-        inputs = _inputs(program)
-        sizes = _sizes(model, next(iter(inputs.values())), batch or 2, length)
-        difference = max(_difference(model, run, example(model, motion, *size)) for size in sizes)
-        if not difference <= tolerance:
-            got = f"differs by {difference:.1e} of the largest output"
-            raise RuntimeError(f"{name}: the exported file {got}, expected at most {tolerance:.1e}")
-        os.replace(partly, path)
-    finally:
-        partly.unlink(missing_ok=True)
-    return Exported(inputs, difference)
+    any_frames = frames is None
+    while True:
+        try:
+            exported = _written(model, partly, batch, length, any_frames, motion)
+            if not exported.difference <= tolerance:
+                got = f"differs by {exported.difference:.1e} of the largest output"
+                raise RuntimeError(f"{name}: the exported file {got}, expected at most {tolerance:.1e}")
+            os.replace(partly, path)
+            return exported
+        except RuntimeError:
+            if not any_frames:
+                raise
+            any_frames = False  # the operators may want to know T
+        finally:
+            partly.unlink(missing_ok=True)
+
+
+def _written(model, path, batch, frames, any_frames, motion) -> Exported:
+    onnx, name = path.suffix == ".onnx", type(model).__name__
+    with torch.no_grad(), warnings.catch_warnings(), backend("reference") if onnx else contextlib.nullcontext():
+        warnings.simplefilter("ignore")  # of PyTorch about itself
+        program = _program(model, example(model, motion, batch or 2, frames), batch is None, any_frames)
+        run = _save_onnx(name, program, path) if onnx else _save_program(program, path)
+    inputs = _inputs(program)
+    sizes = _sizes(model, next(iter(inputs.values())), batch or 2, frames)
+    return Exported(inputs, max(_difference(model, run, example(model, motion, *size)) for size in sizes))
 
 
 def example(model, motion, batch, frames):
@@ -86,7 +97,7 @@ def example(model, motion, batch, frames):
 def _gait():
     from lifter.data.synthetic import open_gait
 
-    return torch.from_numpy(next(iter(open_gait(1))).keypoints)
+    return torch.from_numpy(next(iter(open_gait(1, 1000, fps=10))).keypoints)
 
 
 def _frames(model):
@@ -98,17 +109,13 @@ def _frames(model):
 
 
 def _program(model, example, any_batch, any_frames):
-    """torch.export's graph; T is fixed where the operators want it."""
-    any_size = torch.export.Dim.AUTO
-    batch = {0: any_size} if any_batch else {}
-    wanted = [batch | {1: any_size}, batch] if any_frames else [batch]
-    for number, sizes in enumerate(wanted):
-        shapes = tuple(sizes if x.dim() > 1 else batch for x in example)
-        try:
-            return torch.export.export(model, example, dynamic_shapes=shapes)
-        except Exception as error:  # whatever the model, dynamo or the shapes have against it
-            if number == len(wanted) - 1:
-                raise RuntimeError(f"{type(model).__name__}: torch.export cannot follow it: {_reason(error)}") from error
+    """torch.export's graph; a size that may be any is fixed where the operators want it."""
+    batch = {0: torch.export.Dim.AUTO} if any_batch else {}
+    clip = batch | ({1: torch.export.Dim.AUTO} if any_frames else {})
+    try:
+        return torch.export.export(model, example, dynamic_shapes=tuple(clip if x.dim() > 1 else batch for x in example))
+    except Exception as error:  # whatever the model, or the tracer has against it
+        raise RuntimeError(f"{type(model).__name__}: torch.export cannot follow it: {_reason(error)}") from error
 
 
 def _reason(error):
