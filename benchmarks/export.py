@@ -36,7 +36,8 @@ def row(name, suffix, folder, motion=None):
     except RuntimeError as error:
         return "no", "", "", str(error)
     free = [size for size in next(iter(exported.inputs.values())) if isinstance(size, str)]
-    return "yes", f"{exported.difference:.0e}", f"{time.perf_counter() - start:.0f}", f"any {' and '.join(free)}"
+    own = f"; of its own kernels and references {exported.own:.0e}" if exported.own else ""
+    return "yes", f"{exported.difference:.0e}", f"{time.perf_counter() - start:.0f}", f"any {' and '.join(free)}{own}"
 
 
 def main():

@@ -34,5 +34,6 @@ def run(args) -> int:
         print(f"lifter export: {message(error)}", file=sys.stderr)
         return 1
     inputs = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in exported.inputs.items())
-    print(f"{args.out}: {inputs}; largest difference {exported.difference:.1e} of the largest output")
+    own = f", of its own kernels and references {exported.own:.1e}" if exported.own else ""
+    print(f"{args.out}: {inputs}; largest difference {exported.difference:.1e} of the largest output{own}")
     return 0
