@@ -150,7 +150,8 @@ def _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale):
         chunk_size = CAUSAL_CHUNK if causal else T
     if not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"{op}: chunk_size is {chunk_size!r}, expected an integer of at least 1")
-    chunk_size = min(chunk_size, T)
+    if not torch.compiler.is_exporting():  # a graph for clips of all lengths; the ops take the smaller, too
+        chunk_size = min(chunk_size, T)
     if xpos_scale is not None and chunk_size > MAX_XPOS_CHUNK:
         raise ValueError(f"{op}: chunk_size is {chunk_size}, expected at most {MAX_XPOS_CHUNK} with xpos_scale")
     return chunk_size

@@ -113,15 +113,27 @@ def selective_scan_ref(
     if delta_softplus:
         delta = F.softplus(delta)
 
-    decay = torch.exp(torch.einsum("bdl,dn->lbdn", delta, A)).unbind(0)
-    drive = torch.einsum("bdl,lbdn->lbdn", delta * u, _per_step(B, batch, dim, length)).unbind(0)
-    C = _per_step(C, batch, dim, length).unbind(0)
+    decay = torch.exp(torch.einsum("bdl,dn->lbdn", delta, A))
+    drive = torch.einsum("bdl,lbdn->lbdn", delta * u, _per_step(B, batch, dim, length))
+    C = _per_step(C, batch, dim, length)
     h = u.new_zeros(batch, dim, A.shape[1]) if initial_state is None else initial_state.to(dtype)
-    ys = []
-    for step in range(length):
-        h = decay[step] * h + drive[step]
-        ys.append((h * C[step]).sum(-1))
-    y = torch.stack(ys, dim=-1)
+
+    def step(h, now):
+        decay, drive, C = now
+        h = decay * h + drive
+        return h, (h * C).sum(-1)
+
+    if torch.compiler.is_exporting():  # one loop in the graph, of any length, not thousands of nodes
+        from torch._higher_order_ops import scan
+
+        h, ys = scan(step, h, (decay, drive, C))
+    else:
+        ys = []
+        for now in zip(decay.unbind(0), drive.unbind(0), C.unbind(0)):
+            h, y = step(h, now)
+            ys.append(y)
+        ys = torch.stack(ys)
+    y = ys.movedim(0, -1)
 
     if D is not None:
         y = y + u * D.to(dtype)[:, None]

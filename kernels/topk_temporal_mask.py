@@ -64,13 +64,13 @@ def pack_mask(mask):
     """(..., T) bool -> (..., ceil(T / 32)) int32, the bits of `topk_temporal_mask`."""
     words = -(-mask.shape[-1] // BITS)
     bits = torch.nn.functional.pad(mask, (0, words * BITS - mask.shape[-1])).unflatten(-1, (words, BITS))
-    packed = (bits.long() << torch.arange(BITS, device=mask.device)).sum(-1)
+    packed = torch.bitwise_left_shift(bits.long(), torch.arange(BITS, device=mask.device)).sum(-1)
     return torch.where(packed < 2**31, packed, packed - 2**32).int()
 
 
 def unpack_mask(mask, frames):
     """(..., ceil(T / 32)) int32 -> (..., T) bool for T = `frames`."""
-    bits = mask[..., None] >> torch.arange(BITS, dtype=torch.int32, device=mask.device) & 1
+    bits = torch.bitwise_right_shift(mask[..., None], torch.arange(BITS, dtype=torch.int32, device=mask.device)) & 1
     return bits.flatten(-2)[..., :frames].bool()
 
 

@@ -3,11 +3,11 @@
 import argparse
 import sys
 
-from lifter.commands import data, eval, info, lift, models, render, train, verify
+from lifter.commands import data, detect, eval, export, info, lift, models, render, stream, train, verify
 
 COMMANDS = {
-    "info": info, "models": models, "data": data, "eval": eval, "lift": lift, "render": render,
-    "verify": verify,
+    "info": info, "models": models, "data": data, "detect": detect, "lift": lift, "stream": stream, "render": render,
+    "eval": eval, "export": export, "verify": verify,
 }  # fmt: skip
 
 

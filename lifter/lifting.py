@@ -47,8 +47,8 @@ class Model:
     device: str = "cpu"
     dtype: str = "float32"
 
-    def load(self):
-        """The model in evaluation mode; on the CPU frozen (`lifter.freeze`).
+    def network(self):
+        """The model in evaluation mode.
 
         Raises:
             ValueError, KeyError, FileNotFoundError, ImportError where it does not load, or there is no such device.
@@ -60,12 +60,16 @@ class Model:
             model = load_pretrained(self.checkpoint, self.name, **known).model
         except TypeError as error:  # a model that has no such argument
             raise ValueError(f"--num-frames: {error}") from None
-        if isinstance(model, MixSynthFormer):
-            raise ValueError("MixSynthFormer refines poses, expected a model that lifts keypoints")
         try:
-            model = model.to(self.device, DTYPES[self.dtype])
+            return model.to(self.device, DTYPES[self.dtype])
         except (RuntimeError, AssertionError) as error:  # as torch says that there is no such device
             raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from None
+
+    def load(self):
+        """`network`, ready to lift keypoints: on the CPU frozen (`lifter.freeze`)."""
+        model = self.network()
+        if isinstance(model, MixSynthFormer):
+            raise ValueError("MixSynthFormer refines poses, expected a model that lifts keypoints")
         return freeze(model) if self.device == "cpu" else model
 
 

@@ -82,9 +82,10 @@ class StreamBatch:
         wait = self.chunk_size + self.look_ahead
         return self._advance(members, frames, lambda m: (self.chunk_size, m.lifted + wait) if m.waiting >= wait else None)
 
-    def flush(self):
-        """The poses of all frames that still wait, a short last chunk: {name: Lifted}. The streams may go on."""
-        return self._flush(self._members)
+    def flush(self, names=None):
+        """The poses of all frames that still wait, a short last chunk: {name: Lifted}, of these streams; None: of all. The
+        streams may go on."""
+        return self._flush(self._members if names is None else names)
 
     def leave(self, name):
         """Ends one stream; its last poses, as `flush` gives them."""
@@ -92,13 +93,17 @@ class StreamBatch:
             known = ", ".join(map(repr, self._members)) or "none"
             raise KeyError(f"StreamBatch: no stream is named {name!r}; there are: {known}")
         lifted = self._flush([name])[name]
-        _take(self._states, (name,))
-        del self._members[name]
+        self.reset([name])
         return lifted
 
-    def reset(self):
-        """Forgets all streams."""
-        self._members, self._states = {}, {}
+    def reset(self, names=None):
+        """Forgets these streams and what waits in them; None: all."""
+        if names is None:
+            self._members, self._states = {}, {}
+            return
+        for name in names:
+            if self._members.pop(name, None) is not None:
+                _take(self._states, (name,))
 
     def state_dict(self):
         """All that the streams are, as tensors on the CPU, numbers and strings; `torch.save` it (names being strings or
@@ -256,7 +261,7 @@ class StreamBatch:
 
     @property
     def _device(self):
-        return next(self._model.parameters()).device
+        return next(self._model.parameters(), torch.empty(0)).device  # frozen, a model may have none
 
 
 class Stream:

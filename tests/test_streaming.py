@@ -273,6 +273,19 @@ def elements(state):
     return sum(x.untyped_storage().nbytes() // x.itemsize for x in state)
 
 
+def test_some_are_flushed_and_forgotten():
+    model = tiny()
+    x = keypoints(model, 9)
+    streams = StreamBatch(model)
+    streams.push({name: x[:6] for name in "abc"})
+    assert {name: lifted.frames.tolist() for name, lifted in streams.flush("ad").items()} == {"a": [4, 5], "d": []}
+    streams.reset("bd")
+    lifted = streams.push({name: x[6:] for name in "abc"})
+    assert [lifted[name].frames.tolist() for name in "abc"] == [[], [], [4, 5, 6, 7]]
+    close(lifted["c"].poses, in_one_call(model, x)[4:8])  # its state is its own, though it was one with the others'
+    close(streams.flush("b")["b"].poses, in_one_call(model, x[6:]))
+
+
 def test_nobody_leaves_who_is_not_there():
     batch = StreamBatch(tiny())
     with pytest.raises(KeyError, match="no stream is named 'x'; there are: none"):

@@ -1,8 +1,9 @@
 import json
 import sys
 
+from ._model import model_of
 from .data import add_reading_options, reading_options
-from .lift import add_model_options, model_of
+from .lift import add_lifting_options
 
 HELP = "how far a model's poses are from those of a data set"
 
@@ -13,7 +14,7 @@ def add_arguments(parser):
     parser.add_argument("--select", nargs="+", default=(), metavar="PATTERN", help='sequences to take, as "S9/*"')
     parser.add_argument("--actions", action="store_true", help="also action by action")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    add_model_options(parser)
+    add_lifting_options(parser)
     add_reading_options(parser)
 
 

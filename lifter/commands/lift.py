@@ -2,6 +2,7 @@ import argparse
 import sys
 from collections import Counter
 
+from ._model import add_model_options, model_of
 from .data import add_reading_options, reading_options
 
 HELP = "3D poses for files and folders of keypoints"
@@ -13,7 +14,7 @@ def add_arguments(parser):
         "-o", "--out", required=True, metavar="OUT", help="a folder; or a file, for one file with one sequence"
     )
     parser.add_argument("--to", choices=("npz", "json", "csv", "trc", "bvh"), help="default: OUT's suffix, or npz")
-    add_model_options(parser)
+    add_lifting_options(parser)
     parser.add_argument("--stride", type=int, help="frames from window to window; default: as many as the model sees")
     parser.add_argument("--place", action="store_true", help="put the root where the camera, which the file tells, sees it")
     parser.add_argument("--overwrite", action="store_true", help="lift again what is in OUT already")
@@ -21,22 +22,12 @@ def add_arguments(parser):
     add_reading_options(parser)
 
 
-def add_model_options(parser):
-    """Which model, and how it runs; see `model_of`."""
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights; default: those that ship with lifter")
-    parser.add_argument("--model", help="whose weights these are, where the file does not say it: see `lifter models`")
-    parser.add_argument("--num-frames", type=int, metavar="T", help="of that model")
+def add_lifting_options(parser):
+    """Which model, and how it sees a sequence."""
+    add_model_options(parser)
     flip = argparse.BooleanOptionalAction
     parser.add_argument("--flip", action=flip, default=True, help="the mean with the mirror image's poses (default: yes)")
     parser.add_argument("--batch", type=int, default=8, help="windows in one call (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-
-
-def model_of(args):
-    from lifter.lifting import Model
-
-    return Model(args.checkpoint, args.model, args.num_frames, args.device, args.dtype)
 
 
 def run(args) -> int:

@@ -23,7 +23,7 @@ class DensityPeakPrune(nn.Module):
     def forward(self, x, kept, mask=None, noise=None):
         """`mask` (B, T, T) and `noise` (B, T): see `lifter.kernels.density_peak_prune`."""
         indices, _ = density_peak_prune(x.detach().mean(2), kept, min(self.k, x.shape[1]), mask, noise)
-        return x[torch.arange(len(x), device=x.device)[:, None], indices], indices
+        return x[torch.arange(x.shape[0], device=x.device)[:, None], indices], indices
 
     def extra_repr(self):
         return f"k={self.k}"

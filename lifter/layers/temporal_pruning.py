@@ -77,5 +77,5 @@ class MGPTP(DensityPeakPrune):
 
     def forward(self, x, kept, mask=None, noise=None):
         """`mask`: TCEP's, or None: of the tokens alone. `noise` (B, T): see `density_peak_prune`."""
-        mean = None if mask is None else unpack_mask(mask, x.shape[1]).mean(1, dtype=torch.float32)
+        mean = None if mask is None else unpack_mask(mask, x.shape[1]).float().mean(1)
         return super().forward(x, kept, mean, noise)

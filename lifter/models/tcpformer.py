@@ -143,7 +143,7 @@ class TCPFormer(TwoStreams):
         self.center_pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
 
     def encode(self, x):
-        proxies = (self.center_pose + self.center_pos_embed).expand(len(x), -1, -1, -1)
+        proxies = (self.center_pose + self.center_pos_embed).expand(x.shape[0], -1, -1, -1)
         for layer, temporal_layer in zip(self.layers, self.temporal_layers, strict=True):
             x, proxies = temporal_layer(layer(x), proxies)
         return x

@@ -3,7 +3,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lifter.kernels import selective_scan_fn, selective_scan_ref
+from lifter.kernels import backend, selective_scan_fn, selective_scan_ref
 from tests.conftest import assert_as_good
 
 LENGTHS = [1, 2, 3, 17, 27, 81, 129, 243, 4131]
@@ -138,6 +138,26 @@ def test_exports_with_any_length():
     program = torch.export.export(module, inputs(20), dynamic_shapes=(length,) * 4).module()
     for steps in (2, 64, 65, 200):
         torch.testing.assert_close(program(*inputs(steps)), module(*inputs(steps)))
+
+
+def test_the_reference_exports_as_one_loop():
+    class Scan(torch.nn.Module):
+        def forward(self, u, delta, A, B, C, state):
+            return selective_scan_fn(u, delta, A, B, C, return_last_state=True, initial_state=state)
+
+    def inputs(length):
+        made = make_inputs(2, 4, length, 3)
+        varying = (made["u"], made["delta"], made["A"], made["B"][:, 0], made["C"][:, 0])
+        return (*(x.detach() for x in varying), torch.randn(2, 4, 3))
+
+    length = {2: torch.export.Dim("L", min=2, max=5000)}
+    with backend("reference"), torch.no_grad():
+        program = torch.export.export(Scan(), inputs(20), dynamic_shapes=(length, length, None, length, length, None))
+    assert len(program.graph.nodes) < 50
+    for steps in (2, 65):
+        x = inputs(steps)
+        for actual, expected in zip(program.module()(*x), Scan()(*x), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_strided_inputs(target):

@@ -1,0 +1,39 @@
+import sys
+
+from ._model import add_model_options, model_of
+
+HELP = "a model as a file of torch.export or ONNX, run and compared before it appears"
+
+
+def add_arguments(parser):
+    add_model_options(parser, positional=True)
+    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="NAME.pt2 or NAME.onnx")
+    parser.add_argument("--batch", type=int, metavar="B", help="clips of every call; default: any number")
+    parser.add_argument("--frames", type=int, metavar="T", help="of every clip; default: any number where the model allows it")
+    parser.add_argument("--input", metavar="PATH", help="data whose keypoints to compare on; default: a synthetic gait")
+
+
+def run(args) -> int:
+    import lifter
+    from lifter.data import open_data
+    from lifter.data.inspect import message
+    from lifter.export import export
+
+    try:
+        if args.checkpoint in lifter.list_models():
+            size = {"num_frames": args.num_frames} if args.num_frames else {}
+            model = lifter.create_model(args.checkpoint, **size).eval().to(args.device)
+            print(f"{args.checkpoint}: with random weights", file=sys.stderr)
+        else:
+            model = model_of(args).network()
+        motion = None if args.input is None else next(iter(open_data(args.input))).keypoints
+        if args.input and motion is None:
+            raise ValueError(f"{args.input}: no keypoints")
+        exported = export(args.out, model, args.batch, args.frames, motion)
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError, ImportError) as error:
+        print(f"lifter export: {message(error)}", file=sys.stderr)
+        return 1
+    inputs = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in exported.inputs.items())
+    own = f", of its own kernels and references {exported.own:.1e}" if exported.own else ""
+    print(f"{args.out}: {inputs}; largest difference {exported.difference:.1e} of the largest output{own}")
+    return 0

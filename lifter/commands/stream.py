@@ -1,0 +1,73 @@
+import sys
+
+from ._model import add_model_options, model_of
+from .data import parse_size
+
+HELP = "live: keypoints in, poses out, as lines of JSON on standard input and output or on a socket"
+
+
+def add_arguments(parser):
+    add_model_options(parser)
+    parser.add_argument("--listen", metavar="ADDRESS", help="HOST:PORT, or the path of a Unix socket; default: standard input")
+    parser.add_argument("--size", type=parse_size, metavar="WxH", help="of the image, for keypoints in pixels; default: normalised")
+    parser.add_argument("--layout", default="h36m", help="of a detector's joints: coco, halpe, body25, coco18, mediapipe")
+    parser.add_argument("--variant", help="of the conversion to Human3.6M: mmpose, mhformer, motionbert")
+    parser.add_argument("--chunk-size", type=int, metavar="N", help="frames lifted together; default: what the model sees")
+    parser.add_argument("--look-ahead", type=int, default=0, metavar="N", help="frames that a chunk waits for besides")
+    parser.add_argument("--missing", default="hold", help="hold, mask or error: see lifter.Stream")
+    parser.add_argument("--fps", type=float, default=50.0, help="frames per second, for the latency; default: 50")
+    parser.add_argument("--strict", action="store_true", help="end at the first bad line, with exit status 1")
+    parser.add_argument("--summary", metavar="FILE", help="write what is printed at the end as JSON")
+
+
+def run(args) -> int:
+    import asyncio
+
+    from lifter.data.inspect import message
+
+    try:
+        return asyncio.run(_serve(args))
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
+        print(f"lifter stream: {message(error)}", file=sys.stderr)
+        return 1
+
+
+async def _serve(args) -> int:
+    import asyncio
+    import signal
+
+    from lifter import StreamBatch
+    from lifter.serving import Form, Server
+
+    model = model_of(args).load()
+    batch = StreamBatch(model, args.chunk_size, args.fps, args.look_ahead, args.missing)
+    server = Server(batch, Form(model.in_channels, args.size, args.layout, args.variant), args.strict)
+
+    loop = asyncio.get_running_loop()
+    stopped = loop.create_future()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, lambda: stopped.done() or stopped.set_result(None))
+    if args.listen is None:
+        await server.standard(stopped)
+    else:
+        ready = lambda address: print(f"listening on {address}", file=sys.stderr, flush=True)  # noqa: E731
+        await server.listen(args.listen, stopped, ready)
+    _report(server.statistics.summary(), args.summary)
+    return 1 if args.strict and server.statistics.errors else 0
+
+
+def _report(summary, path):
+    import json
+    import os
+
+    times = (
+        f"{kind.removesuffix('_ms')} p50 {summary[kind]['p50']}, p95 {summary[kind]['p95']}, max {summary[kind]['max']} ms"
+        for kind in ("latency_ms", "compute_ms")
+        if summary["frames"]
+    )
+    counts = f"{summary['frames']} frames in {summary['seconds']} s ({summary['frames_per_second']} per second)"
+    print("; ".join((counts, *times, f"{summary['errors']} bad lines")), file=sys.stderr)
+    if path:
+        with open(f"{path}.part", "w") as file:
+            json.dump(summary, file, indent=1)
+        os.replace(f"{path}.part", path)
