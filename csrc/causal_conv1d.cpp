@@ -6,10 +6,8 @@
 namespace lifter {
 namespace {
 
-Tensor swapped(const Tensor& t) { return torch::stable::transpose(t, 1, 2); }
-
-// The same rule as `channels_last` in kernels/causal_conv1d.py; of a single step both are true.
-bool lies_channels_last(const Tensor& t) { return t.stride(1) == 1 && (t.stride(2) != 1 || t.size(2) == 1); }
+// A single step lies along its channels whatever its strides say.
+bool in_channel_rows(const Tensor& t) { return channels_last(t) || (t.stride(1) == 1 && t.size(2) == 1); }
 
 // `t` in rows of the wanted layout, with a copy if it does not lie so.
 Tensor in_rows(const Tensor& t, bool channels_last) {
@@ -19,11 +17,6 @@ Tensor in_rows(const Tensor& t, bool channels_last) {
 
 Rows rows(const Tensor& t, bool channels_last) { return {t.data_ptr(), t.stride(0), t.stride(channels_last ? 2 : 1)}; }
 
-Tensor map_like(const Tensor& x) {
-  if (x.stride(1) != 1 || x.stride(2) == 1) return empty(x, {x.size(0), x.size(1), x.size(2)}, x.scalar_type());
-  return swapped(empty(x, {x.size(0), x.size(2), x.size(1)}, x.scalar_type()));
-}
-
 // (width, dim): the taps of neighbouring channels side by side.
 Tensor by_tap(const Tensor& weight) { return torch::stable::contiguous(torch::stable::transpose(weight, 0, 1)); }
 
@@ -31,10 +24,10 @@ Tensor by_tap(const Tensor& weight) { return torch::stable::contiguous(torch::st
 struct Inputs {
   Inputs(const Tensor& x_, const Tensor& weight_, const OptionalTensor& bias_, const OptionalTensor& seq_idx,
          const OptionalTensor& initial_states_, bool silu)
-      : x(in_rows(x_, lies_channels_last(x_))), weight(by_tap(weight_)), bias(packed(bias_)),
+      : x(in_rows(x_, in_channel_rows(x_))), weight(by_tap(weight_)), bias(packed(bias_)),
         initial_states(packed(initial_states_)) {
     s.batch = x.size(0), s.dim = x.size(1), s.length = x.size(2), s.width = weight.size(0);
-    s.bfloat16 = is_bfloat16("causal_conv1d", x), s.silu = silu, s.channels_last = lies_channels_last(x_);
+    s.bfloat16 = is_bfloat16("causal_conv1d", x), s.silu = silu, s.channels_last = in_channel_rows(x_);
     s.x = rows(x, s.channels_last);
     s.weight = data<float>(weight), s.bias = data<float>(bias);
     s.initial_states = initial_states ? initial_states->data_ptr() : nullptr;

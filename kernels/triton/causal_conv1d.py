@@ -4,14 +4,14 @@ import torch
 import triton
 import triton.language as tl
 
-from ..causal_conv1d import channels_last
+from .._op import channels_last, map_like
 from ._scan import launch
 
 LONG, SHORT = 64, 16  # of a tile: along what is contiguous, and along the other
 
 
 def forward(x, weight, bias, seq_idx, initial_states, silu):
-    out = _map_like(x)
+    out = map_like(x)
     programs, sizes = _plan(x, x.shape[2])
     launch(
         outputs, programs, *_inputs(x, weight, bias, seq_idx, initial_states), out, out.stride(), *x.shape[1:],
@@ -22,7 +22,7 @@ def forward(x, weight, bias, seq_idx, initial_states, silu):
 
 def backward(dout, x, weight, bias, seq_idx, initial_states, silu):
     batch, dim, length = x.shape
-    width, dx = weight.shape[1], _map_like(x)
+    width, dx = weight.shape[1], map_like(x)
     dinitial = None if initial_states is None else x.new_empty(batch, dim, width - 1)
     programs, sizes = _plan(x, length + (0 if dinitial is None else width - 1))
     parts = batch * triton.cdiv(length + (0 if dinitial is None else width - 1), sizes["BL"])
@@ -50,11 +50,6 @@ def update(x, conv_state, weight, bias, silu, cache_seqlens, conv_state_indices)
 
 def _packed(x):
     return None if x is None else x.contiguous()
-
-
-def _map_like(x):
-    batch, dim, length = x.shape
-    return x.new_empty(batch, length, dim).transpose(1, 2) if channels_last(x) else x.new_empty(batch, dim, length)
 
 
 def _inputs(x, weight, bias, seq_idx, initial_states):
