@@ -23,6 +23,17 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, Sc
 inline Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 inline OptionalTensor packed(const OptionalTensor& t) { return t ? OptionalTensor(packed(*t)) : std::nullopt; }
 
+inline Tensor swapped(const Tensor& t) { return torch::stable::transpose(t, 1, 2); }
+
+// Whether a map (B, D, L) lies along its channels; `channels_last` in kernels/_op.py is the same.
+inline bool channels_last(const Tensor& t) { return t.stride(1) == 1 && t.stride(2) != 1; }
+
+// A new map in the layout of this one.
+inline Tensor map_like(const Tensor& t) {
+  if (!channels_last(t)) return empty(t, {t.size(0), t.size(1), t.size(2)}, t.scalar_type());
+  return swapped(empty(t, {t.size(0), t.size(2), t.size(1)}, t.scalar_type()));
+}
+
 inline Tensor absent(const Tensor& like) { return empty(like, {0}, ScalarType::Float); }
 
 template <class T>

@@ -222,6 +222,17 @@ def check_joints(op: str, name: str, joints: torch.Tensor, J: int) -> None:
             raise ValueError(f"{op}: {name} names joint {joint}, expected less than {J}")
 
 
+def channels_last(x: torch.Tensor) -> bool:
+    """Whether a map (B, D, L) lies along its channels, as a (B, L, D) map does that is seen so."""
+    return x.stride(1) == 1 and x.stride(2) != 1
+
+
+def map_like(x: torch.Tensor) -> torch.Tensor:
+    """A new map in the layout of this one."""
+    batch, dim, length = x.shape
+    return x.new_empty(batch, length, dim).transpose(1, 2) if channels_last(x) else x.new_empty(batch, dim, length)
+
+
 def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
     """The dtype that autocast wants for activations like `x`, or None outside autocast; float64 it leaves alone."""
     kind = x.device.type

@@ -17,6 +17,7 @@ from ._op import (
     check_like,
     check_shape,
     kernel_dtype,
+    map_like,
     no_autocast,
     saves_states,
 )
@@ -41,7 +42,8 @@ def selective_scan_fn(
     """Selective scan with mamba-ssm's signature and layouts.
 
     Args:
-        u: (B, D, L) input, float32, bfloat16 or float16 (float64 runs on the reference). L >= 1.
+        u: (B, D, L) input, float32, bfloat16 or float16 (float64 runs on the reference). L >= 1. On a CPU contiguous steps
+            or channels (a (B, L, D) map seen as (B, D, L)) cost nothing, of any map; other strides cost one copy.
         delta: (B, D, L) time steps, dtype of `u`.
         A: (D, N) real, any float dtype; computed in float32. N <= 256.
         B, C: (D, N) constant, or (B, N, L) or (B, G, N, L) with the dtype of `u`; channel d reads group d // (D / G).
@@ -51,7 +53,7 @@ def selective_scan_fn(
         initial_state: (B, D, N) state before the first step, differentiable; zero if absent.
 
     Returns:
-        out (B, D, L) with the dtype of `u`, or (out, last_state).
+        out (B, D, L) with the dtype and the layout of `u`, or (out, last_state).
 
     Raises:
         ValueError for wrong shapes, TypeError for wrong dtypes; both name the argument.
@@ -180,7 +182,7 @@ def _fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, sa
     states = A.shape[1]
     chunks = (length + CHUNK - 1) // CHUNK if save_states else 0
     return (
-        u.new_empty(batch, dim, length),
+        map_like(u),
         A.new_empty(batch, dim, states),
         A.new_empty(batch, chunks, states, dim),
     )
@@ -191,7 +193,8 @@ def _fake_bwd(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_soft
         return A.new_empty(0) if x is None else x.new_empty(x.shape)
 
     dinitial = A.new_empty(u.shape[0], *A.shape) if has_initial_state else A.new_empty(0)
-    return *(like(x) for x in (u, delta, A, B, C, D, z, delta_bias)), dinitial
+    dz = A.new_empty(0) if z is None else map_like(z)
+    return map_like(u), map_like(delta), *(like(x) for x in (A, B, C, D)), dz, like(delta_bias), dinitial
 
 
 def _setup_context(ctx, inputs, output):

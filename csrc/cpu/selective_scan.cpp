@@ -33,10 +33,12 @@ void pack_rows(const SelectiveScan& s) {
     alignas(64) float tile[kTile];
     for (int part = 0; part < 2; ++part) {
       if (part ? s.constant_C : s.constant_B) continue;
-      const T* source = static_cast<const T*>(part ? s.C : s.B) + sequence * s.states * s.length + start;
+      const MapStrides& strides = part ? s.C_strides : s.B_strides;
+      const T* source = static_cast<const T*>(part ? s.C : s.B) + sequence / s.groups * strides.batch +
+                        sequence % s.groups * (part ? s.C_group : s.B_group) + start * strides.step;
       for (int64_t n = 0; n < s.states; n += kLanes) {
         const int64_t lanes = smaller(kLanes, s.states - n);
-        load_tile(source + n * s.length, s.length, 1, lanes, steps, tile);
+        load_tile(source + n * strides.channel, strides.channel, strides.step, lanes, steps, tile);
         float* rows = s.rows + (sequence * s.length + start) * 2 * s.states + part * s.states + n;
         store_tile(tile, 1, 2 * s.states, lanes, steps, rows);
       }
@@ -85,18 +87,20 @@ struct BlockScan : Tiles {
   void store_states(const float* tile, float* p) const {
     store_tile(tile, s.states, 1, block.lanes, s.states, p + (block.batch * s.dim + block.channel) * s.states);
   }
-  int64_t offset(int64_t start) const { return (block.batch * s.dim + block.channel) * s.length + start; }
-  void load_steps(const void* p, int64_t start, int64_t steps, float* tile) const {
-    load_tile(static_cast<const T*>(p) + offset(start), s.length, 1, block.lanes, steps, tile);
+  int64_t offset(const MapStrides& m, int64_t start) const {
+    return block.batch * m.batch + block.channel * m.channel + start * m.step;
   }
-  void store_steps(const float* tile, int64_t start, int64_t steps, void* p) const {
-    store_tile(tile, s.length, 1, block.lanes, steps, static_cast<T*>(p) + offset(start));
+  void load_steps(const void* p, const MapStrides& m, int64_t start, int64_t steps, float* tile) const {
+    load_tile(static_cast<const T*>(p) + offset(m, start), m.channel, m.step, block.lanes, steps, tile);
+  }
+  void store_steps(const float* tile, int64_t start, int64_t steps, void* p, const MapStrides& m) const {
+    store_tile(tile, m.channel, m.step, block.lanes, steps, static_cast<T*>(p) + offset(m, start));
   }
 
   // Loads u and delta of a chunk; delta becomes softplus(delta + bias), and y starts as D u.
   Chunk load_chunk(int64_t start, int64_t steps) {
-    load_steps(s.u, start, steps, u);
-    load_steps(s.delta, start, steps, delta);
+    load_steps(s.u, s.u_strides, start, steps, u);
+    load_steps(s.delta, s.delta_strides, start, steps, delta);
     Range range;
     for (int64_t l = 0; l < steps; ++l) {
       const vfloat raw = load(delta + l * kLanes) + bias, d = s.softplus ? softplus(raw) : raw;
@@ -120,6 +124,9 @@ void forward(const SelectiveScan& s, const SelectiveScanOutput& o) {
   pack_rows<T>(s);
   const Blocks blocks(s);
   const int64_t chunks = (s.length + kChunk - 1) / kChunk;
+  bool steps_together = true;  // else the tiles ask for what they need next
+  for (const MapStrides* m : {&s.u_strides, &s.delta_strides, &o.out_strides})
+    steps_together &= m->step == 1 && m->channel == s.length;
   parallel_for(s.batch * s.groups * blocks.per_group, [&](int64_t task) {
     const FlushDenormals flush;
     Scratch scratch(Tiles::kFloats + BlockScan<T>::floats(s));
@@ -130,22 +137,23 @@ void forward(const SelectiveScan& s, const SelectiveScanOutput& o) {
       const int64_t start = chunk * kChunk, steps = smaller(kChunk, s.length - start);
       if (o.states) store_tile(scan.h, 1, s.dim, scan.block.lanes, s.states, scan.saved(o.states, chunk, chunks));
       Chunk c = scan.load_chunk(start, steps);
-      if (scan.block.lanes == kLanes && start + 2 * kChunk <= s.length) {
-        const auto at = [&](const void* p, int64_t step) {
-          return static_cast<const char*>(p) + scan.offset(step) * int64_t(sizeof(T));
+      if (steps_together && scan.block.lanes == kLanes && start + 2 * kChunk <= s.length) {
+        const auto at = [&](const void* p, const MapStrides& m, int64_t step) {
+          return static_cast<const char*>(p) + scan.offset(m, step) * int64_t(sizeof(T));
         };
-        c.ahead = {{at(s.u, start + kChunk), at(s.delta, start + kChunk), at(o.out, start)},
+        c.ahead = {{at(s.u, s.u_strides, start + kChunk), at(s.delta, s.delta_strides, start + kChunk),
+                    at(o.out, o.out_strides, start)},
                    s.length * int64_t(sizeof(T)), sizeof(T) == 4 ? 2 : 1};
       }
       scan_chunk(c, scan.h, scan.y);
       if (s.z) {
-        scan.load_steps(s.z, start, steps, scan.gate);
+        scan.load_steps(s.z, s.z_strides, start, steps, scan.gate);
         for (int64_t l = 0; l < steps; ++l) {
           const vfloat z = load(scan.gate + l * kLanes);
           store(scan.y + l * kLanes, load(scan.y + l * kLanes) * z * sigmoid(z));
         }
       }
-      scan.store_steps(scan.y, start, steps, o.out);
+      scan.store_steps(scan.y, start, steps, o.out, o.out_strides);
     }
     scan.store_states(scan.h, o.last_state);
   });
@@ -177,9 +185,9 @@ struct BlockScanBackward : BlockScan<T> {
     const Chunk c = this->load_chunk(start, steps);
     load_tile(this->saved(const_cast<float*>(g.states), start / kChunk, chunks), 1, s.dim, this->block.lanes, s.states,
               this->h);
-    this->load_steps(g.dout, start, steps, dy);
+    this->load_steps(g.dout, g.dout_strides, start, steps, dy);
     if (s.z) {
-      this->load_steps(s.z, start, steps, this->gate);
+      this->load_steps(s.z, s.z_strides, start, steps, this->gate);
       memcpy(raw, dy, steps * kLanes * sizeof(float));
       for (int64_t l = 0; l < steps; ++l) {
         const vfloat z = load(this->gate + l * kLanes);
@@ -205,17 +213,17 @@ struct BlockScanBackward : BlockScan<T> {
         const vfloat slope = e * (1.0f + z * (1.0f - e));
         store(raw + l * kLanes, load(raw + l * kLanes) * load(this->y + l * kLanes) * slope);
       }
-      this->store_steps(raw, start, steps, g.dz);
+      this->store_steps(raw, start, steps, g.dz, g.dz_strides);
     }
     if (s.softplus) {
-      this->load_steps(s.delta, start, steps, raw);
+      this->load_steps(s.delta, s.delta_strides, start, steps, raw);
       for (int64_t l = 0; l < steps; ++l)
         store(ddelta + l * kLanes, load(ddelta + l * kLanes) * sigmoid(load(raw + l * kLanes) + this->bias));
     }
     for (int64_t l = 0; l < steps; ++l) chunk_dbias += load(ddelta + l * kLanes);
     dbias += chunk_dbias;
-    this->store_steps(du, start, steps, g.du);
-    this->store_steps(ddelta, start, steps, g.ddelta);
+    this->store_steps(du, start, steps, g.du, g.du_strides);
+    this->store_steps(ddelta, start, steps, g.ddelta, g.ddelta_strides);
   }
 
   void add_states(const float* part, float* total) const {

@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .._op import channels_last
 from ..selective_scan import CHUNK
 from ._scan import (
     carry_over,
@@ -40,6 +41,7 @@ def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, 
     save = states if chunks == 1 and save_states else None
     launch(outputs, programs, *sequence, C, _strides(C), D, z, _strides(z), start, save, out, last_state,
            CHUNKED=chunks > 1, C_CONST=C.dim() == 2, **tiles)  # fmt: skip
+    out = _as_lies(u, out)
     return out, last_state, states if save_states else states.new_empty(batch, 0, *states.shape[2:])
 
 
@@ -47,6 +49,7 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
     batch, dim, length = u.shape
     n = A.shape[1]
     chunks = triton.cdiv(length, CHUNK)
+    lie = u, delta, z
     # Contiguous inputs (seldom a copy) share their addresses with the gradients; registers are what is short here.
     u, delta, z, dout, B, C = map(_contiguous, (u, delta, z, dout, B, C))
     A, D, delta_bias, dlast_state, states = map(_contiguous, (A, D, delta_bias, dlast_state, states))
@@ -90,8 +93,14 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
 
     dA, dB, dC, dD, dbias = map(reduced, (dA, dB, dC, dD, dbias), (A, B, C, D, delta_bias))
     absent = A.new_empty(0)
+    du, ddelta, dz = map(_as_lies, lie, (du, ddelta, dz))
     dz, dinitial = (absent.clone() if x is None else x for x in (dz, dinitial))
     return du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial
+
+
+def _as_lies(x, y):
+    """The contiguous `y` in the layout of `x`."""
+    return y.transpose(1, 2).contiguous().transpose(1, 2) if y is not None and channels_last(x) else y
 
 
 def _contiguous(x):
