@@ -1,0 +1,128 @@
+"""lifter's kernels inside a model of somebody else's."""
+
+import copy
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import nn
+
+
+@dataclass
+class Swap:
+    """How a module of a known kind runs on lifter's kernels.
+
+    `function(module, ...)` takes the place of `module.<attribute>(...)`. `examples` are arguments of the whole module, to
+    compare both on; `tables` are constants of `function`, kept as buffers that no state dict has.
+    """
+
+    kind: str
+    attribute: str
+    function: object
+    examples: list
+    tables: dict = field(default_factory=dict)
+
+    def apply(self, module):
+        for name, table in self.tables.items():
+            module.register_buffer(name, table.to(next(module.parameters()).device), persistent=False)
+        setattr(module, self.attribute, partial(self.function, module))
+
+
+class Report(list):
+    """One (name of the module, its kind, whether it was swapped, why) per module that looked like one of ours."""
+
+    @property
+    def swapped(self):
+        return [name for name, _, done, _ in self if done]
+
+    @property
+    def left(self):
+        return {name: why for name, _, done, why in self if not done}
+
+    def __str__(self):
+        lines = [f"{'swapped' if done else 'left   '}  {name} ({kind}): {why}" for name, kind, done, why in self]
+        return "\n".join(lines) or "nothing recognised"
+
+
+def optimize(model):
+    """Let what we recognise in somebody else's model run on lifter's kernels, in place, and say what was done.
+
+    Known are attention blocks of MixSTE, MotionBERT, MotionAGFormer and their kin, the four-direction scans of PoseMamba,
+    SasMamba and VMamba, and the Mamba (1) mixers of mamba-ssm and transformers. They are known by what they hold (names,
+    shapes and kinds of their parts, signature of `forward`), and each is then compared with its original, in float32 on
+    random input, outputs and gradients: what differs by more than rounding, or cannot run here, is left alone.
+
+    Nothing else changes: modules, parameters, hooks and the keys of the state dict stay; a swapped module has its
+    `forward` (a scan its `forward_core`) as an attribute of its own, and `del module.forward` undoes it. Dropout of
+    attention weights draws other random numbers. A model may be copied and trained as before; one that was swapped
+    already is not swapped again.
+
+    Args:
+        model: any module, on any device but "meta".
+
+    Returns:
+        `Report`; print it. `.swapped` are names, `.left` is {name: why}.
+
+    Raises:
+        TypeError if `model` is no module.
+    """
+    from lifter.swaps import KINDS  # here: `import lifter` loads no kernels
+
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"optimize: model is {type(model).__name__}, expected a torch.nn.Module")
+    report = Report()
+    for name, module in model.named_modules():
+        for kind in KINDS:
+            swap = kind(module)
+            if swap is None:
+                continue
+            name = name or type(module).__name__
+            why = swap if isinstance(swap, str) else _difference(module, swap)
+            if why:
+                report.append((name, type(module).__name__, False, why))
+            else:
+                swap.apply(module)
+                report.append((name, type(module).__name__, True, f"{swap.kind}, verified"))
+            break
+    return report
+
+
+TOLERANCE = 1e-4  # of the largest number: some ten times what float32 loses on the way
+
+
+def _difference(module, swap):
+    """Why the module must not be swapped, or None. Nothing is done to it: two copies run."""
+    if any(p.device.type == "meta" for p in module.parameters()):
+        return "its weights are on the meta device"
+    try:
+        theirs = copy.deepcopy(module).float().eval().requires_grad_(True)
+        ours = copy.deepcopy(theirs)
+        before = dict(vars(theirs))
+        expected = [_run(theirs, args) for args in swap.examples]
+    except Exception as error:  # of somebody else's code, whatever it is
+        return f"its own code does not run here ({type(error).__name__}: {str(error).splitlines()[0]})"
+    if any(key not in before or value is not before[key] for key, value in vars(theirs).items()):
+        return "its forward keeps something of what it computes"
+    swap.apply(ours)
+    for args, tensors in zip(swap.examples, expected):
+        for (name, a), (_, b) in zip(tensors, _run(ours, args), strict=True):
+            largest = a.abs().max().item()
+            if a.shape != b.shape or not (a - b).abs().max().item() <= TOLERANCE * largest:
+                return f"{name} differs from lifter's" + ("" if a.shape != b.shape else f" by {(a - b).abs().max():.1e}")
+    return None
+
+
+def _run(module, args):
+    """[(name, tensor)]: the output, and the gradients of input and parameters for a fixed random cotangent."""
+    shape, *more = args
+    device = next(module.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator).to(device).requires_grad_()
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        out = module(x, *more)
+        weights = torch.randn(out.shape, generator=generator).to(device)
+        named = [("input", x), *module.named_parameters()]
+        grads = torch.autograd.grad(out, [p for _, p in named], weights, allow_unused=True)
+    tensors = [(f"the gradient of {name}", g) for (name, _), g in zip(named, grads) if g is not None]
+    with torch.no_grad():  # may take another way
+        return [("its output", out.detach()), ("its output without gradients", module(x.detach(), *more)), *tensors]

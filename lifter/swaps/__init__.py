@@ -1,0 +1,9 @@
+"""What `lifter.optimize` knows: a function per kind of module.
+
+Each takes a module and returns a `Swap`, None if it is not of its kind, or, where it is nearly, the reason to leave it.
+"""
+
+from .attention import attention
+from .scans import cross_scan
+
+KINDS = (attention, cross_scan)
