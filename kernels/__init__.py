@@ -2,6 +2,12 @@
 
 from ._op import backend
 from .axial_attention import axial_attention, axial_attention_ref
+from .causal_conv1d import (
+    causal_conv1d_fn,
+    causal_conv1d_ref,
+    causal_conv1d_update,
+    causal_conv1d_update_ref,
+)
 from .deform_conv2d import deform_conv2d, deform_conv2d_ref
 from .density_peak_prune import density_peak_prune, density_peak_prune_ref
 from .mixsynth_encoder import MixSynthSizes, mixsynth_encoder, mixsynth_encoder_ref, pack_mixsynth
@@ -19,6 +25,10 @@ __all__ = [
     "axial_attention",
     "axial_attention_ref",
     "backend",
+    "causal_conv1d_fn",
+    "causal_conv1d_ref",
+    "causal_conv1d_update",
+    "causal_conv1d_update_ref",
     "deform_conv2d",
     "deform_conv2d_ref",
     "density_peak_prune",

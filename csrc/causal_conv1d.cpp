@@ -1,0 +1,115 @@
+// causal_conv1d, its gradient and its update on the CPU: layouts, workspaces and outputs around csrc/cpu/causal_conv1d.cpp.
+#include "cpu/causal_conv1d.h"
+
+#include "tensor.h"
+
+namespace lifter {
+namespace {
+
+Tensor swapped(const Tensor& t) { return torch::stable::transpose(t, 1, 2); }
+
+// The same rule as `channels_last` in kernels/causal_conv1d.py; of a single step both are true.
+bool lies_channels_last(const Tensor& t) { return t.stride(1) == 1 && (t.stride(2) != 1 || t.size(2) == 1); }
+
+// `t` in rows of the wanted layout, with a copy if it does not lie so.
+Tensor in_rows(const Tensor& t, bool channels_last) {
+  if (t.stride(channels_last ? 1 : 2) == 1) return t;
+  return channels_last ? swapped(torch::stable::contiguous(swapped(t))) : torch::stable::contiguous(t);
+}
+
+Rows rows(const Tensor& t, bool channels_last) { return {t.data_ptr(), t.stride(0), t.stride(channels_last ? 2 : 1)}; }
+
+Tensor map_like(const Tensor& x) {
+  if (x.stride(1) != 1 || x.stride(2) == 1) return empty(x, {x.size(0), x.size(1), x.size(2)}, x.scalar_type());
+  return swapped(empty(x, {x.size(0), x.size(2), x.size(1)}, x.scalar_type()));
+}
+
+// (width, dim): the taps of neighbouring channels side by side.
+Tensor by_tap(const Tensor& weight) { return torch::stable::contiguous(torch::stable::transpose(weight, 0, 1)); }
+
+// Owns what the kernel reads for as long as it reads.
+struct Inputs {
+  Inputs(const Tensor& x_, const Tensor& weight_, const OptionalTensor& bias_, const OptionalTensor& seq_idx,
+         const OptionalTensor& initial_states_, bool silu)
+      : x(in_rows(x_, lies_channels_last(x_))), weight(by_tap(weight_)), bias(packed(bias_)),
+        initial_states(packed(initial_states_)) {
+    s.batch = x.size(0), s.dim = x.size(1), s.length = x.size(2), s.width = weight.size(0);
+    s.bfloat16 = is_bfloat16("causal_conv1d", x), s.silu = silu, s.channels_last = lies_channels_last(x_);
+    s.x = rows(x, s.channels_last);
+    s.weight = data<float>(weight), s.bias = data<float>(bias);
+    s.initial_states = initial_states ? initial_states->data_ptr() : nullptr;
+    s.seen_stride = s.length + kSeenPadding;
+    seen = empty(x, {seq_idx ? s.batch * s.width * s.seen_stride : 0}, ScalarType::Int);
+    if (seq_idx) see(packed(*seq_idx));
+  }
+
+  void see(const Tensor& seq_idx) {
+    uint32_t* p = output<uint32_t>(seen);
+    s.seen = p;
+    for (int64_t b = 0; b < s.batch; ++b) {
+      const int32_t* numbers = data<int32_t>(seq_idx) + b * s.length;
+      for (int64_t k = 0; k < s.width; ++k)
+        for (int64_t l = 0; l < s.seen_stride; ++l)
+          *p++ = l >= k && l < s.length && numbers[l] >= 0 && numbers[l - k] == numbers[l] ? ~uint32_t{0} : 0;
+    }
+  }
+
+  Tensor x, weight, seen;
+  OptionalTensor bias, initial_states;
+  CausalConv1d s{};
+};
+
+Tensor forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& seq_idx,
+               const OptionalTensor& initial_states, bool silu) {
+  const Inputs in(x, weight, bias, seq_idx, initial_states, silu);
+  const Tensor out = map_like(x);
+  LIFTER_CALL(causal_conv1d_forward, in.s, out.data_ptr());
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& dout_, const Tensor& x, const Tensor& weight,
+                                                    const OptionalTensor& bias, const OptionalTensor& seq_idx,
+                                                    const OptionalTensor& initial_states, bool silu) {
+  const Inputs in(x, weight, bias, seq_idx, initial_states, silu);
+  const CausalConv1d& s = in.s;
+  const Tensor dout = in_rows(dout_, s.channels_last), dx = map_like(x);
+  const Tensor dweight = empty(x, {s.dim, s.width}, ScalarType::Float);
+  const Tensor dbias = bias ? empty(x, {s.dim}, ScalarType::Float) : absent(x);
+  const Tensor dinitial = initial_states ? empty(x, {s.batch, s.dim, s.width - 1}, x.scalar_type()) : absent(x);
+  // Chosen by shape alone, so that sums never depend on the number of threads.
+  const int64_t parts = s.batch * (s.channels_last ? (s.length + kSegment - 1) / kSegment : 1);
+  const Tensor partial = empty(x, {parts, s.width + 1, s.dim}, ScalarType::Float);
+  const CausalConv1dGradient g{rows(dout, s.channels_last), dx.data_ptr(),        output_or_null<void>(dinitial),
+                               output<float>(partial),      parts,                output<float>(dweight),
+                               output_or_null<float>(dbias)};
+  LIFTER_CALL(causal_conv1d_backward, s, g);
+  return {dx, dweight, dbias, dinitial};
+}
+
+Tensor update(const Tensor& x, Tensor state, const Tensor& weight_, const OptionalTensor& bias_, bool silu,
+              const OptionalTensor& cache_seqlens_, const OptionalTensor& conv_state_indices_) {
+  const Tensor weight = by_tap(weight_), out = empty(x, {x.size(0), x.size(1), x.size(2)}, x.scalar_type());
+  const OptionalTensor bias = packed(bias_), cache_seqlens = packed(cache_seqlens_),
+                       conv_state_indices = packed(conv_state_indices_);
+  CausalConv1dUpdate s{};
+  s.batch = x.size(0), s.dim = x.size(1), s.length = x.size(2), s.width = weight.size(0);
+  s.states = state.size(2), s.state_rows = state.size(0);
+  s.bfloat16 = is_bfloat16("causal_conv1d_update", x), s.silu = silu;
+  s.x = x.data_ptr(), s.x_batch = x.stride(0), s.x_channel = x.stride(1), s.x_step = x.stride(2);
+  s.state = state.data_ptr();
+  s.state_batch = state.stride(0), s.state_channel = state.stride(1), s.state_step = state.stride(2);
+  s.weight = data<float>(weight), s.bias = data<float>(bias);
+  s.cache_seqlens = data<int32_t>(cache_seqlens), s.conv_state_indices = data<int32_t>(conv_state_indices);
+  s.out = out.data_ptr();
+  LIFTER_CALL(causal_conv1d_update, s);
+  return out;
+}
+
+}  // namespace
+}  // namespace lifter
+
+STABLE_TORCH_LIBRARY_IMPL(lifter, CPU, m) {
+  m.impl("causal_conv1d", TORCH_BOX(&lifter::forward));
+  m.impl("causal_conv1d_bwd", TORCH_BOX(&lifter::backward));
+  m.impl("causal_conv1d_update", TORCH_BOX(&lifter::update));
+}
