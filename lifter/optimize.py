@@ -12,20 +12,23 @@ from torch import nn
 class Swap:
     """How a module of a known kind runs on lifter's kernels.
 
-    `function(module, ...)` takes the place of `module.<attribute>(...)`. `examples` are arguments of the whole module, to
-    compare both on; `tables` are constants of `function`, kept as buffers that no state dict has.
+    `functions` are by name of the method that they replace: `function(module, ...)` for `module.method(...)`. `examples`
+    are arguments of the whole module, a shape first, to compare both on. `tables` are constants of the functions, kept as
+    buffers that no state dict has. `reference`: where the original cannot run, lifter's reference stands for it, because
+    the functions are its own code around ops of the same meaning.
     """
 
     kind: str
-    attribute: str
-    function: object
+    functions: dict
     examples: list
     tables: dict = field(default_factory=dict)
+    reference: bool = False
 
     def apply(self, module):
         for name, table in self.tables.items():
             module.register_buffer(name, table.to(next(module.parameters()).device), persistent=False)
-        setattr(module, self.attribute, partial(self.function, module))
+        for method, function in self.functions.items():
+            setattr(module, method, partial(function, module))
 
 
 class Report(list):
@@ -52,10 +55,12 @@ def optimize(model):
     shapes and kinds of their parts, signature of `forward`), and each is then compared with its original, in float32 on
     random input, outputs and gradients: what differs by more than rounding, or cannot run here, is left alone.
 
-    Nothing else changes: modules, parameters, hooks and the keys of the state dict stay; a swapped module has its
-    `forward` (a scan its `forward_core`) as an attribute of its own, and `del module.forward` undoes it. Dropout of
-    attention weights draws other random numbers. A model may be copied and trained as before; one that was swapped
-    already is not swapped again.
+    Nothing else changes: modules, parameters, hooks and the keys of the state dict stay; a swapped module has `forward`
+    (a scan its `forward_core`) as an attribute of its own. Dropout of attention weights draws other random numbers. A
+    model may be copied and trained as before; what was swapped already is left.
+
+    A model that needs an extension to run at all, such as PoseMamba's `selective_scan_cuda_core`, needs
+    `lifter.compat.install()` before it is imported.
 
     Args:
         model: any module, on any device but "meta".
@@ -77,12 +82,10 @@ def optimize(model):
             if swap is None:
                 continue
             name = name or type(module).__name__
-            why = swap if isinstance(swap, str) else _difference(module, swap)
-            if why:
-                report.append((name, type(module).__name__, False, why))
-            else:
+            same, why = (False, swap) if isinstance(swap, str) else _compare(module, swap)
+            if same:
                 swap.apply(module)
-                report.append((name, type(module).__name__, True, f"{swap.kind}, verified"))
+            report.append((name, type(module).__name__, same, why))
             break
     return report
 
@@ -90,26 +93,35 @@ def optimize(model):
 TOLERANCE = 1e-4  # of the largest number: some ten times what float32 loses on the way
 
 
-def _difference(module, swap):
-    """Why the module must not be swapped, or None. Nothing is done to it: two copies run."""
+def _compare(module, swap):
+    """Whether the swapped module does the same, and the line of the report. Nothing is done to it: two copies run."""
     if any(p.device.type == "meta" for p in module.parameters()):
-        return "its weights are on the meta device"
+        return False, "its weights are on the meta device"
+    theirs = copy.deepcopy(module).float().eval().requires_grad_(True)
+    ours = copy.deepcopy(theirs)
+    swap.apply(ours)
+    verified = f"{swap.kind}, verified"
+    before = dict(vars(theirs))
     try:
-        theirs = copy.deepcopy(module).float().eval().requires_grad_(True)
-        ours = copy.deepcopy(theirs)
-        before = dict(vars(theirs))
         expected = [_run(theirs, args) for args in swap.examples]
     except Exception as error:  # of somebody else's code, whatever it is
-        return f"its own code does not run here ({type(error).__name__}: {str(error).splitlines()[0]})"
+        why = f"its own code does not run here ({type(error).__name__}: {str(error).splitlines()[0]})"
+        if not swap.reference:
+            return False, why
+        from lifter.kernels import backend
+
+        with backend("reference"):
+            expected = [_run(ours, args) for args in swap.examples]
+        verified += f" on the reference: {why}"
     if any(key not in before or value is not before[key] for key, value in vars(theirs).items()):
-        return "its forward keeps something of what it computes"
-    swap.apply(ours)
+        return False, "its forward keeps something of what it computes"
     for args, tensors in zip(swap.examples, expected):
         for (name, a), (_, b) in zip(tensors, _run(ours, args), strict=True):
-            largest = a.abs().max().item()
-            if a.shape != b.shape or not (a - b).abs().max().item() <= TOLERANCE * largest:
-                return f"{name} differs from lifter's" + ("" if a.shape != b.shape else f" by {(a - b).abs().max():.1e}")
-    return None
+            if a.shape != b.shape:
+                return False, f"{name} has shape {tuple(a.shape)}, lifter's {tuple(b.shape)}"
+            if not (error := (a - b).abs().max().item()) <= TOLERANCE * a.abs().max().item():
+                return False, f"{name} differs from lifter's by {error:.1e}"
+    return True, verified
 
 
 def _run(module, args):

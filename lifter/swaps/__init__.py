@@ -4,6 +4,7 @@ Each takes a module and returns a `Swap`, None if it is not of its kind, or, whe
 """
 
 from .attention import attention
+from .mixers import mixer
 from .scans import cross_scan
 
-KINDS = (attention, cross_scan)
+KINDS = (attention, cross_scan, mixer)

@@ -35,14 +35,14 @@ def attention(module):
         return f"its mode is {mode!r}, not one of {', '.join(AXES)}"
     tokens = [((4, 5, C),), ((2, 18, C),)]
     if signature in (("x",), ("x", "vis")) and mode is None:
-        return Swap("attention of tokens", "forward", _tokens, tokens)
+        return Swap("attention of tokens", {"forward": _tokens}, tokens)
     if signature == ("x", "seqlen") and AXES.get(mode) == "joint":
-        return Swap("attention of joints", "forward", _tokens, tokens)
+        return Swap("attention of joints", {"forward": _tokens}, tokens)
     if signature == ("x", "seqlen") and mode == "temporal":
-        return Swap("attention of frames", "forward", _frames, [((6, 5, C), 3), ((14, 2, C), 7)])
+        return Swap("attention of frames", {"forward": _frames}, [((6, 5, C), 3), ((14, 2, C), 7)])
     if signature == ("x",) and mode is not None:
         function = {"joint": _grid_joints, "frame": _grid_frames}[AXES[mode]]
-        return Swap(f"attention of {AXES[mode]}s", "forward", function, [((2, 5, 3, C),), ((1, 3, 7, C),)])
+        return Swap(f"attention of {AXES[mode]}s", {"forward": function}, [((2, 5, 3, C),), ((1, 3, 7, C),)])
     return f"its forward takes ({', '.join(signature)}), which is none of those known"
 
 

@@ -37,7 +37,7 @@ def cross_scan(module):
     C = module.in_proj.in_features
     sizes = [(2, 5, 17), (1, 3, 17)] if tables else [(2, 5, 3), (1, 2, 7)]
     shapes = [(B, C, T, J) if module.channel_first else (B, T, J, C) for B, T, J in sizes]
-    return Swap("scan in four directions", "forward_core", _core, [(shape,) for shape in shapes], tables)
+    return Swap("scan in four directions", {"forward_core": _core}, [(shape,) for shape in shapes], tables)
 
 
 def _limbs():
