@@ -3,8 +3,8 @@
 Each takes a module and returns a `Swap`, None if it is not of its kind, or, where it is nearly, the reason to leave it.
 """
 
-from .attention import attention
+from .attention import self_attention
 from .mixers import mixer
 from .scans import cross_scan
 
-KINDS = (attention, cross_scan, mixer)
+KINDS = (self_attention, cross_scan, mixer)

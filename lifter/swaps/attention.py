@@ -12,7 +12,7 @@ PARTS = {"qkv": nn.Linear, "proj": nn.Linear, "attn_drop": nn.Dropout, "proj_dro
 AXES = {"spatial": "joint", "vanilla": "joint", "temporal": "frame"}  # of the `mode` of MotionBERT and MotionAGFormer
 
 
-def attention(module):
+def self_attention(module):
     parts = dict(module.named_children())
     if parts.keys() != PARTS.keys() or not hasattr(module, "num_heads") or not hasattr(module, "scale"):
         return None
