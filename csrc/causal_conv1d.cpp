@@ -40,7 +40,9 @@ struct Inputs {
     s.initial_states = initial_states ? initial_states->data_ptr() : nullptr;
     s.seen_stride = s.length + kSeenPadding;
     seen = empty(x, {seq_idx ? s.batch * s.width * s.seen_stride : 0}, ScalarType::Int);
-    if (seq_idx) see(packed(*seq_idx));
+    if (!seq_idx) return;
+    STD_TORCH_CHECK(!initial_states, "causal_conv1d: seq_idx and initial_states, expected one of them at most");
+    see(packed(*seq_idx));
   }
 
   void see(const Tensor& seq_idx) {

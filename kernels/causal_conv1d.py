@@ -12,7 +12,6 @@ from ._op import (
     autocast_dtype,
     check_device,
     check_float,
-    check_like,
     check_shape,
     kernel_dtype,
     no_autocast,
@@ -145,9 +144,7 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
     silu, width = _check_filter(op, weight, bias, dim, activation)
     check_shape(op, "conv_state", conv_state, (batch if conv_state_indices is None else "N", dim, "S"))
     if conv_state.shape[2] < width - 1:
-        raise ValueError(
-            f"{op}: conv_state has shape {tuple(conv_state.shape)}, expected at least {width - 1} steps (W-1)"
-        )
+        raise ValueError(f"{op}: conv_state has shape {tuple(conv_state.shape)}, expected at least {width - 1} steps (W-1)")
     _check_int32(op, cache_seqlens=cache_seqlens, conv_state_indices=conv_state_indices)
     check_shape(op, "cache_seqlens", cache_seqlens, (batch,))
     check_shape(op, "conv_state_indices", conv_state_indices, (batch,))
@@ -160,9 +157,7 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
     with torch.no_grad():
         ops = CAUSAL_CONV1D_UPDATE.namespace(x)
         if ops is None:
-            return causal_conv1d_update_ref(
-                x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices
-            )
+            return causal_conv1d_update_ref(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
         (y,) = kernel_dtype(x)
         states = conv_state.to(y.dtype)
         steps = y.unsqueeze(-1) if y.dim() == 2 else y
@@ -176,9 +171,7 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
         return out.view(x.shape).to(x.dtype)
 
 
-def causal_conv1d_update_ref(
-    x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None
-):
+def causal_conv1d_update_ref(x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None):
     """`causal_conv1d_update` in plain PyTorch: the convolution of the last W-1 steps and the new ones."""
     steps = x.unsqueeze(-1) if x.dim() == 2 else x
     batch, dim, length = steps.shape

@@ -11,13 +11,26 @@ namespace {
 
 constexpr int64_t kTask = 1 << 14;       // elements: fewer would cost more in waking threads than in work
 constexpr int64_t kSteps = 512;          // of a row of steps whose gradients are made at once
-constexpr int64_t kChannels = 512;       // of rows of channels that one task does: its taps stay in the first cache
-constexpr int64_t kBlock = 8;            // rows of channels that are done at once
+constexpr int64_t kChannels = 256;       // of rows of channels that one task does: its taps stay in the first cache
+constexpr int64_t kBlock = 4;            // rows of channels that are done at once
+constexpr int64_t kRowsAhead = 8;        // that are asked for: pieces of rows are too short for the hardware to see a stream
 
-LIFTER_INLINE vfloat silu(vfloat v) { return v * sigmoid(v); }
+// 1 / (1 + e^-v), which at +-87 is as good as where it ends. What it meets here is v, so that NaN stays NaN.
+LIFTER_INLINE vfloat gate(vfloat v) {
+  return reciprocal(1.0f + exp_small(vmin(splat(kSmallExponent), vmax(splat(-kSmallExponent), -v))));
+}
+LIFTER_INLINE vfloat silu(vfloat v) { return v * gate(v); }
 LIFTER_INLINE vfloat silu_slope(vfloat v) {
-  const vfloat e = sigmoid(v);
-  return e * (1.0f + v * (1.0f - e));
+  const vfloat e = gate(v);
+  return e + v * (e - e * e);
+}
+
+// Calls f(i, lanes) for [begin, end) by vectors: lanes is a constant where they are whole, at last what is left.
+template <class F>
+LIFTER_INLINE void by_vectors(int64_t begin, int64_t end, const F& f) {
+  int64_t i = begin;
+  for (; i + kLanes <= end; i += kLanes) f(i, kLanes);
+  if (i < end) f(i, end - i);
 }
 
 LIFTER_INLINE vfloat where(vfloat v, vuint mask) { return (vfloat)((vuint)v & mask); }
@@ -52,46 +65,45 @@ class StepRow {
   }
 
   LIFTER_MEMBER void forward(T* out) const {
-    for (int64_t l = 0; l < s_.length; l += kLanes) {
+    out += n_ * s_.length;
+    const bool activated = s_.silu;
+    each_vector(0, s_.length, [&](const T* p, int64_t l, int64_t lanes) LIFTER_LAMBDA {
       vfloat x[W];
-      load_taps(l, x);
+      load_taps(p, l, lanes, x);
       const vfloat v = taps_.sum(x);
-      store_some(out + n_ * s_.length + l, see(s_.silu ? silu(v) : v, 0, l), s_.length - l);
-    }
+      store_some(out + l, see(activated ? silu(v) : v, 0, l), lanes);
+    });
   }
 
-  // `slopes`: kSteps + kLanes + W floats of scratch, the gradients of the sums before the activation.
+  static constexpr int64_t kFloats = kSteps + 2 * kLanes;
+
+  // `slopes`: kFloats of scratch, the gradients of the sums before the activation; those of the last vector come first. The
+  // gradients of x need slopes of later steps, and come a vector later.
   LIFTER_MEMBER void backward(const CausalConv1dGradient& g, float* slopes) const {
     const T* dout = at(g.dout);
     T* dx = static_cast<T*>(g.dx) + n_ * s_.length;
+    const bool activated = s_.silu;
     vfloat dtap[W] = {}, dbias = {};
-    float next[W - 1] = {};  // slopes of the steps after those at hand
-    for (int64_t first = (s_.length - 1) / kSteps * kSteps; first >= 0; first -= kSteps) {
-      const int64_t end = smaller(first + kSteps, s_.length);
-      for (int64_t l = first; l < end; l += kLanes) {
+    for (int64_t first = 0; first < s_.length; first += kSteps) {
+      const int64_t end = smaller(first + kSteps, s_.length), over = end < s_.length ? kLanes : 0;
+      const float* slope_of_first = slopes + kLanes;
+      each_vector(first, end, [&](const T* p, int64_t l, int64_t lanes) LIFTER_LAMBDA {
         vfloat x[W];
-        load_taps(l, x);
-        vfloat slope = see(load_some(dout + l, s_.length - l), 0, l);
-        if (s_.silu) slope *= silu_slope(taps_.sum(x));
-        store(slopes + l - first, slope);
+        load_taps(p, l, lanes, x);
+        vfloat slope = see(load_some(dout + l, lanes), 0, l);
+        if (activated) slope *= silu_slope(taps_.sum(x));
+        store(slopes + kLanes + l - first, slope);
         for (int k = 0; k < W; ++k) dtap[k] += slope * x[k];
         dbias += slope;
-      }
-      memcpy(slopes + end - first, next, sizeof next);
-      for (int64_t l = first; l < end; l += kLanes) {
+      });
+      if (first == 0 && g.dinitial_states) store_dinitial(slope_of_first, static_cast<T*>(g.dinitial_states) + n_ * (W - 1));
+      if (!over) store(slopes + kLanes + padded(end - first), vfloat{});
+      by_vectors(first ? first - kLanes : 0, end - over, [&](int64_t l, int64_t lanes) LIFTER_LAMBDA {
         vfloat sum = {};
-        for (int k = 0; k < W; ++k) sum += taps_.tap[k] * see(load(slopes + l - first + k), k, l + k);
-        store_some(dx + l, sum, s_.length - l);
-      }
-      memcpy(next, slopes, sizeof next);
-    }
-    if (g.dinitial_states) {
-      T* dinitial = static_cast<T*>(g.dinitial_states) + n_ * (W - 1);
-      for (int i = 0; i < W - 1; ++i) {  // i is W - 1 - i steps before the first
-        float sum = 0;
-        for (int k = W - 1 - i; k < W; ++k) sum += taps_.tap[k][0] * next[k - (W - 1 - i)];
-        store1(dinitial + i, sum);
-      }
+        for (int k = 0; k < W; ++k) sum += taps_.tap[k] * see(load(slope_of_first + l - first + k), k, l + k);
+        store_some(dx + l, sum, lanes);
+      });
+      store(slopes, load(slopes + kSteps));
     }
     float* partial = g.partial + b_ * (W + 1) * s_.dim + d_;
     for (int k = 0; k < W; ++k) partial[(W - 1 - k) * s_.dim] = sum_lanes(dtap[k]);
@@ -99,15 +111,29 @@ class StepRow {
   }
 
  private:
+  void store_dinitial(const float* slopes, T* dinitial) const {
+    for (int i = 0; i < W - 1; ++i) {  // i is W - 1 - i steps before the first
+      float sum = 0;
+      for (int k = W - 1 - i; k < W; ++k) sum += taps_.tap[k][0] * slopes[k - (W - 1 - i)];
+      store1(dinitial + i, sum);
+    }
+  }
+
   const T* at(const Rows& rows) const { return static_cast<const T*>(rows.data) + b_ * rows.batch + d_ * rows.row; }
 
   LIFTER_MEMBER vfloat see(vfloat v, int k, int64_t l) const {
     return seen_ ? where(v, load(seen_ + k * s_.seen_stride + l)) : v;
   }
 
-  LIFTER_MEMBER void load_taps(int64_t l, vfloat* x) const {
-    const T* p = l ? x_ + l : head_ + W - 1;
-    for (int k = 0; k < W; ++k) x[k] = see(load_some(p - k, s_.length - l), k, l);
+  LIFTER_MEMBER void load_taps(const T* p, int64_t l, int64_t lanes, vfloat* x) const {
+    for (int k = 0; k < W; ++k) x[k] = see(load_some(p - k, lanes), k, l);
+  }
+
+  // Calls f(p, l, lanes): p is step l, and what is before it can be read.
+  template <class F>
+  LIFTER_MEMBER void each_vector(int64_t begin, int64_t end, const F& f) const {
+    if (begin == 0) f(head_ + W - 1, 0, smaller(kLanes, end));
+    by_vectors(begin ? begin : kLanes, end, [&](int64_t l, int64_t lanes) LIFTER_LAMBDA { f(x_ + l, l, lanes); });
   }
 
   const CausalConv1d& s_;
@@ -133,82 +159,97 @@ void each_step_row(const CausalConv1d& s, const F& f) {
 template <class T, int W>
 class ChannelRows {
  public:
-  static constexpr int64_t kFloats = (W - 1) * kChannels;
+  static constexpr int64_t kFloats = 2 * (W - 1) * kChannels;
 
   ChannelRows(const CausalConv1d& s, int64_t b, int64_t channel, Scratch& scratch)
       : s_(s), b_(b), channel_(channel), count_(smaller(kChannels, s.dim - channel)),
-        past_(reinterpret_cast<T*>(scratch.take(kFloats))) {
+        past_(reinterpret_cast<T*>(scratch.take(kFloats))), dpast_(past_ + (W - 1) * kChannels) {
     if (s.seen) seen_ = s.seen + b * W * s.seen_stride;
     const int64_t state = (b * s.dim + channel) * (W - 1);
-    for (int64_t c = 0; c < count_; c += kLanes) {
+    by_vectors(0, count_, [&](int64_t c, int64_t lanes) {
       alignas(64) float tile[(W - 1) * kLanes] = {};
       if (s.initial_states)
-        load_tile(static_cast<const T*>(s.initial_states) + state + c * (W - 1), W - 1, 1, lanes(c), W - 1, tile);
-      for (int i = 0; i < W - 1; ++i) store_some(past_ + i * kChannels + c, load(tile + i * kLanes), lanes(c));
-    }
+        load_tile(static_cast<const T*>(s.initial_states) + state + c * (W - 1), W - 1, 1, lanes, W - 1, tile);
+      for (int i = 0; i < W - 1; ++i) store_some(past_ + i * kChannels + c, load(tile + i * kLanes), lanes);
+    });
   }
 
   LIFTER_MEMBER void forward(int64_t first, int64_t count, T* out) const {
     const T* rows[kBlock + W - 1];
     point(first, count, rows);
     out += (b_ * s_.length + first) * s_.dim + channel_;
-    for (int64_t c = 0; c < count_; c += kLanes) {
-      const Taps<W> taps = load_filter(c);
+    const bool activated = s_.silu;
+    const int64_t dim = s_.dim, ahead = kRowsAhead * s_.x.row, out_ahead = kRowsAhead * dim;
+    by_vectors(0, count_, [&](int64_t c, int64_t lanes) LIFTER_LAMBDA {
+      const Taps<W> taps = load_filter(c, lanes);
       vfloat x[W];
-      for (int k = 1; k < W; ++k) x[k - 1] = load_some(rows[W - 1 - k] + c, lanes(c));
+      for (int k = 1; k < W; ++k) x[k - 1] = load_some(rows[W - 1 - k] + c, lanes);
       for (int64_t r = 0; r < count; ++r) {
-        advance(x, load_some(rows[W - 1 + r] + c, lanes(c)));
+        __builtin_prefetch(rows[W - 1 + r] + ahead + c, 0);
+        __builtin_prefetch(out + r * dim + out_ahead + c, 1);
+        advance(x, load_some(rows[W - 1 + r] + c, lanes));
         const vfloat v = sum(taps, x, first + r);
-        store_some(out + r * s_.dim + c, see(s_.silu ? silu(v) : v, 0, first + r), lanes(c));
+        store_some(out + r * dim + c, see(activated ? silu(v) : v, 0, first + r), lanes);
       }
-    }
+    });
   }
 
-  // Adds to `sums` [W + 1][kChannels], and gives dx; `next` [W - 1][kChannels], the slopes of the steps after these, becomes
-  // that of the steps from `first` on. Without sums only the last.
-  LIFTER_MEMBER void backward(const CausalConv1dGradient& g, int64_t first, int64_t count, float* sums, float* next) const {
+  // Adds to `sums` [W + 1][kChannels], and gives dx of the steps from first - (W - 1) on, as far as they are after `begin`, or
+  // if that is 0, of the initial states; `last` [W - 1][kChannels] are the slopes before `first`. Without sums the steps are
+  // another's, and only their slopes are wanted; behind the end these are 0.
+  LIFTER_MEMBER void backward(const CausalConv1dGradient& g, int64_t begin, int64_t first, int64_t count, float* sums,
+                              float* last) const {
+    const int64_t there = smaller(count, s_.length - first);
     const T* rows[kBlock + W - 1];
-    point(first, count, rows);
+    T* drows[kBlock];
+    point(first, there, rows);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t l = first - (W - 1) + i;
+      drows[i] = l >= begin ? static_cast<T*>(g.dx) + (b_ * s_.length + l) * s_.dim + channel_
+                 : l < 0 && g.dinitial_states ? dpast_ + (l + W - 1) * kChannels
+                                              : nullptr;
+    }
     const T* dout = static_cast<const T*>(g.dout.data) + b_ * g.dout.batch + first * g.dout.row + channel_;
-    T* dx = static_cast<T*>(g.dx) + (b_ * s_.length + first) * s_.dim + channel_;
-    for (int64_t c = 0; c < count_; c += kLanes) {
-      const Taps<W> taps = load_filter(c);
+    const bool activated = s_.silu;
+    const int64_t dout_row = g.dout.row, ahead = kRowsAhead * s_.x.row, dout_ahead = kRowsAhead * dout_row;
+    const int64_t dx_ahead = kRowsAhead * s_.dim;
+    by_vectors(0, count_, [&](int64_t c, int64_t lanes) LIFTER_LAMBDA {
+      const Taps<W> taps = load_filter(c, lanes);
       vfloat x[W], slopes[kBlock + W - 1], dtap[W] = {}, dbias = {};
-      for (int k = 1; k < W; ++k) x[k - 1] = load_some(rows[W - 1 - k] + c, lanes(c));
-      for (int k = 0; k < W - 1; ++k) slopes[count + k] = load(next + k * kChannels + c);
-      for (int64_t r = 0; r < count; ++r) {
-        advance(x, load_some(rows[W - 1 + r] + c, lanes(c)));
-        vfloat slope = see(load_some(dout + r * g.dout.row + c, lanes(c)), 0, first + r);
-        if (s_.silu) slope *= silu_slope(sum(taps, x, first + r));
-        slopes[r] = slope;
+      for (int k = 1; k < W; ++k) x[k - 1] = load_some(rows[W - 1 - k] + c, lanes);
+      for (int k = 0; k < W - 1; ++k) slopes[k] = load(last + k * kChannels + c);
+      for (int64_t r = 0; r < there; ++r) {
+        __builtin_prefetch(rows[W - 1 + r] + ahead + c, 0);
+        __builtin_prefetch(dout + r * dout_row + dout_ahead + c, 0);
+        advance(x, load_some(rows[W - 1 + r] + c, lanes));
+        vfloat slope = see(load_some(dout + r * dout_row + c, lanes), 0, first + r);
+        if (activated) slope *= silu_slope(sum(taps, x, first + r));
+        slopes[W - 1 + r] = slope;
         for (int k = 0; k < W; ++k) dtap[k] += slope * see(x[k], k, first + r);
         dbias += slope;
       }
-      for (int k = 0; k < W - 1; ++k) store(next + k * kChannels + c, slopes[k]);
-      if (!sums) continue;
-      for (int64_t r = 0; r < count; ++r) {
-        vfloat sum = {};
-        for (int k = 0; k < W; ++k) sum += taps.tap[k] * see(slopes[r + k], k, first + r + k);
-        store_some(dx + r * s_.dim + c, sum, lanes(c));
+      for (int64_t r = there; r < count; ++r) slopes[W - 1 + r] = vfloat{};
+      for (int64_t i = 0; i < count; ++i) {
+        if (!drows[i]) continue;
+        __builtin_prefetch(drows[i] + dx_ahead + c, 1);
+        vfloat dx = {};
+        for (int k = 0; k < W; ++k) dx += taps.tap[k] * see(slopes[i + k], k, first - (W - 1) + i + k);
+        store_some(drows[i] + c, dx, lanes);
       }
+      if (!sums) return;
+      for (int k = 0; k < W - 1; ++k) store(last + k * kChannels + c, slopes[count + k]);
       for (int k = 0; k < W; ++k) add(sums + (W - 1 - k) * kChannels + c, dtap[k]);
       add(sums + W * kChannels + c, dbias);
-    }
+    });
   }
 
-  // From the slopes of the first steps.
-  LIFTER_MEMBER void store_dinitial(const CausalConv1dGradient& g, const float* next) const {
-    for (int64_t c = 0; c < count_; c += kLanes) {
-      const Taps<W> taps = load_filter(c);
+  void store_dinitial(const CausalConv1dGradient& g) const {
+    by_vectors(0, count_, [&](int64_t c, int64_t lanes) {
       alignas(64) float tile[(W - 1) * kLanes];
-      for (int i = 0; i < W - 1; ++i) {  // i is W - 1 - i steps before the first
-        vfloat sum = {};
-        for (int k = W - 1 - i; k < W; ++k) sum += taps.tap[k] * load(next + (k - (W - 1 - i)) * kChannels + c);
-        store(tile + i * kLanes, sum);
-      }
+      for (int i = 0; i < W - 1; ++i) store(tile + i * kLanes, load_some(dpast_ + i * kChannels + c, lanes));
       T* dinitial = static_cast<T*>(g.dinitial_states) + (b_ * s_.dim + channel_ + c) * (W - 1);
-      store_tile(tile, W - 1, 1, lanes(c), W - 1, dinitial);
-    }
+      store_tile(tile, W - 1, 1, lanes, W - 1, dinitial);
+    });
   }
 
   void store_sums(const float* sums, float* partial) const {
@@ -216,8 +257,6 @@ class ChannelRows {
   }
 
  private:
-  LIFTER_MEMBER int64_t lanes(int64_t c) const { return count_ - c; }
-
   // rows[i]: step first - (W - 1) + i.
   void point(int64_t first, int64_t count, const T** rows) const {
     const T* x = static_cast<const T*>(s_.x.data) + b_ * s_.x.batch + channel_;
@@ -227,10 +266,10 @@ class ChannelRows {
     }
   }
 
-  LIFTER_MEMBER Taps<W> load_filter(int64_t c) const {
+  LIFTER_MEMBER Taps<W> load_filter(int64_t c, int64_t lanes) const {
     Taps<W> taps;
-    for (int k = 0; k < W; ++k) taps.tap[k] = load_some(s_.weight + (W - 1 - k) * s_.dim + channel_ + c, lanes(c));
-    taps.bias = s_.bias ? load_some(s_.bias + channel_ + c, lanes(c)) : vfloat{};
+    for (int k = 0; k < W; ++k) taps.tap[k] = load_some(s_.weight + (W - 1 - k) * s_.dim + channel_ + c, lanes);
+    taps.bias = s_.bias ? load_some(s_.bias + channel_ + c, lanes) : vfloat{};
     return taps;
   }
 
@@ -253,7 +292,7 @@ class ChannelRows {
 
   const CausalConv1d& s_;
   const int64_t b_, channel_, count_;
-  T* past_;  // [W - 1][kChannels], the steps before the first
+  T *past_, *dpast_;  // [W - 1][kChannels], the steps before the first and their gradients
   const uint32_t* seen_ = nullptr;
 };
 
@@ -306,24 +345,23 @@ template <class T, int W>
 void backward(const CausalConv1d& s, const CausalConv1dGradient& g) {
   if (!s.channels_last) {
     each_step_row(s, [&](int64_t begin, int64_t end) {
-      Scratch scratch(kSteps + 2 * kLanes);
-      float* slopes = scratch.take(kSteps + 2 * kLanes);
+      Scratch scratch(StepRow<T, W>::kFloats);
+      float* slopes = scratch.take(StepRow<T, W>::kFloats);
       for (int64_t n = begin; n < end; ++n) StepRow<T, W>(s, n).backward(g, slopes);
     });
     return add_parts<W>(s, g);
   }
   each_segment(s, kSegment, [&](int64_t b, int64_t segment, int64_t channel) {
-    constexpr int64_t kSums = (W + 1) * kChannels, kNext = (W - 1) * kChannels;
-    Scratch scratch(ChannelRows<T, W>::kFloats + kSums + kNext);
+    constexpr int64_t kSums = (W + 1) * kChannels, kLast = (W - 1) * kChannels;
+    Scratch scratch(ChannelRows<T, W>::kFloats + kSums + kLast);
     const ChannelRows<T, W> rows(s, b, channel, scratch);
-    float *sums = scratch.take(kSums), *next = scratch.take(kNext);
+    float *sums = scratch.take(kSums), *last = scratch.take(kLast);
     memset(sums, 0, kSums * sizeof(float));
-    memset(next, 0, kNext * sizeof(float));
+    memset(last, 0, kLast * sizeof(float));
     const int64_t begin = segment * kSegment, end = smaller(begin + kSegment, s.length);
-    if (end < s.length) rows.backward(g, end, smaller(W - 1, s.length - end), nullptr, next);
-    for (int64_t l = begin + (end - begin - 1) / kBlock * kBlock; l >= begin; l -= kBlock)
-      rows.backward(g, l, smaller(kBlock, end - l), sums, next);
-    if (begin == 0 && g.dinitial_states) rows.store_dinitial(g, next);
+    for (int64_t l = begin; l < end; l += kBlock) rows.backward(g, begin, l, smaller(kBlock, end - l), sums, last);
+    rows.backward(g, begin, end, W - 1, nullptr, last);
+    if (begin == 0 && g.dinitial_states) rows.store_dinitial(g);
     rows.store_sums(sums, g.partial + (b * (g.parts / s.batch) + segment) * (W + 1) * s.dim);
   });
   add_parts<W>(s, g);
