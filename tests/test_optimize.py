@@ -143,6 +143,11 @@ def replaced(module):
     return module
 
 
+def uncopiable(module):
+    module.last = module.proj.weight * 2  # a tensor that is not a leaf
+    return module
+
+
 @pytest.mark.parametrize(
     "module, why",
     [
@@ -155,6 +160,7 @@ def replaced(module):
         (Grid(mode="coupling"), "its mode is 'coupling'"),
         (Tokens(dim=520, num_heads=2), "heads have 260 channels"),
         (Tokens().to("meta"), "meta"),
+        (uncopiable(Tokens()), "cannot be copied"),
     ],
 )
 def test_what_is_left(module, why):
@@ -163,6 +169,19 @@ def test_what_is_left(module, why):
     assert list(report.left) == ["block"] and not report.swapped
     assert re.search(why, report.left["block"]), report.left
     assert vars(module) == before
+
+
+def test_hooks_that_would_not_run():
+    module = Tokens()
+    module.attn_drop.register_forward_hook(lambda *args: None)
+    assert "hooks" in lifter.optimize(module).left["Tokens"]
+    module = seeded(Tokens())
+    seen = []
+    module.register_forward_hook(lambda *args: seen.append(1))  # one that runs
+    assert lifter.optimize(module).swapped
+    seen.clear()
+    module(torch.randn(2, 5, 24))
+    assert seen == [1]
 
 
 def test_attention_along_the_channels_is_left():
@@ -368,7 +387,7 @@ slow_convolution = causal_conv1d_fn
 def test_mixer_of_mamba_ssm(monkeypatch):
     module = seeded(Mixer())
     x = torch.randn(2, 9, 8)
-    check(copy.deepcopy(module), x, function=mixers._forward)
+    check(copy.deepcopy(module), x, function=mixers._rebound(Mixer, "forward"))
 
     def missing(*args, **kwargs):
         raise RuntimeError("selective_scan_cuda is not installed")
@@ -382,6 +401,12 @@ def test_mixer_of_mamba_ssm(monkeypatch):
     conv_state, ssm_state = torch.zeros(2, 16, 4), torch.zeros(2, 16, 4)
     steps = [module.step(x[:, i : i + 1], conv_state, ssm_state) for i in range(9)]
     torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_mixer_that_our_ops_do_not_take_is_left():
+    module = Mixer()
+    module.conv1d = nn.Conv1d(16, 16, 5, groups=16, padding=4)
+    assert re.search(r"do not take it \(ValueError: .* width of 2 to 4", lifter.optimize(module).left["Mixer"])
 
 
 def test_a_mixer_with_more_in_it_is_left():

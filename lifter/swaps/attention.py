@@ -21,6 +21,8 @@ def self_attention(module):
     odd = [name for name, kind in PARTS.items() if type(parts[name]) is not kind]
     if odd:
         return f"its {odd[0]} is {type(parts[odd[0]]).__name__}, not {PARTS[odd[0]].__name__}"
+    if module.attn_drop._forward_hooks or module.attn_drop._forward_pre_hooks:
+        return "its attn_drop has hooks, which would not run"
     C = module.qkv.in_features
     if module.qkv.out_features != 3 * C or module.proj.in_features != C or C % module.num_heads:
         return "its projections have other widths than (C, 3 C) and (C, ...)"

@@ -31,16 +31,9 @@ def mixer(module):
     if not _replaced(_code(type(module), "forward")):
         return "its forward calls none of the functions that are known"
     C = module.in_proj.in_features
-    swaps = {"forward": _forward} | ({"step": _step} if hasattr(module, "step") else {})
-    return Swap("Mamba mixer", swaps, [((2, 5, C),), ((1, 70, C),)], reference=True)
-
-
-def _forward(module, *args, **kwargs):
-    return _rebound(type(module), "forward")(module, *args, **kwargs)
-
-
-def _step(module, *args, **kwargs):
-    return _rebound(type(module), "step")(module, *args, **kwargs)
+    methods = ("forward", "step") if hasattr(module, "step") else ("forward",)
+    functions = {name: _rebound(type(module), name) for name in methods}
+    return Swap("Mamba mixer", functions, [((2, 5, C),), ((1, 70, C),)], reference=True)
 
 
 @cache
