@@ -4,6 +4,7 @@ from .axial_attention import AxialAttention
 from .block import DropPath, Mlp, ScaledBlock, TransformerBlock, fuse_streams
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
 from .graph_conv import LearnedGraphConv, SkeletonGraphConv, TemporalGraphConv, both_ways
+from .mamba import Mamba
 from .multi_scale import AMTM, SAGCN, STGC
 from .prune import DensityPeakPrune, FrameRecovery
 from .retention import Retention, joint_decays, shared_decays
@@ -21,6 +22,7 @@ __all__ = [
     "FrameRecovery",
     "LearnedGraphConv",
     "MGPTP",
+    "Mamba",
     "MixSynthAttention",
     "MixSynthEncoder",
     "MixSynthEncoderLayer",

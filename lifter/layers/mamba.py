@@ -1,0 +1,140 @@
+"""Mamba, the layer as in mamba-ssm, for computers that mamba-ssm does not install on.
+
+Source: Gu & Dao, "Mamba" (2023), section 3.4 and figure 3; parameter names, arguments and caches of mamba-ssm's `Mamba`
+(version 1), so that its weights load key by key and its callers find what they know.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lifter.kernels import causal_conv1d_fn, causal_conv1d_update, selective_scan_fn, selective_state_update
+
+
+class Mamba(nn.Module):
+    """out_proj(scan(silu(conv(x))) * silu(z)), x and z = in_proj(input): (B, L, d_model) -> (B, L, d_model).
+
+    Args:
+        d_state: N, states per channel. d_conv: width of the convolution, 2 to 4. expand: inner channels per channel.
+        dt_rank: rank of the time step's projection, "auto" for ceil(d_model / 16).
+        dt_min, dt_max, dt_init_floor: at the start time steps are log-uniform between the first two, and at least the third.
+        dt_init, dt_scale: their projection starts "random" (uniform) or "constant", at dt_scale / sqrt(dt_rank).
+        conv_bias, bias: whether the convolution, and the outer projections, have one.
+        use_fast_path: accepted; there is one path.
+        layer_idx: under which the layer finds its states in `inference_params`.
+
+    Raises:
+        ValueError for arguments of the wrong kind, and shapes that do not fit.
+    """
+
+    def __init__(
+        self,
+        d_model,
+        d_state=16,
+        d_conv=4,
+        expand=2,
+        dt_rank="auto",
+        dt_min=0.001,
+        dt_max=0.1,
+        dt_init="random",
+        dt_scale=1.0,
+        dt_init_floor=1e-4,
+        conv_bias=True,
+        bias=False,
+        use_fast_path=True,
+        layer_idx=None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if not 2 <= d_conv <= 4:
+            raise ValueError(f"Mamba: d_conv is {d_conv}, expected 2 to 4")
+        if dt_init not in ("random", "constant"):
+            raise ValueError(f"Mamba: dt_init is {dt_init!r}, expected 'random' or 'constant'")
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.d_inner = inner = int(expand * d_model)
+        self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        self.use_fast_path, self.layer_idx = use_fast_path, layer_idx
+        kind = {"device": device, "dtype": dtype}
+        self.in_proj = nn.Linear(d_model, 2 * inner, bias=bias, **kind)
+        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1, bias=conv_bias, **kind)
+        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False, **kind)
+        self.dt_proj = nn.Linear(self.dt_rank, inner, **kind)
+        # Always float32: exp(A * delta) turns a rounding of A into a wrong memory length.
+        self.A_log = nn.Parameter(torch.empty(inner, d_state, device=device, dtype=torch.float32))
+        self.D = nn.Parameter(torch.empty(inner, device=device, dtype=torch.float32))
+        self.out_proj = nn.Linear(inner, d_model, bias=bias, **kind)
+        self.A_log._no_weight_decay = self.D._no_weight_decay = True  # for optimizers that ask, as for mamba-ssm's
+        self.dt_proj.bias._no_reinit = True
+        self._start(dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
+
+    @torch.no_grad()
+    def _start(self, dt_min, dt_max, dt_init, dt_scale, dt_init_floor):
+        """A = -(1..N) (S4D-real), D = 1, and the time steps."""
+        bound, weight, bias = self.dt_rank**-0.5 * dt_scale, self.dt_proj.weight, self.dt_proj.bias
+        weight.fill_(bound) if dt_init == "constant" else weight.uniform_(-bound, bound)
+        dt = torch.empty_like(bias).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=dt_init_floor)
+        bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        self.A_log.copy_(torch.arange(1, self.d_state + 1).log())
+        self.D.fill_(1.0)
+
+    def forward(self, hidden_states, inference_params=None):
+        """(B, L, d_model). With `inference_params` (mamba-ssm's: key_value_memory_dict, seqlen_offset) the states are kept
+        there: a call at offset 0 fills them, later ones take a single step."""
+        conv_state = ssm_state = None
+        if inference_params is not None:
+            conv_state, ssm_state = self._states(inference_params, len(hidden_states))
+            if inference_params.seqlen_offset > 0:
+                return self.step(hidden_states, conv_state, ssm_state)[0]
+        # Channels stay together from end to end: the kernels take (B, D, L) along its channels, and nothing is transposed.
+        x, z = self.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
+        if conv_state is not None:
+            conv_state.copy_(F.pad(x, (self.d_conv - x.shape[-1], 0)))  # pads or crops to the last d_conv steps
+        x = causal_conv1d_fn(x, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
+        dt, B, C = self._projected(x.transpose(1, 2))
+        y = selective_scan_fn(
+            x, dt.transpose(1, 2), self._A(), B.transpose(1, 2), C.transpose(1, 2), self.D, z, self.dt_proj.bias,
+            delta_softplus=True, return_last_state=ssm_state is not None,
+        )  # fmt: skip
+        if ssm_state is not None:
+            y, last_state = y
+            ssm_state.copy_(last_state)
+        return self.out_proj(y.transpose(1, 2))
+
+    def step(self, hidden_states, conv_state, ssm_state):
+        """One step, (B, 1, d_model): the output and both states, which are updated in place. Not differentiable."""
+        if hidden_states.dim() != 3 or hidden_states.shape[1] != 1:
+            raise ValueError(f"Mamba.step: hidden_states has shape {tuple(hidden_states.shape)}, expected (B, 1, d_model)")
+        x, z = self.in_proj(hidden_states[:, 0]).chunk(2, dim=-1)
+        x = causal_conv1d_update(x, conv_state, self.conv1d.weight[:, 0], self.conv1d.bias, "silu")
+        dt, B, C = self._projected(x)
+        y = selective_state_update(ssm_state, x, dt, self._A(), B, C, self.D, z, self.dt_proj.bias, dt_softplus=True)
+        return self.out_proj(y)[:, None], conv_state, ssm_state
+
+    def _projected(self, x):
+        """(..., d_inner) -> time steps before bias and softplus (..., d_inner), B and C (..., N)."""
+        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return F.linear(dt, self.dt_proj.weight), B, C
+
+    def _A(self):
+        return -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
+
+    def allocate_inference_cache(self, batch_size, max_seqlen, dtype=None, **kwargs):
+        """(conv_state (B, d_inner, d_conv), ssm_state (B, d_inner, N)), zeros, whatever `max_seqlen`: memory does not grow.
+
+        Their dtype is that of the weights; float32 for ssm_state keeps a stream exact."""
+        like = self.conv1d.weight, self.dt_proj.weight
+        return tuple(
+            torch.zeros(batch_size, self.d_inner, n, device=weight.device, dtype=dtype or weight.dtype)
+            for weight, n in zip(like, (self.d_conv, self.d_state))
+        )
+
+    def _states(self, inference_params, batch):
+        if self.layer_idx is None:
+            raise ValueError("Mamba: layer_idx is None, expected a number with inference_params")
+        states = inference_params.key_value_memory_dict
+        if self.layer_idx not in states:
+            states[self.layer_idx] = self.allocate_inference_cache(batch, None)
+        return states[self.layer_idx]
