@@ -26,6 +26,7 @@ NOTES = [
     "Speedup: over transformers' own path in the same dtype. Error: of the logits, to transformers' in float32, relative "
     "to the largest; none above twice transformers' own error in that dtype counts.",
 ]
+CONFIG = {"vocab_size": 50280, "hidden_size": 768, "num_hidden_layers": 24, "state_size": 16}
 LENGTHS = (128, 1024, 4096)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PROMPT = 16  # tokens before those that are decoded
@@ -50,11 +51,10 @@ def build(dtype, device):
     from transformers import MambaConfig, MambaForCausalLM
 
     torch.manual_seed(0)
-    config = MambaConfig(vocab_size=50280, hidden_size=768, num_hidden_layers=24, state_size=16)
-    model = MambaForCausalLM(config).eval().bfloat16().to(device, DTYPES[dtype])  # the same weights in both
+    model = MambaForCausalLM(MambaConfig(**CONFIG)).eval().bfloat16().to(device, DTYPES[dtype])  # the same weights in both
     optimized = copy.deepcopy(model)
     report = lifter.optimize(optimized)
-    if len(report.swapped) != config.num_hidden_layers:
+    if len(report.swapped) != CONFIG["num_hidden_layers"]:
         raise RuntimeError(f"huggingface: lifter.optimize left mixers alone:\n{report}")
     return model, optimized
 
@@ -63,7 +63,7 @@ def build(dtype, device):
 def run(kind, length, dtype, setup, known) -> list[dict]:
     """`known`: transformers' logits in float32 of earlier cases, for which a long prefill need not run again."""
     generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(50280, (1, length + 1), generator=generator).to(setup.device)
+    tokens = torch.randint(CONFIG["vocab_size"], (1, length + 1), generator=generator).to(setup.device)
     call = partial(prefill, tokens[:, :-1]) if kind == "prefill" else partial(decode, tokens)
     theirs, ours = build(dtype, setup.device)
     calls = {"transformers": call(theirs), "lifter": call(ours)}

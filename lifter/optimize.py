@@ -78,6 +78,8 @@ def optimize(model):
         raise TypeError(f"optimize: model is {type(model).__name__}, expected a torch.nn.Module")
     report = Report()
     for name, module in model.named_modules():
+        if type(module).__module__.startswith("lifter."):
+            continue
         for kind in KINDS:
             swap = kind(module)
             if swap is None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import lifter
+import lifter.layers
 from lifter.kernels import causal_conv1d_fn, causal_conv1d_update, selective_scan_fn, selective_state_update
 from lifter.swaps import attention, mixers, scans
 
@@ -207,6 +208,7 @@ def test_the_check_leaves_no_trace():
 def test_nothing_to_do_and_no_module():
     report = lifter.optimize(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
     assert report == [] and str(report) == "nothing recognised"
+    assert lifter.optimize(lifter.layers.Mamba(8)) == []  # ours
     with pytest.raises(TypeError, match="model is int"):
         lifter.optimize(3)
 
