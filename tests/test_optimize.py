@@ -478,6 +478,15 @@ def test_transformers(transformers, kind):
         torch.testing.assert_close(steps[1], steps[0], atol=1e-4, rtol=1e-3)
 
 
+def test_transformers_compiles(transformers):
+    model = transformers.MambaModel(transformers.MambaConfig(**SMALL)).eval()
+    lifter.optimize(model)
+    tokens = torch.randint(3, 40, (2, 11))
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)(tokens, use_cache=False).last_hidden_state
+        torch.testing.assert_close(compiled, model(tokens, use_cache=False).last_hidden_state)
+
+
 def test_transformers_takes_the_functions_of_compat(transformers):
     """Of what `install` provides when a model's file is imported."""
     import lifter.compat

@@ -41,6 +41,7 @@ def _rebound(kind, method):
     """The method of a class with lifter's functions in place of those that it calls."""
     code = _code(kind, method)
     names = code.__globals__ | _replaced(code)
+    names.pop("__name__", None)  # by which torch.compile would find their module, and in it their functions
     function = FunctionType(code.__code__, names, code.__name__, code.__defaults__, code.__closure__)
     function.__kwdefaults__ = code.__kwdefaults__
     return function
@@ -59,7 +60,7 @@ def _replaced(function):
 
 def _lenient(function):
     """`function`, which leaves out the keywords that it does not know, as transformers calls them."""
-    known = inspect.signature(function).parameters
+    known = tuple(inspect.signature(function).parameters)  # of what torch.compile can look into
     return lambda *args, **kwargs: function(*args, **{name: x for name, x in kwargs.items() if name in known})
 
 
