@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks [tables|models|kernels|stream]`."""
+"""The command line: `python -m benchmarks [tables|models|kernels|stream|huggingface]`."""
 
 import argparse
 import math
@@ -12,11 +12,14 @@ import torch
 from lifter import _library
 from lifter.info import environment
 
-from . import bounds, diffusion, inputs, kernels, memory, models, report, scaling, stream, tables, zoo
+from . import bounds, diffusion, huggingface, inputs, kernels, memory, models, report, scaling, stream, tables, zoo
 from .accuracy import first_line
 
-PARTS = {"tables": [tables], "models": [models, zoo, diffusion, memory], "kernels": [kernels, scaling], "stream": [stream]}
-DEFAULT_PARTS = ("tables", "models", "kernels")  # streams take minutes
+PARTS = {
+    "tables": [tables], "models": [models, zoo, diffusion, memory], "kernels": [kernels, scaling], "stream": [stream],
+    "huggingface": [huggingface],
+}  # fmt: skip
+DEFAULT_PARTS = ("tables", "models", "kernels")  # streams take minutes, the last one needs transformers
 DEFAULT_FOLDER = "build/benchmarks"
 
 
@@ -33,7 +36,7 @@ class Setup:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("part", nargs="?", choices=PARTS, help="default: all but stream")
+    parser.add_argument("part", nargs="?", choices=PARTS, help=f"default: {', '.join(DEFAULT_PARTS)}")
     only = "cases whose name has one of these regular expressions, divided by commas, in it"
     parser.add_argument("--only", metavar="PATTERNS", help=only)
     effort = parser.add_mutually_exclusive_group()
@@ -74,7 +77,10 @@ def main(argv: list[str] | None = None) -> int:
         patience=2 if args.quick else math.inf if args.full else 20,
     )
     sections = [section for part in ([args.part] if args.part else DEFAULT_PARTS) for section in PARTS[part]]
-    plan = {section: section.cases(setup) for section in sections}
+    try:
+        plan = {section: section.cases(setup) for section in sections}
+    except ValueError as error:
+        parser.error(str(error))
     plan = {section: [case for case in cases if only.search(case[0])] for section, cases in plan.items()}
     names = [name for cases in plan.values() for name, _ in cases]
     if not names:

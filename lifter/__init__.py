@@ -1,7 +1,9 @@
 """lifter: fused kernels, layers and models for 3D human pose lifting."""
 
+from . import compat
 from .checkpoints import load_checkpoint, save_checkpoint
 from .freeze import freeze
+from .optimize import optimize
 from .pretrained import load_pretrained, save_pretrained
 from .registry import create_model, list_models
 from .streaming import Stream, StreamBatch
@@ -9,6 +11,6 @@ from .streaming import Stream, StreamBatch
 __version__ = "0.1.0"
 
 __all__ = [
-    "Stream", "StreamBatch", "create_model", "freeze", "list_models", "load_checkpoint", "load_pretrained", "save_checkpoint",
-    "save_pretrained",
+    "Stream", "StreamBatch", "compat", "create_model", "freeze", "list_models", "load_checkpoint", "load_pretrained",
+    "optimize", "save_checkpoint", "save_pretrained",
 ]  # fmt: skip

@@ -1,0 +1,78 @@
+"""What `mamba_ssm.ops` exports and lifter's kernels have not under the same signature."""
+
+import torch.nn.functional as F
+
+from lifter.kernels import backend, causal_conv1d_fn, selective_scan_fn
+from lifter.kernels import selective_state_update as update
+
+
+def mamba_inner_fn(
+    xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias, A, B=None, C=None,
+    D=None, delta_bias=None, B_proj_bias=None, C_proj_bias=None, delta_softplus=True, checkpoint_lvl=1, b_rms_weight=None,
+    c_rms_weight=None, dt_rms_weight=None, b_c_dt_rms_eps=1e-6,
+):  # fmt: skip
+    """mamba-ssm's mixer between its projections in and out: convolution, projections, gated scan, output projection.
+
+    Args:
+        xz: (B, 2D, L), the input and the gate. conv1d_weight: (D, 1, width). conv1d_bias: (D,) or None.
+        x_proj_weight: (R + 2N, D). delta_proj_weight: (D, R). out_proj_weight: (E, D). out_proj_bias: (E,) or None.
+        A: (D, N). B, C: constant (D, N), or None: from the input. D, delta_bias: (D,).
+        B_proj_bias, C_proj_bias: (N,), added to B and C of the input.
+        b_rms_weight, c_rms_weight, dt_rms_weight: weights of an RMSNorm of B, of C, (N,), and of the time steps, (D,).
+        checkpoint_lvl: accepted; memory is what autograd keeps.
+
+    Returns:
+        (B, L, E).
+    """
+    rank, states = delta_proj_weight.shape[1], A.shape[1]
+    x, z = xz.chunk(2, dim=1)
+    x = causal_conv1d_fn(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
+    dt, B_in, C_in = F.linear(x.transpose(1, 2), x_proj_weight).split([rank, states, states], -1)
+    delta = F.linear(dt, delta_proj_weight)
+    B = _varying(B_in, B_proj_bias, b_rms_weight, b_c_dt_rms_eps) if B is None else B
+    C = _varying(C_in, C_proj_bias, c_rms_weight, b_c_dt_rms_eps) if C is None else C
+    delta = _varying(delta, None, dt_rms_weight, b_c_dt_rms_eps)
+    y = selective_scan_fn(x, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    return F.linear(y.transpose(1, 2), out_proj_weight, out_proj_bias)
+
+
+def _varying(x, bias, rms_weight, eps):
+    """(B, L, N) -> (B, N, L), biased and normalised."""
+    x = x if bias is None else x + bias.to(x.dtype)
+    x = x if rms_weight is None else F.rms_norm(x, x.shape[-1:], rms_weight.to(x.dtype), eps)
+    return x.transpose(1, 2)
+
+
+def mamba_inner_ref(*args, **kwargs):
+    """`mamba_inner_fn` on the references."""
+    with backend("reference"):
+        return mamba_inner_fn(*args, **kwargs)
+
+
+def selective_state_update(
+    state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, state_batch_indices=None
+):
+    """`lifter.kernels.selective_state_update`, also with heads: `state` (B, H, P, N), the others (.., H, P, ..) alike.
+
+    state_batch_indices: (B,), the rows of `state` that the batch uses.
+    """
+    if state_batch_indices is not None:
+        rows = state[state_batch_indices]
+        out = selective_state_update(rows, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+        state[state_batch_indices] = rows
+        return out
+    if state.dim() == 3:
+        return update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    x_shape, flat = x.shape, state.flatten(1, 2)
+    x, dt, z = (None if t is None else t.flatten(1, 2) for t in (x, dt, z))
+    A, D, dt_bias = (None if t is None else t.flatten(0, 1) for t in (A, D, dt_bias))
+    out = update(flat, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    if flat.data_ptr() != state.data_ptr():  # no view: the state's heads do not lie side by side
+        state.copy_(flat.unflatten(1, state.shape[1:3]))
+    return out.view(x_shape)
+
+
+def selective_state_update_ref(*args, **kwargs):
+    """`selective_state_update` on the references."""
+    with backend("reference"):
+        return selective_state_update(*args, **kwargs)

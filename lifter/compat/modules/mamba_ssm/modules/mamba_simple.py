@@ -1,0 +1,3 @@
+from lifter.layers import Mamba
+
+__all__ = ["Mamba"]
