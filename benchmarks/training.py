@@ -57,7 +57,7 @@ COMMON = {
 RECIPES = {
     name: Recipe(network=network, lr=lr, max_steps=steps, **COMMON)
     for name, steps, lr, network in (
-        ("sasmamba", 2500, 3e-3, {"dim": 64, "depth": 2, "drop_path": 0.0}),
+        ("sasmamba", 2500, 1e-3, {"dim": 64, "depth": 2, "drop_path": 0.0}),
         ("poseretnet", 4500, 3e-3, {"dim": 64, "depth": 4, "num_heads": 4, "drop_path": 0.0}),
         ("htp", 5500, 3e-3, {"dim": 64, "depth": 4, "num_heads": 4, "drop_path": 0.0}),
         ("masc_pose", 2200, 2e-3, {"dim": 64, "depth": 3, "dim_rep": 128, "num_heads": 4, "layer_scale": 0.1}),
