@@ -58,7 +58,8 @@ def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
     about = {"model": model, "kwargs": kwargs} if model else _about(path)
     network = create_model(about["model"], **about["kwargs"])
     load_checkpoint(network, path)
-    network.centred = about.get("centred", False)
+    if about.get("centred", False):  # what is centred are clips as long as those it was trained on
+        network.centred, network.num_frames = True, about["kwargs"].get("num_frames", network.num_frames)
     return Pretrained(network.eval(), about)
 
 

@@ -31,8 +31,8 @@ class StreamBatch:
 
     A stream is named by a dict key, joins with its first push and goes at its own pace. A model with a state (PoseRetNet)
     gets each frame once, and the poses are those of one call for the whole stream with this `chunk_size`. Any other
-    model of lifter gets the last `num_frames` frames again for every chunk. At the start of a stream there are fewer; for a
-    model that does not take so few (`clip_multiple`) the first is repeated in front of them.
+    model of lifter, and one that was trained on centred clips, gets the last `num_frames` frames again for every chunk. At the
+    start of a stream there are fewer; for a model that does not take so few (`clip_multiple`) the first is repeated in front.
     Whatever error a method raises, the streams are as they were before.
 
     Args:
@@ -51,10 +51,9 @@ class StreamBatch:
         if model.training:
             raise ValueError("Stream: model is in training mode, expected model.eval()")
         original = getattr(model, "_orig_mod", model)  # of torch.compile, which hides the signature
-        self._stateful = "state" in inspect.signature(original.forward).parameters
+        stateful = "state" in inspect.signature(original.forward).parameters
+        self._stateful = stateful and not getattr(original, "centred", False)  # a state is of clips that share a centre
         self._model, self._original = model, original
-        if self._stateful and getattr(original, "centred", False):
-            raise ValueError("Stream: model was trained on centred clips, which a stream with a state has not")
         self._most, *self._joint_shape = _takes(original)
         if missing not in MISSING:
             raise ValueError(f"Stream: missing is {missing!r}, expected one of {MISSING}")

@@ -4,6 +4,9 @@ import pytest
 import torch
 
 import lifter
+from lifter.data.synthetic import open_gait
+from lifter.evaluation import lift_sequence
+from lifter.losses import mpjpe
 
 
 def test_round_trip(tmp_path):
@@ -38,3 +41,22 @@ def test_errors(tmp_path):
     lifter.save_checkpoint(model, tmp_path / "c.safetensors", {"lifter": "[1]"})
     with pytest.raises(ValueError, match="does not say which model"):
         lifter.load_pretrained(tmp_path / "c.safetensors")
+
+
+def test_centred_models_have_a_length(tmp_path):
+    """Also PoseRetNet, which takes any."""
+    kwargs = {"num_frames": 9, "dim": 16, "depth": 1, "num_heads": 2}
+    for centred in (False, True):
+        about = {"model": "poseretnet", "kwargs": kwargs, "centred": centred}
+        lifter.save_pretrained(tmp_path / "a.safetensors", lifter.create_model("poseretnet", **kwargs), about)
+        model = lifter.load_pretrained(tmp_path / "a.safetensors").model
+        assert model.num_frames == (9 if centred else None) and getattr(model, "centred", False) == centred
+
+
+def test_shipped():
+    """What ships with lifter lifts a walk at once: legs down, left from right, within a decimetre and a half."""
+    shipped, walk = lifter.load_pretrained(), next(iter(open_gait(1, 54)))
+    assert shipped.about["figures"]["MPJPE"] < 60 and shipped.model.centred
+    poses = lift_sequence(shipped.model, walk.keypoints)
+    error = mpjpe(poses - poses[:, :1], torch.from_numpy(walk.rooted()))
+    assert error < 0.15, error
