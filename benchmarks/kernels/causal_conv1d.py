@@ -1,9 +1,9 @@
-"""causal_conv1d at the size of Mamba-130M, 1536 channels and 4 taps, along steps and along channels; and its update."""
+"""causal_conv1d at the size of Mamba-130M, 1536 channels and 4 taps, along steps and along channels."""
 
 import torch
 import torch.nn.functional as F
 
-from lifter.kernels import causal_conv1d_fn, causal_conv1d_update
+from lifter.kernels import causal_conv1d_fn
 
 from . import Case
 
@@ -22,13 +22,6 @@ def inputs(length, last, device, dtype):
     }
 
 
-def update_inputs(batch, device, dtype):
-    """The state is what the step makes of it again: every call finds what the one before it found."""
-    step = inputs(1, False, device, dtype)
-    x = torch.randn(batch, DIM, device=device, dtype=dtype)
-    return {**step, "x": x, "conv_state": x[..., None].repeat(1, 1, WIDTH)}
-
-
 def ours(x, weight, bias):
     return causal_conv1d_fn(x, weight, bias, activation="silu")
 
@@ -39,34 +32,26 @@ def chain(x, weight, bias):
     return F.silu(padded[..., : x.shape[-1]])
 
 
-def update(x, conv_state, weight, bias):
-    return causal_conv1d_update(x, conv_state, weight, bias, "silu")
-
-
 def cases(setup):
-    peers, update_peers = {"F.conv1d": chain}, {}
-    if str(setup.device).startswith("cuda"):
-        try:
-            import causal_conv1d as library
-        except ImportError:
-            pass
-        else:
-            peers["causal-conv1d"] = lambda x, weight, bias: library.causal_conv1d_fn(x, weight, bias, activation="silu")
-            update_peers["causal-conv1d"] = lambda x, conv_state, weight, bias: library.causal_conv1d_update(
-                x, conv_state, weight, bias, "silu"
-            )
-    found = [
-        Case(
-            f"causal_conv1d_update B={batch}", lambda device, dtype, n=batch: update_inputs(n, device, dtype), update,
-            update_peers, differentiable=False,
-        )  # fmt: skip
-        for batch in (1, 64)
-    ]
-    return found + [
+    found = peers(setup.device)
+    return [
         Case(
             f"causal_conv1d L={length}{' channels last' if last else ''}",
-            lambda device, dtype, n=length, last=last: inputs(n, last, device, dtype), ours, peers,
+            lambda device, dtype, n=length, last=last: inputs(n, last, device, dtype), ours, found,
         )  # fmt: skip
         for length in (QUICK if setup.quick else LENGTHS)
         for last in (False, True)
     ]
+
+
+def peers(device) -> dict:
+    """PyTorch's chain of ops, and the library where it is installed: CUDA only."""
+    found = {"F.conv1d": chain}
+    if str(device).startswith("cuda"):
+        try:
+            from causal_conv1d import causal_conv1d_fn as library
+        except ImportError:
+            pass
+        else:
+            found["causal-conv1d"] = lambda x, weight, bias: library(x, weight, bias, activation="silu")
+    return found
