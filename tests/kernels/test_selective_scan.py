@@ -176,6 +176,26 @@ def test_strided_inputs(target):
     assert torch.equal(ours, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_channels_last(target, dtype):
+    """Maps as a (B, L, D) model has them, here halves of wider ones: outputs and gradients lie so too."""
+    plain = make_inputs(*((1, 6, 20, 3) if target.slow else (2, 38, 140, 5)), groups=2, dtype=dtype)
+    inputs = {
+        name: torch.cat([x, x], -2).mT.contiguous().mT[..., : x.shape[-2], :] if x is not None and x.dim() > 2 else x
+        for name, x in plain.items()
+    }
+    inputs["initial_state"] = plain["initial_state"]
+    check(target, inputs)
+    moved = {name: x.to(target.device).requires_grad_() for name, x in inputs.items()}
+    with target.forced():
+        out = selective_scan_fn(**moved, delta_softplus=True)
+    maps = [out, *torch.autograd.grad(out.float().sum(), [moved[name] for name in ("u", "delta", "z")])]
+    assert all(x.mT.is_contiguous() for x in maps)
+    ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
+    leaves = list(moved.values())
+    torch.library.opcheck(ops.selective_scan.default, (*leaves[:8], True, leaves[8], True))
+
+
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.integers(1, 3),
