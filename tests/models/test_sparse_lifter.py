@@ -51,3 +51,16 @@ def test_errors():
     model = lifter.create_model("mixsynthformer_lifter", **TINY)
     with pytest.raises(ValueError, match="keypoints have 12 frames, expected num_frames=13"):
         model(torch.zeros(1, 12, 17, 2))
+
+
+@pytest.mark.parametrize("name, kwargs", [("linear", {}), ("mixsynthformer_lifter", TINY)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_frozen(name, kwargs, dtype):
+    """Also where no parameter is left."""
+    torch.manual_seed(0)
+    model = lifter.create_model(name, **kwargs).eval().to(dtype)
+    keypoints = torch.randn(13, 17, 2)
+    frozen = lifter.freeze(model)
+    poses = lifter.Stream(frozen, 13 if kwargs else 1).push(keypoints).poses
+    bound = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(poses, model(keypoints[None])[0].detach(), rtol=bound, atol=bound)
