@@ -24,13 +24,13 @@ test: env
 bench: env
 	$(PY) -m benchmarks
 
-# The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, built beside the normal ones; long clips, which take minutes there, aside.
+# The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, built beside the normal ones; without what does not run them, and without long clips, which take minutes there.
 # libstdc++ is loaded early too: the sanitizer looks there for what throws. --capture=sys: a sanitizer reports to the real stderr and ends the process.
 sanitize: env
 	LIFTER_SANITIZE=1 LIFTER_REQUIRE_BUILD=1 $(PY) setup.py -q build_ext --build-lib build/sanitize
 	LIFTER_LIBRARY_DIR=$(CURDIR)/build/sanitize/lifter OMP_NUM_THREADS=2 \
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	$(PY) -m pytest -q -n 2 --capture=sys tests/kernels -k "not triton and not compile and not export and not 4131 and not test_a_long and not test_long"
+	$(PY) -m pytest -q -n 2 --capture=sys tests/kernels -k "not reference and not triton and not compile and not export and not 4131 and not test_a_long and not test_long"
 
 # On a machine with a GPU and no network, with the Python and the torch that it has: the whole round, or one step of it (gpu-warm,
 # gpu-attention, ...). `make peers` beforehand, where there is a network, brings what it compares with.
