@@ -146,7 +146,7 @@ class StepRow {
 
 template <class F>
 void each_step_row(const CausalConv1d& s, const F& f) {
-  const int64_t rows = s.batch * s.dim, share = s.length < kTask ? kTask / s.length : 1;
+  const int64_t rows = s.batch * s.dim, share = kTask / (s.length + 1) + 1;
   parallel_for((rows + share - 1) / share, [&](int64_t task) {
     const FlushDenormals flush;
     f(task * share, smaller(rows, (task + 1) * share));
