@@ -19,7 +19,7 @@ env: .venv/installed
 
 # Two workers on two cores: each takes one thread, but for the tests that set their own.
 test: env
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --durations=30
 
 bench: env
 	$(PY) -m benchmarks
