@@ -55,6 +55,8 @@ class Model:
         """
         if self.num_frames is not None and self.name is None:
             raise ValueError("--num-frames is for files that do not say their model: name it with --model")
+        if self.name is not None and self.checkpoint is None:
+            raise ValueError(f"--model {self.name}: expected a --checkpoint with it, weights of that model")
         known = {} if self.num_frames is None else {"num_frames": self.num_frames}
         try:
             model = load_pretrained(self.checkpoint, self.name, **known).model

@@ -247,8 +247,8 @@ def test_interrupt_gives_what_waits(tmp_path, monkeypatch, stream, capfd):
 
 @pytest.mark.parametrize("options, message", [
     (["--checkpoint", "none.safetensors"], "none.safetensors"),
-    (["--model", "mixste"], "expected a checkpoint with it"),
-    (["--checkpoint", "{m}", "--num-frames", "3"], "expected --model with it"),
+    (["--model", "mixste"], "expected a --checkpoint with it"),
+    (["--checkpoint", "{m}", "--num-frames", "3"], "name it with --model"),
     (["--checkpoint", "{m}", "--chunk-size", "99"], "chunk_size is 99"),
     (["--checkpoint", "{m}", "--missing", "no"], "missing is 'no'"),
     (["--checkpoint", "{m}", "--listen", "256.0.0.1:1"], ""),

@@ -25,6 +25,7 @@ NARROW = {
     "density_peak_prune": {"measure", "score", "select"},
     "topk_temporal_mask": {"symmetrise"},
     "selective_scan": {"local_adjoints", "gradients"},
+    "causal_conv1d": {"steps"},
 }
 
 
