@@ -8,6 +8,7 @@ from .._op import channels_last, map_like
 from ._scan import launch
 
 LONG, SHORT = 64, 16  # of a tile: along what is contiguous, and along the other
+WARPS = 8  # with fewer, gradients spill registers
 
 
 def forward(x, weight, bias, seq_idx, initial_states, silu):
@@ -61,7 +62,7 @@ def _plan(x, length):
     batch, dim, _ = x.shape
     rows, columns = (SHORT, LONG) if channels_last(x) else (LONG, SHORT)
     sizes = {"BL": min(rows, triton.next_power_of_2(length)), "BD": min(columns, triton.next_power_of_2(max(dim, 1)))}
-    return batch * triton.cdiv(length, sizes["BL"]) * triton.cdiv(dim, sizes["BD"]), sizes | {"num_warps": 4}
+    return batch * triton.cdiv(length, sizes["BL"]) * triton.cdiv(dim, sizes["BD"]), sizes | {"num_warps": WARPS}
 
 
 @triton.jit
