@@ -19,7 +19,7 @@ env: .venv/installed
 
 # Two workers on two cores: each takes one thread, but for the tests that set their own.
 test: env
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --durations=30
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal --durations=30
 
 bench: env
 	$(PY) -m benchmarks
@@ -30,7 +30,7 @@ sanitize: env
 	LIFTER_SANITIZE=1 LIFTER_REQUIRE_BUILD=1 $(PY) setup.py -q build_ext --build-lib build/sanitize
 	LIFTER_LIBRARY_DIR=$(CURDIR)/build/sanitize/lifter OMP_NUM_THREADS=2 \
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	$(PY) -m pytest -q -n 2 --capture=sys tests/kernels -k "not reference and not opcheck and not autocast and not flops and not triton and not compile and not export and not 4131 and not test_a_long and not test_long"
+	$(PY) -m pytest -q -n 2 --dist worksteal --capture=sys tests/kernels -k "not reference and not opcheck and not autocast and not flops and not triton and not compile and not export and not 4131 and not test_a_long and not test_long"
 
 # On a machine with a GPU and no network, with the Python and the torch that it has: the whole round, or one step of it (gpu-warm,
 # gpu-attention, ...). `make peers` beforehand, where there is a network, brings what it compares with.
