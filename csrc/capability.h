@@ -18,8 +18,8 @@ LIFTER_API double time_exponentials(int64_t count);
 
 }  // namespace lifter
 
-// A kernel is compiled once per capability, each time in the namespace of that name.
-#ifdef LIFTER_X86
+// A kernel is compiled once per capability, each time in the namespace of that name; where there is but one, it is baseline.
+#ifdef LIFTER_DISPATCH
 #define LIFTER_KERNEL(declaration)        \
   namespace lifter::baseline { declaration; } \
   namespace lifter::avx2 { declaration; }     \

@@ -318,20 +318,24 @@ def test_streams_are_no_part_of_a_plain_run(capsys):
 
 def test_huggingface(monkeypatch):
     """Both kinds of calls and dtypes of a small model; a wrong output has no speedup."""
+
+    def forget_models():
+        for function in (huggingface.build, huggingface.build_optimized, huggingface.exact_logits):
+            function.cache_clear()
+
     pytest.importorskip("transformers")
     config = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
     monkeypatch.setattr(huggingface, "CONFIG", config)
     monkeypatch.setattr(huggingface, "LENGTHS", (8,))
     monkeypatch.setitem(sys.modules, "kernels", None)
-    huggingface.build.cache_clear()
+    forget_models()
     setup = command.Setup("cpu", None, quick=True, seconds=1e-3, patience=1)
     rows = [row for _, case in huggingface.cases(setup) for row in case()]
     assert [row["case"] for row in rows[::2]] == [
         "prefill L=8 float32", "decode L=16 float32", "prefill L=8 bfloat16", "decode L=16 bfloat16",
     ]  # fmt: skip
     assert all(row["matches"] and row["speedup"] > 0 for row in rows)
-    _, optimized = huggingface.build("float32", "cpu")
-    torch.nn.init.zeros_(optimized.backbone.layers[0].mixer.out_proj.weight)
+    torch.nn.init.zeros_(huggingface.build_optimized("float32", "cpu").backbone.layers[0].mixer.out_proj.weight)
     wrong = huggingface.cases(setup)[0][1]()
     assert [(row["matches"], row["speedup"] is None) for row in wrong] == [(True, False), (False, True)]
-    huggingface.build.cache_clear()
+    forget_models()
