@@ -78,9 +78,13 @@ class Retention(nn.Module):
             q, k, v, self.decay, 1.0, state, return_state,
             chunk_size=self.chunk_size, causal=self.causal, xpos_scale=self.xpos_scale,
         )  # fmt: skip
-        y = self.group_norm(y.flatten(0, 2).flatten(1)).view(x.shape)
-        y = self.out(F.silu(gate.flatten(-2)) * y)
+        y = self.out((F.silu(gate) * self.normalize(y)).flatten(-2))
         return (y, state) if return_state else y
+
+    def normalize(self, y):
+        """The group norm of (..., H, V), a layer norm of every head, which PyTorch does several times as fast."""
+        weight, bias = (p.unflatten(0, (self.num_heads, -1)) for p in (self.group_norm.weight, self.group_norm.bias))
+        return torch.addcmul(bias, F.layer_norm(y, y.shape[-1:], eps=self.group_norm.eps), weight)
 
     def official_weights(self):
         """{official name: view of our tensor}: PoseRetNet holds one matrix (in, out) per head and projection."""
