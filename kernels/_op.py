@@ -182,15 +182,21 @@ def check_shape(op: str, name: str, x: torch.Tensor | None, *expected) -> None:
     raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected {wanted}")
 
 
-def check_float(op: str, **tensors: torch.Tensor | None) -> None:
-    """TypeError unless every given tensor is a real floating-point tensor."""
-    for name, x in tensors.items():
-        if x is None:
-            continue
+def check_float(op: str, optional: dict | None = None, **tensors: torch.Tensor) -> None:
+    """TypeError unless each of `tensors` is a real floating-point tensor, and each of `optional` that or None."""
+    given = {name: x for name, x in (optional or {}).items() if x is not None}
+    for name, x in (tensors | given).items():
         if not isinstance(x, torch.Tensor):
             raise TypeError(f"{op}: {name} is {type(x).__name__}, expected a tensor")
         if not x.dtype.is_floating_point:
             raise TypeError(f"{op}: {name} has dtype {x.dtype}, expected a real floating-point dtype")
+
+
+def check_dtype(op: str, name: str, x: torch.Tensor, *expected: torch.dtype) -> None:
+    """TypeError unless `x` is a tensor of one of the `expected` dtypes."""
+    kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+    if kind not in expected:
+        raise TypeError(f"{op}: {name} has dtype {kind}, expected {' or '.join(map(str, expected))}")
 
 
 def check_like(op: str, first: str, x: torch.Tensor, **tensors: torch.Tensor | None) -> None:
@@ -213,9 +219,7 @@ def check_device(op: str, first: str, x: torch.Tensor, **tensors: torch.Tensor |
 def check_joints(op: str, name: str, joints: torch.Tensor, J: int) -> None:
     """TypeError unless `joints` is int32; ValueError if one is J or more, where values can be read at once: not on a GPU,
     nor while a graph is traced."""
-    if getattr(joints, "dtype", None) != torch.int32:
-        kind = joints.dtype if isinstance(joints, torch.Tensor) else type(joints).__name__
-        raise TypeError(f"{op}: {name} has dtype {kind}, expected torch.int32")
+    check_dtype(op, name, joints, torch.int32)
     traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
     if joints.device.type == "cpu" and type(joints) is torch.Tensor and not traced and joints.numel():  # no fake tensor
         if (joint := joints.max().item()) >= J:

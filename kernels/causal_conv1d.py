@@ -11,6 +11,7 @@ from ._op import (
     Op,
     autocast_dtype,
     check_device,
+    check_dtype,
     check_float,
     check_shape,
     kernel_dtype,
@@ -50,7 +51,8 @@ def causal_conv1d_fn(
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
     """
     op = "causal_conv1d_fn"
-    check_float(op, x=x, weight=weight, bias=bias, initial_states=initial_states, final_states_out=final_states_out)
+    optional = {"bias": bias, "initial_states": initial_states, "final_states_out": final_states_out}
+    check_float(op, optional, x=x, weight=weight)
     check_shape(op, "x", x, ("B", "D", "L"))
     batch, dim, length = x.shape
     if length < 1:
@@ -139,7 +141,7 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
     """
     op = "causal_conv1d_update"
-    check_float(op, x=x, conv_state=conv_state, weight=weight, bias=bias)
+    check_float(op, {"bias": bias}, x=x, conv_state=conv_state, weight=weight)
     check_shape(op, "x", x, ("B", "D"), ("B", "D", "L"))
     batch, dim = x.shape[:2]
     silu, width = _check_filter(op, weight, bias, dim, activation)
@@ -210,9 +212,8 @@ def _check_filter(op, weight, bias, dim, activation):
 
 def _check_int32(op, **tensors):
     for name, x in tensors.items():
-        if x is not None and getattr(x, "dtype", None) != torch.int32:
-            kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-            raise TypeError(f"{op}: {name} has dtype {kind}, expected torch.int32")
+        if x is not None:
+            check_dtype(op, name, x, torch.int32)
 
 
 def _check_rows(op, rows, count):

@@ -41,7 +41,7 @@ def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0
         ValueError for wrong shapes, TypeError for wrong dtypes; both name the argument.
     """
     op = "deform_conv2d"
-    check_float(op, input=input, offset=offset, weight=weight, bias=bias, mask=mask)
+    check_float(op, {"bias": bias, "mask": mask}, input=input, offset=offset, weight=weight)
     stride, padding, dilation = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
     _check_shapes(op, input, offset, weight, bias, stride, padding, dilation, mask)
     if (dtype := autocast_dtype(input)) is not None:

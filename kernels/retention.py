@@ -48,7 +48,7 @@ def retention(
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
     """
     op = "retention"
-    check_float(op, q=q, k=k, v=v, decay=decay, initial_state=initial_state, xpos_scale=xpos_scale)
+    check_float(op, {"decay": decay, "initial_state": initial_state, "xpos_scale": xpos_scale}, q=q, k=k, v=v)
     if decay is None:
         decay = 1 - torch.exp2(-5.0 - torch.arange(q.shape[-2], device=q.device, dtype=torch.float32))
     chunk_size = _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale)

@@ -58,8 +58,8 @@ def selective_scan_fn(
     Raises:
         ValueError for wrong shapes, TypeError for wrong dtypes; both name the argument.
     """
-    check_float("selective_scan_fn", u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias,
-                initial_state=initial_state)  # fmt: skip
+    optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state}
+    check_float("selective_scan_fn", optional, u=u, delta=delta, A=A, B=B, C=C)
     _check_shapes("selective_scan_fn", u, delta, A, B, C, D, z, delta_bias, initial_state)
     if (dtype := autocast_dtype(u)) is not None:
         u, delta, z = u.to(dtype), delta.to(dtype), None if z is None else z.to(dtype)

@@ -23,7 +23,7 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
         ValueError for wrong shapes, TypeError for wrong dtypes; both name the argument.
     """
     op = "selective_state_update"
-    check_float(op, state=state, x=x, dt=dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias)
+    check_float(op, {"D": D, "z": z, "dt_bias": dt_bias}, state=state, x=x, dt=dt, A=A, B=B, C=C)
     check_shape(op, "state", state, ("B", "D", "N"))
     batch, dim, states = state.shape
     if not 1 <= states <= MAX_STATES:

@@ -43,7 +43,7 @@ def skeleton_graph_conv(x, neighbours, weights, root=None, scale=None, shift=Non
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
     """
     op = "skeleton_graph_conv"
-    check_float(op, x=x, weights=weights, root=root, scale=scale, shift=shift, residual=residual)
+    check_float(op, {"root": root, "scale": scale, "shift": shift, "residual": residual}, x=x, weights=weights)
     check_shape(op, "x", x, ("B", "T", "J", "C"))
     if 0 in x.shape[1:]:
         raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")

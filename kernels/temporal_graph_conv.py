@@ -6,7 +6,7 @@ aggregation. The projection, GELU and residual that follow are PyTorch's (`lifte
 
 import torch
 
-from ._op import Op, autocast_dtype, check_device, check_float, check_shape, kernel_dtype, no_autocast
+from ._op import Op, autocast_dtype, check_device, check_dtype, check_float, check_shape, kernel_dtype, no_autocast
 from .topk_temporal_mask import check_packed, unpack_mask
 
 
@@ -34,9 +34,7 @@ def temporal_graph_conv(x, graph, mask=None, scale=None):
         raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")
     check_shape(op, "graph", graph, (T, T))
     if mask is not None:
-        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.int32:
-            kind = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
-            raise TypeError(f"{op}: mask is {kind}, expected an int32 tensor")
+        check_dtype(op, "mask", mask, torch.int32)
         check_packed(op, mask, B, T, J)
     check_device(op, "x", x, graph=graph, mask=mask)
     if (dtype := autocast_dtype(x)) is not None:

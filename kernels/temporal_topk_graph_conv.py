@@ -47,7 +47,7 @@ def temporal_topk_graph_conv(
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
     """
     op = "temporal_topk_graph_conv"
-    check_float(op, x=x, values=values, root=root, scale=scale, shift=shift, residual=residual)
+    check_float(op, {"root": root, "scale": scale, "shift": shift, "residual": residual}, x=x, values=values)
     check_shape(op, "x", x, ("B", "T", "J", "C"))
     if 0 in x.shape[1:]:
         raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")

@@ -5,7 +5,7 @@ Source: HTP (arXiv 2508.21363), section IV-B and algorithm 1, phase 1.
 
 import torch
 
-from ._op import Op, autocast_dtype, check_float, check_shape, kernel_dtype, no_autocast
+from ._op import Op, autocast_dtype, check_dtype, check_float, check_shape, kernel_dtype, no_autocast
 
 BITS = 32  # pairs of a word
 
@@ -62,6 +62,7 @@ def topk_temporal_mask_ref(x, k):
 
 def pack_mask(mask):
     """(..., T) bool -> (..., ceil(T / 32)) int32, the bits of `topk_temporal_mask`."""
+    check_dtype("pack_mask", "mask", mask, torch.bool)
     words = -(-mask.shape[-1] // BITS)
     bits = torch.nn.functional.pad(mask, (0, words * BITS - mask.shape[-1])).unflatten(-1, (words, BITS))
     packed = torch.bitwise_left_shift(bits.long(), torch.arange(BITS, device=mask.device)).sum(-1)
@@ -70,6 +71,8 @@ def pack_mask(mask):
 
 def unpack_mask(mask, frames):
     """(..., ceil(T / 32)) int32 -> (..., T) bool for T = `frames`."""
+    check_dtype("unpack_mask", "mask", mask, torch.int32)
+    check_shape("unpack_mask", "mask", mask, (*mask.shape[:-1], -(-frames // BITS)))
     bits = torch.bitwise_right_shift(mask[..., None], torch.arange(BITS, dtype=torch.int32, device=mask.device)) & 1
     return bits.flatten(-2)[..., :frames].bool()
 

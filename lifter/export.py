@@ -5,13 +5,13 @@ the ops are exported as their references.
 """
 
 import contextlib
-import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from lifter.data.files import whole
 from lifter.evaluation import centre
 from lifter.kernels import backend
 
@@ -56,23 +56,20 @@ def export(path, model, batch=None, frames=None, motion=None, tolerance=None) ->
     motion = _gait() if motion is None else torch.as_tensor(motion)
     length = frames or _frames(model)
 
-    partly = path.with_name(f".{path.name}.part{path.suffix}")
     any_frames = frames is None
     while True:
         try:
-            with _of_keypoints(model):
-                exported = _written(model, partly, batch, length, any_frames, motion, tolerance)
-            if not exported.difference <= max(tolerance, 2 * exported.own):
-                got = f"differs by {exported.difference:.1e} of the largest output"
-                raise RuntimeError(f"{name}: the exported file {got}, expected at most {tolerance:.1e}")
-            os.replace(partly, path)
+            with whole(path, path.suffix) as partly:
+                with _of_keypoints(model):
+                    exported = _written(model, partly, batch, length, any_frames, motion, tolerance)
+                if not exported.difference <= max(tolerance, 2 * exported.own):
+                    got = f"differs by {exported.difference:.1e} of the largest output"
+                    raise RuntimeError(f"{name}: the exported file {got}, expected at most {tolerance:.1e}")
             return exported
         except RuntimeError:
             if not any_frames:
                 raise
             any_frames = False  # the operators may want to know T
-        finally:
-            partly.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

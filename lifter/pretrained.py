@@ -4,13 +4,13 @@ The file that ships with lifter is described in weights/MODEL_CARD.md.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
 
 from .checkpoints import load_checkpoint, safetensors_metadata, save_checkpoint
+from .data.files import whole
 from .registry import create_model
 
 SHIPPED = Path(__file__).with_name("weights") / "lifter.safetensors"
@@ -35,12 +35,8 @@ def save_pretrained(path, model, about):
             raise ValueError(f"save_pretrained: about has {key} {about.get(key)!r}, expected a {kind.__name__}")
     if path.suffix != ".safetensors":
         raise ValueError(f"save_pretrained: path is {path}, expected NAME.safetensors")
-    partly = path.with_name(f".{path.name}.part.safetensors")
-    try:
+    with whole(path, path.suffix) as partly:
         save_checkpoint(model, partly, {"lifter": json.dumps(about)})
-        os.replace(partly, path)
-    finally:
-        partly.unlink(missing_ok=True)
 
 
 def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:

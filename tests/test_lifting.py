@@ -51,11 +51,11 @@ def rng():
 
 @pytest.fixture
 def lift(checkpoint, tmp_path, capsys):
-    """`lifter lift ... -o tmp/out`: the exit status, the lines on stderr, the files in the folder."""
+    """`lifter lift ... -o tmp/out`: the exit status, the lines on stderr, the files in the folder but hidden ones."""
 
     def run(*arguments, out="out"):
         status = main(["lift", *map(str, arguments), "-o", str(tmp_path / out), "--checkpoint", checkpoint])
-        files = [path for path in (tmp_path / out).rglob("*") if path.is_file()]
+        files = [path for path in (tmp_path / out).rglob("*") if path.is_file() and path.name[0] != "."]
         return status, capsys.readouterr().err.splitlines(), sorted(p.relative_to(tmp_path / out).as_posix() for p in files)
 
     return run
@@ -174,7 +174,7 @@ def test_goes_on(lift, tmp_path):
     first, second, third = ((tmp_path / "out" / f"{i}.npz.npz") for i in range(3))
     first.write_bytes(b"mine")
     second.write_bytes(b"")
-    third.rename(f"{third}.part")
+    third.rename(third.with_name(f".{third.name}.0123abcd.part"))
     assert lift(tmp_path / "in") == (0, [], ["0.npz.npz", "1.npz.npz", "2.npz.npz"])
     assert first.read_bytes() == b"mine" and all(len(open_data(path)) == 1 for path in (second, third))
     lift(tmp_path / "in", "--overwrite")
@@ -348,6 +348,7 @@ def test_killed(lift, checkpoint, tmp_path, record_property):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+    assert len(list((tmp_path / "out").glob(".*.part"))) <= 1  # what it was writing
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
     assert count // 4 <= len(times) < count
     began = time.perf_counter()

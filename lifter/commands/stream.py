@@ -58,7 +58,8 @@ async def _serve(args) -> int:
 
 def _report(summary, path):
     import json
-    import os
+
+    from lifter.data.files import whole
 
     times = (
         f"{kind.removesuffix('_ms')} p50 {summary[kind]['p50']}, p95 {summary[kind]['p95']}, max {summary[kind]['max']} ms"
@@ -68,6 +69,5 @@ def _report(summary, path):
     counts = f"{summary['frames']} frames in {summary['seconds']} s ({summary['frames_per_second']} per second)"
     print("; ".join((counts, *times, f"{summary['errors']} bad lines")), file=sys.stderr)
     if path:
-        with open(f"{path}.part", "w") as file:
+        with whole(path) as partly, partly.open("w") as file:
             json.dump(summary, file, indent=1)
-        os.replace(f"{path}.part", path)

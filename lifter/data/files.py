@@ -9,6 +9,7 @@ import math
 import os
 import pickle
 import re
+import secrets
 import sys
 import zipfile
 from contextlib import contextmanager
@@ -27,10 +28,13 @@ def existing(path) -> Path:
 
 
 @contextmanager
-def whole(path):
-    """The path of a file beside `path` to write to: it takes its place when all is written, and goes if it is not."""
+def whole(path, suffix=""):
+    """The path of a file beside `path` to write to: it takes its place when all is written, and goes if it is not.
+
+    No other call writes to it, in whatever process. Its name ends in `suffix`, for writers that look.
+    """
     path = Path(path)
-    partly = path.with_name(f"{path.name}.part")
+    partly = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
     try:
         yield partly
         os.replace(partly, path)

@@ -1,7 +1,8 @@
 """Poses to look at: films, and a viewer that is one HTML file."""
 
-import os
 from pathlib import Path
+
+from lifter.data.files import whole
 
 from . import html
 from .scene import compose
@@ -45,13 +46,8 @@ def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280,
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     write = html.write if suffix == ".html" else _film(path)
     scene = compose(sequences, truth, keypoints, fps, root_relative)
-    partly = path.with_name(f"{path.name}.part")
-    try:
-        count = write(partly, scene, size)
-        os.replace(partly, path)
-    finally:
-        partly.unlink(missing_ok=True)
-    return count
+    with whole(path) as partly:
+        return write(partly, scene, size)
 
 
 def _film(path):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from lifter.data.files import whole
+
 KEPT = 2  # should the last one be damaged, there is one before it
 
 
@@ -15,12 +17,10 @@ def save(folder, step, state) -> Path:
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:09d}.ckpt"
-    partly = path.with_name(f"{path.name}.part")
-    with partly.open("wb") as file:
+    with whole(path) as partly, partly.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partly, path)
     for old in found(folder)[:-KEPT]:
         old.unlink()
     return path
