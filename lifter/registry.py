@@ -12,7 +12,7 @@ class Official:
     tolerance: float
 
 
-SIZES = ("num_frames", "num_joints", "in_channels", "dim", "depth")
+SIZES = ("num_frames", "num_joints", "in_channels", "dim", "dim_rep", "depth", "num_heads")
 
 _models: dict[str, Callable] = {}
 _official: dict[str, Official] = {}

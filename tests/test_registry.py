@@ -28,11 +28,22 @@ def test_unknown_names():
         official_model("some.other.Model")
 
 
-@pytest.mark.parametrize("name", ["num_frames", "num_joints", "in_channels", "dim", "depth"])
+@pytest.mark.parametrize("name", ["num_frames", "num_joints", "in_channels", "dim", "depth", "num_heads"])
 @pytest.mark.parametrize("size", [0, -1, 2.5, "9"])
 def test_nonsensical_sizes(name, size):
     with pytest.raises(ValueError, match=f"{name} is {size!r}, expected a positive integer"):
         lifter.create_model("sasmamba", **{name: size})
+
+
+@pytest.mark.parametrize("model", ["mixste", "htp", "motionbert", "masc_pose", "tcpformer", "motionagformer_xs"])
+@pytest.mark.parametrize("kwargs, message", [
+    ({"mlp_ratio": 0}, "hidden is 0, expected at least 1"),
+    ({"drop_path": 1.5}, "p is .*, expected 0 <= p < 1"),
+    ({"attn_drop": -1}, "attn_drop is -1, expected 0 <= attn_drop < 1"),
+])  # fmt: skip
+def test_nonsensical_rates(model, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        lifter.create_model(model, 27, depth=4, dim=32, **kwargs)
 
 
 def test_import_is_cheap():

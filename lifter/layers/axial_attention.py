@@ -4,6 +4,8 @@ from torch import nn
 
 from lifter.kernels import axial_attention
 
+from .block import check_rate
+
 
 class AxialAttention(nn.Module):
     """Multi-head self-attention along one axis of the (frame, joint) grid: (B, T, J, C) -> (B, T, J, C).
@@ -18,10 +20,11 @@ class AxialAttention(nn.Module):
 
     def __init__(self, dim, num_heads, axis, qkv_bias=True, scale=None, attn_drop=0.0, proj_drop=0.0):
         super().__init__()
-        if dim % num_heads:
+        if num_heads < 1 or dim % num_heads:
             raise ValueError(f"AxialAttention: dim is {dim}, expected a multiple of num_heads={num_heads}")
         if axis not in ("joint", "frame"):
             raise ValueError(f"AxialAttention: axis is {axis!r}, expected 'joint' or 'frame'")
+        check_rate("AxialAttention", "attn_drop", attn_drop)
         self.num_heads, self.axis, self.scale, self.attn_drop = num_heads, axis, scale, attn_drop
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)

@@ -9,6 +9,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim, hidden, drop=0.0):
         super().__init__()
+        if hidden < 1:
+            raise ValueError(f"Mlp: hidden is {hidden}, expected at least 1 (a model's mlp_ratio times its dim)")
         self.fc1 = nn.Linear(dim, hidden)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
@@ -23,6 +25,7 @@ class DropPath(nn.Module):
 
     def __init__(self, p=0.0):
         super().__init__()
+        check_rate("DropPath", "p", p)
         self.p = p
 
     def forward(self, x):
@@ -33,6 +36,12 @@ class DropPath(nn.Module):
 
     def extra_repr(self):
         return f"p={self.p:.3f}"
+
+
+def check_rate(layer, name, rate):
+    """ValueError unless `rate` can be that of a dropout which keeps something."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"{layer}: {name} is {rate}, expected 0 <= {name} < 1")
 
 
 class TransformerBlock(nn.Module):

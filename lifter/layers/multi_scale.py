@@ -54,6 +54,8 @@ class STGC(nn.Module):
 
     def __init__(self, dim, windows, k=2):
         super().__init__()
+        if k < 1:
+            raise ValueError(f"STGC: k is {k}, expected at least 1")
         self.windows, self.k = tuple(windows), k
         self.U, self.V = nn.Linear(dim, len(windows) * dim), nn.Linear(dim, len(windows) * dim, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm1d(window) for window in windows)

@@ -43,7 +43,7 @@ class FrameRecovery(nn.Module):
 
     def __init__(self, dim, num_heads, qkv_bias=True, scale=None, attn_drop=0.0, proj_drop=0.0):
         super().__init__()
-        if dim % num_heads:
+        if num_heads < 1 or dim % num_heads:
             raise ValueError(f"FrameRecovery: dim is {dim}, expected a multiple of num_heads={num_heads}")
         self.num_heads, self.scale, self.attn_drop = num_heads, scale, attn_drop
         self.linear_q, self.linear_k, self.linear_v = (nn.Linear(dim, dim, bias=qkv_bias) for _ in range(3))

@@ -51,7 +51,7 @@ class Retention(nn.Module):
 
     def __init__(self, dim, num_heads, decay, causal=False, chunk_size=None, trainable_decay=False):
         super().__init__()
-        if dim % (2 * num_heads):
+        if num_heads < 1 or dim % (2 * num_heads):
             raise ValueError(f"Retention: dim is {dim}, expected a multiple of 2 * num_heads = {2 * num_heads}")
         decay = torch.as_tensor(decay)
         if decay.dim() not in (1, 2) or decay.shape[-1] != num_heads:
