@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks [tables|models|kernels|stream|huggingface]`."""
+"""The command line: `python -m benchmarks [tables|models|kernels|stream|official|huggingface]`."""
 
 import argparse
 import math
@@ -12,14 +12,14 @@ import torch
 from lifter import _library
 from lifter.info import environment
 
-from . import bounds, diffusion, huggingface, inputs, kernels, memory, models, report, scaling, stream, tables, zoo
+from . import bounds, comparison, diffusion, huggingface, inputs, kernels, memory, models, report, scaling, stream, tables, zoo
 from .accuracy import first_line
 
 PARTS = {
     "tables": [tables], "models": [models, zoo, diffusion, memory], "kernels": [kernels, scaling], "stream": [stream],
-    "huggingface": [huggingface],
+    "official": [comparison], "huggingface": [huggingface],
 }  # fmt: skip
-DEFAULT_PARTS = ("tables", "models", "kernels")  # streams take minutes, the last one needs transformers
+DEFAULT_PARTS = ("tables", "models", "kernels")  # streams take minutes, the last two need the code of others
 DEFAULT_FOLDER = "build/benchmarks"
 
 

@@ -1,19 +1,29 @@
 """The papers' own code, where `benchmarks.peers` has fetched it: networks of the sizes of our models, with random weights."""
 
-import importlib
+import importlib.abc
 import sys
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import torch
+from torch import nn
+
+from lifter.layers import DeformConv2d, DropPath
+from lifter.layers.graph_conv import known_graph, partly_learned
+from lifter.models.mixste import bones_or_default
 
 from . import PEERS
 
-# Packages that the official files import and their networks do not use.
-UNUSED = (
-    "local_attention", "torch_dct", "dc1d", "dc1d.nn", "Dwconv", "Dwconv.dwconv_layer", "fvcore", "fvcore.nn",
+# What the official codes import and hardly use: stood in for where it is not installed, but for a few layers of timm.
+STOOD_IN = (
+    "timm", "fvcore", "torchvision", "torch_dct", "dc1d", "Dwconv", "thop", "local_attention", "scipy",
     "selective_scan_cuda_oflex_rh",
 )  # fmt: skip
+KNOWN = {
+    "DropPath": DropPath, "DeformConv2d": DeformConv2d, "trunc_normal_": nn.init.trunc_normal_, "to_2tuple": lambda x: (x, x),
+    "register_model": lambda function: function,
+}  # fmt: skip
 
 
 def _mixste(frames, dim=512, depth=8, **others):
@@ -34,6 +44,11 @@ def _poseretnet(frames):
 
 def _motionbert(frames):
     return {"dim_in": 3, "dim_feat": 512, "dim_rep": 512, "depth": 5, "num_heads": 8, "mlp_ratio": 2, "maxlen": frames}
+
+
+def _mixsynthformer(poses, dim, layers, steps):
+    sizes = {"joint_dim": poses, "emb_dim": dim, "num_encoder_layers": layers, "step": steps}
+    return {**sizes, "reduce_token": 4, "reduce_channel": 4}
 
 
 def _hot(frames):
@@ -62,10 +77,19 @@ for _name, _sizes in {"s": (64, 10), "b": (128, 10), "l": (128, 20)}.items():
     )  # fmt: skip
 for _name, _sizes in {"sasmamba": (64, 5), "sasmamba_large": (128, 10)}.items():
     CODE[_name] = ("sasmamba", "model.SasMamba.SasPoseMamba", lambda frames, sizes=_sizes: _mixste(frames, *sizes))
+# Numbers of a pose, width, layers, steps of ten frames from keyframe to keyframe.
+for _name, _sizes in {
+    "h36m": (51, 64, 4, 10), "jhmdb": (30, 128, 5, 1), "3dpw": (42, 32, 4, 5), "3dpw_smpl": (144, 64, 4, 5),
+    "aist": (42, 128, 5, 10), "aist_smpl": (144, 128, 5, 10),
+}.items():  # fmt: skip
+    CODE[f"mixsynthformer_{_name}"] = (
+        "MixSynthFormer", "lib.models.mixsynthformer.PoseRefinementModel",
+        lambda frames, sizes=_sizes: _mixsynthformer(*sizes),
+    )  # fmt: skip
 
 
-def build(name, frames) -> torch.nn.Module:
-    """The official network, which takes what ours takes. LookupError if there is no code of it here; or whatever it raises."""
+def build(name, frames, **changes) -> nn.Module:
+    """The official network; `changes`: of its arguments. LookupError if there is no code of it here; or whatever it raises."""
     if name not in CODE:
         raise LookupError("no public code")
     repository, path, arguments = CODE[name]
@@ -74,13 +98,22 @@ def build(name, frames) -> torch.nn.Module:
     module, _, name = path.rpartition(".")
     with _imports_from(PEERS / "official" / repository):
         network = getattr(importlib.import_module(module), name)
-    given = arguments(frames)
+    given = arguments(frames) | changes
     if repository == "HoT":
         return network(SimpleNamespace(**given))
     if repository == "KTPFormer":
-        graphs = (torch.eye(n) for n in (given["num_joints"], frames))  # what is in them costs nothing
-        return network(*graphs, **given)
+        bones, neighbours = bones_or_default(name, None, given["num_joints"]), [(t, t + 1) for t in range(frames - 1)]
+        return network(_known_graph(given["num_joints"], bones), _known_graph(frames, neighbours), **given)
     return network(**given)
+
+
+def inputs(name, given) -> list[torch.Tensor]:
+    """What the official network takes, from what ours does: MixSynthFormer's poses are flat."""
+    return [given[0].flatten(2)] if name.startswith("mixsynthformer") else given
+
+
+def _known_graph(nodes, edges):
+    return partly_learned(known_graph("KTPFormer", nodes, edges), torch.zeros(nodes, nodes)) + torch.eye(nodes)
 
 
 @contextmanager
@@ -88,22 +121,34 @@ def _imports_from(folder):
     """All official codes have packages called common, lib or model: what is imported from `folder` is forgotten again."""
     before, path = set(sys.modules), list(sys.path)
     sys.path.insert(0, str(folder))
-    sys.modules.update({name: _Unused(name) for name in UNUSED if name not in sys.modules})
+    sys.meta_path.append(stand_ins := StandIns())
     try:
         yield
     finally:
+        sys.meta_path.remove(stand_ins)
         sys.path[:] = path  # they add to it, too
         for name in set(sys.modules) - before:
-            if name in UNUSED or name.split(".")[0] in ("common", "lib", "model"):
+            if isinstance(sys.modules[name], StandIn) or name.split(".")[0] in ("common", "lib", "model"):
                 del sys.modules[name]
 
 
-class _Unused(ModuleType):
+class StandIn(ModuleType):
     """A module that has whatever is imported from it."""
-
-    __path__ = ()
 
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {})
+        return KNOWN.get(name) or type(name, (), {})
+
+
+class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds `STOOD_IN`; the last of sys.meta_path, it is asked for what is not installed."""
+
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self, is_package=True) if name.split(".")[0] in STOOD_IN else None
+
+    def create_module(self, spec):
+        return StandIn(spec.name)
+
+    def exec_module(self, module):
+        pass

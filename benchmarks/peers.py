@@ -1,4 +1,4 @@
-"""What the benchmarks on a GPU compare with: the code of others, fetched and built beside the repository.
+"""What the benchmarks compare with: the code of others, fetched and built beside the repository.
 
     python -m benchmarks.peers fetch    where there is a network: their sources, at fixed commits
     python -m benchmarks.peers build    where the GPU is: their CUDA extensions, with the nvcc and the torch found there
@@ -35,6 +35,7 @@ SOURCES = {
     "NationalGAILab/HoT": ("873b5bda0d38cc30ca808c519c87d2e1f22a3292", "model"),
     "paTRICK-swk/D3DP": ("afcdd05df676452fa42cd3cf62ba9c7174c1f78d", "common"),
     "nankingjing/PoseMamba": ("2ec373725759437a3f73d1adb833a63adc3e49a2", "lib"),
+    "ireneesun/MixSynthFormer": ("e81756f2000729cff6e8debd836a9861c09c074a", "lib/models"),
     "akadjsam/sasmamba": (
         "3a762d804bd584ea87ff6ea3526724e114f88f63", "model/__init__.py", "model/SasMamba.py", "model/modules/*.py",
     ),

@@ -93,7 +93,7 @@ def on_gpu(name, model, given, setup, seconds) -> dict:
         half = copy.deepcopy(model).bfloat16()
     calls = {"bfloat16": partial(half, *(x.bfloat16() if x.is_floating_point() else x for x in given))}
     try:
-        calls["official"] = partial(official.build(name, frames).eval().to(setup.device), *given)
+        calls["official"] = partial(official.build(name, frames).eval().to(setup.device), *official.inputs(name, given))
         timed(calls["official"], setup.device)
     except Exception as failure:  # whatever it is, it is theirs
         notes.append(f"official: {first_line(failure)}")

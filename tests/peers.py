@@ -5,13 +5,10 @@ come from `lifter.compat`.
 """
 
 import copy
-import importlib.abc
 import importlib.util
 import json
 import sys
-import types
 import warnings
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -20,32 +17,7 @@ from torch import nn
 
 import lifter
 import lifter.compat
-from lifter.layers import DeformConv2d, DropPath
-
-STOOD_IN = "timm fvcore torchvision torch_dct dc1d thop local_attention selective_scan_cuda_oflex_rh"
-KNOWN = {
-    "DropPath": DropPath, "DeformConv2d": DeformConv2d, "trunc_normal_": nn.init.trunc_normal_, "to_2tuple": lambda x: (x, x),
-    "register_model": lambda function: function,
-}  # fmt: skip
-
-
-class StandIn(types.ModuleType):
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return KNOWN.get(name) or type(name, (), {})
-
-
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def find_spec(self, name, path=None, target=None):
-        found = any(name == part or name.startswith(part + ".") for part in STOOD_IN.split())
-        return ModuleSpec(name, self, is_package=True) if found else None
-
-    def create_module(self, spec):
-        return StandIn(spec.name)
-
-    def exec_module(self, module):
-        pass
+from benchmarks.official import StandIns
 
 
 def posemamba():
@@ -151,7 +123,7 @@ def mamba(folder):
 
 def main(name, folder, golden):
     warnings.simplefilter("ignore")
-    sys.meta_path.append(Finder())
+    sys.meta_path.append(StandIns())
     report = lifter.compat.install()
     assert set(report.values()) == {"provided by lifter"}, report
     sys.path.insert(0, str(folder))

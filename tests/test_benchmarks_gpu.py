@@ -14,7 +14,7 @@ import torch
 
 import benchmarks.__main__ as command
 import lifter
-from benchmarks import inputs, kernels, official, peers, summary, zoo
+from benchmarks import comparison, inputs, kernels, official, peers, summary, zoo
 from lifter.kernels._op import registry
 from lifter.registry import official_model
 
@@ -84,12 +84,16 @@ def test_summary(tmp_path, capsys):
     assert summary.main(tmp_path / "nothing") == 1
 
 
-@pytest.mark.parametrize("name", ["mixste", "hot_mixste", "poseretnet", "motionagformer_xs", "sasmamba", "posemamba_s"])
+@pytest.mark.parametrize("name", [
+    "mixste", "hot_mixste", "poseretnet", "motionagformer_xs", "sasmamba", "posemamba_s",
+    *(name for name in official.CODE if name.startswith("mixsynthformer")),
+])  # fmt: skip
 def test_official_sizes(name):
     """What is built of the official code stands for our model of that name."""
     _, path, arguments = official.CODE[name]
+    frames = comparison.FRAMES.get(name, 27)
     with torch.device("meta"):
-        theirs, ours = official_model(path).build(**arguments(27)), lifter.create_model(name, 27)
+        theirs, ours = official_model(path).build(**arguments(frames)), lifter.create_model(name, frames)
     shapes = lambda model: {key: x.shape for key, x in model.state_dict().items()}
     assert shapes(theirs) == shapes(ours)
 

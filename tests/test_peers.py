@@ -21,7 +21,8 @@ def test_official_code(name, shared, tmp_path):
     if not clone.is_dir():
         pytest.skip(f"no {clone}")
     # A process each, because their packages have the same names; away from here, where a folder is called kernels.
-    (tmp_path / "lifter").symlink_to(Path(__file__).parents[1] / "lifter")
+    for package in ("lifter", "benchmarks"):
+        (tmp_path / package).symlink_to(Path(__file__).parents[1] / package)
     command = [sys.executable, Path(__file__).with_name("peers.py"), name.lower(), clone, shared / "golden"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
