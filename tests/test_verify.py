@@ -38,6 +38,7 @@ def sasmamba(write, name="case.npz", **changes):
     return write(name, arrays | changes, **{"class": "model.SasMamba.SasPoseMamba", "kwargs": kwargs})
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])  # tests/kernels has these units in Triton's interpreter
 def test_units(shared, backend):
     results = verify(shared / "golden" / "sasmamba_units.npz", backend)
     assert [result.unit for result in results] == [
