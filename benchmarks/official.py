@@ -3,6 +3,7 @@
 import importlib.abc
 import sys
 from contextlib import contextmanager
+from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
@@ -15,7 +16,8 @@ from lifter.models.mixste import bones_or_default
 
 from . import PEERS
 
-# What the official codes import and hardly use: stood in for where it is not installed, but for a few layers of timm.
+# What the official codes import and hardly use, stood in for where it is not installed. A few layers of timm and torchvision
+# are used: they are ours then.
 STOOD_IN = (
     "timm", "fvcore", "torchvision", "torch_dct", "dc1d", "Dwconv", "thop", "local_attention", "scipy",
     "selective_scan_cuda_oflex_rh",
@@ -43,7 +45,8 @@ def _poseretnet(frames):
 
 
 def _motionbert(frames):
-    return {"dim_in": 3, "dim_feat": 512, "dim_rep": 512, "depth": 5, "num_heads": 8, "mlp_ratio": 2, "maxlen": frames}
+    sizes = {"dim_in": 3, "dim_feat": 512, "dim_rep": 512, "depth": 5, "num_heads": 8, "mlp_ratio": 2, "maxlen": frames}
+    return {**sizes, "norm_layer": partial(nn.LayerNorm, eps=1e-6)}  # as its load_backbone does
 
 
 def _mixsynthformer(poses, dim, layers, steps):
