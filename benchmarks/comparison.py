@@ -28,7 +28,7 @@ NOTES = [
     "relative to the largest; its own: of two calls (HoT draws noise), twice which ours may have.",
     "Autocast: the official code under torch.autocast in bfloat16. Frozen: a copy made by lifter.freeze.",
     "torch.compile of the official code where its call takes less than 0.05 s (--full: wherever it compiles).",
-    "Chunk: PoseRetNet frame by frame, or nine at once, with its state; one person.",
+    "Chunk: PoseRetNet frame by frame, or nine at once, with its state; one person. The error is of the first chunk.",
 ]
 SAMPLES = 3
 SHORT = 0.05  # seconds

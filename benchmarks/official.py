@@ -145,10 +145,13 @@ class StandIn(ModuleType):
 
 
 class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds `STOOD_IN`; the last of sys.meta_path, it is asked for what is not installed."""
+    """Finds `STOOD_IN`; the last of sys.meta_path, it is asked for what is not installed: also for parts that an installed
+    package looks for in vain, which are not its business."""
 
     def find_spec(self, name, path=None, target=None):
-        return ModuleSpec(name, self, is_package=True) if name.split(".")[0] in STOOD_IN else None
+        parent = name.rpartition(".")[0]
+        wanted = isinstance(sys.modules.get(parent), StandIn) if parent else name in STOOD_IN
+        return ModuleSpec(name, self, is_package=True) if wanted else None
 
     def create_module(self, spec):
         return StandIn(spec.name)

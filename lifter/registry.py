@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def create_model(name, num_frames=None, **kwargs):
     if num_frames is not None:
         kwargs["num_frames"] = num_frames
     for size in SIZES:
-        if size in kwargs and not (isinstance(kwargs[size], int) and kwargs[size] > 0):
+        if size in kwargs and not (isinstance(kwargs[size], Integral) and kwargs[size] > 0):
             raise ValueError(f"create_model: {size} is {kwargs[size]!r}, expected a positive integer")
     return models[name](**kwargs)
 

@@ -119,6 +119,20 @@ def test_official_codes_do_not_meet(tmp_path, monkeypatch):
         official.build("masc_pose", 5)
 
 
+def test_stand_ins(monkeypatch, tmp_path):
+    """Whole packages that are not installed; nothing that an installed one looks for in vain."""
+    (tmp_path / "thop").mkdir()
+    (tmp_path / "thop" / "__init__.py").write_text("try:\n    from . import fast\nexcept ImportError:\n    fast = None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with official._imports_from(tmp_path):
+        import thop
+        from dc1d.nn import Anything
+
+        assert thop.fast is None and isinstance(Anything, type)
+        del sys.modules["thop"]
+    assert not [name for name, module in sys.modules.items() if isinstance(module, official.StandIn)]
+
+
 def test_peers_are_fetched(tmp_path, monkeypatch, capfd):
     """From a repository that stands for the real one, the parts that are named."""
     source = tmp_path / "source"

@@ -38,6 +38,26 @@ def test_it_is_the_chain_of_the_paper(causal, decay):
             torch.testing.assert_close(y, ours(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype, norm", [
+    (torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16),
+    (torch.bfloat16, torch.float32),
+])  # fmt: skip
+def test_its_group_norm(dtype, norm):
+    """As the module would: the same numbers and gradients, in the dtype of what is normalized."""
+    ours = layer()
+    for p in ours.group_norm.to(norm).parameters():
+        torch.nn.init.normal_(p)
+    y = torch.randn(2, 3, 5, 2, 8, dtype=dtype).transpose(1, 2).requires_grad_()
+    found, expected = ours.normalize(y), ours.group_norm(y.flatten(0, 2).flatten(1)).view(y.shape)
+    assert found.dtype == expected.dtype == dtype
+    tolerance = {"atol": 16 * torch.finfo(dtype).eps, "rtol": 16 * torch.finfo(dtype).eps}
+    torch.testing.assert_close(found, expected, **tolerance)
+    weight = torch.randn_like(found)
+    gradients = [torch.autograd.grad((out * weight).sum(), [y, *ours.group_norm.parameters()]) for out in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=8 * tolerance["atol"], rtol=8 * tolerance["rtol"])
+
+
 def test_layers_do_not_share_their_decay():
     decay = shared_decays(2)
     first, second = layer(decay=decay, trainable_decay=True), layer(decay=decay)

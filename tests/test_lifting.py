@@ -174,7 +174,7 @@ def test_goes_on(lift, tmp_path):
     first, second, third = ((tmp_path / "out" / f"{i}.npz.npz") for i in range(3))
     first.write_bytes(b"mine")
     second.write_bytes(b"")
-    third.rename(third.with_name(f".{third.name}.0123abcd.part"))
+    third.rename(third.with_name(".0123456789abcdef.part"))
     assert lift(tmp_path / "in") == (0, [], ["0.npz.npz", "1.npz.npz", "2.npz.npz"])
     assert first.read_bytes() == b"mine" and all(len(open_data(path)) == 1 for path in (second, third))
     lift(tmp_path / "in", "--overwrite")

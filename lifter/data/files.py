@@ -34,7 +34,7 @@ def whole(path, suffix=""):
     No other call writes to it, in whatever process. Its name ends in `suffix`, for writers that look.
     """
     path = Path(path)
-    partly = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part{suffix}")
+    partly = path.with_name(f".{secrets.token_hex(8)}.part{suffix}")
     try:
         yield partly
         os.replace(partly, path)

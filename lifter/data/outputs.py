@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from . import bvh, own, tables
 
-LONGEST = 230  # bytes of a file's name without its suffix; most file systems take 255, and `files.whole` adds to it
+LONGEST = 240  # bytes of a file's name without its suffix; most file systems take 255
 
 
 def _npz(path, sequence):

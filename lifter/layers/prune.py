@@ -6,6 +6,8 @@ from torch import nn
 
 from lifter.kernels import density_peak_prune
 
+from .block import check_rate
+
 
 class DensityPeakPrune(nn.Module):
     """Keeps the same frames for all joints: (B, T, J, C) -> (B, kept, J, C), and their indices (B, kept), ascending.
@@ -45,6 +47,7 @@ class FrameRecovery(nn.Module):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"FrameRecovery: dim is {dim}, expected a multiple of num_heads={num_heads}")
+        check_rate("FrameRecovery", "attn_drop", attn_drop)
         self.num_heads, self.scale, self.attn_drop = num_heads, scale, attn_drop
         self.linear_q, self.linear_k, self.linear_v = (nn.Linear(dim, dim, bias=qkv_bias) for _ in range(3))
         self.proj = nn.Linear(dim, dim)

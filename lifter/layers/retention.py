@@ -82,9 +82,10 @@ class Retention(nn.Module):
         return (y, state) if return_state else y
 
     def normalize(self, y):
-        """The group norm of (..., H, V), a layer norm of every head, which PyTorch does several times as fast."""
+        """The group norm of (..., H, V) as a layer norm of every head, which PyTorch does several times as fast. The module
+        `group_norm` holds the weights, and is not called."""
         weight, bias = (p.unflatten(0, (self.num_heads, -1)) for p in (self.group_norm.weight, self.group_norm.bias))
-        return torch.addcmul(bias, F.layer_norm(y, y.shape[-1:], eps=self.group_norm.eps), weight)
+        return torch.addcmul(bias, F.layer_norm(y, y.shape[-1:], eps=self.group_norm.eps), weight).to(y.dtype)
 
     def official_weights(self):
         """{official name: view of our tensor}: PoseRetNet holds one matrix (in, out) per head and projection."""

@@ -24,6 +24,8 @@ class CrossAttention(nn.Module):
 
     def __init__(self, dim, num_heads, qkv_bias=False, scale=None, attn_drop=0.0, proj_drop=0.0):
         super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"CrossAttention: dim is {dim}, expected a multiple of num_heads={num_heads}")
         self.num_heads, self.scale, self.attn_drop = num_heads, scale, attn_drop
         self.wq, self.wk, self.wv = (nn.Linear(dim, dim, bias=qkv_bias) for _ in range(3))
         self.proj = nn.Linear(dim, dim)

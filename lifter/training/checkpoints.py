@@ -13,9 +13,11 @@ KEPT = 2  # should the last one be damaged, there is one before it
 
 
 def save(folder, step, state) -> Path:
-    """Write the state after `step` steps, and remove older ones but for `KEPT`."""
+    """Write the state after `step` steps, and remove older ones but for `KEPT`. No two processes write to a folder."""
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
+    for killed in folder.glob(".*.part"):  # of an earlier process that was, in the middle of this
+        killed.unlink()
     path = folder / f"step-{step:09d}.ckpt"
     with whole(path) as partly, partly.open("wb") as file:
         torch.save(state, file)
