@@ -339,3 +339,27 @@ def test_huggingface(monkeypatch):
     wrong = huggingface.cases(setup)[0][1]()
     assert [(row["matches"], row["speedup"] is None) for row in wrong] == [(True, False), (False, True)]
     forget_models()
+
+
+def test_zoo_measures_again_what_seems_slower(monkeypatch):
+    """And a choice that rounding decides is no wrong output, where the reference in float64 chooses as ours."""
+    calls = []
+
+    def measured(calls_, device, budget, rounds):
+        calls.append(rounds)
+        seconds = {"lifter": 2.0 if len(calls) == 1 else 0.9, "reference": 1.0}
+        outputs = {name: call() for name, call in calls_.items()}
+        return {name: timing.Timing([seconds[name]] * rounds) for name in calls_}, outputs
+
+    monkeypatch.setattr(zoo, "measure", measured)
+    create = lifter.create_model
+    monkeypatch.setattr(lifter, "create_model", lambda name, *frames: create(name, *frames, dim=16, depth=1))
+    (row,) = zoo.run("sasmamba", 9, 1, SETUP)
+    assert calls == [zoo.SAMPLES, 3 * zoo.SAMPLES] and not row["slower"] and len(row["time"].seconds) == sum(calls)
+
+    model = lifter.create_model("sasmamba", 9).eval()
+    given = [torch.randn(1, 9, 17, model.in_channels)]
+    with torch.no_grad():
+        out = model(*given)
+        assert zoo.as_exact(model, given, {"lifter": out, "reference": out + 1})
+        assert not zoo.as_exact(model, given, {"lifter": out + 1, "reference": out})
