@@ -361,5 +361,5 @@ def test_zoo_measures_again_what_seems_slower(monkeypatch):
     given = [torch.randn(1, 9, 17, model.in_channels)]
     with torch.no_grad():
         out = model(*given)
-        assert zoo.as_exact(model, given, {"lifter": out, "reference": out + 1})
-        assert not zoo.as_exact(model, given, {"lifter": out + 1, "reference": out})
+        off = zoo.errors_in_float64(model, given, {"lifter": out, "reference": out + 1})
+        assert off["lifter"] < 1e-4 < off["reference"]
