@@ -37,8 +37,8 @@ NOTES = [
     "largest difference, relative to the largest output.",
     "A difference above rounding counts as none where ours is as near to the reference in float64 as that in float32 is: "
     "HTP's choice of frames.",
-    f"Slower: if both the median and the fastest of our calls take more than {NOISE} times those of the reference. Then the run "
-    "fails.",
+    f"Slower: if both the median and the fastest of our calls take more than {NOISE} times those of the reference. Then the "
+    "run fails.",
     *gpu.NOTES,
     "On a GPU, too: the model in bfloat16; the reference under torch.compile, its scan eager, of one long clip; the official "
     "code in float32 with random weights, where `python -m benchmarks.peers fetch` has brought it.",
