@@ -1,14 +1,11 @@
 // retention and retention_bwd on the CPU: strides, xPos tables and outputs around csrc/cpu/retention.cpp.
 #include "cpu/retention.h"
 
-#include <cmath>
-
 #include "tensor.h"
+#include "xpos.h"
 
 namespace lifter {
 namespace {
-
-constexpr double kXposBase = 512;  // frames, as XPOS_BASE in kernels/retention.py
 
 Tensor with_contiguous_channels(const Tensor& t) { return t.stride(4) == 1 ? t : torch::stable::contiguous(t); }
 Strides strides(const Tensor& t) { return {t.stride(0), t.stride(2), t.stride(1), t.stride(3)}; }
@@ -29,30 +26,10 @@ struct Inputs {
     r.out_strides = {frame * r.frames, joint, frame, head};
     r.q = q.data_ptr(), r.k = k.data_ptr(), r.v = v.data_ptr();
     r.decay = data<float>(decay), r.state = data<float>(state);
-    if (xpos_scale) make_turns(packed(*xpos_scale));
-  }
-
-  // The turn of one frame to the power n, in double precision; s^(n / 512) for q, its inverse for k.
-  void make_turns(const Tensor& xpos_scale) {
-    const int64_t row = (r.keys + 15) / 16 * 16, frames = r.chunk + 1;
-    turns.assign(4 * frames * row, 0);
-    for (int64_t d = 0; d < r.keys / 2; ++d) {
-      const double angle = std::pow(10000.0, -2.0 * d / r.keys), size = std::pow(data<float>(xpos_scale)[d], 1 / kXposBase);
-      double cosine = 1, sine = 0, grown = 1;
-      const double step_cosine = std::cos(angle), step_sine = std::sin(angle);
-      for (int64_t n = 0; n < frames; ++n) {
-        for (int which = 0; which < 2; ++which) {
-          const double factor = which ? 1 / grown : grown;
-          float* cosines = turns.data() + (2 * which * frames + n) * row + 2 * d;
-          float* sines = cosines + frames * row;
-          cosines[0] = cosines[1] = static_cast<float>(cosine * factor);
-          sines[0] = -(sines[1] = static_cast<float>(sine * factor));
-        }
-        const double turned = cosine * step_cosine - sine * step_sine;
-        sine = sine * step_cosine + cosine * step_sine, cosine = turned, grown *= size;
-      }
+    if (xpos_scale) {
+      turns = xpos_turns(data<float>(packed(*xpos_scale)), r.keys, r.chunk);
+      r.turns = turns.data(), r.turns_row = (r.keys + 15) / 16 * 16;
     }
-    r.turns = turns.data(), r.turns_row = row;
   }
 
   Tensor q, k, v, decay;

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from ._op import Op, check_device, check_float, check_shape, derivative_lost, kernel_dtype, no_autocast
+from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panels
 
-PANEL = 64  # columns of a weight that lie together, and
-LANES = 16  # what their number, as that of a vector's elements, is padded to: csrc/cpu/mixsynth_encoder.cpp
 LAYER = {
     "share1": "synth_att.reweight.fc1", "proj": "synth_att.proj", "norm1": "norm1", "fc1": "ff.fc1", "fc2": "ff.fc2",
     "norm2": "norm2",
@@ -157,9 +156,8 @@ def pack_mixsynth(parameters, sizes):
             tensors |= {f"{i}.{ours}": get(f"{layer}.{theirs}.weight"), f"{i}.{ours}_bias": get(f"{layer}.{theirs}.bias")}
     pieces = []
     for name, (*_, kind) in layout(sizes).items():
-        rows = tensors[name].mT if kind == "panels" else tensors[name].flatten()
-        padded = F.pad(rows, (0, -rows.shape[-1] % LANES))
-        pieces += [panel.flatten() for panel in padded.split(PANEL, -1)]
+        x = tensors[name]
+        pieces.append(pack_panels(x) if kind == "panels" else pack_vector(x))
     return torch.cat(pieces)
 
 
@@ -170,9 +168,7 @@ def unpack_mixsynth(weights, sizes):
         piece = weights[begin : begin + size]
         begin += size
         if kind == "panels":
-            out, inner = shape
-            panels = piece.split(PANEL * inner)
-            tensors[name] = torch.cat([panel.view(inner, -1) for panel in panels], 1)[:, :out].mT
+            tensors[name] = unpack_panels(piece, *shape)
         else:
             tensors[name] = piece[: torch.Size(shape).numel()].view(shape)
     return tensors
@@ -207,7 +203,7 @@ def layout(sizes):
 
     def add(name, *shape, plain=False):
         plain = plain or len(shape) == 1
-        size = _padded(torch.Size(shape).numel()) if plain else shape[1] * _padded(shape[0])
+        size = padded(torch.Size(shape).numel()) if plain else panels_size(*shape)
         parts[name] = shape, size, "plain" if plain else "panels"
 
     def linear(name, out, inner, **kind):
@@ -235,10 +231,6 @@ def layout(sizes):
         linear(f"{i}.fc2", dim, hidden)
         add(f"{i}.norm2", dim), add(f"{i}.norm2_bias", dim)
     return parts
-
-
-def _padded(n):
-    return n + -n % LANES
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------

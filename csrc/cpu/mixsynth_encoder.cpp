@@ -9,6 +9,7 @@
 
 #include <math.h>
 
+#include "panels.h"
 #include "problem.h"
 #include "product.h"
 #include "team.h"
@@ -17,12 +18,9 @@
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
-constexpr int64_t kPanel = 64;       // columns of a weight that lie together, and
-constexpr int64_t kPackedLanes = 16; // what their number is a multiple of, whatever machine packed them
 constexpr int64_t kGroup = 48;       // rows that a task should have at least: fewer would not repay loading the weights
 constexpr float kEpsilon = 1e-5f;    // of the norms
 
-LIFTER_INLINE int64_t wide(int64_t n) { return (n + kPackedLanes - 1) / kPackedLanes * kPackedLanes; }
 LIFTER_INLINE int64_t row_of(int64_t n) { return spread(wide(n)); }
 
 // The packed weights, read in order.

@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 
 from .._op import triton_interpreted
-from ..mixsynth_encoder import LANES, PANEL, MixSynthSizes, layout, mixsynth_encoder_ref
+from .._panels import LANES, PANEL
+from ..mixsynth_encoder import MixSynthSizes, layout, mixsynth_encoder_ref
 from ._scan import launch
 
 PANEL_ = tl.constexpr(PANEL)

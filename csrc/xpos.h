@@ -1,0 +1,12 @@
+// The tables of xPos that the kernels turn queries and keys by.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+namespace lifter {
+
+// (4, frames + 1, keys rounded up to 16): cosines and sines times the size for q, then for k, of a chunk's frames and the one
+// after it. The turn of one frame to the power n, in double precision; s^(n / 512) for q, its inverse for k.
+std::vector<float> xpos_turns(const float* scale, int64_t keys, int64_t frames);
+
+}  // namespace lifter
