@@ -1,6 +1,7 @@
 // axial_attention and axial_attention_bwd on the CPU: strides and outputs around csrc/cpu/axial_attention.cpp.
 #include "cpu/axial_attention.h"
 
+#include "mask.h"
 #include "tensor.h"
 
 namespace lifter {
@@ -21,11 +22,8 @@ struct Inputs {
     const int64_t frame = token * joints;
     attention.out_strides = {frame * frames, along_frames ? token : frame, along_frames ? frame : token, head};
     if (mask_) {
-      mask = mask_->stride(3) == 1 ? *mask_ : torch::stable::contiguous(*mask_);
-      if (mask->scalar_type() == ScalarType::Bool) attention.allowed = data<bool>(*mask);
-      else if (mask->scalar_type() == ScalarType::Int) attention.words = data<uint32_t>(*mask);
-      else attention.additive = data<float>(*mask);
-      for (int i = 0; i < 3; ++i) attention.mask_strides[i] = mask->stride(i);
+      mask = with_contiguous_keys(*mask_);
+      set_mask(*mask, attention);
     }
     attention.scale = static_cast<float>(scale);
     attention.drops = dropout > 0, attention.kept = static_cast<float>(1 / (1 - dropout));

@@ -1,6 +1,12 @@
 """The ops of lifter. Each has a `_fn` (or the field's name), a `_ref` in plain PyTorch, and kernels behind it."""
 
 from ._op import backend
+from .alternating_transformer import (
+    PackedTransformer,
+    alternating_transformer,
+    alternating_transformer_ref,
+    pack_transformer,
+)
 from .axial_attention import axial_attention, axial_attention_ref
 from .causal_conv1d import (
     causal_conv1d_fn,
@@ -22,6 +28,9 @@ from .topk_temporal_mask import pack_mask, topk_temporal_mask, topk_temporal_mas
 
 __all__ = [
     "MixSynthSizes",
+    "PackedTransformer",
+    "alternating_transformer",
+    "alternating_transformer_ref",
     "axial_attention",
     "axial_attention_ref",
     "backend",
@@ -37,6 +46,7 @@ __all__ = [
     "mixsynth_encoder_ref",
     "pack_mask",
     "pack_mixsynth",
+    "pack_transformer",
     "retention",
     "retention_ref",
     "selective_scan_fn",

@@ -47,7 +47,9 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
         raise ValueError(f"{op}: qkv has {qkv.shape[5]} channels per head, expected at most {MAX_CHANNELS}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"{op}: dropout_p is {dropout_p}, expected 0 <= dropout_p < 1")
-    _check_mask(op, qkv, axis, mask)
+    if mask is not None and axis != "frame":
+        raise ValueError(f"{op}: mask is given with axis 'joint', expected None (masks are for the frame axis)")
+    check_mask(op, mask, qkv)
     if (dtype := autocast_dtype(qkv)) is not None:
         qkv = qkv.to(dtype)
     scale = qkv.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -57,13 +59,8 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
     if ops is None:
         with no_autocast(qkv):
             return axial_attention_ref(qkv, axis, mask, scale, dropout_p, seed)
-    if mask is not None:
-        if mask.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{op}: mask requires a gradient, which only backend('reference') has")
-        B, T, J = qkv.shape[:3]
-        mask = (mask.float() if mask.is_floating_point() else mask).expand(B, J, T, -1)
     (x,) = kernel_dtype(qkv)
-    out, _ = ops.axial_attention(x, mask, AXES[axis], scale, dropout_p, seed)
+    out, _ = ops.axial_attention(x, kernel_mask(op, mask, qkv), AXES[axis], scale, dropout_p, seed)
     return out.to(qkv.dtype)
 
 
@@ -108,18 +105,27 @@ def _mix(x):
     return x ^ (x >> 16)
 
 
-def _check_mask(op, qkv, axis, mask):
+def check_mask(op, mask, x):
+    """Errors unless `mask` is None or one of the frames of x (B, T, J, ...)."""
     if mask is None:
         return
-    if axis != "frame":
-        raise ValueError(f"{op}: mask is given with axis 'joint', expected None (masks are for the frame axis)")
     kind = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
     if kind not in (torch.bool, torch.int32) and not (isinstance(mask, torch.Tensor) and kind.is_floating_point):
         raise TypeError(f"{op}: mask is {kind}, expected a tensor of bool, int32 (packed) or floating point")
-    B, T, J = qkv.shape[:3]
+    B, T, J = x.shape[:3]
     keys = -(-T // BITS) if kind == torch.int32 else T
     check_shape(op, "mask", mask, *((b, j, T, keys) for b in (B, 1) for j in (J, 1)))
-    check_device(op, "qkv", qkv, mask=mask)
+    check_device(op, "the clip", x, mask=mask)
+
+
+def kernel_mask(op, mask, x):
+    """A mask that is checked, as the kernels take it."""
+    if mask is None:
+        return None
+    if mask.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{op}: mask requires a gradient, which only backend('reference') has")
+    B, T, J = x.shape[:3]
+    return (mask.float() if mask.is_floating_point() else mask).expand(B, J, T, -1)
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ def freeze(model):
     """A copy of `model` for inference on the CPU, faster the fewer frames a call has: packed linear layers.
 
     Every `nn.Linear` in float32 or bfloat16 holds its weight in oneDNN's blocked layout instead of the ordinary one,
-    which would be rearranged in every call, and every `Mlp` multiplies and applies its GELU in one pass. A model with a kernel
-    of its own (MixSynthFormer) packs its parameters for that instead. Nothing else changes; results differ by rounding. What
-    the machine or this build of PyTorch cannot pack stays as it is.
+    which would be rearranged in every call, and every `Mlp` multiplies and applies its GELU in one pass. What has a kernel of
+    its own (MixSynthFormer; the blocks of MixSTE, D3DP and PoseRetNet) packs its parameters for that instead. Nothing else
+    changes; results differ by rounding. What the machine or this build of PyTorch cannot pack stays as it is.
 
     Args:
         model: any module on the CPU. It is not touched, and what happens to its weights later does not reach the copy.
@@ -36,7 +36,7 @@ def freeze(model):
     for module in list(frozen.modules()):
         if module in whole:
             continue
-        if type(module) is Mlp and _can_pack(module.fc1) and _is_exact_gelu(module.act):
+        if type(module) is Mlp and _can_pack(module.fc1) and is_exact_gelu(module.act):
             module.fc1, module.act = PackedLinear(module.fc1, "gelu"), nn.Identity()
         for name, child in module.named_children():
             if _can_pack(child):
@@ -44,7 +44,29 @@ def freeze(model):
     return PackedLinear(frozen) if _can_pack(frozen) else frozen
 
 
-class PackedLinear(nn.Module):
+class Frozen(nn.Module):
+    """A part of a frozen model: it is not copied, saved or loaded."""
+
+    def __reduce__(self):
+        raise TypeError("a frozen model cannot be copied or saved: do that with the model that was frozen")
+
+    def _save_to_state_dict(self, *args):
+        self.__reduce__()
+
+    def _load_from_state_dict(self, *args):
+        raise TypeError("a frozen model cannot load weights: load them before freezing")
+
+    def check(self, x, dtype, channels):
+        """Errors unless x (..., channels) can be computed here."""
+        if x.dtype != dtype or x.device.type != "cpu":  # under autocast, too
+            raise TypeError(f"frozen layer: x is {x.dtype} on {x.device}, expected {dtype} on the CPU")
+        if x.shape[-1] != channels:
+            raise ValueError(f"frozen layer: x has {x.shape[-1]} channels, expected {channels}")
+        if x.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError("frozen layer: x requires a gradient, which a frozen model does not have")
+
+
+class PackedLinear(Frozen):
     """`linear(x)`, then `activation` ("none" or "gelu"), with the weight packed for oneDNN."""
 
     ROWS = 4096  # for which the layout is chosen; it suits fewer rows as well
@@ -57,22 +79,8 @@ class PackedLinear(nn.Module):
         self.bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x):
-        if x.dtype != self.dtype or x.device.type != "cpu":  # under autocast, too
-            raise TypeError(f"frozen layer: x is {x.dtype} on {x.device}, expected {self.dtype} on the CPU")
-        if x.shape[-1] != self.in_features:
-            raise ValueError(f"frozen layer: x has {x.shape[-1]} channels, expected {self.in_features}")
-        if x.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError("frozen layer: x requires a gradient, which a frozen model does not have")
+        self.check(x, self.dtype, self.in_features)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.activation, [], "none")
-
-    def __reduce__(self):
-        raise TypeError("a frozen model cannot be copied or saved: do that with the model that was frozen")
-
-    def _save_to_state_dict(self, *args):
-        self.__reduce__()
-
-    def _load_from_state_dict(self, *args):
-        raise TypeError("a frozen model cannot load weights: load them before freezing")
 
     def extra_repr(self):
         return f"{self.in_features}, {self.out_features}, activation={self.activation!r}, {self.dtype}"
@@ -92,5 +100,5 @@ def _can_pack(module):
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _is_exact_gelu(module):
+def is_exact_gelu(module):
     return type(module) is nn.GELU and module.approximate == "none" and not module._forward_hooks

@@ -148,6 +148,18 @@ LIFTER_INLINE vfloat to_pairs(vfloat low, vfloat high) {
 LIFTER_INLINE vfloat to_pairs(vfloat low, vfloat) { return low; }  // never called
 #endif
 
+// The first `count` lanes as bfloat16 rounded to nearest even.
+#ifdef __AVX512F__
+LIFTER_INLINE void store_rounded(bfloat16* p, vfloat v, int64_t count) {
+  __m256i rounded;
+  asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(v));
+  _mm256_mask_storeu_epi16(p, count < kLanes ? (1u << count) - 1 : 0xffff, rounded);
+}
+#else
+LIFTER_INLINE void store_rounded(bfloat16*, vfloat, int64_t) {}  // never called
+#endif
+LIFTER_INLINE void store_rounded(float* p, vfloat v, int64_t count) { store_some(p, v, count); }
+
 // Rows of floats to rows of pairs of neighbouring columns; both have whole vectors.
 static void pair_columns(const float* in, int64_t ld_in, int64_t rows, int64_t cols, float* out, int64_t ld_out) {
   for (int64_t i = 0; i < rows; ++i)

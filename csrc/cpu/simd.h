@@ -19,6 +19,7 @@
 namespace lifter::LIFTER_CAPABILITY {
 
 LIFTER_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+LIFTER_INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;

@@ -33,6 +33,8 @@ class PoseRetNet(Alternating):
             depth of the last pair, growing linearly from 0.
     """
 
+    one_call = True
+
     def __init__(
         self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, num_heads=8, mlp_ratio=2.0,
         chunk_size=None, causal=False, joint_decay=True, dataset="h36m", decay_divider=8, trainable_decay=False,
@@ -50,7 +52,7 @@ class PoseRetNet(Alternating):
         spatial = lambda rate: TransformerBlock(dim, attention(), mlp_ratio, drop, rate)
         temporal = lambda rate: TransformerBlock(dim, retention(), mlp_ratio, drop, rate)
         super().__init__(spatial, temporal, None, num_joints, in_channels, dim, depth, drop, drop_path)
-        self.chunk_size = chunk_size
+        self.chunk_size, self.depth = chunk_size, depth
 
     def forward(self, keypoints, state=None, return_state=False):
         """Poses of the frames; with `return_state` (poses, state after the last frame).
@@ -58,11 +60,17 @@ class PoseRetNet(Alternating):
         `state` is what an earlier call returned for the frames before: a list of one tensor per temporal block,
         (B, J, H, C / H, C / H) in float32. None: nothing came before. Its size does not grow, nor depend on chunks.
         """
-        depth = len(self.TTEblocks)
-        state = [None] * depth if state is None else state
-        if len(state) != depth:
-            raise ValueError(f"PoseRetNet: state has {len(state)} tensors, expected one per temporal block, {depth}")
-        x = self._embed(keypoints)
+        if state is not None and len(state) != self.depth:
+            raise ValueError(f"PoseRetNet: state has {len(state)} tensors, expected one per temporal block, {self.depth}")
+        out = self._lift(self._embed(keypoints), state, return_state)
+        poses, *new_state = out if return_state else (out,)
+        poses = poses.to(keypoints.dtype)
+        return (poses, *new_state) if return_state else poses
+
+    def _lift(self, x, state, return_state):
+        if self.frozen is not None:
+            return self.frozen(x, state=state, return_state=return_state)
+        state = [None] * self.depth if state is None else state
         new_state = []
         for spatial, temporal, before in zip(self.STEblocks, self.TTEblocks, state, strict=True):
             x = self.Spatial_norm(spatial(x))
@@ -71,7 +79,7 @@ class PoseRetNet(Alternating):
                 x, after = x
                 new_state.append(after)
             x = self.Temporal_norm(x)
-        poses = self.head(x).to(keypoints.dtype)
+        poses = self.head(x)
         return (poses, new_state) if return_state else poses
 
 

@@ -1,9 +1,8 @@
-// All layers of PoseRetNet on a few rows, which are the joints of frames. Such a call waits for the weights to come from
-// memory: each panel of them is read once, and meets all rows in the cache. The residual map stays float32; what a layer reads
-// is of the dtype that is multiplied.
-#include "poseretnet_chunk.h"
+// Transformer blocks that mix joints and frames in turn, layer after layer, each shared by all threads. A call of one frame
+// waits for the weights to come from memory: a panel of them is read once, and meets all rows in the cache. The residual map
+// stays float32; what a layer reads is of the dtype that is multiplied.
+#include "alternating_transformer.h"
 
-#include "axial_attention.h"
 #include "panels.h"
 #include "product.h"
 #include "retention.h"
@@ -14,7 +13,9 @@ namespace {
 constexpr int64_t kPose = 3;              // coordinates of a joint
 constexpr float kBlockEpsilon = 1e-6f;    // of the norms in and after blocks, and
 constexpr float kEpsilon = 1e-5f;         // of those in retention and head
-constexpr int64_t kGroup = 8 * kTileRows;  // rows that meet a panel in one go
+constexpr int64_t kRows = 4096;           // of clips that go through the network together, if they are several
+constexpr int64_t kAtOnce = 8;            // tiles of rows whose products are stored together
+constexpr int64_t kHeld = 400 << 10;      // bytes of rows that the second cache should hold
 
 struct Norm {
   const float *weight, *bias;
@@ -80,55 +81,64 @@ class Network {
   static constexpr int64_t kWidened = std::is_same<Unit, Packed>::value ? 1 : 2;         // units that a packed one becomes
 
  public:
-  Network(const PoseRetNetChunk& s, T* poses)
-      : s_(s), poses_(poses), rows_(s.batch * s.frames * s.joints), tiles_((rows_ + kTileRows - 1) / kTileRows),
-        scratch_(rows_ * (8 * s.dim + row_of(s.hidden) + row_of(s.channels) + s.heads) + 7 * kLanes),
-        x_(scratch_.take(rows_ * s.dim)), lse_(scratch_.take(rows_ * s.heads)), projections_(take(4 * s.dim)),
-        mixed_(take(s.dim)), input_(take(s.dim)), hidden_(take(row_of(s.hidden))), keypoints_(take(row_of(s.channels))) {}
+  // `first` is the element of the states that the first clip's begin with.
+  Network(const AlternatingTransformer& s, int64_t first, T* poses)
+      : s_(s), first_(first), poses_(poses), rows_(s.batch * s.frames * s.joints), tiles_((rows_ + kTileRows - 1) / kTileRows),
+        maps_(rows_ * (s.dim + s.heads) + 2 * kLanes), inputs_(size_of(2 * s.dim)), wide_(size_of(widest())),
+        x_(maps_.take(rows_ * s.dim)), lse_(maps_.take(rows_ * s.heads)), mixed_(take(inputs_, s.dim)),
+        input_(take(inputs_, s.dim)), projections_(take(wide_, widest())), hidden_(projections_) {}
 
   void operator()() {
     Reader<Packed> parameters(static_cast<const Packed*>(s_.weights), s_.vectors);
-    embed(parameters);
+    const T* x = static_cast<const T*>(s_.x);
+    each_row([&](int64_t i) {
+      for (int64_t c = i * s_.dim, end = c + s_.dim; c < end; c += kLanes) store_some(x_ + c, load_some(x + c, end - c), end - c);
+    });
     const Norm spatial_norm = parameters.norm(s_.dim), temporal_norm = parameters.norm(s_.dim);
     for (int64_t i = 0; i < s_.depth; ++i) {
-      attend(parameters);
+      attend(parameters, AxialAttention{}, s_.frames, s_.joints, true);
       feed_forward(parameters);
       normalize_rows(spatial_norm, kBlockEpsilon, x_);
-      retain(parameters, i);
+      if (i == 0) add_positions(parameters.vector(s_.positions * s_.dim));
+      if (s_.retains) retain(parameters, i);
+      else attend(parameters, s_.along_frames, s_.joints, s_.frames, false);
       feed_forward(parameters);
       normalize_rows(temporal_norm, kBlockEpsilon, x_);
     }
     normalize_rows(parameters.norm(s_.dim), kEpsilon, input_);
-    linear(parameters.linear(s_.dim, kPose), input_, into(poses_, kPose));
+    linear(parameters.linear(s_.dim, kPose), input_, [&](int64_t i, int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA {
+      store_some(poses_ + i * kPose + j, v, left);
+    });
   }
 
  private:
   // How far rows of a layer's input are apart: whole pairs.
   static constexpr int64_t row_of(int64_t n) { return std::is_same<Packed, Pair>::value ? n + n % 2 : n; }
-  Element* take(int64_t row) { return reinterpret_cast<Element*>(scratch_.take(rows_ * row)); }
-
-  void embed(Reader<Packed>& parameters) {
-    const T* keypoints = static_cast<const T*>(s_.keypoints);
-    memset(keypoints_, 0, rows_ * row_of(s_.channels) * sizeof(Element));
-    memset(hidden_, 0, rows_ * row_of(s_.hidden) * sizeof(Element));
-    const float* position = parameters.vector(s_.joints * s_.dim);
-    for (int64_t i = 0; i < rows_; ++i) {
-      for (int64_t c = 0; c < s_.channels; ++c)
-        store1(keypoints_ + i * row_of(s_.channels) + c, load1(keypoints + i * s_.channels + c));
-      memcpy(x_ + i * s_.dim, position + i % s_.joints * s_.dim, s_.dim * sizeof(float));
-    }
-    linear(parameters.linear(s_.channels, s_.dim), keypoints_, added());
+  // Projections, or hidden channels.
+  int64_t widest() const { return larger((s_.retains ? 4 : 3) * s_.dim, row_of(s_.hidden)); }
+  int64_t size_of(int64_t row) const { return rows_ * row * sizeof(Element) / sizeof(float) + 4 * kLanes; }
+  Element* take(Scratch& scratch, int64_t row) {
+    return reinterpret_cast<Element*>(scratch.take(rows_ * row * sizeof(Element) / sizeof(float) + 1));
   }
 
-  // Attention among the joints of a frame.
-  void attend(Reader<Packed>& parameters) {
+  void add_positions(const float* positions) const {
+    if (s_.positions)
+      each_row([&](int64_t i) {
+        const float* position = positions + i / s_.joints % s_.frames * s_.dim;
+        for (int64_t c = 0; c < s_.dim; c += kLanes)
+          store_some(x_ + i * s_.dim + c, load_some(x_ + i * s_.dim + c, s_.dim - c) + load_some(position + c, s_.dim - c),
+                     s_.dim - c);
+      });
+  }
+
+  // Attention of the `length` tokens of every row: of the joints of frames, or the frames of joints; `a` has the mask.
+  void attend(Reader<Packed>& parameters, AxialAttention a, int64_t rows, int64_t length, bool frame_first) {
     normalize_rows(parameters.norm(s_.dim), kBlockEpsilon, input_);
     linear(parameters.linear(s_.dim, 3 * s_.dim), input_, into(projections_, 3 * s_.dim));
-    AxialAttention a{};
-    a.batch = s_.batch, a.rows = s_.frames, a.length = s_.joints, a.heads = s_.heads, a.channels = s_.dim / s_.heads;
+    a.batch = s_.batch, a.rows = rows, a.length = length, a.heads = s_.heads, a.channels = s_.dim / s_.heads;
     a.bfloat16 = a.pairs = std::is_same<Unit, Pair>::value;
     a.qkv = projections_, a.part = s_.dim, a.scale = s_.scale;
-    a.qkv_strides = frames_first(3 * s_.dim), a.out_strides = frames_first(s_.dim);
+    a.qkv_strides = strides(3 * s_.dim, frame_first), a.out_strides = strides(s_.dim, frame_first);
     axial_attention_forward(a, mixed_, lse_);
     linear(parameters.linear(s_.dim, s_.dim), mixed_, added());
   }
@@ -141,12 +151,12 @@ class Network {
     r.batch = s_.batch, r.frames = s_.frames, r.joints = s_.joints, r.heads = s_.heads, r.chunk = s_.chunk;
     r.keys = r.values = s_.dim / s_.heads;
     r.causal = s_.causal, r.bfloat16 = r.pairs = std::is_same<Unit, Pair>::value, r.scale = 1;
-    r.q_strides = r.k_strides = r.v_strides = joints_first(4 * s_.dim), r.out_strides = joints_first(s_.dim);
+    r.q_strides = r.k_strides = r.v_strides = strides(4 * s_.dim, false), r.out_strides = strides(s_.dim, false);
     r.q = projections_, r.k = projections_ + s_.dim, r.v = projections_ + 2 * s_.dim;
     r.decay = parameters.vector(s_.joints * s_.heads);
-    r.state = s_.states ? s_.states[layer] : nullptr;
+    r.state = s_.states ? s_.states[layer] + first_ : nullptr;
     r.turns = s_.turns, r.turns_row = wide(r.keys);
-    retention_forward(r, mixed_, s_.finals ? s_.finals[layer] : nullptr);
+    retention_forward(r, mixed_, s_.finals ? s_.finals[layer] + first_ : nullptr);
 
     const Norm norm = parameters.norm(s_.dim);
     each_row([&](int64_t i) {
@@ -155,7 +165,7 @@ class Network {
         Element* head = mixed_ + i * s_.dim + c;
         normalize(head, r.values, {norm.weight + c, norm.bias + c}, kEpsilon, [&](int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA {
           const vfloat gate = load_some(gates + c + j, left);
-          store_some(head + j, v * gate * sigmoid(gate), left);
+          store_rounded(head + j, v * gate * sigmoid(gate), left);
         });
       }
     });
@@ -165,18 +175,18 @@ class Network {
   void feed_forward(Reader<Packed>& parameters) {
     normalize_rows(parameters.norm(s_.dim), kBlockEpsilon, input_);
     const int64_t ld = row_of(s_.hidden);
+    if (ld != s_.hidden)
+      for (int64_t i = 0; i < rows_; ++i) store1(hidden_ + i * ld + s_.hidden, 0);
     linear(parameters.linear(s_.dim, s_.hidden), input_, [&](int64_t i, int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA {
-      store_some(hidden_ + i * ld + j, gelu(v), left);
+      store_rounded(hidden_ + i * ld + j, gelu(v), left);
     });
     linear(parameters.linear(s_.hidden, s_.dim), hidden_, added());
   }
 
-  // Elements from a (clip, row, token, head) to the next in rows of `width` channels: rows are frames, or joints.
-  Strides frames_first(int64_t width) const {
-    return {s_.frames * s_.joints * width, s_.joints * width, width, s_.dim / s_.heads};
-  }
-  Strides joints_first(int64_t width) const {
-    return {s_.frames * s_.joints * width, width, s_.joints * width, s_.dim / s_.heads};
+  // Of `width` channels per joint, where the rows are frames and the tokens joints, or the other way round.
+  Strides strides(int64_t width, bool frame_first) const {
+    const int64_t joint = width, frame = s_.joints * width;
+    return {s_.frames * frame, frame_first ? frame : joint, frame_first ? joint : frame, s_.dim / s_.heads};
   }
 
   template <class F>
@@ -191,15 +201,14 @@ class Network {
   void normalize_rows(const Norm& norm, float epsilon, To* out) const {
     each_row([&](int64_t i) {
       normalize(x_ + i * s_.dim, s_.dim, norm, epsilon, [&](int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA {
-        store_some(out + i * s_.dim + j, v, left);
+        store_rounded(out + i * s_.dim + j, v, left);
       });
     });
   }
 
   // What becomes of a layer's results.
-  template <class To>
-  static auto into(To* out, int64_t ld) {
-    return [=](int64_t i, int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA { store_some(out + i * ld + j, v, left); };
+  static auto into(Element* out, int64_t ld) {
+    return [=](int64_t i, int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA { store_rounded(out + i * ld + j, v, left); };
   }
   auto added() const {
     return [x = x_, ld = s_.dim](int64_t i, int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA {
@@ -207,20 +216,26 @@ class Network {
     };
   }
 
-  // put(row, column, v, count) gets all of input W^T + bias. A task is a tile of rows at a panel.
+  // put(row, column, v, count) gets all of input W^T + bias. So many rows as the second cache holds meet all panels, before the
+  // next ones do; the smallest task is a tile of rows at a panel.
   template <class Put>
   void linear(const Linear<Packed>& l, const Element* input, const Put& put) const {
     const Unit* rows = reinterpret_cast<const Unit*>(input);
     const int64_t packed_depth = Operand<Packed>::depth(l.in), depth = kWidened * packed_depth, columns = wide(l.out);
-    parallel_ranges((columns + kPanel - 1) / kPanel * tiles_, [&](int64_t begin, int64_t end) {
+    const int64_t panels = (columns + kPanel - 1) / kPanel;
+    const int64_t held = kHeld / int64_t(sizeof(Unit)) / (depth * kTileRows * kAtOnce) * kAtOnce;
+    const int64_t group = smaller(tiles_, held ? held : kAtOnce);  // tiles
+    parallel_ranges(panels * tiles_, [&](int64_t begin, int64_t end) {
       const FlushDenormals flush;
-      Scratch scratch(kPanel * (kGroup + (kWidened - 1) * depth));
-      float *results = scratch.take(kPanel * kGroup), *widened = scratch.take(kPanel * (kWidened - 1) * depth);
+      Scratch scratch(kPanel * (kAtOnce * kTileRows + (kWidened - 1) * depth));
+      float *results = scratch.take(kPanel * kAtOnce * kTileRows), *widened = scratch.take(kPanel * (kWidened - 1) * depth);
       while (begin < end) {
-        const int64_t first = begin / tiles_ * kPanel, width = smaller(kPanel, columns - first);
+        const int64_t first_tile = begin / (panels * group) * group, tiles = smaller(group, tiles_ - first_tile);
+        const int64_t place = begin - first_tile * panels, first = place / tiles * kPanel, width = smaller(kPanel, columns - first);
         const Unit* panel = units(l.weight + first * packed_depth, depth, width, widened);
-        for (const int64_t stop = smaller(end, (begin / tiles_ + 1) * tiles_); begin < stop;) {
-          const int64_t row = begin % tiles_ * kTileRows, next = smaller(stop, begin + kGroup / kTileRows);
+        for (const int64_t stop = smaller(end, begin + tiles - place % tiles); begin < stop;) {
+          const int64_t next = smaller(stop, begin + kAtOnce);
+          const int64_t row = (first_tile + (begin - first_tile * panels) % tiles) * kTileRows;
           const int64_t count = smaller(rows_ - row, (next - begin) * kTileRows);
           product(count, width, depth, rows + row * depth, depth, 1, panel, width, results, kPanel);
           for (int64_t i = 0; i < count; ++i)
@@ -248,22 +263,34 @@ class Network {
     }
   }
 
-  const PoseRetNetChunk& s_;
+  const AlternatingTransformer& s_;
+  const int64_t first_;
   T* poses_;
   const int64_t rows_, tiles_;
-  Scratch scratch_;
+  Scratch maps_, inputs_, wide_;
   float *x_, *lse_;
-  Element *projections_, *mixed_, *input_, *hidden_, *keypoints_;
+  Element *mixed_, *input_, *projections_, *hidden_;  // the last two in one place: they are never needed at once
 };
 
+// So many clips at a time as the caches hold.
 template <class Unit, class Packed, class T>
-static void forward(const PoseRetNetChunk& s, T* poses) {
-  if (s.batch) Network<Unit, Packed>(s, poses)();
+static void forward(AlternatingTransformer s, T* poses) {
+  const int64_t batch = s.batch, rows = s.frames * s.joints, most = larger(1, kRows / rows);
+  const int64_t state = s.joints * s.dim * (s.dim / s.heads);
+  for (int64_t first = 0; first < batch; first += most) {
+    s.batch = smaller(most, batch - first);
+    Network<Unit, Packed>(s, first * state, poses + first * rows * kPose)();
+    s.x = static_cast<const T*>(s.x) + s.batch * rows * s.dim;
+    const int64_t masks = s.batch * s.along_frames.mask_strides[0];
+    if (s.along_frames.allowed) s.along_frames.allowed += masks;
+    if (s.along_frames.additive) s.along_frames.additive += masks;
+    if (s.along_frames.words) s.along_frames.words += masks;
+  }
 }
 
 }  // namespace
 
-void poseretnet_chunk_forward(const PoseRetNetChunk& s, void* poses) {
+void alternating_transformer_forward(const AlternatingTransformer& s, void* poses) {
   if (!s.bfloat16) return forward<float, float>(s, static_cast<float*>(poses));
   if (s.pairs) return forward<Pair, Pair>(s, static_cast<bfloat16*>(poses));
   forward<float, Pair>(s, static_cast<bfloat16*>(poses));

@@ -1,0 +1,50 @@
+// alternating_transformer on the CPU: mask, xPos tables, states and output around csrc/cpu/alternating_transformer.cpp.
+#include "cpu/alternating_transformer.h"
+
+#include "mask.h"
+#include "tensor.h"
+#include "xpos.h"
+
+namespace lifter {
+namespace {
+
+std::tuple<Tensor, std::vector<Tensor>> forward(const Tensor& x_, const Tensor& weights_, const Tensor& vectors_,
+                                                const OptionalTensor& mask_, const OptionalTensor& xpos_scale,
+                                                std::vector<Tensor> states, int64_t positions, int64_t hidden, int64_t heads,
+                                                int64_t depth, double scale, int64_t chunk, bool causal, bool return_state) {
+  const Tensor x = packed(x_), weights = packed(weights_), vectors = packed(vectors_);
+  AlternatingTransformer s{};
+  s.batch = x.size(0), s.frames = x.size(1), s.joints = x.size(2), s.dim = x.size(3);
+  s.hidden = hidden, s.heads = heads, s.depth = depth, s.positions = positions, s.scale = static_cast<float>(scale);
+  s.bfloat16 = is_bfloat16("alternating_transformer", x);
+  s.pairs = s.bfloat16 && capability() == Capability::avx512_bf16;
+  s.x = x.data_ptr(), s.weights = weights.data_ptr(), s.vectors = data<float>(vectors);
+  const OptionalTensor mask = mask_ ? OptionalTensor(with_contiguous_keys(*mask_)) : std::nullopt;
+  if (mask) set_mask(*mask, s.along_frames);
+
+  const int64_t head = s.dim / heads;
+  std::vector<float> turns;
+  std::vector<const float*> before;
+  std::vector<float*> after;
+  std::vector<Tensor> finals;
+  if (xpos_scale) {
+    s.retains = true, s.causal = causal, s.chunk = chunk < s.frames ? chunk : s.frames;
+    turns = xpos_turns(data<float>(packed(*xpos_scale)), head, s.chunk);
+    s.turns = turns.data();
+  }
+  for (Tensor& state : states) before.push_back(data<float>(state = packed(state)));
+  for (int64_t i = 0; return_state && i < depth; ++i) {
+    finals.push_back(empty(x, {s.batch, s.joints, heads, head, head}, ScalarType::Float));
+    after.push_back(output<float>(finals.back()));
+  }
+  s.states = states.empty() ? nullptr : before.data();
+  s.finals = return_state ? after.data() : nullptr;
+  const Tensor poses = empty(x, {s.batch, s.frames, s.joints, 3}, x.scalar_type());
+  LIFTER_CALL(alternating_transformer_forward, s, poses.data_ptr());
+  return {poses, finals};
+}
+
+}  // namespace
+}  // namespace lifter
+
+STABLE_TORCH_LIBRARY_IMPL(lifter, CPU, m) { m.impl("alternating_transformer", TORCH_BOX(&lifter::forward)); }

@@ -1,0 +1,225 @@
+"""Blocks and head of MixSTE (CVPR 2022), D3DP (ICCV 2023) and PoseRetNet (ECCV 2024), in one call.
+
+Transformer blocks mix the joints of a frame and the frames of a joint in turn. One frame has 17 rows: layer by layer its time
+is the overhead of 300 calls and the waiting for 36 million weights. A long clip gains what norms, residuals and activations
+cost that are applied where the products are still in the caches.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from ._op import Op, check_device, check_float, check_like, check_shape, no_autocast
+from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panels
+from .axial_attention import MAX_CHANNELS, axial_attention_ref, check_mask, kernel_mask
+from .retention import MAX_XPOS_CHUNK, retention_ref
+
+BLOCK_EPS, EPS = 1e-6, 1e-5  # of the norms in and after blocks, and of those in retention and head
+
+
+class PackedTransformer(NamedTuple):
+    """What `pack_transformer` makes of a model: the weights of its linear layers in one tensor, all other parameters in another
+    in at least float32, and what they are the parameters of."""
+
+    weights: torch.Tensor
+    vectors: torch.Tensor
+    num_joints: int
+    dim: int
+    hidden: int  # width of the MLPs
+    num_heads: int
+    depth: int  # pairs of blocks
+    scale: float  # of attention
+    positions: int = 0  # frames that have a position before the first temporal block; 0: none has
+    xpos_scale: torch.Tensor | None = None  # where the temporal blocks retain; None: they attend
+    chunk_size: int = 1  # of retention, as `causal`
+    causal: bool = False
+
+
+def alternating_transformer(x, packed, mask=None, state=None, return_state=False):
+    """The poses that `lifter.models.MixSTE`, `D3DP` or `PoseRetNet` make of an embedded clip, in evaluation.
+
+    Args:
+        x: (B, T, J, C), the dtype of the packed weights, float32 or bfloat16 (float64 runs on the reference), any strides.
+            T is at most `packed.positions`, if there are any.
+        packed: `PackedTransformer`.
+        mask: of the attention along the frames, see `axial_attention`.
+        state: of retention, what an earlier call returned for the frames before: of every temporal block
+            (B, J, H, C / H, C / H) in at least float32; None: nothing came before.
+
+    Returns:
+        (B, T, J, 3) with the dtype of `x`; with `return_state` (poses, state after the last frame). For inference only, not
+        differentiable; autocast leaves it as it is. There is a CPU kernel, and no GPU kernel.
+
+    Raises:
+        ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
+    """
+    op, p = "alternating_transformer", packed
+    check_float(op, x=x)
+    check_shape(op, "x", x, ("B", "T", p.num_joints, p.dim))
+    B, T, J, _ = x.shape
+    if T < 1 or (p.positions and T > p.positions):
+        expected = f"1 to {p.positions}" if p.positions else "at least 1"
+        raise ValueError(f"{op}: x has {T} frames, expected {expected}")
+    check_like(op, "x", x, weights=p.weights)
+    retains, head = p.xpos_scale is not None, p.dim // p.num_heads
+    if retains and min(p.chunk_size, T) > MAX_XPOS_CHUNK:
+        raise ValueError(f"{op}: chunk_size is {p.chunk_size}, expected at most {MAX_XPOS_CHUNK}")
+    if retains and mask is not None:
+        raise ValueError(f"{op}: mask is given, expected none with retention")
+    check_mask(op, mask, x)
+    if not retains and (return_state or state is not None):
+        raise ValueError(f"{op}: a state is given or asked for, expected none with attention")
+    state = [] if state is None else list(state)
+    if len(state) not in (0, p.depth):
+        raise ValueError(f"{op}: state has {len(state)} tensors, expected one per temporal block, {p.depth}")
+    for i, before in enumerate(state):
+        check_float(op, **{f"state[{i}]": before})
+        check_shape(op, f"state[{i}]", before, (B, J, p.num_heads, head, head))
+        check_device(op, "x", x, **{f"state[{i}]": before})
+
+    ops = ALTERNATING_TRANSFORMER.namespace(x) if head <= MAX_CHANNELS else None
+    if ops is None:
+        with no_autocast(x):
+            poses, after = alternating_transformer_ref(x, p, mask, state)
+    else:
+        poses, after = ops.alternating_transformer(
+            x, p.weights, p.vectors, kernel_mask(op, mask, x), p.xpos_scale, [s.float() for s in state], p.positions, p.hidden,
+            p.num_heads, p.depth, p.scale, p.chunk_size, p.causal, return_state,
+        )  # fmt: skip
+    return (poses, after) if return_state else poses
+
+
+def alternating_transformer_ref(x, packed, mask=None, state=()):
+    """`alternating_transformer` as written, in at least float32: (poses, state after the last frame)."""
+    p, out_dtype, dtype = packed, x.dtype, torch.promote_types(x.dtype, torch.float32)
+    read, heads, states = _Reader(p, dtype), (p.num_heads, -1), []
+
+    def feed_forward(x):
+        h = F.gelu(read.linear(read.norm(x, BLOCK_EPS), p.hidden))
+        return x + read.linear(h, p.dim)
+
+    def attend(x, axis, mask=None):
+        qkv = read.linear(read.norm(x, BLOCK_EPS), 3 * p.dim).unflatten(-1, (3, *heads))
+        return x + read.linear(axial_attention_ref(qkv, axis, mask, p.scale), p.dim)
+
+    def retain(x, before):
+        qkvg = read.linear(read.norm(x, BLOCK_EPS), 4 * p.dim, has_bias=False)
+        q, k, v, gate = qkvg.unflatten(-1, (4, *heads)).unbind(-3)
+        y, after = retention_ref(
+            q, k, v, read.vector(p.num_joints, p.num_heads), 1.0, before,
+            chunk_size=p.chunk_size, causal=p.causal, xpos_scale=p.xpos_scale,
+        )  # fmt: skip
+        states.append(after)
+        weight, bias = (read.vector(*heads[:1], p.dim // p.num_heads) for _ in range(2))
+        y = F.layer_norm(y, y.shape[-1:], eps=EPS) * weight + bias
+        return x + read.linear((F.silu(gate) * y).flatten(-2), p.dim, has_bias=False)
+
+    x = x.to(dtype)
+    spatial_norm, temporal_norm = [(read.vector(p.dim), read.vector(p.dim)) for _ in range(2)]
+    for i in range(p.depth):
+        x = F.layer_norm(feed_forward(attend(x, "joint")), (p.dim,), *spatial_norm, BLOCK_EPS)
+        if i == 0 and p.positions:
+            x = x + read.vector(p.positions, 1, p.dim)[: x.shape[1]]
+        x = attend(x, "frame", mask) if p.xpos_scale is None else retain(x, state[i] if len(state) else None)
+        x = F.layer_norm(feed_forward(x), (p.dim,), *temporal_norm, BLOCK_EPS)
+    return read.linear(read.norm(x, EPS), 3).to(out_dtype), states
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
+
+
+def pack_transformer(parameters, **sizes):
+    """The parameters of a model by the names of its state_dict -> `PackedTransformer(weights, vectors, **sizes)`, whose linear
+    layers keep the dtype that they have."""
+    dtype = parameters["head.1.weight"].dtype
+    sizes = PackedTransformer(None, None, **sizes)
+    weights, vectors = [], []
+    for kind, name in _order(sizes):
+        if kind == "vector":
+            vectors.append(parameters[name])
+        elif kind == "decay":
+            vectors.append(parameters[name].expand(sizes.num_joints, -1))
+        elif kind == "norm":
+            vectors += parameters[f"{name}.weight"], parameters[f"{name}.bias"]
+        else:
+            weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
+            weights.append(pack_panels(weight))
+            if kind == "linear":
+                vectors.append(weight.new_zeros(len(weight)) if bias is None else bias)
+    wide = torch.promote_types(dtype, torch.float32)
+    return sizes._replace(weights=torch.cat(weights), vectors=torch.cat([pack_vector(v.to(wide)) for v in vectors]))
+
+
+def _order(packed):
+    """(kind, name) of all parameters in the order in which they are read."""
+    feed_forward = ("norm", "norm2"), ("linear", "mlp.fc1"), ("linear", "mlp.fc2")
+    attend = ("norm", "norm1"), ("linear", "attn.qkv"), ("linear", "attn.proj"), *feed_forward
+    retain = (
+        ("norm", "norm1"), ("linear without bias", "attn.qkvg"), ("decay", "attn.decay"), ("norm", "attn.group_norm"),
+        ("linear without bias", "attn.out"), *feed_forward,
+    )  # fmt: skip
+    yield "norm", "Spatial_norm"
+    yield "norm", "Temporal_norm"
+    for i in range(packed.depth):
+        yield from ((kind, f"STEblocks.{i}.{name}") for kind, name in attend)
+        if i == 0 and packed.positions:
+            yield "vector", "Temporal_pos_embed"
+        yield from ((kind, f"TTEblocks.{i}.{name}") for kind, name in (attend if packed.xpos_scale is None else retain))
+    yield "norm", "head.0"
+    yield "linear", "head.1"
+
+
+class _Reader:
+    """The parameters of a `PackedTransformer`, taken one after another."""
+
+    def __init__(self, packed, dtype):
+        self.weights, self.vectors, self.dtype = packed.weights, packed.vectors.to(dtype), dtype
+
+    def vector(self, *shape):
+        count = torch.Size(shape).numel()
+        x, self.vectors = self.vectors[:count].view(shape), self.vectors[padded(count) :]
+        return x
+
+    def norm(self, x, eps):
+        return F.layer_norm(x, x.shape[-1:], self.vector(x.shape[-1]), self.vector(x.shape[-1]), eps)
+
+    def linear(self, x, out, has_bias=True):
+        size = panels_size(out, x.shape[-1], self.weights.dtype)
+        weight, self.weights = unpack_panels(self.weights[:size], out, x.shape[-1]), self.weights[size:]
+        return F.linear(x, weight.to(self.dtype), self.vector(out) if has_bias else None)
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _fake(
+    x, weights, vectors, mask, xpos_scale, state, positions, hidden, heads, depth, scale, chunk_size, causal, return_state
+):
+    B, T, J, C = x.shape
+    shape = (B, J, heads, C // heads, C // heads)
+    return x.new_empty(B, T, J, 3), [vectors.new_empty(shape) for _ in range(depth if return_state else 0)]
+
+
+def _flops(
+    x_shape, weights_shape, vectors_shape, mask_shape, xpos_shape, state_shape, positions, hidden, heads, depth, scale,
+    chunk_size, causal, *args, out_shape=None, **kwargs,
+) -> int:  # fmt: skip
+    """The products, two per multiplication, as the ops of the parts count them; of retention with a state before and after."""
+    B, T, J, C = x_shape
+    retains = xpos_shape is not None
+    linear = depth * ((9 if retains else 8) * C * C + 4 * C * hidden) + 3 * C
+    seen = T * T
+    if retains:
+        full, last = divmod(T, chunk_size)
+        seen = sum(n * (n + 1) // 2 if causal else n * n for n in [chunk_size] * full + [last]) + T * C // heads
+    return 2 * B * T * J * (linear + depth * 2 * J * C) + 4 * depth * B * J * C * seen
+
+
+ALTERNATING_TRANSFORMER = Op(
+    "alternating_transformer(Tensor x, Tensor weights, Tensor vectors, Tensor? mask, Tensor? xpos_scale, Tensor[] state, "
+    "int positions, int hidden, int heads, int depth, float scale, int chunk_size, bool causal, bool return_state) "
+    "-> (Tensor poses, Tensor[] state)",
+    fake=_fake,
+    flops=_flops,
+)

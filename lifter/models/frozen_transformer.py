@@ -1,0 +1,78 @@
+"""Blocks and head of MixSTE, D3DP and PoseRetNet in one call, for models that `lifter.freeze` has frozen."""
+
+import torch
+from torch import nn
+
+from lifter.freeze import Frozen, is_exact_gelu
+from lifter.kernels import alternating_transformer, pack_transformer
+from lifter.kernels.alternating_transformer import ALTERNATING_TRANSFORMER, BLOCK_EPS, EPS
+from lifter.layers import AxialAttention, Retention, TransformerBlock
+from lifter.layers.block import DropPath, Mlp
+
+PARTS = ("STEblocks", "TTEblocks", "Spatial_norm", "Temporal_norm", "head")
+KINDS = {nn.ModuleList, nn.Sequential, TransformerBlock, AxialAttention, Retention, Mlp, nn.Linear, nn.LayerNorm, nn.GroupNorm,
+         nn.GELU, nn.Dropout, DropPath}  # fmt: skip
+
+
+class FrozenTransformer(Frozen):
+    """(B, T, J, C) -> (B, T, J, 3) by `lifter.kernels.alternating_transformer`."""
+
+    def __init__(self, packed):
+        super().__init__()
+        self.packed = packed
+
+    def forward(self, x, **temporal_args):
+        self.check(x, self.packed.weights.dtype, self.packed.dim)
+        return alternating_transformer(x, self.packed, **temporal_args)
+
+
+def freeze_transformer(model):
+    """What stands for PARTS of `model`, an `Alternating`; None if they do something else, or there is no kernel for them."""
+    dtypes = {p.dtype for p in model.head.parameters()}
+    if ALTERNATING_TRANSFORMER.chosen("cpu") != "cpu" or dtypes not in ({torch.float32}, {torch.bfloat16}):
+        return None
+    if not model.STEblocks or not _is_plain(model):
+        return None
+    attention, mixer = model.STEblocks[0].attn, model.TTEblocks[0].attn
+    if type(mixer) is Retention:
+        temporal = {"xpos_scale": mixer.xpos_scale, "chunk_size": mixer.chunk_size, "causal": mixer.causal}
+    else:
+        temporal = {"positions": 0 if model.Temporal_pos_embed is None else model.Temporal_pos_embed.shape[1]}
+    dim = attention.proj.out_features
+    scale = (dim / attention.num_heads) ** -0.5 if attention.scale is None else attention.scale
+    packed = pack_transformer(
+        dict(model.named_parameters()), num_joints=model.num_joints, dim=dim, hidden=model.STEblocks[0].mlp.fc1.out_features,
+        num_heads=attention.num_heads, depth=len(model.STEblocks), scale=scale, **temporal,
+    )  # fmt: skip
+    return FrozenTransformer(packed)
+
+
+def _is_plain(model):
+    """Whether the parts are as they were built, all pairs of blocks alike, and nothing watches them."""
+    parts = [module for name in PARTS for module in getattr(model, name).modules()]
+    if any(type(module) not in KINDS or module._forward_hooks or module._forward_pre_hooks for module in parts):
+        return False
+    blocks = [*model.STEblocks, *model.TTEblocks]
+    if any(type(block) is not TransformerBlock for block in blocks):
+        return False
+    if not all(type(block.mlp) is Mlp and is_exact_gelu(block.mlp.act) for block in blocks):
+        return False
+    in_blocks = [norm for block in blocks for norm in (block.norm1, block.norm2)] + [model.Spatial_norm, model.Temporal_norm]
+    retained = [block.attn.group_norm for block in model.TTEblocks if type(block.attn) is Retention]
+    if {norm.eps for norm in in_blocks} != {BLOCK_EPS} or {norm.eps for norm in [model.head[0], *retained]} != {EPS}:
+        return False
+    spatial, temporal = ({_settings(block) for block in blocks} for blocks in (model.STEblocks, model.TTEblocks))
+    (first, *others), (second, *more) = spatial, temporal
+    alike = not others and not more and first[:2] == (AxialAttention, "joint")
+    return alike and (second[0] is Retention or second == (AxialAttention, "frame", *first[2:]))
+
+
+def _settings(block):
+    """What the blocks of one kind must have in common."""
+    mixer = block.attn
+    if type(mixer) is AxialAttention:
+        return AxialAttention, mixer.axis, mixer.num_heads, mixer.scale, block.mlp.fc1.out_features
+    if type(mixer) is Retention and mixer.chunk_size is not None:
+        settings = mixer.num_heads, mixer.chunk_size, mixer.causal, block.mlp.fc1.out_features
+        return Retention, *settings, *mixer.xpos_scale.tolist()
+    return type(mixer), None
