@@ -74,6 +74,22 @@ def _mixsynth_products(x, frames, dim, hidden, depth, r_t, r_s, interpolates):
     return ends + layer * depth
 
 
+def _transformer_products(
+    x, mask, xpos_scale, states, positions, hidden, heads, depth, scale, chunk_size, causal, return_state
+):
+    """The same of the layers."""
+    B, T, J, C = x.shape
+    rows, head = B * T * J, C // heads
+    if xpos_scale is None:
+        temporal = [(1, rows, C, 3 * C)] + _attention_products(x.new_empty(B, T, J, 3, heads, head, device="meta"), mask, 1)
+    else:
+        q = x.new_empty(B, T, J, heads, head, device="meta")
+        temporal = [(1, rows, C, 4 * C)] + _retention_products(q, q, states or None, min(chunk_size, T), return_state)
+    spatial = [(1, rows, C, 3 * C)] + _attention_products(x.new_empty(B, T, J, 3, heads, head, device="meta"), None, 0)
+    rest = [(1, rows, C, C), (1, rows, C, hidden), (1, rows, hidden, C)]
+    return (spatial + rest + temporal + rest) * depth + [(1, rows, C, 3)]
+
+
 def _gradient_products(products):
     """Of a product (m, k) (k, n): (m, n) (n, k) and (k, m) (m, n). Attention's first product is repeated besides."""
     return [p for b, m, k, n in products for p in ((b, m, n, k), (b, k, m, n))] + products[:1]
@@ -96,6 +112,7 @@ def _window_products(x, windows):
 
 # Matrix products of an op from its arguments.
 PRODUCTS = {
+    "alternating_transformer": lambda x, weights, vectors, *rest: _transformer_products(x, *rest),
     "axial_attention": lambda qkv, mask, axis, *rest: _attention_products(qkv, mask, axis),
     "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: _gradient_products(
         _attention_products(qkv, mask, axis)

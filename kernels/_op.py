@@ -97,6 +97,14 @@ class Op:
             )
         return ops
 
+    def inference_namespace(self, x, *others):
+        """`namespace` of an op without gradients: None, the reference, where a derivative is wanted."""
+        if torch.is_grad_enabled() and any(y.requires_grad for y in (x, *others)):
+            return None
+        if not torch.compiler.is_compiling() and derivative_lost(x, *others):
+            return None
+        return self.namespace(x)
+
     def _namespace(self, x):
         device = x.device.type
         if _forced == "reference" or (_forced is None and x.dtype == torch.float64):

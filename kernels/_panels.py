@@ -17,8 +17,8 @@ def pack_vector(x):
 
 
 def pack_panels(weight):
-    """(out, in) -> (panels_size(out, in, dtype),): the panels of the transpose, one after another. bfloat16 lies in pairs along
-    `in`, as AVX-512 multiplies it, padded to whole ones."""
+    """(out, in) -> (panels_size(out, in, dtype),): the panels of the transpose, one after another. bfloat16 lies in pairs
+    along `in`, as AVX-512 multiplies it, padded to whole ones."""
     along = _along(weight.dtype)
     units = F.pad(weight, (0, -weight.shape[1] % along, 0, -weight.shape[0] % LANES)).unflatten(1, (-1, along))
     return torch.cat([panel.flatten() for panel in units.transpose(0, 1).split(PANEL, 1)])

@@ -5,12 +5,13 @@ is the overhead of 300 calls and the waiting for 36 million weights. A long clip
 cost that are applied where the products are still in the caches.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, check_device, check_float, check_like, check_shape, no_autocast
+from ._op import Op, check_device, check_dtype, check_float, check_like, check_shape, no_autocast
 from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panels
 from .axial_attention import MAX_CHANNELS, axial_attention_ref, check_mask, kernel_mask
 from .retention import MAX_XPOS_CHUNK, retention_ref
@@ -19,8 +20,8 @@ BLOCK_EPS, EPS = 1e-6, 1e-5  # of the norms in and after blocks, and of those in
 
 
 class PackedTransformer(NamedTuple):
-    """What `pack_transformer` makes of a model: the weights of its linear layers in one tensor, all other parameters in another
-    in at least float32, and what they are the parameters of."""
+    """What `pack_transformer` makes of a model: the weights of its linear layers in one tensor, all other parameters in
+    another in at least float32, and what they are the parameters of."""
 
     weights: torch.Tensor
     vectors: torch.Tensor
@@ -55,19 +56,24 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
     """
     op, p = "alternating_transformer", packed
-    check_float(op, x=x)
+    check_float(op, {"xpos_scale": p.xpos_scale}, x=x, weights=p.weights, vectors=p.vectors)
     check_shape(op, "x", x, ("B", "T", p.num_joints, p.dim))
     B, T, J, _ = x.shape
     if T < 1 or (p.positions and T > p.positions):
         expected = f"1 to {p.positions}" if p.positions else "at least 1"
         raise ValueError(f"{op}: x has {T} frames, expected {expected}")
+    for name, tensor, count in zip(("weights", "vectors"), (p.weights, p.vectors), _counts(p), strict=True):
+        check_shape(op, name, tensor, (count,))
+    check_dtype(op, "vectors", p.vectors, torch.promote_types(p.weights.dtype, torch.float32))
     check_like(op, "x", x, weights=p.weights)
+    check_device(op, "x", x, vectors=p.vectors, xpos_scale=p.xpos_scale)
+    check_shape(op, "xpos_scale", p.xpos_scale, (p.dim // p.num_heads // 2,))
+    check_mask(op, mask, x)
     retains, head = p.xpos_scale is not None, p.dim // p.num_heads
-    if retains and min(p.chunk_size, T) > MAX_XPOS_CHUNK:
-        raise ValueError(f"{op}: chunk_size is {p.chunk_size}, expected at most {MAX_XPOS_CHUNK}")
+    if retains and not 1 <= min(p.chunk_size, T) <= MAX_XPOS_CHUNK:
+        raise ValueError(f"{op}: chunk_size is {p.chunk_size}, expected 1 to {MAX_XPOS_CHUNK}")
     if retains and mask is not None:
         raise ValueError(f"{op}: mask is given, expected none with retention")
-    check_mask(op, mask, x)
     if not retains and (return_state or state is not None):
         raise ValueError(f"{op}: a state is given or asked for, expected none with attention")
     state = [] if state is None else list(state)
@@ -78,13 +84,14 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
         check_shape(op, f"state[{i}]", before, (B, J, p.num_heads, head, head))
         check_device(op, "x", x, **{f"state[{i}]": before})
 
-    ops = ALTERNATING_TRANSFORMER.namespace(x) if head <= MAX_CHANNELS else None
-    if ops is None:
+    ops = ALTERNATING_TRANSFORMER.inference_namespace(x, p.weights, p.vectors, *state)
+    if ops is None or x.dtype == torch.float16 or head > MAX_CHANNELS:
         with no_autocast(x):
             poses, after = alternating_transformer_ref(x, p, mask, state)
     else:
+        xpos_scale = p.xpos_scale.float() if retains else None
         poses, after = ops.alternating_transformer(
-            x, p.weights, p.vectors, kernel_mask(op, mask, x), p.xpos_scale, [s.float() for s in state], p.positions, p.hidden,
+            x, p.weights, p.vectors, kernel_mask(op, mask, x), xpos_scale, [s.float() for s in state], p.positions, p.hidden,
             p.num_heads, p.depth, p.scale, p.chunk_size, p.causal, return_state,
         )  # fmt: skip
     return (poses, after) if return_state else poses
@@ -132,42 +139,75 @@ def alternating_transformer_ref(x, packed, mask=None, state=()):
 def pack_transformer(parameters, **sizes):
     """The parameters of a model by the names of its state_dict -> `PackedTransformer(weights, vectors, **sizes)`, whose linear
     layers keep the dtype that they have."""
-    dtype = parameters["head.1.weight"].dtype
-    sizes = PackedTransformer(None, None, **sizes)
+    packed = PackedTransformer(None, None, **sizes)
     weights, vectors = [], []
-    for kind, name in _order(sizes):
-        if kind == "vector":
-            vectors.append(parameters[name])
-        elif kind == "decay":
-            vectors.append(parameters[name].expand(sizes.num_joints, -1))
-        elif kind == "norm":
-            vectors += parameters[f"{name}.weight"], parameters[f"{name}.bias"]
-        else:
-            weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
-            weights.append(pack_panels(weight))
-            if kind == "linear":
-                vectors.append(weight.new_zeros(len(weight)) if bias is None else bias)
-    wide = torch.promote_types(dtype, torch.float32)
-    return sizes._replace(weights=torch.cat(weights), vectors=torch.cat([pack_vector(v.to(wide)) for v in vectors]))
+    for name, *shape, has_bias in linears_and_vectors(packed):
+        if has_bias is None:
+            vectors.append(parameters[name].expand(shape))
+            continue
+        weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
+        weights.append(pack_panels(weight))
+        if has_bias:
+            vectors.append(weight.new_zeros(len(weight)) if bias is None else bias)
+    wide = torch.promote_types(weights[0].dtype, torch.float32)
+    return packed._replace(weights=torch.cat(weights), vectors=torch.cat([pack_vector(v.to(wide)) for v in vectors]))
 
 
-def _order(packed):
-    """(kind, name) of all parameters in the order in which they are read."""
-    feed_forward = ("norm", "norm2"), ("linear", "mlp.fc1"), ("linear", "mlp.fc2")
-    attend = ("norm", "norm1"), ("linear", "attn.qkv"), ("linear", "attn.proj"), *feed_forward
-    retain = (
-        ("norm", "norm1"), ("linear without bias", "attn.qkvg"), ("decay", "attn.decay"), ("norm", "attn.group_norm"),
-        ("linear without bias", "attn.out"), *feed_forward,
-    )  # fmt: skip
-    yield "norm", "Spatial_norm"
-    yield "norm", "Temporal_norm"
+def linears_and_vectors(packed):
+    """(name, *shape, has_bias) of the parameters in the order in which they are read; `has_bias` of what is no linear layer is
+    None."""
+    C, hidden, J, H = packed.dim, packed.hidden, packed.num_joints, packed.num_heads
+
+    def norm(name):
+        return [(f"{name}.{part}", C, None) for part in ("weight", "bias")]
+
+    def block(name, *mixer):
+        linears = [(f"{name}.mlp.fc1", hidden, C, True), (f"{name}.mlp.fc2", C, hidden, True)]
+        return [*norm(f"{name}.norm1"), *mixer, *norm(f"{name}.norm2"), *linears]
+
+    def attend(name):
+        return block(name, (f"{name}.attn.qkv", 3 * C, C, True), (f"{name}.attn.proj", C, C, True))
+
+    def retain(name):
+        norms = (f"{name}.attn.decay", J, H, None), *norm(f"{name}.attn.group_norm")
+        return block(name, (f"{name}.attn.qkvg", 4 * C, C, False), *norms, (f"{name}.attn.out", C, C, False))
+
+    yield from norm("Spatial_norm") + norm("Temporal_norm")
     for i in range(packed.depth):
-        yield from ((kind, f"STEblocks.{i}.{name}") for kind, name in attend)
+        yield from attend(f"STEblocks.{i}")
         if i == 0 and packed.positions:
-            yield "vector", "Temporal_pos_embed"
-        yield from ((kind, f"TTEblocks.{i}.{name}") for kind, name in (attend if packed.xpos_scale is None else retain))
-    yield "norm", "head.0"
-    yield "linear", "head.1"
+            yield "Temporal_pos_embed", 1, packed.positions, C, None
+        yield from (attend if packed.xpos_scale is None else retain)(f"TTEblocks.{i}")
+    yield from [*norm("head.0"), ("head.1", 3, C, True)]
+
+
+def _counts(packed):
+    """Elements of the packed weights and vectors; ValueError if there is no such network."""
+    retains = packed.xpos_scale is not None
+    if torch.compiler.is_compiling():
+        return _count(packed.weights.dtype, retains, *packed[2:9])
+    return _known_count(packed.weights.dtype, retains, *packed[2:9])
+
+
+def _count(dtype, retains, *sizes):
+    packed = PackedTransformer(None, None, *sizes, xpos_scale=() if retains else None)
+    for name in ("num_joints", "dim", "hidden", "num_heads", "depth"):
+        if getattr(packed, name) < 1:
+            raise ValueError(f"alternating_transformer: {name} is {getattr(packed, name)}, expected at least 1")
+    if packed.dim % packed.num_heads or (retains and packed.dim // packed.num_heads % 2):
+        expected = "a divisor of dim" + " with an even quotient" * retains
+        raise ValueError(f"alternating_transformer: num_heads is {packed.num_heads}, expected {expected}, {packed.dim}")
+    weights = vectors = 0
+    for _, *shape, has_bias in linears_and_vectors(packed):
+        if has_bias is None:
+            vectors += padded(torch.Size(shape).numel())
+        else:
+            weights += panels_size(*shape, dtype)
+            vectors += padded(shape[0]) * has_bias
+    return weights, vectors
+
+
+_known_count = cache(_count)  # of 200 parameters: it would take longer than a frame's arithmetic
 
 
 class _Reader:

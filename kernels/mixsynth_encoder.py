@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, check_device, check_float, check_shape, derivative_lost, kernel_dtype, no_autocast
+from ._op import Op, check_device, check_float, check_shape, kernel_dtype, no_autocast
 from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panels
 
 LAYER = {
@@ -63,22 +63,13 @@ def mixsynth_encoder(x, weights, sizes):
     if weights.dtype != wanted:
         raise TypeError(f"{op}: weights has dtype {weights.dtype}, expected {wanted} for x of {x.dtype}")
 
-    ops = kernel_for(x, weights)
+    ops = MIXSYNTH_ENCODER.inference_namespace(x, weights)
     if ops is None:
         with no_autocast(x):
             return mixsynth_encoder_ref(x, weights, sizes)
     (wide,) = kernel_dtype(x)
     frames, keyframes, _, *rest = sizes
     return ops.mixsynth_encoder(wide, weights, frames, *rest, bool(keyframes)).to(x.dtype)
-
-
-def kernel_for(x, *weights):
-    """The namespace of the op that `mixsynth_encoder(x, ...)` calls; None where the reference runs, which has derivatives."""
-    if torch.is_grad_enabled() and any(y.requires_grad for y in (x, *weights)):
-        return None
-    if not torch.compiler.is_compiling() and derivative_lost(x, *weights):
-        return None
-    return MIXSYNTH_ENCODER.namespace(x)
 
 
 def mixsynth_encoder_ref(x, weights, sizes):

@@ -8,11 +8,14 @@ from torch import nn
 
 import lifter
 from lifter.freeze import PackedLinear
-from lifter.models import MixSTE, PoseRetNet, SasMamba
+from lifter.layers import AxialAttention
+from lifter.models import D3DP, HoTMixSTE, HTPMixSTE, KTPFormer, MixSTE, PoseRetNet, SasMamba
+from lifter.models.frozen_transformer import FrozenTransformer
 from tests.conftest import assert_as_good
 
 TINY = {"num_frames": 9, "dim": 16, "depth": 2, "drop_path": 0.0}
 MODELS = {"mixste": MixSTE, "poseretnet": PoseRetNet, "sasmamba": SasMamba}
+ONE_CALL = ("mixste", "poseretnet")
 
 
 def build(name, dtype=torch.float32):
@@ -33,7 +36,8 @@ def test_same_numbers(name, dtype):
     exact = copy.deepcopy(model).double()(x.double())
     model = model.to(dtype)
     frozen = lifter.freeze(model)
-    assert any(isinstance(m, PackedLinear) and m.activation == "gelu" for m in frozen.modules())
+    gelus = sum(isinstance(m, PackedLinear) and m.activation == "gelu" for m in frozen.modules())
+    assert (gelus == 0 and isinstance(frozen.frozen, FrozenTransformer)) if name in ONE_CALL else gelus
     assert not any(type(m) is nn.Linear for m in frozen.modules())
     assert_as_good(name, frozen(x.to(dtype)), model(x.to(dtype)), exact, factor=2, rounding=64)
 
@@ -91,6 +95,78 @@ def test_what_does_more_than_a_linear_layer_stays():
     model.STEblocks[0].mlp.act = nn.ReLU()
     model.STEblocks[1].mlp.fc2.register_forward_hook(lambda module, args, out: out * 2)
     torch.testing.assert_close(lifter.freeze(model)(x), model(x))
+
+
+def in_one_call(frozen):
+    return any(isinstance(m, FrozenTransformer) for m in frozen.modules())
+
+
+CHANGES = {
+    "activation": lambda m: setattr(m.TTEblocks[1].mlp, "act", nn.GELU("tanh")),
+    "a part of another kind": lambda m: setattr(m.STEblocks[0].mlp, "fc2", nn.Sequential(m.STEblocks[0].mlp.fc2)),
+    "block": lambda m: m.STEblocks.__setitem__(1, nn.Sequential(m.STEblocks[1], nn.ReLU())),
+    "norm": lambda m: setattr(m.Temporal_norm, "eps", 1e-2),
+    "head": lambda m: m.head.append(nn.ReLU()),
+    "head's norm": lambda m: setattr(m.head[0], "eps", 1e-2),
+    "axis": lambda m: setattr(m.STEblocks[1].attn, "axis", "frame"),
+    "heads": lambda m: setattr(m.STEblocks[1], "attn", AxialAttention(16, 2, "joint").eval()),
+    "scale": lambda m: setattr(m.STEblocks[1].attn, "scale", 1.0),
+    "hook": lambda m: m.STEblocks[1].norm2.register_forward_hook(lambda module, args, out: 2 * out),
+    "hook before": lambda m: m.head[1].register_forward_pre_hook(lambda module, args: (args[0] + 1,)),
+    "parametrization": lambda m: nn.utils.parametrizations.weight_norm(m.TTEblocks[0].mlp.fc1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ONE_CALL)
+@torch.no_grad()
+def test_changed_blocks_go_layer_by_layer(name, change):
+    model, x = build(name), torch.randn(1, 4, 17, 2)
+    before = model(x)
+    CHANGES[change](model)
+    expected, frozen = model(x), lifter.freeze(model)
+    assert not torch.allclose(before, expected, atol=1e-4) or change in ("a part of another kind", "parametrization")
+    assert not in_one_call(frozen)
+    torch.testing.assert_close(frozen(x), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_subclasses_go_layer_by_layer():
+    """They may use their blocks in other ways."""
+
+    class Twice(MixSTE):
+        def _lift(self, x):
+            return 2 * super()._lift(x)
+
+    kept = {"tokens": 3, "prune_at": 1}
+    models = [Twice(**TINY), KTPFormer(**TINY), HoTMixSTE(**TINY, **kept), HTPMixSTE(**TINY | {"depth": 4})]
+    for model in models:
+        model, x = model.eval(), torch.randn(1, 9, 17, 2)
+        frozen = lifter.freeze(model)
+        assert not in_one_call(frozen)
+        torch.testing.assert_close(frozen(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_attention_with_masks_and_diffusion():
+    model, x = build("mixste"), torch.randn(2, 5, 17, 2)
+    mask = torch.rand(2, 17, 5, 5) < 0.5
+    torch.testing.assert_close(lifter.freeze(model)(x, mask=mask), model(x, mask=mask), atol=1e-5, rtol=1e-4)
+    model = D3DP(**TINY).eval()
+    frozen = lifter.freeze(model)
+    call = x, torch.randn(2, 3, 5, 17, 3), torch.tensor([3, 700])
+    assert in_one_call(frozen)
+    torch.testing.assert_close(frozen(*call), model(*call), atol=1e-5, rtol=1e-4)
+
+
+def test_one_call_refuses_what_layers_refuse():
+    frozen, x = lifter.freeze(build("poseretnet")), torch.randn(1, 3, 17, 2)
+    with pytest.raises(ValueError, match="PoseRetNet: state has 1 tensors, expected one per temporal block, 2"):
+        frozen(x, state=[torch.zeros(1)])
+    with pytest.raises(RuntimeError, match="x requires a gradient"):
+        frozen(x.requires_grad_())
+    with pytest.raises(ValueError, match="MixSTE: keypoints have 10 frames, expected 1 to num_frames=9"):
+        lifter.freeze(build("mixste"))(torch.randn(1, 10, 17, 2))
 
 
 def test_a_frozen_model_is_not_saved_copied_or_loaded(tmp_path):

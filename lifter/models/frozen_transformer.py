@@ -10,7 +10,7 @@ from lifter.layers import AxialAttention, Retention, TransformerBlock
 from lifter.layers.block import DropPath, Mlp
 
 PARTS = ("STEblocks", "TTEblocks", "Spatial_norm", "Temporal_norm", "head")
-KINDS = {nn.ModuleList, nn.Sequential, TransformerBlock, AxialAttention, Retention, Mlp, nn.Linear, nn.LayerNorm, nn.GroupNorm,
+KINDS = {nn.ModuleList, TransformerBlock, AxialAttention, Retention, Mlp, nn.Linear, nn.LayerNorm, nn.GroupNorm,
          nn.GELU, nn.Dropout, DropPath}  # fmt: skip
 
 
@@ -31,8 +31,11 @@ def freeze_transformer(model):
     dtypes = {p.dtype for p in model.head.parameters()}
     if ALTERNATING_TRANSFORMER.chosen("cpu") != "cpu" or dtypes not in ({torch.float32}, {torch.bfloat16}):
         return None
-    if not model.STEblocks or not _is_plain(model):
-        return None
+    return FrozenTransformer(pack_blocks(model)) if model.STEblocks and _is_plain(model) else None
+
+
+def pack_blocks(model):
+    """`PackedTransformer` of an `Alternating` whose blocks are such as MixSTE's or PoseRetNet's."""
     attention, mixer = model.STEblocks[0].attn, model.TTEblocks[0].attn
     if type(mixer) is Retention:
         temporal = {"xpos_scale": mixer.xpos_scale, "chunk_size": mixer.chunk_size, "causal": mixer.causal}
@@ -40,17 +43,22 @@ def freeze_transformer(model):
         temporal = {"positions": 0 if model.Temporal_pos_embed is None else model.Temporal_pos_embed.shape[1]}
     dim = attention.proj.out_features
     scale = (dim / attention.num_heads) ** -0.5 if attention.scale is None else attention.scale
-    packed = pack_transformer(
-        dict(model.named_parameters()), num_joints=model.num_joints, dim=dim, hidden=model.STEblocks[0].mlp.fc1.out_features,
-        num_heads=attention.num_heads, depth=len(model.STEblocks), scale=scale, **temporal,
-    )  # fmt: skip
-    return FrozenTransformer(packed)
+    with torch.no_grad():
+        return pack_transformer(
+            dict(model.named_parameters()), num_joints=model.num_joints, dim=dim,
+            hidden=model.STEblocks[0].mlp.fc1.out_features, num_heads=attention.num_heads, depth=len(model.STEblocks),
+            scale=scale, **temporal,
+        )  # fmt: skip
 
 
 def _is_plain(model):
     """Whether the parts are as they were built, all pairs of blocks alike, and nothing watches them."""
     parts = [module for name in PARTS for module in getattr(model, name).modules()]
-    if any(type(module) not in KINDS or module._forward_hooks or module._forward_pre_hooks for module in parts):
+    if any(module._forward_hooks or module._forward_pre_hooks for module in parts):
+        return False
+    if any(type(module) not in KINDS for module in parts if module is not model.head):
+        return False
+    if type(model.head) is not nn.Sequential or [type(module) for module in model.head] != [nn.LayerNorm, nn.Linear]:
         return False
     blocks = [*model.STEblocks, *model.TTEblocks]
     if any(type(block) is not TransformerBlock for block in blocks):

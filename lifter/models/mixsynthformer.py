@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from lifter.kernels import MixSynthSizes, mixsynth_encoder, pack_mixsynth
-from lifter.kernels.mixsynth_encoder import kernel_for
+from lifter.kernels.mixsynth_encoder import MIXSYNTH_ENCODER
 from lifter.layers import MixSynthEncoder
 from lifter.registry import register_model, register_official
+
+kernel_for = MIXSYNTH_ENCODER.inference_namespace
 
 
 class MixSynthFormer(nn.Module):

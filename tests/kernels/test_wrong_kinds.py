@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from lifter import kernels
-from lifter.kernels import MixSynthSizes
+from lifter.kernels import MixSynthSizes, PackedTransformer
 from lifter.kernels.mixsynth_encoder import packed_size
 
 r = torch.rand
 NEIGHBOURS = torch.tensor([[1, -1], [0, 2], [1, -1]], dtype=torch.int32)
 SIZES = MixSynthSizes(frames=3, keyframes=0, poses=2, dim=4, hidden=4, depth=1, r_t=1, r_s=1)
+BLOCKS = dict(num_joints=3, dim=4, hidden=4, num_heads=1, depth=1, scale=1.0)
+PACKED = PackedTransformer(r(576), r(368), **BLOCKS)
 CALLS = {
+    "alternating_transformer": dict(x=r(1, 2, 3, 4), packed=PACKED, mask=torch.ones(1, 3, 2, 2, dtype=torch.bool)),
     "axial_attention": dict(qkv=r(1, 4, 3, 3, 2, 4), axis="frame", mask=torch.ones(1, 3, 4, 4, dtype=torch.bool)),
     "causal_conv1d_fn": dict(x=r(1, 3, 5), weight=r(3, 2), bias=r(3), initial_states=r(1, 1, 3).mT),
     "causal_conv1d_update": dict(x=r(1, 3), conv_state=r(1, 3, 2), weight=r(3, 2), bias=r(3)),
