@@ -1,6 +1,7 @@
 """`lifter.freeze`: the same numbers, a copy of its own, and clear refusals."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 import lifter
 from lifter.freeze import PackedLinear
-from lifter.layers import AxialAttention
+from lifter.layers import AxialAttention, Retention, SkeletonMixer, shared_decays
 from lifter.models import D3DP, HoTMixSTE, HTPMixSTE, KTPFormer, MixSTE, PoseRetNet, SasMamba
 from lifter.models.frozen_transformer import FrozenTransformer
 from tests.conftest import assert_as_good
@@ -144,6 +145,20 @@ def test_subclasses_go_layer_by_layer():
         model, x = model.eval(), torch.randn(1, 9, 17, 2)
         frozen = lifter.freeze(model)
         assert not in_one_call(frozen)
+        torch.testing.assert_close(frozen(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@torch.no_grad()
+def test_mixste_with_another_mixer(chunk_size):
+    """Of these retention is known, with a position before it."""
+    retention = partial(Retention, 16, 8, shared_decays(8), chunk_size=chunk_size)
+    other_heads = partial(Retention, 16, 4, shared_decays(4))
+    for mixer, known in ((retention, True), (partial(SkeletonMixer, 16), False), (other_heads, False)):
+        model = MixSTE(**TINY, temporal_mixer=mixer).eval()
+        nn.init.normal_(model.Temporal_pos_embed)
+        frozen, x = lifter.freeze(model), torch.randn(2, 7, 17, 2)
+        assert in_one_call(frozen) == known
         torch.testing.assert_close(frozen(x), model(x), atol=1e-5, rtol=1e-4)
 
 

@@ -6,6 +6,7 @@ from torch import nn
 from lifter.freeze import Frozen, is_exact_gelu
 from lifter.kernels import alternating_transformer, pack_transformer
 from lifter.kernels.alternating_transformer import ALTERNATING_TRANSFORMER, BLOCK_EPS, EPS
+from lifter.kernels.retention import MAX_XPOS_CHUNK
 from lifter.layers import AxialAttention, Retention, TransformerBlock
 from lifter.layers.block import DropPath, Mlp
 
@@ -28,7 +29,8 @@ class FrozenTransformer(Frozen):
 
 def freeze_transformer(model):
     """What stands for PARTS of `model`, an `Alternating`; None if they do something else, or there is no kernel for them."""
-    dtypes = {p.dtype for p in model.head.parameters()}
+    linears = (layer for name in PARTS for layer in getattr(model, name).modules() if type(layer) is nn.Linear)
+    dtypes = {layer.weight.dtype for layer in linears}
     if ALTERNATING_TRANSFORMER.chosen("cpu") != "cpu" or dtypes not in ({torch.float32}, {torch.bfloat16}):
         return None
     return FrozenTransformer(pack_blocks(model)) if model.STEblocks and _is_plain(model) else None
@@ -37,10 +39,10 @@ def freeze_transformer(model):
 def pack_blocks(model):
     """`PackedTransformer` of an `Alternating` whose blocks are such as MixSTE's or PoseRetNet's."""
     attention, mixer = model.STEblocks[0].attn, model.TTEblocks[0].attn
+    temporal = {"positions": 0 if model.Temporal_pos_embed is None else model.Temporal_pos_embed.shape[1]}
     if type(mixer) is Retention:
-        temporal = {"xpos_scale": mixer.xpos_scale, "chunk_size": mixer.chunk_size, "causal": mixer.causal}
-    else:
-        temporal = {"positions": 0 if model.Temporal_pos_embed is None else model.Temporal_pos_embed.shape[1]}
+        chunk_size = mixer.chunk_size or MAX_XPOS_CHUNK
+        temporal |= {"xpos_scale": mixer.xpos_scale, "chunk_size": chunk_size, "causal": mixer.causal}
     dim = attention.proj.out_features
     scale = (dim / attention.num_heads) ** -0.5 if attention.scale is None else attention.scale
     with torch.no_grad():
@@ -69,18 +71,18 @@ def _is_plain(model):
     retained = [block.attn.group_norm for block in model.TTEblocks if type(block.attn) is Retention]
     if {norm.eps for norm in in_blocks} != {BLOCK_EPS} or {norm.eps for norm in [model.head[0], *retained]} != {EPS}:
         return False
-    spatial, temporal = ({_settings(block) for block in blocks} for blocks in (model.STEblocks, model.TTEblocks))
-    (first, *others), (second, *more) = spatial, temporal
-    alike = not others and not more and first[:2] == (AxialAttention, "joint")
-    return alike and (second[0] is Retention or second == (AxialAttention, "frame", *first[2:]))
+    (spatial, *others), (temporal, *more) = ({*map(_settings, blocks)} for blocks in (model.STEblocks, model.TTEblocks))
+    if others or more or spatial[:2] != (AxialAttention, "joint"):
+        return False
+    alike = ("frame", spatial[2]) if temporal[0] is AxialAttention else temporal[1:3]
+    return temporal[0] in (AxialAttention, Retention) and temporal[1:5] == (*alike, *spatial[3:])
 
 
 def _settings(block):
-    """What the blocks of one kind must have in common."""
-    mixer = block.attn
+    """Kind of the mixer, two settings of its own, heads, hidden width, and xPos."""
+    mixer, hidden = block.attn, block.mlp.fc1.out_features
     if type(mixer) is AxialAttention:
-        return AxialAttention, mixer.axis, mixer.num_heads, mixer.scale, block.mlp.fc1.out_features
-    if type(mixer) is Retention and mixer.chunk_size is not None:
-        settings = mixer.num_heads, mixer.chunk_size, mixer.causal, block.mlp.fc1.out_features
-        return Retention, *settings, *mixer.xpos_scale.tolist()
-    return type(mixer), None
+        return AxialAttention, mixer.axis, mixer.scale, mixer.num_heads, hidden
+    if type(mixer) is Retention:
+        return Retention, mixer.chunk_size, mixer.causal, mixer.num_heads, hidden, *mixer.xpos_scale.tolist()
+    return (None,)
