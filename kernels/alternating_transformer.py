@@ -49,8 +49,9 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
             (B, J, H, C / H, C / H) in at least float32; None: nothing came before.
 
     Returns:
-        (B, T, J, 3) with the dtype of `x`; with `return_state` (poses, state after the last frame). For inference only, not
-        differentiable; autocast leaves it as it is. There is a CPU kernel, and no GPU kernel.
+        (B, T, J, 3) with the dtype of `x`; with `return_state` (poses, state after the last frame). For inference;
+        autocast leaves it as it is. There is a CPU kernel, and none for a GPU; where a derivative is wanted,
+        or `has_kernel` says no, the reference runs.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -85,7 +86,7 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
         check_device(op, "x", x, **{f"state[{i}]": before})
 
     ops = ALTERNATING_TRANSFORMER.inference_namespace(x, p.weights, p.vectors, *state)
-    if ops is None or x.dtype == torch.float16 or head > MAX_CHANNELS:
+    if ops is None or not has_kernel(x.dtype, p.dim, p.num_heads):
         with no_autocast(x):
             poses, after = alternating_transformer_ref(x, p, mask, state)
     else:
@@ -95,6 +96,11 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
             p.num_heads, p.depth, p.scale, p.chunk_size, p.causal, return_state,
         )  # fmt: skip
     return (poses, after) if return_state else poses
+
+
+def has_kernel(dtype, dim, num_heads):
+    """Whether the CPU kernel computes networks of this width."""
+    return dtype in (torch.float32, torch.bfloat16) and dim % 2 == 0 and dim // num_heads <= MAX_CHANNELS
 
 
 def alternating_transformer_ref(x, packed, mask=None, state=()):

@@ -163,6 +163,15 @@ def test_mixste_with_another_mixer(chunk_size):
 
 
 @torch.no_grad()
+def test_widths_without_a_kernel_go_layer_by_layer():
+    for dim, num_heads in ((15, 3), (516, 2)):
+        for dtype in (torch.float32, torch.bfloat16):
+            model = MixSTE(**TINY | {"dim": dim, "depth": 1}, num_heads=num_heads).eval().to(dtype)
+            frozen, x = lifter.freeze(model), torch.randn(1, 2, 17, 2, dtype=dtype)
+            assert not in_one_call(frozen) and frozen(x).shape == x.shape[:-1] + (3,)
+
+
+@torch.no_grad()
 def test_attention_with_masks_and_diffusion():
     model, x = build("mixste"), torch.randn(2, 5, 17, 2)
     mask = torch.rand(2, 17, 5, 5) < 0.5

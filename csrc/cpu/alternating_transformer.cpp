@@ -10,12 +10,12 @@
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
-constexpr int64_t kPose = 3;              // coordinates of a joint
-constexpr float kBlockEpsilon = 1e-6f;    // of the norms in and after blocks, and
-constexpr float kEpsilon = 1e-5f;         // of those in retention and head
-constexpr int64_t kRows = 4096;           // of clips that go through the network together, if they are several
-constexpr int64_t kAtOnce = 8;            // tiles of rows whose products are stored together
-constexpr int64_t kHeld = 400 << 10;      // bytes of rows that the second cache should hold
+constexpr int64_t kPose = 3;            // coordinates of a joint
+constexpr float kBlockEpsilon = 1e-6f;  // of the norms in and after blocks, and
+constexpr float kEpsilon = 1e-5f;       // of those in retention and head
+constexpr int64_t kRows = 4096;         // of clips that go through the network together, if they are several
+constexpr int64_t kAtOnce = 8;          // tiles of rows whose products are stored together
+constexpr int64_t kHeld = 400 << 10;    // bytes of rows that the second cache should hold
 
 struct Norm {
   const float *weight, *bias;
@@ -77,7 +77,7 @@ LIFTER_INLINE void normalize(const T* x, int64_t n, const Norm& norm, float epsi
 template <class Unit, class Packed>
 class Network {
   using Element = std::conditional_t<std::is_same<Unit, Pair>::value, bfloat16, float>;  // of a layer's input
-  using T = std::conditional_t<std::is_same<Packed, Pair>::value, bfloat16, float>;      // of keypoints and poses
+  using T = std::conditional_t<std::is_same<Packed, Pair>::value, bfloat16, float>;      // of x and poses
   static constexpr int64_t kWidened = std::is_same<Unit, Packed>::value ? 1 : 2;         // units that a packed one becomes
 
  public:
@@ -112,7 +112,7 @@ class Network {
   }
 
  private:
-  // How far rows of a layer's input are apart: whole pairs.
+  // How far rows of a layer's input are apart: whole pairs. `dim` is even.
   static constexpr int64_t row_of(int64_t n) { return std::is_same<Packed, Pair>::value ? n + n % 2 : n; }
   // Projections, or hidden channels.
   int64_t widest() const { return larger((s_.retains ? 4 : 3) * s_.dim, row_of(s_.hidden)); }

@@ -7,7 +7,7 @@ namespace lifter {
 // Blocks and head of MixSTE, D3DP and PoseRetNet.
 struct AlternatingTransformer {
   int64_t batch, frames, joints;
-  int64_t dim, hidden, heads, depth;
+  int64_t dim, hidden, heads, depth;  // dim is even
   int64_t positions;  // frames that have a position before the first temporal block; 0: none has
   bool bfloat16;      // else float32, of x, weights and poses
   bool pairs;         // multiply bfloat16 as such

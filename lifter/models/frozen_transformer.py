@@ -5,7 +5,7 @@ from torch import nn
 
 from lifter.freeze import Frozen, is_exact_gelu
 from lifter.kernels import alternating_transformer, pack_transformer
-from lifter.kernels.alternating_transformer import ALTERNATING_TRANSFORMER, BLOCK_EPS, EPS
+from lifter.kernels.alternating_transformer import ALTERNATING_TRANSFORMER, BLOCK_EPS, EPS, has_kernel
 from lifter.kernels.retention import MAX_XPOS_CHUNK
 from lifter.layers import AxialAttention, Retention, TransformerBlock
 from lifter.layers.block import DropPath, Mlp
@@ -31,9 +31,11 @@ def freeze_transformer(model):
     """What stands for PARTS of `model`, an `Alternating`; None if they do something else, or there is no kernel for them."""
     linears = (layer for name in PARTS for layer in getattr(model, name).modules() if type(layer) is nn.Linear)
     dtypes = {layer.weight.dtype for layer in linears}
-    if ALTERNATING_TRANSFORMER.chosen("cpu") != "cpu" or dtypes not in ({torch.float32}, {torch.bfloat16}):
+    if ALTERNATING_TRANSFORMER.chosen("cpu") != "cpu" or len(dtypes) != 1 or not model.STEblocks or not _is_plain(model):
         return None
-    return FrozenTransformer(pack_blocks(model)) if model.STEblocks and _is_plain(model) else None
+    attention = model.STEblocks[0].attn
+    known = has_kernel(*dtypes, attention.proj.out_features, attention.num_heads)
+    return FrozenTransformer(pack_blocks(model)) if known else None
 
 
 def pack_blocks(model):

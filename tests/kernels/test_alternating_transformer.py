@@ -168,6 +168,14 @@ def test_masks(kind):
         check(model, x, mask=pack_mask(mask) if kind == "packed" else mask)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_widths_and_dtypes_without_a_kernel(dtype):
+    """16 bits of 15 channels are no whole pairs."""
+    model = build(False, dim=15, num_heads=3)
+    x, weights = make_x(model, dtype=dtype), packed(model, dtype)
+    torch.testing.assert_close(alternating_transformer(x, weights), alternating_transformer_ref(x, weights)[0])
+
+
 def test_strided_and_empty():
     model = build(True)
     weights, x = packed(model, torch.float32), make_x(model, T=6, dtype=torch.float32)
