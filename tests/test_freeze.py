@@ -163,12 +163,12 @@ def test_mixste_with_another_mixer(chunk_size):
 
 
 @torch.no_grad()
-def test_widths_without_a_kernel_go_layer_by_layer():
-    for dim, num_heads in ((15, 3), (516, 2)):
-        for dtype in (torch.float32, torch.bfloat16):
-            model = MixSTE(**TINY | {"dim": dim, "depth": 1}, num_heads=num_heads).eval().to(dtype)
-            frozen, x = lifter.freeze(model), torch.randn(1, 2, 17, 2, dtype=dtype)
-            assert not in_one_call(frozen) and frozen(x).shape == x.shape[:-1] + (3,)
+def test_odd_widths_go_layer_by_layer():
+    """16 bits of 15 channels are no whole pairs."""
+    model, x = MixSTE(**TINY | {"dim": 15}, num_heads=3).eval(), torch.randn(1, 2, 17, 2)
+    frozen = lifter.freeze(model)
+    assert not in_one_call(frozen)
+    torch.testing.assert_close(frozen(x), model(x), atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()
