@@ -13,8 +13,10 @@ import torch.nn.functional as F
 
 from ._op import Op, check_device, check_dtype, check_float, check_like, check_shape, no_autocast
 from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panels
-from .axial_attention import MAX_CHANNELS, axial_attention_ref, check_mask, kernel_mask
+from .axial_attention import AXES, MAX_CHANNELS, axial_attention_ref, check_mask, kernel_mask
+from .axial_attention import flops as axial_attention_flops
 from .retention import MAX_XPOS_CHUNK, retention_ref
+from .retention import flops as retention_flops
 
 BLOCK_EPS, EPS = 1e-6, 1e-5  # of the norms in and after blocks, and of those in retention and head
 
@@ -248,18 +250,21 @@ def _fake(
 
 
 def _flops(
-    x_shape, weights_shape, vectors_shape, mask_shape, xpos_shape, state_shape, positions, hidden, heads, depth, scale,
-    chunk_size, causal, *args, out_shape=None, **kwargs,
+    x_shape, weights_shape, vectors_shape, mask_shape, xpos_shape, state_shapes, positions, hidden, heads, depth, scale,
+    chunk_size, causal, return_state, out_shape=None, **kwargs,
 ) -> int:  # fmt: skip
-    """The products, two per multiplication, as the ops of the parts count them; of retention with a state before and after."""
+    """The products of the layers, as the ops of the parts count them."""
     B, T, J, C = x_shape
-    retains = xpos_shape is not None
-    linear = depth * ((9 if retains else 8) * C * C + 4 * C * hidden) + 3 * C
-    seen = T * T
-    if retains:
-        full, last = divmod(T, chunk_size)
-        seen = sum(n * (n + 1) // 2 if causal else n * n for n in [chunk_size] * full + [last]) + T * C // heads
-    return 2 * B * T * J * (linear + depth * 2 * J * C) + 4 * depth * B * J * C * seen
+    head = C // heads
+    linears = depth * ((8 if xpos_shape is None else 9) * C * C + 4 * C * hidden) + 3 * C
+    mixers = axial_attention_flops((B, T, J, 3, heads, head), None, AXES["joint"])
+    if xpos_shape is None:
+        mixers += axial_attention_flops((B, T, J, 3, heads, head), mask_shape, AXES["frame"])
+    else:
+        state = state_shapes[0] if state_shapes else None
+        q_shape = B, T, J, heads, head
+        mixers += retention_flops(q_shape, q_shape, q_shape, None, state, None, 1.0, min(chunk_size, T), causal, return_state)
+    return 2 * B * T * J * linears + depth * mixers
 
 
 ALTERNATING_TRANSFORMER = Op(

@@ -152,7 +152,7 @@ def _backward(ops, ctx, dout, _):
     return dqkv, None, None, None, None, None
 
 
-def _flops(qkv_shape, mask_shape, axis, *args, out_shape=None, **kwargs) -> int:
+def flops(qkv_shape, mask_shape, axis, *args, out_shape=None, **kwargs) -> int:
     """The two products, as FlopCounterMode counts scaled_dot_product_attention; a mask saves nothing."""
     B, T, J, _, H, D = qkv_shape
     return 4 * B * T * J * (T if axis else J) * H * D
@@ -160,7 +160,7 @@ def _flops(qkv_shape, mask_shape, axis, *args, out_shape=None, **kwargs) -> int:
 
 def _flops_bwd(dout_shape, qkv_shape, out_shape_, lse_shape, mask_shape, axis, *args, out_shape=None, **kwargs) -> int:
     """Five products where the forward has two: the scores again, and two per gradient of the forward's."""
-    return _flops(qkv_shape, mask_shape, axis) * 5 // 2
+    return flops(qkv_shape, mask_shape, axis) * 5 // 2
 
 
 AXIAL_ATTENTION = Op(
@@ -168,7 +168,7 @@ AXIAL_ATTENTION = Op(
     "-> (Tensor out, Tensor lse)",
     fake=_fake,
     triton="axial_attention:forward",
-    flops=_flops,
+    flops=flops,
     setup_context=_setup_context,
     backward=_backward,
 )

@@ -184,7 +184,7 @@ def _backward(ops, ctx, dout, dfinal):
     return *grads, dstate if initial_state is not None else None, None, None, None, None, None
 
 
-def _flops(
+def flops(
     q_shape, k_shape, v_shape, decay_shape, initial_state_shape, xpos_shape, scale, chunk_size, causal,
     output_final_state, *args, out_shape=None, **kwargs,
 ) -> int:  # fmt: skip
@@ -201,7 +201,7 @@ def _flops(
 
 def _flops_bwd(dout_shape, dfinal_shape, q_shape, k_shape, v_shape, *args, out_shape=None, **kwargs) -> int:
     """Five products where the forward has two."""
-    return _flops(q_shape, k_shape, v_shape, *args, dfinal_shape is not None) * 5 // 2
+    return flops(q_shape, k_shape, v_shape, *args, dfinal_shape is not None) * 5 // 2
 
 
 RETENTION = Op(
@@ -209,7 +209,7 @@ RETENTION = Op(
     "int chunk_size, bool causal, bool output_final_state) -> (Tensor out, Tensor final_state)",
     fake=_fake,
     triton="retention:forward",
-    flops=_flops,
+    flops=flops,
     setup_context=_setup_context,
     backward=_backward,
 )

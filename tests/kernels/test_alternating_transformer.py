@@ -239,16 +239,15 @@ def test_opcheck_and_compile(retains):
     torch.testing.assert_close(ours, expected)
 
 
-@pytest.mark.parametrize("retains", [False, True])
-def test_flops_are_those_of_the_layers(retains):
+@pytest.mark.parametrize("retains, streams", [(False, False), (True, False), (True, True)])
+def test_flops_are_those_of_the_layers(retains, streams):
     model = build(retains, **{"chunk_size": 2} if retains else {}).float()
-    weights = packed(model, torch.float32)
-    x = make_x(model, T=5, dtype=torch.float32)
-    state = alternating_transformer(x, weights, return_state=True)[1] if retains else None
+    weights, x = packed(model, torch.float32), make_x(model, T=5, dtype=torch.float32)
+    state = alternating_transformer(x, weights, return_state=True)[1] if streams else None
     with FlopCounterMode(display=False) as ours:
-        alternating_transformer(x, weights, state=state, return_state=retains)
+        alternating_transformer(x, weights, state=state, return_state=streams)
     with FlopCounterMode(display=False) as theirs:
-        model._lift(x, state, True) if retains else model._lift(x)
+        model._lift(x, state, streams) if retains else model._lift(x)
     assert ours.get_total_flops() == theirs.get_total_flops()
 
 
