@@ -19,6 +19,7 @@ std::tuple<Tensor, std::vector<Tensor>> forward(const Tensor& x_, const Tensor& 
   s.bfloat16 = is_bfloat16("alternating_transformer", x);
   s.pairs = s.bfloat16 && capability() == Capability::avx512_bf16;
   s.x = x.data_ptr(), s.weights = weights.data_ptr(), s.vectors = data<float>(vectors);
+  STD_TORCH_CHECK(s.dim % 2 == 0, "alternating_transformer: x has ", s.dim, " channels, expected an even number");
   const OptionalTensor mask = mask_ ? OptionalTensor(with_contiguous_keys(*mask_)) : std::nullopt;
   if (mask) set_mask(*mask, s.along_frames);
 

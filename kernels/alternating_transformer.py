@@ -88,7 +88,8 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
         check_device(op, "x", x, **{f"state[{i}]": before})
 
     ops = ALTERNATING_TRANSFORMER.inference_namespace(x, p.weights, p.vectors, *state)
-    if ops is None or not has_kernel(x.dtype, p.dim, p.num_heads):
+    mapped = torch._C._are_functorch_transforms_active()  # lists of tensors have no batching rule
+    if ops is None or mapped or not has_kernel(x.dtype, p.dim, p.num_heads):
         with no_autocast(x):
             poses, after = alternating_transformer_ref(x, p, mask, state)
     else:
@@ -159,6 +160,16 @@ def pack_transformer(parameters, **sizes):
             vectors.append(weight.new_zeros(len(weight)) if bias is None else bias)
     wide = torch.promote_types(weights[0].dtype, torch.float32)
     return packed._replace(weights=torch.cat(weights), vectors=torch.cat([pack_vector(v.to(wide)) for v in vectors]))
+
+
+def parameter_shapes(packed):
+    """{name: shape} of the parameters that are read; a bias of attn.qkv may be missing, and a decay be one for all joints."""
+    shapes = {}
+    for name, *shape, has_bias in linears_and_vectors(packed):
+        shapes[name if has_bias is None else f"{name}.weight"] = tuple(shape)
+        if has_bias:
+            shapes[f"{name}.bias"] = tuple(shape[:1])
+    return shapes
 
 
 def linears_and_vectors(packed):

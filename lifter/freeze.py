@@ -58,7 +58,9 @@ class Frozen(nn.Module):
 
     def check(self, x, dtype, channels):
         """Errors unless x (..., channels) can be computed here."""
-        if x.dtype != dtype or x.device.type != "cpu":  # under autocast, too
+        if torch.is_autocast_enabled("cpu"):
+            raise TypeError(f"frozen layer: called under autocast, expected to compute in {dtype}")
+        if x.dtype != dtype or x.device.type != "cpu":
             raise TypeError(f"frozen layer: x is {x.dtype} on {x.device}, expected {dtype} on the CPU")
         if x.shape[-1] != channels:
             raise ValueError(f"frozen layer: x has {x.shape[-1]} channels, expected {channels}")

@@ -1,6 +1,7 @@
 """`lifter.freeze`: the same numbers, a copy of its own, and clear refusals."""
 
 import copy
+import pickle
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 import lifter
 from lifter.freeze import PackedLinear
 from lifter.layers import AxialAttention, Retention, SkeletonMixer, shared_decays
+from lifter.layers.block import Mlp
 from lifter.models import D3DP, HoTMixSTE, HTPMixSTE, KTPFormer, MixSTE, PoseRetNet, SasMamba
 from lifter.models.frozen_transformer import FrozenTransformer
 from tests.conftest import assert_as_good
@@ -112,10 +114,18 @@ CHANGES = {
     "axis": lambda m: setattr(m.STEblocks[1].attn, "axis", "frame"),
     "heads": lambda m: setattr(m.STEblocks[1], "attn", AxialAttention(16, 2, "joint").eval()),
     "scale": lambda m: setattr(m.STEblocks[1].attn, "scale", 1.0),
+    "position": lambda m: setattr(m, "pos_drop", nn.Sequential(m.pos_drop, nn.Tanh())),
+    "bias where there is none": lambda m: setattr(m.STEblocks[0].attn, "proj", nn.Linear(16, 16, bias=False)),
+    "norm without bias": lambda m: setattr(m, "Temporal_norm", nn.LayerNorm(16, eps=1e-6, bias=False)),
+    "another hidden width": lambda m: setattr(m.TTEblocks[1], "mlp", Mlp(16, 10)),
+    "forward of an instance": lambda m: setattr(m.STEblocks[0].mlp, "forward", lambda x: 0 * x),
     "hook": lambda m: m.STEblocks[1].norm2.register_forward_hook(lambda module, args, out: 2 * out),
     "hook before": lambda m: m.head[1].register_forward_pre_hook(lambda module, args: (args[0] + 1,)),
     "parametrization": lambda m: nn.utils.parametrizations.weight_norm(m.TTEblocks[0].mlp.fc1),
 }
+
+
+SAME_NUMBERS = ("a part of another kind", "norm without bias", "parametrization")
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -126,9 +136,40 @@ def test_changed_blocks_go_layer_by_layer(name, change):
     before = model(x)
     CHANGES[change](model)
     expected, frozen = model(x), lifter.freeze(model)
-    assert not torch.allclose(before, expected, atol=1e-4) or change in ("a part of another kind", "parametrization")
+    assert not torch.allclose(before, expected, atol=1e-4) or change in SAME_NUMBERS
     assert not in_one_call(frozen)
     torch.testing.assert_close(frozen(x), expected, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_retention_with_a_bias_goes_layer_by_layer():
+    for name in ("qkvg", "out"):
+        model, x = build("poseretnet"), torch.randn(1, 4, 17, 2)
+        retention = model.TTEblocks[0].attn
+        setattr(retention, name, nn.Linear(16, getattr(retention, name).out_features))
+        assert not in_one_call(lifter.freeze(model))
+        torch.testing.assert_close(lifter.freeze(model)(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ONE_CALL)
+@torch.no_grad()
+def test_shared_and_fewer_blocks(name):
+    model, x = build(name), torch.randn(1, 4, 17, 2)
+    model.STEblocks[1].mlp = model.STEblocks[0].mlp
+    model.Temporal_norm = model.Spatial_norm
+    assert in_one_call(lifter.freeze(model))
+    torch.testing.assert_close(lifter.freeze(model)(x), model(x), atol=1e-5, rtol=1e-4)
+    model.STEblocks, model.TTEblocks = model.STEblocks[:1], model.TTEblocks[:1]
+    torch.testing.assert_close(lifter.freeze(model)(x), model(x), atol=1e-5, rtol=1e-4)
+    vmapped = torch.vmap(lifter.freeze(model).frozen)(torch.randn(3, 1, 4, 17, 16))
+    assert vmapped.shape == (3, 1, 4, 17, 3)
+
+
+def test_a_model_pickled_by_an_earlier_version():
+    model = build("mixste")
+    del model.frozen
+    again = pickle.loads(pickle.dumps(model))
+    assert again.frozen is None and in_one_call(lifter.freeze(again))
 
 
 @torch.no_grad()
@@ -187,6 +228,9 @@ def test_one_call_refuses_what_layers_refuse():
     frozen, x = lifter.freeze(build("poseretnet")), torch.randn(1, 3, 17, 2)
     with pytest.raises(ValueError, match="PoseRetNet: state has 1 tensors, expected one per temporal block, 2"):
         frozen(x, state=[torch.zeros(1)])
+    torch.testing.assert_close(frozen(x, state=[None, None]), frozen(x))
+    with pytest.raises(TypeError, match="called under autocast"), torch.autocast("cpu", torch.bfloat16):
+        frozen(x)
     with pytest.raises(RuntimeError, match="x requires a gradient"):
         frozen(x.requires_grad_())
     with pytest.raises(ValueError, match="MixSTE: keypoints have 10 frames, expected 1 to num_frames=9"):

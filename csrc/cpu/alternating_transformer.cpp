@@ -21,7 +21,6 @@ struct Norm {
   const float *weight, *bias;
 };
 
-// `Unit` is what is multiplied, `Packed` what the weights consist of, floats or pairs.
 template <class Packed>
 struct Linear {
   int64_t in, out;
@@ -74,6 +73,7 @@ LIFTER_INLINE void normalize(const T* x, int64_t n, const Norm& norm, float epsi
   }
 }
 
+// `Unit` is what is multiplied, `Packed` what the weights consist of, floats or pairs.
 template <class Unit, class Packed>
 class Network {
   using Element = std::conditional_t<std::is_same<Unit, Pair>::value, bfloat16, float>;  // of a layer's input
@@ -175,7 +175,7 @@ class Network {
   void feed_forward(Reader<Packed>& parameters) {
     normalize_rows(parameters.norm(s_.dim), kBlockEpsilon, input_);
     const int64_t ld = row_of(s_.hidden);
-    if (ld != s_.hidden)
+    if (ld != s_.hidden)  // the other half of the last pair
       for (int64_t i = 0; i < rows_; ++i) store1(hidden_ + i * ld + s_.hidden, 0);
     linear(parameters.linear(s_.dim, s_.hidden), input_, [&](int64_t i, int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA {
       store_rounded(hidden_ + i * ld + j, gelu(v), left);
@@ -274,7 +274,7 @@ class Network {
 
 // So many clips at a time as the caches hold.
 template <class Unit, class Packed, class T>
-static void forward(AlternatingTransformer s, T* poses) {
+void forward(AlternatingTransformer s, T* poses) {
   const int64_t batch = s.batch, rows = s.frames * s.joints, most = larger(1, kRows / rows);
   const int64_t state = s.joints * s.dim * (s.dim / s.heads);
   for (int64_t first = 0; first < batch; first += most) {

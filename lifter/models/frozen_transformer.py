@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from lifter.freeze import Frozen, is_exact_gelu
-from lifter.kernels import alternating_transformer, pack_transformer
-from lifter.kernels.alternating_transformer import ALTERNATING_TRANSFORMER, BLOCK_EPS, EPS, has_kernel
+from lifter.kernels import PackedTransformer, alternating_transformer, pack_transformer
+from lifter.kernels.alternating_transformer import ALTERNATING_TRANSFORMER, BLOCK_EPS, EPS, has_kernel, parameter_shapes
 from lifter.kernels.retention import MAX_XPOS_CHUNK
 from lifter.layers import AxialAttention, Retention, TransformerBlock
 from lifter.layers.block import DropPath, Mlp
@@ -26,20 +26,26 @@ class FrozenTransformer(Frozen):
         self.check(x, self.packed.weights.dtype, self.packed.dim)
         return alternating_transformer(x, self.packed, **temporal_args)
 
+    def extra_repr(self):
+        p = self.packed
+        return f"dim={p.dim}, depth={p.depth}, heads={p.num_heads}, retention={p.xpos_scale is not None}, {p.weights.dtype}"
+
 
 def freeze_transformer(model):
     """What stands for PARTS of `model`, an `Alternating`; None if they do something else, or there is no kernel for them."""
-    linears = (layer for name in PARTS for layer in getattr(model, name).modules() if type(layer) is nn.Linear)
-    dtypes = {layer.weight.dtype for layer in linears}
-    if ALTERNATING_TRANSFORMER.chosen("cpu") != "cpu" or len(dtypes) != 1 or not model.STEblocks or not _is_plain(model):
+    if ALTERNATING_TRANSFORMER.chosen("cpu") != "cpu" or not model.STEblocks or not _is_plain(model) or not _fits(model):
         return None
-    attention = model.STEblocks[0].attn
-    known = has_kernel(*dtypes, attention.proj.out_features, attention.num_heads)
-    return FrozenTransformer(pack_blocks(model)) if known else None
+    return FrozenTransformer(pack_blocks(model))
 
 
 def pack_blocks(model):
     """`PackedTransformer` of an `Alternating` whose blocks are such as MixSTE's or PoseRetNet's."""
+    with torch.no_grad():
+        return pack_transformer(dict(model.named_parameters(remove_duplicate=False)), **_sizes(model))
+
+
+def _sizes(model):
+    """All of `PackedTransformer` but the parameters."""
     attention, mixer = model.STEblocks[0].attn, model.TTEblocks[0].attn
     temporal = {"positions": 0 if model.Temporal_pos_embed is None else model.Temporal_pos_embed.shape[1]}
     if type(mixer) is Retention:
@@ -47,22 +53,19 @@ def pack_blocks(model):
         temporal |= {"xpos_scale": mixer.xpos_scale, "chunk_size": chunk_size, "causal": mixer.causal}
     dim = attention.proj.out_features
     scale = (dim / attention.num_heads) ** -0.5 if attention.scale is None else attention.scale
-    with torch.no_grad():
-        return pack_transformer(
-            dict(model.named_parameters()), num_joints=model.num_joints, dim=dim,
-            hidden=model.STEblocks[0].mlp.fc1.out_features, num_heads=attention.num_heads, depth=len(model.STEblocks),
-            scale=scale, **temporal,
-        )  # fmt: skip
+    sizes = {"num_joints": model.num_joints, "dim": dim, "hidden": model.STEblocks[0].mlp.fc1.out_features}
+    return sizes | {"num_heads": attention.num_heads, "depth": len(model.STEblocks), "scale": scale} | temporal
 
 
 def _is_plain(model):
-    """Whether the parts are as they were built, all pairs of blocks alike, and nothing watches them."""
+    """Whether the parts are of the kinds that they were built of, all pairs of blocks alike, and nothing watches them."""
     parts = [module for name in PARTS for module in getattr(model, name).modules()]
-    if any(module._forward_hooks or module._forward_pre_hooks for module in parts):
-        return False
+    for module in [*parts, model.pos_drop]:
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+            return False
     if any(type(module) not in KINDS for module in parts if module is not model.head):
         return False
-    if type(model.head) is not nn.Sequential or [type(module) for module in model.head] != [nn.LayerNorm, nn.Linear]:
+    if type(model.pos_drop) is not nn.Dropout or type(model.head) is not nn.Sequential or [type(module) for module in model.head] != [nn.LayerNorm, nn.Linear]:
         return False
     blocks = [*model.STEblocks, *model.TTEblocks]
     if any(type(block) is not TransformerBlock for block in blocks):
@@ -73,18 +76,32 @@ def _is_plain(model):
     retained = [block.attn.group_norm for block in model.TTEblocks if type(block.attn) is Retention]
     if {norm.eps for norm in in_blocks} != {BLOCK_EPS} or {norm.eps for norm in [model.head[0], *retained]} != {EPS}:
         return False
-    (spatial, *others), (temporal, *more) = ({*map(_settings, blocks)} for blocks in (model.STEblocks, model.TTEblocks))
-    if others or more or spatial[:2] != (AxialAttention, "joint"):
+    spatial, temporal = ({*map(_settings, blocks)} for blocks in (model.STEblocks, model.TTEblocks))
+    if len(spatial) != 1 or len(temporal) != 1:
         return False
-    alike = ("frame", spatial[2]) if temporal[0] is AxialAttention else temporal[1:3]
-    return temporal[0] in (AxialAttention, Retention) and temporal[1:5] == (*alike, *spatial[3:])
+    ((kind, heads, settings),), (mixer,) = spatial, temporal
+    if kind is not AxialAttention or settings[0] != "joint":
+        return False
+    return mixer[:2] == (Retention, heads) or mixer == (AxialAttention, heads, ("frame", settings[1]))
 
 
 def _settings(block):
-    """Kind of the mixer, two settings of its own, heads, hidden width, and xPos."""
-    mixer, hidden = block.attn, block.mlp.fc1.out_features
+    """What the blocks of one kind have in common: kind of the mixer, heads, and what is the mixer's own."""
+    mixer = block.attn
     if type(mixer) is AxialAttention:
-        return AxialAttention, mixer.axis, mixer.scale, mixer.num_heads, hidden
+        return AxialAttention, mixer.num_heads, (mixer.axis, mixer.scale)
     if type(mixer) is Retention:
-        return Retention, mixer.chunk_size, mixer.causal, mixer.num_heads, hidden, *mixer.xpos_scale.tolist()
-    return (None,)
+        return Retention, mixer.num_heads, (mixer.chunk_size, mixer.causal, *mixer.xpos_scale.tolist())
+    return None, None, None
+
+
+def _fits(model):
+    """Whether there is a kernel of this width and dtype, and the parameters are those that it reads."""
+    sizes = PackedTransformer(None, None, **_sizes(model))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found = {name: p for name, p in parameters.items() if name.split(".")[0] in (*PARTS, "Temporal_pos_embed")}
+    read = parameter_shapes(sizes)
+    absent = [name for name in read if name not in found and not name.endswith("attn.qkv.bias")]
+    other = [n for n, p in found.items() if not n.endswith(".decay") and tuple(p.shape) != read.get(n)]  # decays are expanded
+    dtypes = {p.dtype for n, p in found.items() if not n.endswith(".decay")}
+    return not absent and not other and len(dtypes) == 1 and has_kernel(*dtypes, sizes.dim, sizes.num_heads)

@@ -44,6 +44,9 @@ class Alternating(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3))
         self.frozen = None
 
+    def __setstate__(self, state):
+        super().__setstate__({"frozen": None} | state)  # of a model that was pickled before there was such a thing
+
     def pack(self):
         """For `lifter.freeze`: blocks and head become one call, where they can. What embeds is left to it.
 

@@ -52,7 +52,7 @@ class PoseRetNet(Alternating):
         spatial = lambda rate: TransformerBlock(dim, attention(), mlp_ratio, drop, rate)
         temporal = lambda rate: TransformerBlock(dim, retention(), mlp_ratio, drop, rate)
         super().__init__(spatial, temporal, None, num_joints, in_channels, dim, depth, drop, drop_path)
-        self.chunk_size, self.depth = chunk_size, depth
+        self.chunk_size = chunk_size
 
     def forward(self, keypoints, state=None, return_state=False):
         """Poses of the frames; with `return_state` (poses, state after the last frame).
@@ -60,8 +60,11 @@ class PoseRetNet(Alternating):
         `state` is what an earlier call returned for the frames before: a list of one tensor per temporal block,
         (B, J, H, C / H, C / H) in float32. None: nothing came before. Its size does not grow, nor depend on chunks.
         """
-        if state is not None and len(state) != self.depth:
-            raise ValueError(f"PoseRetNet: state has {len(state)} tensors, expected one per temporal block, {self.depth}")
+        depth = len(self.TTEblocks) if self.frozen is None else self.frozen.packed.depth
+        if state is not None and len(state) != depth:
+            raise ValueError(f"PoseRetNet: state has {len(state)} tensors, expected one per temporal block, {depth}")
+        if state is not None and all(before is None for before in state):
+            state = None
         out = self._lift(self._embed(keypoints), state, return_state)
         poses, *new_state = out if return_state else (out,)
         poses = poses.to(keypoints.dtype)
@@ -70,7 +73,7 @@ class PoseRetNet(Alternating):
     def _lift(self, x, state, return_state):
         if self.frozen is not None:
             return self.frozen(x, state=state, return_state=return_state)
-        state = [None] * self.depth if state is None else state
+        state = [None] * len(self.TTEblocks) if state is None else state
         new_state = []
         for spatial, temporal, before in zip(self.STEblocks, self.TTEblocks, state, strict=True):
             x = self.Spatial_norm(spatial(x))
