@@ -65,7 +65,9 @@ def _is_plain(model):
             return False
     if any(type(module) not in KINDS for module in parts if module is not model.head):
         return False
-    if type(model.pos_drop) is not nn.Dropout or type(model.head) is not nn.Sequential or [type(module) for module in model.head] != [nn.LayerNorm, nn.Linear]:
+    if type(model.pos_drop) is not nn.Dropout or type(model.head) is not nn.Sequential:
+        return False
+    if [type(module) for module in model.head] != [nn.LayerNorm, nn.Linear]:
         return False
     blocks = [*model.STEblocks, *model.TTEblocks]
     if any(type(block) is not TransformerBlock for block in blocks):
