@@ -71,7 +71,7 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
     check_like(op, "x", x, weights=p.weights)
     check_device(op, "x", x, vectors=p.vectors, xpos_scale=p.xpos_scale)
     check_shape(op, "xpos_scale", p.xpos_scale, (p.dim // p.num_heads // 2,))
-    check_mask(op, mask, x)
+    check_mask(op, mask, "x", x)
     retains, head = p.xpos_scale is not None, p.dim // p.num_heads
     if retains and not 1 <= min(p.chunk_size, T) <= MAX_XPOS_CHUNK:
         raise ValueError(f"{op}: chunk_size is {p.chunk_size}, expected 1 to {MAX_XPOS_CHUNK}")

@@ -49,7 +49,7 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
         raise ValueError(f"{op}: dropout_p is {dropout_p}, expected 0 <= dropout_p < 1")
     if mask is not None and axis != "frame":
         raise ValueError(f"{op}: mask is given with axis 'joint', expected None (masks are for the frame axis)")
-    check_mask(op, mask, qkv)
+    check_mask(op, mask, "qkv", qkv)
     if (dtype := autocast_dtype(qkv)) is not None:
         qkv = qkv.to(dtype)
     scale = qkv.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -105,7 +105,7 @@ def _mix(x):
     return x ^ (x >> 16)
 
 
-def check_mask(op, mask, x):
+def check_mask(op, mask, name, x):
     """Errors unless `mask` is None or one of the frames of x (B, T, J, ...)."""
     if mask is None:
         return
@@ -115,7 +115,7 @@ def check_mask(op, mask, x):
     B, T, J = x.shape[:3]
     keys = -(-T // BITS) if kind == torch.int32 else T
     check_shape(op, "mask", mask, *((b, j, T, keys) for b in (B, 1) for j in (J, 1)))
-    check_device(op, "the clip", x, mask=mask)
+    check_device(op, name, x, mask=mask)
 
 
 def kernel_mask(op, mask, x):
