@@ -17,8 +17,8 @@ import pytest
 pytest.importorskip("triton")
 pytestmark = pytest.mark.aot
 
-# Of every kernel, each twelfth case for the first and each fourth for the second: all of them take minutes.
-ARCHITECTURES = {80: 12, 90: 4}
+# Of every kernel, each eighteenth case for the first and each sixth for the second: all of them take minutes.
+ARCHITECTURES = {80: 18, 90: 6}
 # Of a multiprocessor, which must hold a block.
 SHARED, REGISTERS = {80: 163 * 1024, 90: 227 * 1024}, 65536
 # Kernels that read no rows of channels: what lies together is a clip's frames, of any number, or a sequence's steps. All
