@@ -66,9 +66,9 @@ class PoseRetNet(Alternating):
         if state is not None and all(before is None for before in state):
             state = None
         out = self._lift(self._embed(keypoints), state, return_state)
-        poses, *new_state = out if return_state else (out,)
+        poses, new_state = out if return_state else (out, None)
         poses = poses.to(keypoints.dtype)
-        return (poses, *new_state) if return_state else poses
+        return (poses, new_state) if return_state else poses
 
     def _lift(self, x, state, return_state):
         if self.frozen is not None:
