@@ -31,7 +31,7 @@ std::tuple<Tensor, std::vector<Tensor>> forward(const Tensor& x_, const Tensor& 
   if (xpos_scale) {
     s.retains = true, s.causal = causal, s.chunk = chunk < s.frames ? chunk : s.frames;
     turns = xpos_turns(data<float>(packed(*xpos_scale)), head, s.chunk);
-    s.turns = turns.data();
+    s.turns = turns.data(), s.turns_row = xpos_row(head);
   }
   for (Tensor& state : states) before.push_back(data<float>(state = packed(state)));
   for (int64_t i = 0; return_state && i < depth; ++i) {

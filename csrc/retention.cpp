@@ -28,7 +28,7 @@ struct Inputs {
     r.decay = data<float>(decay), r.state = data<float>(state);
     if (xpos_scale) {
       turns = xpos_turns(data<float>(packed(*xpos_scale)), r.keys, r.chunk);
-      r.turns = turns.data(), r.turns_row = (r.keys + 15) / 16 * 16;
+      r.turns = turns.data(), r.turns_row = xpos_row(r.keys);
     }
   }
 

@@ -7,7 +7,7 @@ namespace lifter {
 constexpr double kXposBase = 512;  // frames, as XPOS_BASE in kernels/retention.py
 
 std::vector<float> xpos_turns(const float* scale, int64_t keys, int64_t chunk) {
-  const int64_t row = (keys + 15) / 16 * 16, frames = chunk + 1;
+  const int64_t row = xpos_row(keys), frames = chunk + 1;
   std::vector<float> turns(4 * frames * row, 0);
   for (int64_t d = 0; d < keys / 2; ++d) {
     const double angle = std::pow(10000.0, -2.0 * d / keys), size = std::pow(scale[d], 1 / kXposBase);

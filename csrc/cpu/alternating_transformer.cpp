@@ -155,7 +155,7 @@ class Network {
     r.q = projections_, r.k = projections_ + s_.dim, r.v = projections_ + 2 * s_.dim;
     r.decay = parameters.vector(s_.joints * s_.heads);
     r.state = s_.states ? s_.states[layer] + first_ : nullptr;
-    r.turns = s_.turns, r.turns_row = wide(r.keys);
+    r.turns = s_.turns, r.turns_row = s_.turns_row;
     retention_forward(r, mixed_, s_.finals ? s_.finals[layer] + first_ : nullptr);
 
     const Norm norm = parameters.norm(s_.dim);

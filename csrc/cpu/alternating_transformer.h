@@ -21,6 +21,7 @@ struct AlternatingTransformer {
   int64_t chunk;
   bool causal;
   const float* turns;
+  int64_t turns_row;
   const float* const* states;  // of every temporal block (batch, joints, heads, keys, keys), or null
   float* const* finals;        // the same after the last frame, or null
 };
