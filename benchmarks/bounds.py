@@ -79,15 +79,22 @@ def _transformer_products(
 ):
     """The same of the layers."""
     B, T, J, C = x.shape
-    rows, head = B * T * J, C // heads
+    rows, spatial = B * T * J, _block_products(x, None, 0, hidden, heads)
     if xpos_scale is None:
-        temporal = [(1, rows, C, 3 * C)] + _attention_products(x.new_empty(B, T, J, 3, heads, head, device="meta"), mask, 1)
+        temporal = _block_products(x, mask, 1, hidden, heads)
     else:
-        q = x.new_empty(B, T, J, heads, head, device="meta")
+        q = x.new_empty(B, T, J, heads, C // heads, device="meta")
         temporal = [(1, rows, C, 4 * C)] + _retention_products(q, q, states or None, min(chunk_size, T), return_state)
-    spatial = [(1, rows, C, 3 * C)] + _attention_products(x.new_empty(B, T, J, 3, heads, head, device="meta"), None, 0)
-    rest = [(1, rows, C, C), (1, rows, C, hidden), (1, rows, hidden, C)]
-    return (spatial + rest + temporal + rest) * depth + [(1, rows, C, 3)]
+        temporal += [(1, rows, C, C), *_block_products(x, None, -1, hidden, heads)]
+    return (spatial + temporal) * depth + [(1, rows, C, 3)]
+
+
+def _block_products(x, mask, axis, hidden, heads):
+    """Those of a block."""
+    B, T, J, C = x.shape
+    rows, qkv = B * T * J, x.new_empty(B, T, J, 3, heads, C // heads, device="meta")
+    attention = [(1, rows, C, 3 * C), *_attention_products(qkv, mask, axis), (1, rows, C, C)]
+    return (attention if axis >= 0 else []) + [(1, rows, C, hidden), (1, rows, hidden, C)]
 
 
 def _gradient_products(products):
@@ -129,6 +136,9 @@ PRODUCTS = {
     "temporal_graph_conv": lambda x, *rest: _graph_products(x),
     "temporal_graph_conv_bwd": lambda dout, x, *rest: _graph_products(x, backward=True),
     "temporal_topk_graph_conv": lambda x, values, k, windows, *rest: _window_products(x, windows),
+    "transformer_block": lambda x, weights, vectors, mask, axis, hidden, heads, *rest: _block_products(
+        x, mask, axis, hidden, heads
+    ),
 }
 
 # Exponentials of an op from its arguments: of a scan one per step, channel and state. A backward pass evaluates them

@@ -15,7 +15,7 @@ std::tuple<Tensor, std::vector<Tensor>> forward(const Tensor& x_, const Tensor& 
   const Tensor x = packed(x_), weights = packed(weights_), vectors = packed(vectors_);
   AlternatingTransformer s{};
   s.batch = x.size(0), s.frames = x.size(1), s.joints = x.size(2), s.dim = x.size(3);
-  s.hidden = hidden, s.heads = heads, s.depth = depth, s.positions = positions, s.scale = static_cast<float>(scale);
+  s.hidden = hidden, s.heads = heads, s.depth = depth, s.positions = positions, s.scale = static_cast<float>(scale), s.epsilon = 1e-6f;
   s.bfloat16 = is_bfloat16("alternating_transformer", x);
   s.pairs = s.bfloat16 && capability() == Capability::avx512_bf16;
   s.x = x.data_ptr(), s.weights = weights.data_ptr(), s.vectors = data<float>(vectors);

@@ -25,9 +25,11 @@ from .skeleton_scan import skeleton_scan, skeleton_scan_ref
 from .temporal_graph_conv import temporal_graph_conv, temporal_graph_conv_ref
 from .temporal_topk_graph_conv import temporal_topk_graph_conv, temporal_topk_graph_conv_ref
 from .topk_temporal_mask import pack_mask, topk_temporal_mask, topk_temporal_mask_ref, unpack_mask
+from .transformer_block import PackedBlock, pack_block, transformer_block, transformer_block_ref
 
 __all__ = [
     "MixSynthSizes",
+    "PackedBlock",
     "PackedTransformer",
     "alternating_transformer",
     "alternating_transformer_ref",
@@ -44,6 +46,7 @@ __all__ = [
     "density_peak_prune_ref",
     "mixsynth_encoder",
     "mixsynth_encoder_ref",
+    "pack_block",
     "pack_mask",
     "pack_mixsynth",
     "pack_transformer",
@@ -63,6 +66,8 @@ __all__ = [
     "temporal_topk_graph_conv_ref",
     "topk_temporal_mask",
     "topk_temporal_mask_ref",
+    "transformer_block",
+    "transformer_block_ref",
     "unpack_mask",
     "xpos_scale",
 ]

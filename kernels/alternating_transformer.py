@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 
 from ._op import Op, check_device, check_dtype, check_float, check_like, check_shape, no_autocast
-from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panels
-from .axial_attention import AXES, MAX_CHANNELS, axial_attention_ref, check_mask, kernel_mask
+from .axial_attention import AXES, check_mask, kernel_mask
 from .axial_attention import flops as axial_attention_flops
 from .retention import MAX_XPOS_CHUNK, retention_ref
 from .retention import flops as retention_flops
+from .transformer_block import Reader, attention, block, check_sizes, count, has_kernel, norm, pack
 
 BLOCK_EPS, EPS = 1e-6, 1e-5  # of the norms in and after blocks, and of those in retention and head
 
@@ -65,8 +65,8 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
     if T < 1 or (p.positions and T > p.positions):
         expected = f"1 to {p.positions}" if p.positions else "at least 1"
         raise ValueError(f"{op}: x has {T} frames, expected {expected}")
-    for name, tensor, count in zip(("weights", "vectors"), (p.weights, p.vectors), _counts(p), strict=True):
-        check_shape(op, name, tensor, (count,))
+    for name, tensor, size in zip(("weights", "vectors"), (p.weights, p.vectors), _counts(p), strict=True):
+        check_shape(op, name, tensor, (size,))
     check_dtype(op, "vectors", p.vectors, torch.promote_types(p.weights.dtype, torch.float32))
     check_like(op, "x", x, weights=p.weights)
     check_device(op, "x", x, vectors=p.vectors, xpos_scale=p.xpos_scale)
@@ -101,44 +101,35 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
     return (poses, after) if return_state else poses
 
 
-def has_kernel(dtype, dim, num_heads):
-    """Whether the CPU kernel computes networks of this width."""
-    return dtype in (torch.float32, torch.bfloat16) and dim % 2 == 0 and dim // num_heads <= MAX_CHANNELS
-
-
 def alternating_transformer_ref(x, packed, mask=None, state=()):
     """`alternating_transformer` as written, in at least float32: (poses, state after the last frame)."""
     p, out_dtype, dtype = packed, x.dtype, torch.promote_types(x.dtype, torch.float32)
-    read, heads, states = _Reader(p, dtype), (p.num_heads, -1), []
-
-    def feed_forward(x):
-        h = F.gelu(read.linear(read.norm(x, BLOCK_EPS), p.hidden))
-        return x + read.linear(h, p.dim)
+    read, states = Reader(p, dtype), []
 
     def attend(x, axis, mask=None):
-        qkv = read.linear(read.norm(x, BLOCK_EPS), 3 * p.dim).unflatten(-1, (3, *heads))
-        return x + read.linear(axial_attention_ref(qkv, axis, mask, p.scale), p.dim)
+        return read.attend(x, p.num_heads, axis, mask, p.scale, BLOCK_EPS)
 
     def retain(x, before):
         qkvg = read.linear(read.norm(x, BLOCK_EPS), 4 * p.dim, has_bias=False)
-        q, k, v, gate = qkvg.unflatten(-1, (4, *heads)).unbind(-3)
+        q, k, v, gate = qkvg.unflatten(-1, (4, p.num_heads, -1)).unbind(-3)
         y, after = retention_ref(
             q, k, v, read.vector(p.num_joints, p.num_heads), 1.0, before,
             chunk_size=p.chunk_size, causal=p.causal, xpos_scale=p.xpos_scale,
         )  # fmt: skip
         states.append(after)
-        weight, bias = (read.vector(*heads[:1], p.dim // p.num_heads) for _ in range(2))
+        weight, bias = (read.vector(p.num_heads, p.dim // p.num_heads) for _ in range(2))
         y = F.layer_norm(y, y.shape[-1:], eps=EPS) * weight + bias
         return x + read.linear((F.silu(gate) * y).flatten(-2), p.dim, has_bias=False)
 
     x = x.to(dtype)
     spatial_norm, temporal_norm = [(read.vector(p.dim), read.vector(p.dim)) for _ in range(2)]
     for i in range(p.depth):
-        x = F.layer_norm(feed_forward(attend(x, "joint")), (p.dim,), *spatial_norm, BLOCK_EPS)
+        x = read.feed_forward(attend(x, "joint"), p.hidden, BLOCK_EPS)
+        x = F.layer_norm(x, (p.dim,), *spatial_norm, BLOCK_EPS)
         if i == 0 and p.positions:
             x = x + read.vector(p.positions, 1, p.dim)[: x.shape[1]]
         x = attend(x, "frame", mask) if p.xpos_scale is None else retain(x, state[i] if len(state) else None)
-        x = F.layer_norm(feed_forward(x), (p.dim,), *temporal_norm, BLOCK_EPS)
+        x = F.layer_norm(read.feed_forward(x, p.hidden, BLOCK_EPS), (p.dim,), *temporal_norm, BLOCK_EPS)
     return read.linear(read.norm(x, EPS), 3).to(out_dtype), states
 
 
@@ -148,56 +139,30 @@ def alternating_transformer_ref(x, packed, mask=None, state=()):
 def pack_transformer(parameters, **sizes):
     """The parameters of a model by the names of its state_dict -> `PackedTransformer(weights, vectors, **sizes)`, whose linear
     layers keep the dtype that they have."""
-    packed = PackedTransformer(None, None, **sizes)
-    weights, vectors = [], []
-    for name, *shape, has_bias in linears_and_vectors(packed):
-        if has_bias is None:
-            vectors.append(parameters[name].expand(shape))
-            continue
-        weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
-        weights.append(pack_panels(weight))
-        if has_bias:
-            vectors.append(weight.new_zeros(len(weight)) if bias is None else bias)
-    wide = torch.promote_types(weights[0].dtype, torch.float32)
-    return packed._replace(weights=torch.cat(weights), vectors=torch.cat([pack_vector(v.to(wide)) for v in vectors]))
-
-
-def parameter_shapes(packed):
-    """{name: shape} of the parameters that are read; a bias of attn.qkv may be missing, and a decay be one for all joints."""
-    shapes = {}
-    for name, *shape, has_bias in linears_and_vectors(packed):
-        shapes[name if has_bias is None else f"{name}.weight"] = tuple(shape)
-        if has_bias:
-            shapes[f"{name}.bias"] = tuple(shape[:1])
-    return shapes
+    weights, vectors = pack(parameters, linears_and_vectors(PackedTransformer(None, None, **sizes)))
+    return PackedTransformer(weights, vectors, **sizes)
 
 
 def linears_and_vectors(packed):
     """(name, *shape, has_bias) of the parameters in the order in which they are read; `has_bias` of what is no linear layer is
-    None."""
-    C, hidden, J, H = packed.dim, packed.hidden, packed.num_joints, packed.num_heads
-
-    def norm(name):
-        return [(f"{name}.{part}", C, None) for part in ("weight", "bias")]
-
-    def block(name, *mixer):
-        linears = [(f"{name}.mlp.fc1", hidden, C, True), (f"{name}.mlp.fc2", C, hidden, True)]
-        return [*norm(f"{name}.norm1"), *mixer, *norm(f"{name}.norm2"), *linears]
+    None. A decay may be one for all joints."""
+    C, J, H = packed.dim, packed.num_joints, packed.num_heads
 
     def attend(name):
-        return block(name, (f"{name}.attn.qkv", 3 * C, C, True), (f"{name}.attn.proj", C, C, True))
+        return block(f"{name}.", C, packed.hidden, *attention(f"{name}.", C))
 
     def retain(name):
-        norms = (f"{name}.attn.decay", J, H, None), *norm(f"{name}.attn.group_norm")
-        return block(name, (f"{name}.attn.qkvg", 4 * C, C, False), *norms, (f"{name}.attn.out", C, C, False))
+        mixer = [*norm(f"{name}.norm1", C), (f"{name}.attn.qkvg", 4 * C, C, False), (f"{name}.attn.decay", J, H, None)]
+        mixer += [*norm(f"{name}.attn.group_norm", C), (f"{name}.attn.out", C, C, False)]
+        return block(f"{name}.", C, packed.hidden, *mixer)
 
-    yield from norm("Spatial_norm") + norm("Temporal_norm")
+    yield from norm("Spatial_norm", C) + norm("Temporal_norm", C)
     for i in range(packed.depth):
         yield from attend(f"STEblocks.{i}")
         if i == 0 and packed.positions:
             yield "Temporal_pos_embed", 1, packed.positions, C, None
         yield from (attend if packed.xpos_scale is None else retain)(f"TTEblocks.{i}")
-    yield from [*norm("head.0"), ("head.1", 3, C, True)]
+    yield from [*norm("head.0", C), ("head.1", 3, C, True)]
 
 
 def _counts(packed):
@@ -210,43 +175,14 @@ def _counts(packed):
 
 def _count(dtype, retains, *sizes):
     packed = PackedTransformer(None, None, *sizes, xpos_scale=() if retains else None)
-    for name in ("num_joints", "dim", "hidden", "num_heads", "depth"):
-        if getattr(packed, name) < 1:
-            raise ValueError(f"alternating_transformer: {name} is {getattr(packed, name)}, expected at least 1")
-    if packed.dim % packed.num_heads or (retains and packed.dim // packed.num_heads % 2):
-        expected = "a divisor of dim" + " with an even quotient" * retains
+    check_sizes("alternating_transformer", packed, "num_joints", "dim", "hidden", "num_heads", "depth")
+    if retains and packed.dim // packed.num_heads % 2:
+        expected = "a divisor of dim with an even quotient"
         raise ValueError(f"alternating_transformer: num_heads is {packed.num_heads}, expected {expected}, {packed.dim}")
-    weights = vectors = 0
-    for _, *shape, has_bias in linears_and_vectors(packed):
-        if has_bias is None:
-            vectors += padded(torch.Size(shape).numel())
-        else:
-            weights += panels_size(*shape, dtype)
-            vectors += padded(shape[0]) * has_bias
-    return weights, vectors
+    return count(linears_and_vectors(packed), dtype)
 
 
 _known_count = cache(_count)  # of 200 parameters: it would take longer than a frame's arithmetic
-
-
-class _Reader:
-    """The parameters of a `PackedTransformer`, taken one after another."""
-
-    def __init__(self, packed, dtype):
-        self.weights, self.vectors, self.dtype = packed.weights, packed.vectors.to(dtype), dtype
-
-    def vector(self, *shape):
-        count = torch.Size(shape).numel()
-        x, self.vectors = self.vectors[:count].view(shape), self.vectors[padded(count) :]
-        return x
-
-    def norm(self, x, eps):
-        return F.layer_norm(x, x.shape[-1:], self.vector(x.shape[-1]), self.vector(x.shape[-1]), eps)
-
-    def linear(self, x, out, has_bias=True):
-        size = panels_size(out, x.shape[-1], self.weights.dtype)
-        weight, self.weights = unpack_panels(self.weights[:size], out, x.shape[-1]), self.weights[size:]
-        return F.linear(x, weight.to(self.dtype), self.vector(out) if has_bias else None)
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------

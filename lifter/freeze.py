@@ -11,8 +11,9 @@ def freeze(model):
 
     Every `nn.Linear` in float32 or bfloat16 holds its weight in oneDNN's blocked layout instead of the ordinary one,
     which would be rearranged in every call, and every `Mlp` multiplies and applies its GELU in one pass. What has a kernel of
-    its own (MixSynthFormer; the blocks of MixSTE, D3DP and PoseRetNet) packs its parameters for that instead. Nothing else
-    changes; results differ by rounding. What the machine or this build of PyTorch cannot pack stays as it is.
+    its own (MixSynthFormer; all blocks of MixSTE, D3DP and PoseRetNet together; every other `TransformerBlock` and
+    `ScaledBlock`) packs its parameters for that instead. Nothing else changes; results differ by rounding. What the machine
+    or this build of PyTorch cannot pack stays as it is.
 
     Args:
         model: any module on the CPU. It is not touched, and what happens to its weights later does not reach the copy.
@@ -24,24 +25,31 @@ def freeze(model):
     Raises:
         TypeError if `model` is no module, ValueError if some parameter of it is not on the CPU.
     """
-    from lifter.layers import Mlp  # here: `import lifter` loads no kernels
-
     if not isinstance(model, nn.Module):
         raise TypeError(f"freeze: model is {type(model).__name__}, expected a torch.nn.Module")
     elsewhere = [f"{name} on {p.device}" for name, p in model.named_parameters() if p.device.type != "cpu"]
     if elsewhere:
         raise ValueError(f"freeze: expected a model on the CPU, got {elsewhere[0]}")
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
-    whole = {part for module in frozen.modules() if hasattr(module, "pack") and module.pack() for part in module.modules()}
-    for module in list(frozen.modules()):
-        if module in whole:
-            continue
-        if type(module) is Mlp and _can_pack(module.fc1) and is_exact_gelu(module.act):
-            module.fc1, module.act = PackedLinear(module.fc1, "gelu"), nn.Identity()
-        for name, child in module.named_children():
-            if _can_pack(child):
-                setattr(module, name, PackedLinear(child))
-    return PackedLinear(frozen) if _can_pack(frozen) else frozen
+    return _frozen(copy.deepcopy(model).eval().requires_grad_(False), {})
+
+
+def _frozen(module, done):
+    """What stands for `module`: itself with frozen parts, or what computes the same from packed weights."""
+    from lifter.layers import Mlp  # here: `import lifter` loads no kernels
+    from lifter.layers.frozen_block import freeze_block
+
+    if module in done:
+        return done[module]
+    frozen = PackedLinear(module) if _can_pack(module) else freeze_block(module) or module
+    done[module] = frozen
+    if hasattr(frozen, "pack") and frozen.pack():
+        return frozen
+    if type(frozen) is Mlp and _can_pack(frozen.fc1) and is_exact_gelu(frozen.act):
+        frozen.fc1, frozen.act = PackedLinear(frozen.fc1, "gelu"), nn.Identity()
+    for name, part in list(frozen._modules.items()):
+        if part is not None and (packed := _frozen(part, done)) is not part:
+            setattr(frozen, name, packed)
+    return frozen
 
 
 class Frozen(nn.Module):

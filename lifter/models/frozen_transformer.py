@@ -5,10 +5,11 @@ from torch import nn
 
 from lifter.freeze import Frozen, is_exact_gelu
 from lifter.kernels import PackedTransformer, alternating_transformer, pack_transformer
-from lifter.kernels.alternating_transformer import ALTERNATING_TRANSFORMER, BLOCK_EPS, EPS, has_kernel, parameter_shapes
+from lifter.kernels.alternating_transformer import ALTERNATING_TRANSFORMER, BLOCK_EPS, EPS, linears_and_vectors
 from lifter.kernels.retention import MAX_XPOS_CHUNK
 from lifter.layers import AxialAttention, Retention, TransformerBlock
 from lifter.layers.block import DropPath, Mlp
+from lifter.layers.frozen_block import readable, untouched
 
 PARTS = ("STEblocks", "TTEblocks", "Spatial_norm", "Temporal_norm", "head")
 KINDS = {nn.ModuleList, TransformerBlock, AxialAttention, Retention, Mlp, nn.Linear, nn.LayerNorm, nn.GroupNorm,
@@ -60,10 +61,7 @@ def _sizes(model):
 def _is_plain(model):
     """Whether the parts are of the kinds that they were built of, all pairs of blocks alike, and nothing watches them."""
     parts = [module for name in PARTS for module in getattr(model, name).modules()]
-    for module in [*parts, model.pos_drop]:
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
-            return False
-    if any(type(module) not in KINDS for module in parts if module is not model.head):
+    if not untouched([model.pos_drop, model.head]) or not untouched((p for p in parts if p is not model.head), KINDS):
         return False
     if type(model.pos_drop) is not nn.Dropout or type(model.head) is not nn.Sequential:
         return False
@@ -100,10 +98,7 @@ def _settings(block):
 def _fits(model):
     """Whether there is a kernel of this width and dtype, and the parameters are those that it reads."""
     sizes = PackedTransformer(None, None, **_sizes(model))
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    found = {name: p for name, p in parameters.items() if name.split(".")[0] in (*PARTS, "Temporal_pos_embed")}
-    read = parameter_shapes(sizes)
-    absent = [name for name in read if name not in found and not name.endswith("attn.qkv.bias")]
-    other = [n for n, p in found.items() if not n.endswith(".decay") and tuple(p.shape) != read.get(n)]  # decays are expanded
-    dtypes = {p.dtype for n, p in found.items() if not n.endswith(".decay")}
-    return not absent and not other and len(dtypes) == 1 and has_kernel(*dtypes, sizes.dim, sizes.num_heads)
+    # Decays are expanded, and always of float32.
+    found = {name: p for name, p in model.named_parameters(remove_duplicate=False) if not name.endswith(".decay")}
+    found = {name: p for name, p in found.items() if name.split(".")[0] in (*PARTS, "Temporal_pos_embed")}
+    return readable(found, (e for e in linears_and_vectors(sizes) if not e[0].endswith(".decay")), sizes)

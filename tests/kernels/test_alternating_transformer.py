@@ -265,7 +265,7 @@ def test_bad_input():
         (dict(packed=weights._replace(weights=weights.weights[1:])), ValueError, "weights has shape"),
         (dict(packed=weights._replace(vectors=weights.vectors[1:])), ValueError, "vectors has shape"),
         (dict(packed=weights._replace(vectors=weights.vectors.double())), TypeError, "vectors has dtype torch.float64"),
-        (dict(packed=weights._replace(num_heads=5)), ValueError, "num_heads is 5, expected a divisor of dim with an even"),
+        (dict(packed=weights._replace(num_heads=5)), ValueError, "num_heads is 5, expected a divisor of dim, 24"),
         (dict(packed=weights._replace(hidden=0)), ValueError, "hidden is 0, expected at least 1"),
         (dict(packed=weights._replace(chunk_size=0)), ValueError, "chunk_size is 0, expected 1 to 32768"),
         (dict(packed=weights._replace(xpos_scale=torch.ones(4))), ValueError, r"xpos_scale has shape \(4,\), expected \(3,\)"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lifter import kernels
-from lifter.kernels import MixSynthSizes, PackedTransformer
+from lifter.kernels import MixSynthSizes, PackedBlock, PackedTransformer
 from lifter.kernels.mixsynth_encoder import packed_size
 
 r = torch.rand
@@ -14,6 +14,7 @@ NEIGHBOURS = torch.tensor([[1, -1], [0, 2], [1, -1]], dtype=torch.int32)
 SIZES = MixSynthSizes(frames=3, keyframes=0, poses=2, dim=4, hidden=4, depth=1, r_t=1, r_s=1)
 BLOCKS = dict(num_joints=3, dim=4, hidden=4, num_heads=1, depth=1, scale=1.0)
 PACKED = PackedTransformer(r(576), r(368), **BLOCKS)
+BLOCK = PackedBlock(r(256), r(128), dim=4, hidden=4, axis="frame")
 CALLS = {
     "alternating_transformer": dict(x=r(1, 2, 3, 4), packed=PACKED, mask=torch.ones(1, 3, 2, 2, dtype=torch.bool)),
     "axial_attention": dict(qkv=r(1, 4, 3, 3, 2, 4), axis="frame", mask=torch.ones(1, 3, 4, 4, dtype=torch.bool)),
@@ -35,6 +36,7 @@ CALLS = {
     "temporal_graph_conv": dict(x=r(1, 4, 3, 2), graph=r(4, 4), mask=torch.ones(1, 3, 4, 1, dtype=torch.int32)),
     "temporal_topk_graph_conv": dict(x=r(1, 4, 3, 2), values=r(1, 4, 3, 2), root=r(1, 4, 3, 2)),
     "topk_temporal_mask": dict(x=r(1, 4, 3, 2), k=2),
+    "transformer_block": dict(x=r(1, 4, 3, 4), packed=BLOCK, mask=torch.ones(1, 3, 4, 4, dtype=torch.bool)),
     "pack_mask": dict(mask=torch.ones(1, 3, 4, 4, dtype=torch.bool)),
     "unpack_mask": dict(mask=torch.ones(1, 3, 4, 1, dtype=torch.int32), frames=4),
 }  # fmt: skip

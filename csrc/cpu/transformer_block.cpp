@@ -1,0 +1,44 @@
+// A block of a transformer: attention along joints or frames if it has any, and an MLP.
+#include "transformer_block.h"
+
+#include "residual.h"
+
+namespace lifter::LIFTER_CAPABILITY {
+namespace {
+
+template <class Unit, class Packed>
+class Block : Residual<Unit, Packed> {
+  using Base = Residual<Unit, Packed>;
+  using typename Base::T;
+  using Base::s_;
+  using Base::x_;
+
+ public:
+  Block(const Transformer& s, Mixer mixer)
+      : Base(s, larger(mixer == Mixer::none ? 0 : 3 * s.dim, Base::row_of(s.hidden))), mixer_(mixer) {}
+
+  void operator()(T* out) {
+    const T* x = static_cast<const T*>(s_.x);
+    if (mixer_ == Mixer::none) return this->feed_forward(x, out);
+    this->attend(s_.along_frames, mixer_, x, x_);
+    this->feed_forward(x_, out);
+  }
+
+ private:
+  const Mixer mixer_;
+};
+
+template <class Unit, class Packed, class T>
+void forward(const Transformer& s, Mixer mixer, T* out) {
+  for_clips(s, out, s.dim, [&](const Transformer& clips, int64_t, T* part) { Block<Unit, Packed>(clips, mixer)(part); });
+}
+
+}  // namespace
+
+void transformer_block_forward(const Transformer& s, Mixer mixer, void* out) {
+  if (!s.bfloat16) return forward<float, float>(s, mixer, static_cast<float*>(out));
+  if (s.pairs) return forward<Pair, Pair>(s, mixer, static_cast<bfloat16*>(out));
+  forward<float, Pair>(s, mixer, static_cast<bfloat16*>(out));
+}
+
+}  // namespace lifter::LIFTER_CAPABILITY

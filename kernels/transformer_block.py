@@ -1,0 +1,220 @@
+"""A pre-norm block of a transformer on (frame, joint) maps in one call: attention along the joints or the frames, if it has
+any, and an MLP. Norms, residuals and activations are applied where the products are still in the caches.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from ._op import Op, check_device, check_dtype, check_float, check_like, check_shape, no_autocast
+from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panels
+from .axial_attention import AXES, MAX_CHANNELS, axial_attention_ref, check_mask, kernel_mask
+from .axial_attention import flops as axial_attention_flops
+
+NO_ATTENTION = -1  # what the kernels take for the axis where there is none
+
+
+class PackedBlock(NamedTuple):
+    """What `pack_block` makes of a block: the weights of its linear layers in one tensor, all other parameters in another in
+    at least float32, and what they are the parameters of."""
+
+    weights: torch.Tensor
+    vectors: torch.Tensor
+    dim: int
+    hidden: int  # width of the MLP
+    num_heads: int = 1
+    axis: str | None = None  # of attention, "joint" or "frame"; None: there is but the MLP
+    scale: float = 1.0  # of attention
+    eps: float = 1e-6  # of the norms
+
+
+def transformer_block(x, packed, mask=None):
+    """x + attention(norm1(x)) if there is attention, then x + mlp(norm2(x)), in evaluation.
+
+    Args:
+        x: (B, T, J, C), the dtype of the packed weights, float32 or bfloat16 (float64 runs on the reference), any strides.
+        packed: `PackedBlock`.
+        mask: of attention along the frames, see `axial_attention`.
+
+    Returns:
+        A tensor like `x`. For inference; autocast leaves it as it is. There is a CPU kernel, and none for a GPU; where a
+        derivative is wanted, or `has_kernel` says no, the reference runs.
+
+    Raises:
+        ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
+    """
+    op, p = "transformer_block", packed
+    check_float(op, x=x, weights=p.weights, vectors=p.vectors)
+    if p.axis not in (None, *AXES):
+        raise ValueError(f"{op}: axis is {p.axis!r}, expected 'joint', 'frame' or None")
+    check_shape(op, "x", x, ("B", "T", "J", p.dim))
+    sizes = (_count if torch.compiler.is_compiling() else _known_count)(p.weights.dtype, *p[2:])
+    for name, tensor, size in zip(("weights", "vectors"), (p.weights, p.vectors), sizes, strict=True):
+        check_shape(op, name, tensor, (size,))
+    check_dtype(op, "vectors", p.vectors, torch.promote_types(p.weights.dtype, torch.float32))
+    check_like(op, "x", x, weights=p.weights)
+    check_device(op, "x", x, vectors=p.vectors)
+    if mask is not None and p.axis != "frame":
+        raise ValueError(f"{op}: mask is given, expected none without attention along the frames")
+    check_mask(op, mask, "x", x)
+
+    ops = TRANSFORMER_BLOCK.inference_namespace(x, p.weights, p.vectors)
+    if ops is None or not has_kernel(x.dtype, p.dim, p.num_heads):
+        with no_autocast(x):
+            return transformer_block_ref(x, p, mask)
+    axis = NO_ATTENTION if p.axis is None else AXES[p.axis]
+    mask = kernel_mask(op, mask, x)
+    return ops.transformer_block(x, p.weights, p.vectors, mask, axis, p.hidden, p.num_heads, p.scale, p.eps)
+
+
+def has_kernel(dtype, dim, num_heads):
+    """Whether the CPU kernels compute blocks of this width."""
+    return dtype in (torch.float32, torch.bfloat16) and dim % 2 == 0 and dim // num_heads <= MAX_CHANNELS
+
+
+def transformer_block_ref(x, packed, mask=None):
+    """`transformer_block` as written, in at least float32."""
+    p, read = packed, Reader(packed, torch.promote_types(x.dtype, torch.float32))
+    y = x.to(read.dtype)
+    if p.axis is not None:
+        y = read.attend(y, p.num_heads, p.axis, mask, p.scale, p.eps)
+    return read.feed_forward(y, p.hidden, p.eps).to(x.dtype)
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
+
+
+def pack_block(parameters, **sizes):
+    """The parameters of a block by their names (norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2, as in the state_dict of
+    `lifter.layers.TransformerBlock`) -> `PackedBlock(weights, vectors, **sizes)`, whose linear layers keep their dtype."""
+    weights, vectors = pack(parameters, block_parameters(PackedBlock(None, None, **sizes)))
+    return PackedBlock(weights, vectors, **sizes)
+
+
+def block_parameters(packed):
+    """(name, *shape, has_bias) of the parameters in the order in which they are read; `has_bias` of what is no linear layer is
+    None."""
+    return block("", packed.dim, packed.hidden, *(attention("", packed.dim) if packed.axis else []))
+
+
+def block(prefix, dim, hidden, *mixer):
+    """Those of a block; `mixer`: of what comes before its MLP."""
+    linears = [(f"{prefix}mlp.fc1", hidden, dim, True), (f"{prefix}mlp.fc2", dim, hidden, True)]
+    return [*mixer, *norm(f"{prefix}norm2", dim), *linears]
+
+
+def attention(prefix, dim):
+    linears = [(f"{prefix}attn.qkv", 3 * dim, dim, True), (f"{prefix}attn.proj", dim, dim, True)]
+    return [*norm(f"{prefix}norm1", dim), *linears]
+
+
+def norm(name, dim):
+    return [(f"{name}.{part}", dim, None) for part in ("weight", "bias")]
+
+
+def pack(parameters, entries):
+    """(weights, vectors) of `entries`; a missing bias is zero."""
+    weights, vectors = [], []
+    for name, *shape, has_bias in entries:
+        if has_bias is None:
+            vectors.append(parameters[name].expand(shape))
+            continue
+        weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
+        weights.append(pack_panels(weight))
+        if has_bias:
+            vectors.append(weight.new_zeros(len(weight)) if bias is None else bias)
+    wide = torch.promote_types(weights[0].dtype, torch.float32)
+    return torch.cat(weights), torch.cat([pack_vector(v.to(wide)) for v in vectors])
+
+
+def shapes(entries):
+    """{name: shape} of the parameters that are read; a bias of attn.qkv may be missing."""
+    found = {}
+    for name, *shape, has_bias in entries:
+        found[name if has_bias is None else f"{name}.weight"] = tuple(shape)
+        if has_bias:
+            found[f"{name}.bias"] = tuple(shape[:1])
+    return found
+
+
+def count(entries, dtype):
+    """Elements of the packed weights and vectors."""
+    weights = vectors = 0
+    for _, *shape, has_bias in entries:
+        if has_bias is None:
+            vectors += padded(torch.Size(shape).numel())
+        else:
+            weights += panels_size(*shape, dtype)
+            vectors += padded(shape[0]) * has_bias
+    return weights, vectors
+
+
+def check_sizes(op, packed, *names):
+    """ValueError unless each of the sizes is positive and the heads fit."""
+    for name in names:
+        if getattr(packed, name) < 1:
+            raise ValueError(f"{op}: {name} is {getattr(packed, name)}, expected at least 1")
+    if packed.dim % packed.num_heads:
+        raise ValueError(f"{op}: num_heads is {packed.num_heads}, expected a divisor of dim, {packed.dim}")
+
+
+def _count(dtype, *sizes):
+    packed = PackedBlock(None, None, *sizes)
+    check_sizes("transformer_block", packed, "dim", "hidden", "num_heads")
+    return count(block_parameters(packed), dtype)
+
+
+_known_count = cache(_count)
+
+
+class Reader:
+    """The packed parameters, taken one after another by what they are the parameters of."""
+
+    def __init__(self, packed, dtype):
+        self.weights, self.vectors, self.dtype = packed.weights, packed.vectors.to(dtype), dtype
+
+    def vector(self, *shape):
+        size = torch.Size(shape).numel()
+        x, self.vectors = self.vectors[:size].view(shape), self.vectors[padded(size) :]
+        return x
+
+    def norm(self, x, eps):
+        return F.layer_norm(x, x.shape[-1:], self.vector(x.shape[-1]), self.vector(x.shape[-1]), eps)
+
+    def linear(self, x, out, has_bias=True):
+        size = panels_size(out, x.shape[-1], self.weights.dtype)
+        weight, self.weights = unpack_panels(self.weights[:size], out, x.shape[-1]), self.weights[size:]
+        return F.linear(x, weight.to(self.dtype), self.vector(out) if has_bias else None)
+
+    def attend(self, x, num_heads, axis, mask, scale, eps):
+        qkv = self.linear(self.norm(x, eps), 3 * x.shape[-1]).unflatten(-1, (3, num_heads, -1))
+        return x + self.linear(axial_attention_ref(qkv, axis, mask, scale), x.shape[-1])
+
+    def feed_forward(self, x, hidden, eps):
+        return x + self.linear(F.gelu(self.linear(self.norm(x, eps), hidden)), x.shape[-1])
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _fake(x, weights, vectors, mask, axis, hidden, heads, scale, eps):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _flops(x_shape, weights_shape, vectors_shape, mask_shape, axis, hidden, heads, scale, eps, out_shape=None, **kwargs):
+    """The products of the layers, as the ops of the parts count them."""
+    B, T, J, C = x_shape
+    layers = 4 * B * T * J * C * hidden
+    if axis == NO_ATTENTION:
+        return layers
+    return layers + 8 * B * T * J * C * C + axial_attention_flops((B, T, J, 3, heads, C // heads), mask_shape, axis)
+
+
+TRANSFORMER_BLOCK = Op(
+    "transformer_block(Tensor x, Tensor weights, Tensor vectors, Tensor? mask, int axis, int hidden, int heads, float scale, "
+    "float eps) -> Tensor",
+    fake=_fake,
+    flops=_flops,
+)
