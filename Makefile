@@ -17,13 +17,19 @@ env: .venv/installed
 	$(PY) -m pip install -q --no-build-isolation -e ".[test]"
 	@if cat lifter/_build_failure.txt 2>/dev/null; then echo "WARNING: no C++ kernels (why: above)"; else touch $@; fi
 
+# The oldest Triton that pyproject.toml allows, for tests/test_triton_aot.py.
+OLDEST_TRITON := build/oldest-triton/installed
+$(OLDEST_TRITON): | env
+	$(PY) -m pip install -q --no-deps --upgrade --target $(@D) triton==3.6.0 && touch $@
+
 # Two workers on two cores: each takes one thread, but for the tests that set their own.
-test: env
+test: env $(OLDEST_TRITON)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal --durations=30
 
-# Every case of every Triton kernel through the compilers for a GPU, of which `make test` takes a part.
-aot: env
-	for module in $$(cd kernels/triton && ls [a-z]*.py | sed 's/\.py//'); do $(PY) tests/test_triton_aot.py $$module || exit 1; done
+# Every case of every Triton kernel through the compilers for a GPU, by both Tritons, of which `make test` takes a part.
+aot: env $(OLDEST_TRITON)
+	for path in "" $(CURDIR)/$(dir $(OLDEST_TRITON)); do for module in $$(cd kernels/triton && ls [a-z]*.py | sed 's/\.py//'); do \
+	PYTHONPATH=$$path $(PY) tests/test_triton_aot.py $$module || exit 1; done; done
 
 bench: env
 	$(PY) -m benchmarks

@@ -1,6 +1,7 @@
 """The command line: `python -m benchmarks [tables|models|kernels|stream|official|huggingface]`."""
 
 import argparse
+import contextlib
 import math
 import re
 import sys
@@ -99,7 +100,9 @@ def run(plan, setup, args) -> int:
         print(f"NO C++ KERNELS HERE: lifter is its own reference in this run ({_library.reason})", file=sys.stderr)
     folder = args.out or (None if args.json else DEFAULT_FOLDER)
     start, done, total = time.perf_counter(), 0, sum(map(len, plan.values()))
-    if setup.device != "cpu":  # first, and after every case what there is: a round may be cut off
+    if setup.device != "cpu":
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # as that of matrix products is
+        # First, and after every case what there is: a round may be cut off
         result.ceilings = bounds.ceilings(setup.device)
     for section, cases in plan.items():
         rows = result.sections[section] = []
@@ -135,7 +138,8 @@ def survived(name, case) -> list[dict]:
     try:
         return case()
     except Exception as failure:
-        torch.cuda.empty_cache()
+        with contextlib.suppress(RuntimeError):  # of a capture that is not over
+            torch.cuda.empty_cache()
         return [{"case": name, "matches": False, "note": f"FAILS: {first_line(failure)}"}]
 
 

@@ -42,6 +42,12 @@ def captured(call):
     with torch.cuda.stream(stream):
         for _ in range(3):
             call()
+        # What waits for the device must fail here: after a capture that fails, this process can do no other.
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -1,9 +1,10 @@
 #!/bin/sh
 # The round on a machine with a GPU, which needs no network: benchmarks/gpu_round.sh [STEP...], or all steps. None takes more than
 # LIMIT seconds; one that is cut off leaves what it has measured, and the next goes on. Results: $RESULTS/STEP/, default
-# benchmarks/results/<gpu>/.
+# benchmarks/results/<gpu>/. Of a machine that a step runs on anew, `install` comes first, and `warm` before what it warms.
 #
 #   before, where there is a network: python -m benchmarks.peers fetch
+#   where only what is below the repository travels: build/peers is that, and build/shared a copy of the golden files
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} LIMIT=${LIMIT:-570}
@@ -12,6 +13,7 @@ RESULTS=${RESULTS:-benchmarks/results/$GPU}
 WORKERS=$(($(nproc) > 12 ? 12 : $(nproc)))
 # What is compiled once stays, in a folder that git ignores.
 export TRITON_CACHE_DIR=$PWD/build/triton TORCHINDUCTOR_CACHE_DIR=$PWD/build/inductor PYTHONUNBUFFERED=1
+[ ! -d build/shared ] || export LIFTER_SHARED=$PWD/build/shared
 OPS=$(ls benchmarks/kernels | sed -n 's/^\([a-z].*\)\.py$/\1/p')
 SCANS="^selective_,^skeleton_scan,^causal_conv1d"
 mkdir -p "$RESULTS"

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lifter.data.files import whole
+
 from .timing import Timing
 
 
@@ -101,7 +103,8 @@ def _markdown(section, rows) -> str:
 def _dump(path, content):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+    with whole(path) as partly:
+        partly.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
 
 
 def _plain(value):

@@ -3,13 +3,14 @@
 import sys
 import types
 
-import av
 import numpy as np
 import pytest
 
 from lifter.cli import main
 from lifter.data import normalise, open_data
 from lifter.data.keypoints import to_h36m
+
+av = pytest.importorskip("av")
 
 FRAMES, SIZE = 7, (64, 48)
 

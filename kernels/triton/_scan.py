@@ -36,12 +36,13 @@ def tile_sizes(states: int, channels: int, per_warp: int = 128, warps: int = 1) 
 def launch(kernel, programs: int, *args, **options) -> None:
     """Run `kernel` on `programs` programs, on the device of its first argument.
 
-    All 255 registers are allowed: left alone, ptxas now and then spills a few to reach the next step of occupancy.
+    All 255 registers are allowed: left alone, ptxas now and then spills a few to reach the next step of occupancy. Products
+    and sums are fused whatever the default of the version.
     """
     if programs:
         device = args[0].device
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            kernel[(programs,)](*args, maxnreg=255, **options)
+            kernel[(programs,)](*args, maxnreg=255, enable_fp_fusion=True, **options)
 
 
 def carry_over(A, sums, edge, local, reverse=False) -> None:
@@ -59,7 +60,7 @@ def carry_over(A, sums, edge, local, reverse=False) -> None:
 
 @triton.jit
 def softplus(x):
-    e = tl.exp(tl.minimum(x, 20.0))
+    e = tl.exp(tl.where(x > 20.0, 20.0, x))  # not the minimum, which would make a number of NaN
     w = 1.0 + e  # log1p(e) = log(w) e / (w - 1): exact where 1 + e rounds
     small = tl.where(w == 1.0, e, tl.log(w) * e / tl.where(w == 1.0, 1.0, w - 1.0))
     return tl.where(x > 20.0, x, small)
@@ -124,6 +125,14 @@ def load_states(x, row, d0, d, n, D, N, mask, CHANNELS_LAST: tl.constexpr):
 
 
 @triton.jit
+def _chunk(i, row, chunks, D, REVERSE: tl.constexpr):
+    """The i-th chunk of a row that `carry` meets, and its channels: none if there is no such chunk."""
+    first = row * chunks
+    c = first + (chunks - 1 - i if REVERSE else i)
+    return c, tl.where((first <= c) & (c < first + chunks), D, 0)
+
+
+@triton.jit
 def carry(
     A, sums, edge, local, K, D, N, chunks, SUB: tl.constexpr, REVERSE: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr
 ):
@@ -139,16 +148,17 @@ def carry(
     else:
         h = tl.load(edge + row * D * N + tile, mask=mask, other=0.0)
     for i in range(0, chunks, SUB):
-        first = (tl.cdiv(chunks, SUB) - 1) * SUB - i if REVERSE else i
-        c = first + tl.arange(0, SUB)
-        inside = c < chunks
-        total = tl.load(
-            sums + (row * chunks + c)[:, None] * D + d[None, :], mask=inside[:, None] & (d < D)[None, :], other=0.0
-        )
-        where = local + ((row * chunks + c)[:, None, None] * N + n[None, :, None]) * D + d[None, None, :]
-        where_mask = inside[:, None, None] & mask[None]
-        b = tl.load(where, mask=where_mask, other=0.0)
-        # An exponent may overflow where no step by itself does; a finite decay keeps a zero state zero.
-        a = tl.minimum(tl.exp(total[:, None, :] * decay[None]), 3.4e38)
-        entered, h = scan(h, a, b, SUB, REVERSE)
-        tl.store(where, entered, mask=where_mask)
+        # All loads before the first store, and in two dimensions: a layout with steps on lanes would pick them by shuffles.
+        decays, tiles = (), ()
+        for s in tl.static_range(SUB):
+            c, width = _chunk(i + s, row, chunks, D, REVERSE)
+            total = tl.load(sums + c * D + d, mask=d < width, other=0.0)
+            # An exponent may overflow where no step by itself does; a finite decay keeps a zero state zero.
+            decays = decays + (tl.minimum(tl.exp(total[None, :] * decay), 3.4e38),)
+            where = local + c * N * D + n[:, None] * D + d[None, :]
+            tiles = tiles + (tl.load(where, mask=(n < N)[:, None] & (d < width)[None, :], other=0.0),)
+        for s in tl.static_range(SUB):
+            c, width = _chunk(i + s, row, chunks, D, REVERSE)
+            where = local + c * N * D + n[:, None] * D + d[None, :]
+            tl.store(where, h, mask=(n < N)[:, None] & (d < width)[None, :])
+            h = decays[s] * h + tiles[s]

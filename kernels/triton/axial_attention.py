@@ -47,11 +47,14 @@ def _plan(qkv, mask, axis, scale, dropout_p, seed):
     b, t, j, part, h, _ = qkv.stride()
     rows, N = (J, T) if axis else (T, J)
     strides = (b, j, t, part, h) if axis else (b, t, j, part, h)
+    if mask is not None and mask.stride(-1) != 1:
+        mask = mask.contiguous()  # the layout of the tiles, and with it the order of sums, follows the mask's
     mask_strides = None if mask is None else mask.stride()
     threshold, rest = dropout_threshold(dropout_p), 1 / (1 - dropout_p)
     problem = (qkv, strides, rows, N, H, scale, mask, mask_strides, seed, threshold, rest)
     precise = qkv.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
     options = _tiles(N, D, qkv.dtype) | {"FRAME": bool(axis), "D": D, "PRECISION": "ieee" if precise else "tf32"}
+    options["PACKED"] = mask is not None and mask.dtype == torch.int32
     options["WIDE"] = triton_interpreted()  # the interpreter multiplies tiles of bfloat16 wrongly
     return problem, options, N <= options["WALK"], B * rows * H * triton.cdiv(N, options["BLOCK"])
 
@@ -91,13 +94,11 @@ def _where(rows, N, H, FRAME: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _inputs(qkv, qkv_s, mask, mask_s, b, row, h):
-    """Where the problem's queries, keys, values and mask start."""
+def _inputs(qkv, qkv_s, b, row, h):
+    """Where the problem's queries, keys and values start."""
     queries = qkv + b * qkv_s[0] + row * qkv_s[1] + h * qkv_s[4]
     keys = queries + qkv_s[3]
-    if mask is not None:
-        mask += b * mask_s[0] + row * mask_s[1]
-    return queries, keys, keys + qkv_s[3], mask
+    return queries, keys, keys + qkv_s[3]
 
 
 @triton.jit
@@ -116,18 +117,13 @@ def _store(x, n, step, tile, N, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 @triton.jit
 def _words(mask, mask_s, i, j, first, N, BLOCK: tl.constexpr):
-    """What a packed mask has of queries i and keys j, which are BLOCK from `first` on; None of another mask."""
-    if mask is None:
-        return None
-    elif mask.dtype.element_ty != tl.int32:
-        return None
-    else:
-        rows, word = mask + i * mask_s[2], first // WORD
-        words = tl.load(rows + word * mask_s[3], mask=i < N, other=0)
-        if BLOCK > WORD:
-            second = tl.minimum(word + 1, (N - 1) // WORD)
-            words = tl.where(j < first + WORD, words, tl.load(rows + second * mask_s[3], mask=i < N, other=0))
-        return words
+    """What a packed mask has of queries i and keys j, which are BLOCK from `first` on."""
+    rows, word = mask + i * mask_s[2], first // WORD
+    words = tl.load(rows + word * mask_s[3], mask=i < N, other=0)
+    if BLOCK > WORD:
+        second = tl.minimum(word + 1, (N - 1) // WORD)
+        words = tl.where(j < first + WORD, words, tl.load(rows + second * mask_s[3], mask=i < N, other=0))
+    return words
 
 
 @triton.jit
@@ -181,19 +177,23 @@ def _kept(seed, b, row, h, rows, H, i, j, N, threshold):
 @triton.jit(do_not_specialize=["threshold"])
 def outputs(
     qkv, qkv_s, rows, N, H, scale, mask, mask_s, seed, threshold, rest, out, lse,
-    FRAME: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    FRAME: tl.constexpr, PACKED: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
     D: tl.constexpr, BLOCK: tl.constexpr, WALK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     b, row, h, start, token, step = _where(rows, N, H, FRAME, BLOCK)
     i = start + tl.arange(0, BLOCK)
-    queries, keys, values, mask = _inputs(qkv, qkv_s, mask, mask_s, b, row, h)
+    queries, keys, values = _inputs(qkv, qkv_s, b, row, h)
+    if mask is not None:
+        mask += b * mask_s[0] + row * mask_s[1]
     q = _load(queries, i, qkv_s[2], N, D, BLOCK_D, WIDE)
     largest = tl.full((BLOCK,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     sums = tl.zeros((BLOCK, BLOCK_D), tl.float32)
     for j0 in range(0, WALK if WHOLE else N, WALK):
         j = j0 + tl.arange(0, WALK).to(tl.int64)
-        words = _words(mask, mask_s, i[:, None], j[None, :], j0, N, WALK)
+        words = None
+        if PACKED:
+            words = _words(mask, mask_s, i[:, None], j[None, :], j0, N, WALK)
         if _any(words, WHOLE):
             k = _load(keys, j, qkv_s[2], N, D, BLOCK_D, WIDE)
             scores = _scores(q, k, i[:, None], j[None, :], N, scale, mask, mask_s, words, PRECISION)
@@ -225,13 +225,15 @@ def _score_gradients(scores, lse, dweights, delta, kept, rest):
 @triton.jit(do_not_specialize=["threshold"])
 def query_gradients(
     qkv, qkv_s, rows, N, H, scale, mask, mask_s, seed, threshold, rest, dout, out, lse, delta, dqkv,
-    FRAME: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    FRAME: tl.constexpr, PACKED: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
     D: tl.constexpr, BLOCK: tl.constexpr, WALK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """dq, and delta, the sum of dout * out over the channels."""
     b, row, h, start, token, step = _where(rows, N, H, FRAME, BLOCK)
     i = start + tl.arange(0, BLOCK)
-    queries, keys, values, mask = _inputs(qkv, qkv_s, mask, mask_s, b, row, h)
+    queries, keys, values = _inputs(qkv, qkv_s, b, row, h)
+    if mask is not None:
+        mask += b * mask_s[0] + row * mask_s[1]
     first = token * H + h
     q = _load(queries, i, qkv_s[2], N, D, BLOCK_D, WIDE)
     do = _load(dout + first * D, i, step * H * D, N, D, BLOCK_D, WIDE)
@@ -242,7 +244,9 @@ def query_gradients(
     dq = tl.zeros((BLOCK, BLOCK_D), tl.float32)
     for j0 in range(0, N, WALK):
         j = j0 + tl.arange(0, WALK).to(tl.int64)
-        words = _words(mask, mask_s, i[:, None], j[None, :], j0, N, WALK)
+        words = None
+        if PACKED:
+            words = _words(mask, mask_s, i[:, None], j[None, :], j0, N, WALK)
         if _any(words, False):
             k = _load(keys, j, qkv_s[2], N, D, BLOCK_D, WIDE)
             v = _load(values, j, qkv_s[2], N, D, BLOCK_D, WIDE)
@@ -259,13 +263,15 @@ def query_gradients(
 @triton.jit(do_not_specialize=["threshold"])
 def key_gradients(
     qkv, qkv_s, rows, N, H, scale, mask, mask_s, seed, threshold, rest, dout, out, lse, delta, dqkv,
-    FRAME: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    FRAME: tl.constexpr, PACKED: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
     D: tl.constexpr, BLOCK: tl.constexpr, WALK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """dk and dv; of a WHOLE problem dq too. Keys lie along the rows of the tiles."""
     b, row, h, start, token, step = _where(rows, N, H, FRAME, BLOCK)
     j = start + tl.arange(0, BLOCK)
-    queries, keys, values, mask = _inputs(qkv, qkv_s, mask, mask_s, b, row, h)
+    queries, keys, values = _inputs(qkv, qkv_s, b, row, h)
+    if mask is not None:
+        mask += b * mask_s[0] + row * mask_s[1]
     first = token * H + h
     dqkv += (token * 3 * H + h) * D
     k = _load(keys, j, qkv_s[2], N, D, BLOCK_D, WIDE)
@@ -274,7 +280,9 @@ def key_gradients(
     dv = tl.zeros((BLOCK, BLOCK_D), tl.float32)
     for i0 in range(0, WALK if WHOLE else N, WALK):
         i = i0 + tl.arange(0, WALK).to(tl.int64)
-        words = _words(mask, mask_s, i[None, :], j[:, None], start, N, BLOCK)
+        words = None
+        if PACKED:
+            words = _words(mask, mask_s, i[None, :], j[:, None], start, N, BLOCK)
         if _any(words, WHOLE):
             q = _load(queries, i, qkv_s[2], N, D, BLOCK_D, WIDE)
             do = _load(dout + first * D, i, step * H * D, N, D, BLOCK_D, WIDE)
@@ -285,6 +293,8 @@ def key_gradients(
             else:
                 means = tl.load(delta + first + i * step * H, mask=i < N, other=0.0)
             scores = _scores(k, q, i[None, :], j[:, None], N, scale, mask, mask_s, words, PRECISION)
+            if PRECISION == "ieee":
+                tl.debug_barrier()  # as in `_scores`
             dweights = tl.dot(v, tl.trans(do), input_precision=PRECISION)
             kept = None
             if seed is not None:

@@ -26,6 +26,8 @@ def forward(x, kept, k, mask, noise, valid):
     width = max(16, triton.next_power_of_2(T))
     walk = {"ROWS": max(1, 2048 // width), "WIDTH": width, "num_warps": 4}
     blocks = B * triton.cdiv(T, walk["ROWS"])
+    if mask is not None and mask.stride(-1) != 1:
+        mask = mask.contiguous()  # the layout of the tiles, and with it the order of sums, follows the mask's
     mask_s = None if mask is None else mask.stride()
     launch(products, B * triton.cdiv(T, BLOCK) ** 2, x, x.stride(), mean, pairs, statistics, T, C, BLOCK=BLOCK)
     launch(measure, blocks, pairs, mask, mask_s, valid, statistics, T, k, **walk)

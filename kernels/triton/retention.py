@@ -181,14 +181,11 @@ def _store_pairs(rows, even, odd, inside, n, K: tl.constexpr, rates, SIGN: tl.co
 
 @triton.jit
 def _rates(xpos, d0, K, BD: tl.constexpr):
-    """Of the pairs d0 ...: the angle per frame, 2^32 being a full turn, and log2 of the scale per frame. Or None."""
-    if xpos is None:
-        return None
-    else:
-        d = d0 + tl.arange(0, BD)
-        turn = tl.exp2(d.to(tl.float64) * (-2 * 13.287712379549449) / K) * (4294967296 / 6.283185307179586)  # log2(10000)
-        growth = tl.log2(tl.load(xpos + d, mask=2 * d < K, other=1.0)) / 512
-        return (turn + 0.5).to(tl.int32), growth
+    """Of the pairs d0 ...: the angle per frame, 2^32 being a full turn, and log2 of the scale per frame."""
+    d = d0 + tl.arange(0, BD)
+    turn = tl.exp2(d.to(tl.float64) * (-2 * 13.287712379549449) / K) * (4294967296 / 6.283185307179586)  # log2(10000)
+    growth = tl.log2(tl.load(xpos + d, mask=2 * d < K, other=1.0)) / 512
+    return (turn + 0.5).to(tl.int32), growth
 
 
 @triton.jit
@@ -280,7 +277,9 @@ def carry(
     row, place, _, block = _where(tl.cdiv(K, 2 * BD) * blocks_v, T, J, H, T)
     d0, e = block // blocks_v * BD, block % blocks_v * BV + tl.arange(0, BV)
     chunks = tl.cdiv(T, length)
-    log, rates = _log_decay(decay, decay_s, place), _rates(xpos, d0, K, BD)
+    log, rates = _log_decay(decay, decay_s, place), None
+    if xpos is not None:
+        rates = _rates(xpos, d0, K, BD)
     even, odd = tl.zeros((BD, BV), tl.float32), tl.zeros((BD, BV), tl.float32)
     if edge is not None:
         even, odd = _load_state(edge, row, d0, e, K, V, BD)
@@ -331,7 +330,9 @@ def outputs(
     row, place, chunk, block = _where(tl.cdiv(length, BN) * blocks_v, T, J, H, length)
     b, j, h = place
     size = tl.minimum(length, T - chunk * length)
-    log, rates = _log_decay(decay, decay_s, place), _rates(xpos, 0, K, BD)
+    log, rates = _log_decay(decay, decay_s, place), None
+    if xpos is not None:
+        rates = _rates(xpos, 0, K, BD)
     e, n = block % blocks_v * BV + tl.arange(0, BV), block // blocks_v * BN + tl.arange(0, BN)
     inside, e_mask = n < size, (e < V)[None, :]
     t = chunk * length + n
@@ -368,7 +369,9 @@ def gradients(
     b, j, h = place
     state = row * tl.cdiv(T, length) + chunk
     size = tl.minimum(length, T - chunk * length)
-    log, rates = _log_decay(decay, decay_s, place), _rates(xpos, 0, K, BD)
+    log, rates = _log_decay(decay, decay_s, place), None
+    if xpos is not None:
+        rates = _rates(xpos, 0, K, BD)
     n = block // 2 * BN + tl.arange(0, BN)
     inside = n < size
     t = chunk * length + n

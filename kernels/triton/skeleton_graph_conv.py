@@ -64,12 +64,13 @@ def _plan(x):
 @triton.jit
 def _tile(B, T, J, C, FRAMES: tl.constexpr, COLUMNS: tl.constexpr):
     """Of a program: its joint, what comes before the joint's number in the order of all, its frames as clips and frames of
-    these, its channels, and which of all are there."""
-    pid = tl.program_id(0).to(tl.int64)
+    these, its channels, and which of all are there. Divisions are of int32: int64 would be calls."""
+    tile, joint = tl.program_id(0) // J, tl.program_id(0) % J
     blocks = tl.cdiv(C, COLUMNS)
-    n = pid // J // blocks * FRAMES + tl.arange(0, FRAMES)
-    c = pid // J % blocks * COLUMNS + tl.arange(0, COLUMNS)
-    return pid % J, pid // J, n // T, n % T, c, (n // T < B)[:, None] & (c < C)[None, :]
+    n = tile // blocks * FRAMES + tl.arange(0, FRAMES)
+    b, t = (n // T).to(tl.int64), (n % T).to(tl.int64)
+    c = tile % blocks * COLUMNS + tl.arange(0, COLUMNS)
+    return joint.to(tl.int64), tile.to(tl.int64), b, t, c, (b < B)[:, None] & (c < C)[None, :]
 
 
 @triton.jit

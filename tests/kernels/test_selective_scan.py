@@ -345,3 +345,12 @@ def test_bad_input(change, error, message):
     inputs = {**make_inputs(2, 6, 9, 4), **change}
     with pytest.raises(error, match=message):
         selective_scan_fn(**inputs)
+
+
+def test_nan_goes_on(target):
+    """From the step that has it, where the exponent of softplus is bounded too."""
+    inputs = {name: None if x is None else x.to(target.device) for name, x in make_inputs(1, 2, 6, 3, optional=False).items()}
+    inputs["delta"][0, 0, 2] = torch.nan
+    with target.forced():
+        out = selective_scan_fn(**inputs, delta_softplus=True).cpu()
+    assert out[0, 0, 2:].isnan().all() and not out[0, 0, :2].isnan().any() and not out[0, 1].isnan().any()

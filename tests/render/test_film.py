@@ -2,7 +2,6 @@
 
 import sys
 
-import av
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -10,6 +9,8 @@ from matplotlib.colors import to_rgb
 import lifter.render
 from lifter.render import draw, render
 from lifter.render.scene import compose
+
+av = pytest.importorskip("av")
 
 COLOURS = {name: np.array(to_rgb(colour)) * 255 for name, colour in {**draw.LIMBS, "truth": draw.TRUTH}.items()}
 
