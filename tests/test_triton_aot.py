@@ -55,7 +55,8 @@ def test_compiles_without_spills(module, record_property):
         registers = [int(number) for number in re.findall(r": (\d+) registers, 0 bytes spilled", done.stdout)]
         assert registers, f"nothing was compiled for sm_{arch}"
         version = re.search(r"Triton (\S+)", done.stdout)[1]
-        told.append(f"Triton {version}: {len(registers)} kernels for sm_{arch}, {min(registers)} to {max(registers)} registers")
+        range_of = f"{min(registers)} to {max(registers)} registers"
+        told.append(f"{len(registers)} kernels for sm_{arch} by Triton {version}, {range_of}")
     record_property("summary", f"{module}: {'; '.join(told)}; no spills")  # conftest.py prints it
 
 

@@ -294,6 +294,8 @@ def received(
                 dy = tl.where(y > 0.0, dy, 0.0)
             if scale is not None:
                 dy *= tl.load(scale + (begin + i) * S + s, mask=i < length, other=0.0)[:, None]
+            if PRECISION == "ieee":
+                tl.debug_barrier()  # or the compiler loads the next rows before it, and keeps them in registers
             total = tl.dot(weights, dy, total, input_precision=PRECISION)
         at = dvalues + (place + own * J * S)[:, None] * D + d[None, :]
         tl.store(at, total, mask=(own < length)[:, None] & (d < D)[None, :])

@@ -90,7 +90,7 @@ def test_a_mask_of_the_lowest_float(target):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("T", [1, 2, 31, 32, 33, 64, 65, 243])
 def test_words_are_bools(target, pairs, dtype, T):
-    """Bit for bit: what is skipped would have been zeros. On a GPU bools are read in another layout, and summed in its order."""
+    """Bit for bit: what is skipped would have been zeros. On a GPU bools have another layout, and its order of sums."""
     T, J, H = (min(T, 100), 1, 1) if target.slow else (T, 3, 2)
     qkv, mask = make_qkv(1, T, J, H, 5, dtype), pairs(1, T, J)
     for dropout_p in (0.3,) if target.slow else (0.0, 0.3):
