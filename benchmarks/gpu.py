@@ -8,7 +8,8 @@ from .timing import launched, milliseconds
 COLUMNS = [("host", "host", milliseconds), ("device", "device", milliseconds), ("graph", "graph", milliseconds)]
 NOTES = [
     "On a GPU, host: of the thread that launches, to the last launch; device: from the first kernel to the last, everything "
-    "being launched before the first begins; graph: a replay of the captured call, or the note says why there is none.",
+    "being launched before the first begins (not quite of a call of more than about a thousand launches, which no queue "
+    "holds); graph: a replay of the captured call, or the note says why there is none.",
 ]
 
 

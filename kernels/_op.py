@@ -25,6 +25,8 @@ from lifter import _library
 _libraries = {name: torch.library.Library(name, "DEF") for name in ("lifter", "lifter_triton")}
 _registry: dict[str, "Op"] = {}
 _forced: str | None = None
+# Of the others torch would raise, "meta" for one. Not asked in a call: Dynamo of torch 2.11 cannot trace the question.
+_AUTOCAST = {kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind)}
 
 
 class Op:
@@ -248,21 +250,25 @@ def map_like(x: torch.Tensor) -> torch.Tensor:
 def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
     """The dtype that autocast wants for activations like `x`, or None outside autocast; float64 it leaves alone."""
     kind = x.device.type
-    known = torch.amp.is_autocast_available(kind)  # not for "meta", which would raise
-    wanted = known and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    wanted = kind in _AUTOCAST and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
     return torch.get_autocast_dtype(kind) if wanted else None
 
 
 def no_autocast(x: torch.Tensor):
     """A reference computes in the dtypes that it names."""
-    known = torch.amp.is_autocast_available(x.device.type)
-    return torch.autocast(x.device.type, enabled=False) if known else contextlib.nullcontext()
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if kind in _AUTOCAST else contextlib.nullcontext()
 
 
 def saves_states(*tensors: torch.Tensor | None) -> bool:
     """Whether a call must keep what its backward needs. An exported graph is for inference. Inside vmap nobody can tell."""
     wanted = any(x is not None and x.requires_grad for x in tensors) or torch._C._are_functorch_transforms_active()
-    return torch.is_grad_enabled() and wanted and not torch.compiler.is_exporting()
+    return torch.is_grad_enabled() and wanted and not exporting()
+
+
+def exporting() -> bool:
+    """Whether a graph is exported. Dynamo of torch 2.11 would say so of all that it traces."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 def derivative_lost(*tensors: torch.Tensor | None) -> bool:

@@ -7,7 +7,17 @@ for xPos.
 
 import torch
 
-from ._op import Op, autocast_dtype, check_device, check_float, check_like, check_shape, kernel_dtype, no_autocast
+from ._op import (
+    Op,
+    autocast_dtype,
+    check_device,
+    check_float,
+    check_like,
+    check_shape,
+    exporting,
+    kernel_dtype,
+    no_autocast,
+)
 
 XPOS_BASE = 512  # frames over which a channel pair is scaled by its s_d once
 CAUSAL_CHUNK = 64  # frames between two states of the causal form, where it is free to choose
@@ -150,7 +160,7 @@ def _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale):
         chunk_size = CAUSAL_CHUNK if causal else T
     if not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"{op}: chunk_size is {chunk_size!r}, expected an integer of at least 1")
-    if not torch.compiler.is_exporting():  # a graph for clips of all lengths; the ops take the smaller, too
+    if not exporting():  # a graph for clips of all lengths; the ops take the smaller, too
         chunk_size = min(chunk_size, T)
     if xpos_scale is not None and chunk_size > MAX_XPOS_CHUNK:
         raise ValueError(f"{op}: chunk_size is {chunk_size}, expected at most {MAX_XPOS_CHUNK} with xpos_scale")

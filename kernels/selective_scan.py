@@ -16,6 +16,7 @@ from ._op import (
     check_float,
     check_like,
     check_shape,
+    exporting,
     kernel_dtype,
     map_like,
     no_autocast,
@@ -125,7 +126,7 @@ def selective_scan_ref(
         h = decay * h + drive
         return h, (h * C).sum(-1)
 
-    if torch.compiler.is_exporting():  # one loop in the graph, of any length, not thousands of nodes
+    if exporting():  # one loop in the graph, of any length, not thousands of nodes
         from torch._higher_order_ops import scan
 
         h, ys = scan(step, h, (decay, drive, C))
