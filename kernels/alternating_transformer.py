@@ -89,7 +89,7 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
 
     ops = ALTERNATING_TRANSFORMER.inference_namespace(x, p.weights, p.vectors, *state)
     mapped = torch._C._are_functorch_transforms_active()  # lists of tensors have no batching rule
-    if ops is None or mapped or not has_kernel(x.dtype, p.dim, p.num_heads):
+    if ops is None or mapped or not has_kernel(x.dtype, p.dim, head):
         with no_autocast(x):
             poses, after = alternating_transformer_ref(x, p, mask, state)
     else:

@@ -61,7 +61,7 @@ def transformer_block(x, packed, mask=None):
     check_mask(op, mask, "x", x)
 
     ops = TRANSFORMER_BLOCK.inference_namespace(x, p.weights, p.vectors)
-    if ops is None or not has_kernel(x.dtype, p.dim, p.num_heads):
+    if ops is None or not has_kernel(x.dtype, p.dim, p.dim // p.num_heads if p.axis else 0):
         with no_autocast(x):
             return transformer_block_ref(x, p, mask)
     axis = NO_ATTENTION if p.axis is None else AXES[p.axis]
@@ -69,9 +69,9 @@ def transformer_block(x, packed, mask=None):
     return ops.transformer_block(x, p.weights, p.vectors, mask, axis, p.hidden, p.num_heads, p.scale, p.eps)
 
 
-def has_kernel(dtype, dim, num_heads):
-    """Whether the CPU kernels compute blocks of this width."""
-    return dtype in (torch.float32, torch.bfloat16) and dim % 2 == 0 and dim // num_heads <= MAX_CHANNELS
+def has_kernel(dtype, dim, head):
+    """Whether the CPU kernels compute blocks of this width, whose heads have `head` channels; 0: there are none."""
+    return dtype in (torch.float32, torch.bfloat16) and dim % 2 == 0 and head <= MAX_CHANNELS
 
 
 def transformer_block_ref(x, packed, mask=None):

@@ -49,14 +49,14 @@ def freeze_block(block):
     if attends:
         scale = (sizes["dim"] / mixer.num_heads) ** -0.5 if mixer.scale is None else mixer.scale
         sizes |= {"num_heads": mixer.num_heads, "axis": mixer.axis, "scale": scale}
-    packed = PackedBlock(None, None, **sizes)
+    entries = block_parameters(PackedBlock(None, None, **sizes))
 
     parameters = dict(block.named_parameters(remove_duplicate=False))
     scales = [parameters.pop(f"layer_scale_{i}", None) for i in (1, 2)]
     parameters = {f"attn{key.removeprefix(name)}" if key.startswith(f"{name}.") else key: p for key, p in parameters.items()}
     if not attends:
         parameters = {key: p for key, p in parameters.items() if not key.startswith(("norm1.", "attn."))}
-    if not readable(parameters, block_parameters(packed), packed):
+    if not readable(parameters, entries, sizes["dim"], sizes["dim"] // mixer.num_heads if attends else 0):
         return None
     for layer, scale in zip(("attn.proj", "mlp.fc2"), scales, strict=True):
         if scale is not None and f"{layer}.weight" in parameters:
@@ -76,10 +76,10 @@ def untouched(modules, kinds=None):
     return True
 
 
-def readable(parameters, entries, sizes):
-    """Whether `parameters` are all that a kernel reads, which there is for their dtype."""
+def readable(parameters, entries, dim, head):
+    """Whether `parameters` are all that a kernel reads, and there is one for their dtype and these channels."""
     read = shapes(entries)
     absent = [name for name in read if name not in parameters and not name.endswith("attn.qkv.bias")]
     other = [name for name, p in parameters.items() if tuple(p.shape) != read.get(name)]
     dtypes = {p.dtype for p in parameters.values()}
-    return not absent and not other and len(dtypes) == 1 and has_kernel(*dtypes, sizes.dim, sizes.num_heads)
+    return not absent and not other and len(dtypes) == 1 and has_kernel(*dtypes, dim, head)

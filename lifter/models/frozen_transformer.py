@@ -101,4 +101,5 @@ def _fits(model):
     # Decays are expanded, and always of float32.
     found = {name: p for name, p in model.named_parameters(remove_duplicate=False) if not name.endswith(".decay")}
     found = {name: p for name, p in found.items() if name.split(".")[0] in (*PARTS, "Temporal_pos_embed")}
-    return readable(found, (e for e in linears_and_vectors(sizes) if not e[0].endswith(".decay")), sizes)
+    entries = [entry for entry in linears_and_vectors(sizes) if not entry[0].endswith(".decay")]
+    return readable(found, entries, sizes.dim, sizes.dim // sizes.num_heads)

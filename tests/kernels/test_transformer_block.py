@@ -134,6 +134,23 @@ def test_masks(kind):
         check(built, x, mask=pack_mask(mask) if kind == "packed" else mask)
 
 
+def calls(function):
+    """How often the op runs, which says whether there is a kernel."""
+    with torch.autograd.profiler.profile() as profile:
+        function()
+    return sum(event.name == "lifter::transformer_block" for event in profile.function_events)
+
+
+KERNELS = [(None, 512, 1, 1), ("joint", 512, 2, 1), ("joint", 514, 1, 0), (None, 15, 1, 0)]  # axis, dim, heads, calls
+
+
+@pytest.mark.parametrize("axis, dim, heads, ran", KERNELS)
+def test_what_has_a_kernel(axis, dim, heads, ran):
+    """Heads of 256 channels at most, if there are any."""
+    weights = packed(*build(axis, dim, num_heads=heads), torch.float32)
+    assert calls(lambda: transformer_block(make_x(1, 2, 2, dim, torch.float32), weights)) == ran
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_widths_and_dtypes_without_a_kernel(dtype):
     """16 bits of 15 channels are no whole pairs."""
