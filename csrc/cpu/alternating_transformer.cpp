@@ -7,8 +7,8 @@
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
-constexpr int64_t kPose = 3;        // coordinates of a joint
-constexpr float kEpsilon = 1e-5f;   // of the norms in retention and head
+constexpr int64_t kPose = 3;       // coordinates of a joint
+constexpr float kEpsilon = 1e-5f;  // of the norms in retention and head
 
 template <class Unit, class Packed>
 class Network : Residual<Unit, Packed> {
