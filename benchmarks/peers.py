@@ -8,6 +8,7 @@ Of a peer that is not there, or cannot be built, the benchmarks say so and go on
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,7 +85,18 @@ def fetch() -> int:
     return bool(failed)
 
 
+def cuda_home() -> str | None:
+    """Where the nvcc on the PATH says that CUDA lies: what is on the PATH may be a script beside nothing else."""
+    if shutil.which("nvcc") is None:
+        return None
+    said = subprocess.run(["nvcc", "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
+    top = re.search(r"^#\$ TOP=(.+)$", said, re.M)
+    return os.path.normpath(top[1]) if top else None
+
+
 def build() -> int:
+    if home := os.environ.get("CUDA_HOME") or cuda_home():
+        os.environ["CUDA_HOME"] = home  # read when cpp_extension is imported
     import torch
     from torch.utils import cpp_extension
 
@@ -118,7 +130,7 @@ def _built(name) -> str:
             extra_include_paths=[str(folder)], is_python_module=False,
         )  # fmt: skip
     except Exception as failure:  # of the compiler
-        lines = [line for line in str(failure).splitlines() if "error" in line.lower()]
+        lines = re.findall(r"^.*\berror(?:: | +:).*$", str(failure), re.M)
         return (lines or [f"{type(failure).__name__}: {failure}"])[0]
     shutil.copy(work / f"{name}.so", PEERS / "python")
     return ""

@@ -134,7 +134,7 @@ def test_any_shape(target, B, T, J, C, N, R, directions, terms, seed):
 
 
 def test_strided_inputs(target):
-    inputs = make_inputs(B=2, C=18)
+    inputs = make_inputs(B=1, C=3) if target.slow else make_inputs(B=2, C=18)
     strided = dict(inputs, x=torch.stack([inputs["x"], inputs["x"]], -1)[..., 0])
     strided["gather"] = inputs["gather"].transpose(0, 3).contiguous().transpose(0, 3)
     assert not strided["x"].is_contiguous()
