@@ -20,7 +20,7 @@ from lifter.data.inspect import message
 from lifter.data.outputs import output_path, write
 from lifter.diffusion import recover_root
 from lifter.evaluation import lift_sequences
-from lifter.freeze import freeze
+from lifter.rewrite import freeze
 from lifter.models import MixSynthFormer
 from lifter.pretrained import load_pretrained
 from lifter.skeleton import H36M
