@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from lifter._extras import needs
 from lifter.data.files import whole
 from lifter.evaluation import centre
 from lifter.kernels import backend
@@ -161,11 +162,9 @@ def _save_program(program, path):
 
 
 def _save_onnx(name, program, path):
-    try:
+    with needs("export", "ONNX"):
         import onnxruntime
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f'ONNX needs {error.name}: pip install "lifter[export]"') from None
 
     from lifter._onnx import TRANSLATIONS
 
