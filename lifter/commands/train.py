@@ -13,8 +13,8 @@ def main(argv) -> int:
     try:
         with needs("train", "lifter train"):
             import jsonargparse
+            import lightning
             import tensorboard  # noqa: F401, for lightning's logger
-            from lightning.fabric.utilities.rank_zero import rank_zero_only
     except ImportError as error:
         print(error, file=sys.stderr)
         return 1
@@ -30,7 +30,7 @@ def main(argv) -> int:
     except KeyboardInterrupt:
         print(f"lifter train: interrupted; --resume goes on from the last checkpoint in {args.out}", file=sys.stderr)
         return 130
-    if rank_zero_only.rank == 0:
+    if lightning.fabric.utilities.rank_zero.rank_zero_only.rank == 0:
         print(f"{args.out}/best.safetensors" + "".join(f", {name} {value:.1f} mm" for name, value in figures.items()))
     return 0
 
