@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 
 from lifter.data.files import whole
-from lifter.evaluation import centre
 from lifter.kernels import backend
+
+from .windows import centre
 
 FORMATS = (".pt2", ".onnx")
 
@@ -167,7 +168,7 @@ def _save_onnx(name, program, path):
     except ImportError as error:
         raise ImportError(f'ONNX needs {error.name}: pip install "lifter[export]"') from None
 
-    from lifter._onnx import TRANSLATIONS
+    from ._onnx import TRANSLATIONS
 
     shapes = tuple({i: size for i, size in enumerate(shape) if isinstance(size, str)} for shape in _inputs(program).values())
     try:
