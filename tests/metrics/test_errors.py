@@ -1,4 +1,4 @@
-"""lifter.metrics and lifter.procrustes: against NumPy in float64, at degenerate poses, over batches."""
+"""lifter.metrics and lifter.metrics.procrustes: against NumPy in float64, at degenerate poses, over batches."""
 
 import time
 from itertools import pairwise
