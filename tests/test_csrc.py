@@ -63,4 +63,5 @@ def test_weak_symbols_stay_in_their_namespace(capability):
     listed = subprocess.run([tool("nm"), "-C", *objects], check=True, capture_output=True, text=True).stdout
     symbols = re.findall(r"^[0-9a-f]+ ([A-Za-z]) (.+)$", listed, re.M)
     assert any(f"lifter::{capability}::" in name for _, name in symbols)
-    assert [name for kind, name in symbols if kind in "WVu" and f"lifter::{capability}::" not in name] == []
+    weak = [name for kind, name in symbols if kind in "WVu" and not name.startswith("DW.ref.")]  # those are no code
+    assert [name for name in weak if f"lifter::{capability}::" not in name] == []

@@ -9,10 +9,6 @@
 #include <vector>
 
 namespace lifter {
-
-void parallel_for_raw(int64_t count, void (*body)(int64_t, int64_t, void*), void* context) { body(0, count, context); }
-void out_of_memory(int64_t) { abort(); }
-
 namespace {
 
 using namespace LIFTER_CAPABILITY;
