@@ -90,7 +90,6 @@ class CMakeBuild(build_ext):
             "TORCH_DIR": folder,
             "TORCH_VERSION": version,
             "TORCH_CUDA": cuda,
-            "LIBRARY": LIBRARY,
             "LIFTER_BUILD_CUDA": os.environ.get("LIFTER_BUILD_CUDA", "auto"),
             "LIFTER_SANITIZE": sanitize,
         }

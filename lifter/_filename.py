@@ -1,4 +1,4 @@
-"""The name of the compiled library's file. setup.py runs this file too, where lifter cannot be imported yet."""
+"""The name that CMake gives the compiled library. setup.py runs this file too, where lifter cannot be imported yet."""
 
 import sys
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lifter import load_pretrained
-from lifter.cli import main
+from lifter.__main__ import main
 from lifter.data import save
 
 

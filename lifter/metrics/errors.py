@@ -9,8 +9,8 @@ The classes have torchmetrics' names and methods (update, compute, reset, merge_
 
 import torch
 
-from lifter import losses
-from lifter.procrustes import check_finite, check_poses, procrustes_errors
+from . import losses
+from .procrustes import check_finite, check_poses, procrustes_errors
 
 REDUCTIONS = ("none", "frame", "joint", "mean")
 

@@ -5,8 +5,8 @@ import torch
 
 import lifter
 from lifter import Stream
-from lifter.evaluation import centre
-from tests.test_streaming import CHUNK, WINDOWED, close, in_one_call, keypoints, push_in, tiny
+from lifter.inference.windows import centre
+from tests.inference.test_streaming import CHUNK, WINDOWED, close, in_one_call, keypoints, push_in, tiny
 
 
 @pytest.mark.parametrize("name", WINDOWED)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import lifter
-from lifter.cli import main
+from lifter.__main__ import main
 from lifter.data import Sequence, open_data, save
 from lifter.data.synthetic import open_gait
-from lifter.evaluation import lift_sequence
-from lifter.protocols import PROTOCOLS, evaluate, evaluate_model
+from lifter.inference.windows import lift_sequence
+from lifter.metrics.protocols import PROTOCOLS, evaluate, evaluate_model
 from lifter.skeleton import H36M, MPI3DHP
 
 SIZES = {"num_frames": 27, "dim": 16, "depth": 1}

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from lifter.cli import main
+from lifter.__main__ import main
 from lifter.data import normalise, open_data
 from lifter.data.keypoints import to_h36m
 

@@ -13,8 +13,9 @@ import torch
 
 from lifter._extras import needs
 from lifter.data.files import whole
-from lifter.evaluation import centre
 from lifter.kernels import backend
+
+from .windows import centre
 
 FORMATS = (".pt2", ".onnx")
 
@@ -166,7 +167,7 @@ def _save_onnx(name, program, path):
         import onnxruntime
         import onnxscript  # noqa: F401
 
-    from lifter._onnx import TRANSLATIONS
+    from ._onnx import TRANSLATIONS
 
     shapes = tuple({i: size for i, size in enumerate(shape) if isinstance(size, str)} for shape in _inputs(program).values())
     try:

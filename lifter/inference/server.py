@@ -25,8 +25,9 @@ import torch
 from lifter.data.cameras import normalise
 from lifter.data.files import numbers
 from lifter.data.keypoints import missing, to_h36m
-from lifter.evaluation import with_channels
 from lifter.skeleton import H36M
+
+from .windows import with_channels
 
 BLOCK = 1 << 16  # bytes read at once
 LONGEST = 1 << 20  # bytes of a line

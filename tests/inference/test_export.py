@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import lifter
-from lifter.cli import main
-from lifter.export import export
+from lifter.__main__ import main
+from lifter.inference.export import export
 from lifter.kernels import density_peak_prune, topk_temporal_mask, unpack_mask
 from lifter.kernels.selective_scan import SELECTIVE_SCAN
 from lifter.layers import DeformConv, SkeletonScan

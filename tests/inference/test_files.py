@@ -16,12 +16,12 @@ import pytest
 import torch
 
 import lifter
-from lifter.cli import main
+from lifter.__main__ import main
 from lifter.data import Sequence, open_data, save
 from lifter.data.outputs import WRITERS, write
 from lifter.data.synthetic import open_gait
-from lifter.evaluation import lift_sequence
-from lifter.lifting import Lift, find_sources, lift_files
+from lifter.inference.files import Lift, find_sources, lift_files
+from lifter.inference.windows import lift_sequence
 from lifter.progress import Progress
 from lifter.skeleton import LSP
 from tests.data.conftest import save_json
@@ -319,7 +319,7 @@ def test_stopped(lift, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     save(tmp_path / "x.npz", [seen()])
-    monkeypatch.setattr("lifter.lifting.lift_files", interrupted)
+    monkeypatch.setattr("lifter.inference.files.lift_files", interrupted)
     assert lift(tmp_path / "x.npz")[:2] == (130, ["lifter lift: stopped; the same command goes on from here"])
 
 
@@ -366,7 +366,7 @@ def test_killed(lift, checkpoint, tmp_path, record_property):
 def test_ray(lift, tmp_path, monkeypatch):
     """Two workers write the same files as without them, and tell the same of a bad one."""
     ray = pytest.importorskip("ray", reason="needs ray")
-    monkeypatch.setattr("lifter.on_ray.FILES", 13)
+    monkeypatch.setattr("lifter.inference.ray.FILES", 13)
     (tmp_path / "in").mkdir()
     for i in range(24):
         save(tmp_path / "in" / f"{i}.npz", [seen(f"{i}", 3)])

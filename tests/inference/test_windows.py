@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lifter import create_model, kernels
-from lifter.diffusion import mirror
-from lifter.evaluation import centre, lift_sequence, lift_sequences, overlap_average, window_starts
+from lifter.inference.diffusion import mirror
+from lifter.inference.windows import centre, lift_sequence, lift_sequences, overlap_average, window_starts
 
 
 class Recorder(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""lifter.metrics and lifter.procrustes: against NumPy in float64, at degenerate poses, over batches."""
+"""lifter.metrics and lifter.metrics.procrustes: against NumPy in float64, at degenerate poses, over batches."""
 
 import time
 from itertools import pairwise
@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifter import metrics, procrustes
-from tests.official import p_mpjpe as official_p_mpjpe
+from lifter import metrics
+from lifter.metrics import procrustes
+from tests.metrics.official import p_mpjpe as official_p_mpjpe
 
 FUNCTIONS = {
     "mpjpe": metrics.mpjpe, "p_mpjpe": metrics.p_mpjpe, "n_mpjpe": metrics.n_mpjpe, "mpjve": metrics.mpjve,

@@ -1,4 +1,4 @@
-"""P-MPJPE as the papers' NumPy code computes it, written from its description: what lifter.procrustes is measured against."""
+"""P-MPJPE as the NumPy code of the papers computes it, written from its description, to measure ours against."""
 
 import numpy as np
 

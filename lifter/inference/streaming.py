@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .evaluation import centred
+from .windows import centred
 
 MISSING = ("hold", "mask", "error")
 FARTHEST = 1e6  # keypoints are of order 1; beyond this no detection is meant, and a norm would overflow

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lifter import metrics
-from lifter.protocols import FIGURES, H36M_14, PROTOCOLS, align_root, compare, evaluate
-from tests.official import p_mpjpe
+from lifter.metrics.protocols import FIGURES, H36M_14, PROTOCOLS, align_root, compare, evaluate
+from tests.metrics.official import p_mpjpe
 
 PLAIN = replace(PROTOCOLS["vp3d"], root_rule="as_predicted", scale=1000.0)
 

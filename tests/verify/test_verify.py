@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lifter import kernels
-from lifter.cli import main
+from lifter.__main__ import main
 from lifter.models import PoseMamba, SasMamba
 from lifter.verify import verify
 

@@ -1,4 +1,4 @@
-"""`lifter.lifting.lift_files` on many machines, through Ray Data (extra: ray).
+"""`lifter.inference.files.lift_files` on many machines, through Ray Data (extra: ray).
 
 Files and outputs have to be where all of them see them. With RAY_ADDRESS set the cluster there is used, else this machine.
 """
@@ -7,7 +7,8 @@ import math
 from pathlib import Path
 
 from lifter._extras import needs
-from lifter.lifting import Source, lift_files
+
+from .files import Source, lift_files
 
 FILES = 64  # for one call of a worker
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from lifter import metrics
-from lifter.evaluation import lift_sequence, lift_sequences
-from lifter.procrustes import check_finite, check_poses
+from lifter.inference.windows import lift_sequence, lift_sequences
 from lifter.skeleton import H36M, LSP, MPI3DHP, Skeleton
+
+from .errors import accel, auc, in_a_row, mpjpe, mpjve, n_mpjpe, p_mpjpe, pck
+from .procrustes import check_finite, check_poses
 
 ROOT_RULES = ("as_predicted", "zeroed", "shifted")
 AVERAGES = {"action": "per action, then their mean", "sequence": "per sequence, then their mean", "frame": "over all frames"}
@@ -250,8 +251,8 @@ def side_by_side(rows):
 
 
 FIGURES = {
-    "MPJPE": metrics.mpjpe, "P-MPJPE": metrics.p_mpjpe, "N-MPJPE": metrics.n_mpjpe, "MPJVE": metrics.mpjve,
-    "Accel": metrics.accel, "PCK@150": metrics.pck, "AUC": metrics.auc,
+    "MPJPE": mpjpe, "P-MPJPE": p_mpjpe, "N-MPJPE": n_mpjpe, "MPJVE": mpjve,
+    "Accel": accel, "PCK@150": pck, "AUC": auc,
 }  # fmt: skip
 
 
@@ -282,7 +283,7 @@ def _sequence(name, predictions, targets, valid, protocol):
         if figure in ("PCK@150", "AUC"):
             used, options = [x[:, list(joints)] for x in poses], MM_150
         errors = function(*used, reduction="frame", **options) * (100 if options else 1)
-        kept = metrics.in_a_row(counted[:, None], errors[:, None])[:, 0]
+        kept = in_a_row(counted[:, None], errors[:, None])[:, 0]
         mean = errors[kept].mean().item() if kept.any() else float("nan")
         values[figure] = mean, int(counted.sum()) if kept.any() else 0
     return values, int(counted.sum())

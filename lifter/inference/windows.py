@@ -6,8 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lifter.diffusion import Sampler, mirror
 from lifter.skeleton import H36M
+
+from .diffusion import Sampler, mirror
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import lifter
 from lifter import Stream, StreamBatch
-from lifter.streaming import Lifted
+from lifter.inference.streaming import Lifted
 
 CHUNK = 4
 SIZES = {

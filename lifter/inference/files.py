@@ -18,12 +18,13 @@ from lifter.data.files import existing
 from lifter.data.formats import options_of
 from lifter.data.inspect import message
 from lifter.data.outputs import output_path, write
-from lifter.diffusion import recover_root
-from lifter.evaluation import lift_sequences
 from lifter.freeze import freeze
 from lifter.models import MixSynthFormer
 from lifter.pretrained import load_pretrained
 from lifter.skeleton import H36M
+
+from .diffusion import recover_root
+from .windows import lift_sequences
 
 SUFFIXES = (".npz", ".npy", ".json", ".csv", ".pkl", ".mat")  # of files in folders that may hold keypoints
 WINDOW = 243  # frames at once for a model that takes any number

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import lifter
-from lifter.cli import main
+from lifter.__main__ import main
 from lifter.data import normalise
 from lifter.data.keypoints import to_h36m
-from lifter.serving import LONGEST, Form, Server
+from lifter.inference.server import LONGEST, Form, Server
 
 SIZES = {"poseretnet": {"num_frames": 9, "chunk_size": 4}, "mixste": {"num_frames": 9}, "motionbert": {"num_frames": 6}}
 SMALL = {"dim": 16, "depth": 1, "num_heads": 2}
@@ -208,7 +208,7 @@ def test_streams_that_are_ready_go_together(tmp_path, monkeypatch):
 
 
 def test_who_does_not_read_is_not_read_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(lifter.serving, "PATIENCE", 0.2)
+    monkeypatch.setattr(lifter.inference.server, "PATIENCE", 0.2)
 
     async def session():
         line = text(frames(1 + 6)[1][:1])
