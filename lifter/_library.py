@@ -70,7 +70,7 @@ def _load():
 try:
     _C = _load()
     loaded = True
-except (ImportError, OSError, RuntimeError) as error:
+except (ImportError, OSError, RuntimeError, AttributeError) as error:  # AttributeError: a library of older sources
     reason = str(error)
 
 if loaded and (_wanted := os.environ.get("LIFTER_CPU_CAPABILITY")):
