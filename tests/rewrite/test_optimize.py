@@ -135,6 +135,18 @@ class Crashes(Tokens):
         raise NotImplementedError("no")
 
 
+class Long(Tokens):
+    """Another function of long inputs, in training as in evaluation."""
+
+    def attend(self, x):
+        return super().attend(x.cumsum(-2) if x.shape[-2] > 200 else x)
+
+
+class Trained(Tokens):
+    def attend(self, x):
+        return super().attend(2 * x if self.training else x)
+
+
 def lora(module):
     module.qkv = type("Adapted", (nn.Linear,), {})(24, 72)
     return module
@@ -154,6 +166,8 @@ def uncopiable(module):
     "module, why",
     [
         (Causal(), "its output differs from lifter's by"),
+        (Long(), "its output differs from lifter's by"),
+        (Trained(), "in training its output differs from lifter's by"),
         (Keeps(), "keeps something"),
         (Masked(), "takes \\(x, mask\\)"),
         (Crashes(), "does not run here \\(NotImplementedError: no\\)"),
@@ -416,3 +430,30 @@ def test_a_mixer_with_more_in_it_is_left():
     module = Mixer()
     module.A_b_log = nn.Parameter(torch.zeros(16, 4))  # Vision Mamba's second direction
     assert "more than a Mamba mixer: A_b_log" in lifter.optimize(module).left["Mixer"]
+
+
+# ---- replicas --------------------------------------------------------------------------------------------------------
+
+
+def replica(module, parameters, prefix=""):
+    """A module as `nn.DataParallel` makes it, with other parameters."""
+    twin = module._replicate_for_data_parallel()
+    for name in module._parameters:
+        setattr(twin, name, parameters.get(prefix + name))
+    for name, child in module._modules.items():
+        twin._modules[name] = replica(child, parameters, f"{prefix}{name}.")
+    return twin
+
+
+@pytest.mark.parametrize(
+    "module, shape",
+    [(Tokens(), (2, 5, 24)), (SS2D(CrossScan=CrossScan_plus_poselimbs), (2, 5, 17, 8)), (Mixer(), (2, 9, 8))],
+)
+@torch.no_grad()
+def test_replicas_compute_with_their_own_parameters(module, shape):
+    assert len(lifter.optimize(seeded(module)).swapped) == 1
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    halved = {name: p / 2 for name, p in module.named_parameters()}
+    found = replica(module, halved)(x)
+    assert not torch.allclose(found, module(x))
+    torch.testing.assert_close(found, torch.func.functional_call(module, halved, (x,)))

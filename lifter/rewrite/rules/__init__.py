@@ -2,9 +2,9 @@
 
 from .attention import self_attention
 from .blocks import block
-from .linear import linear, mlp
+from .linear import linear_layer, mlp
 from .mixers import mixer
-from .mixsynthformer import mixsynthformer
+from .mixsynthformer import mixsynth
 from .scans import cross_scan
 from .trunks import trunk
 
@@ -14,5 +14,5 @@ def of_others(rule):
     return lambda module: None if type(module).__module__.startswith("lifter.") else rule(module)
 
 
-FREEZING = (mixsynthformer, trunk, block, mlp, linear)  # the largest first
+FREEZING = (mixsynth, trunk, block, mlp, linear_layer)  # the largest first
 SWAPS = tuple(map(of_others, (self_attention, cross_scan, mixer)))

@@ -14,7 +14,7 @@ from ..frozen import Frozen
 OPS = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
 
 
-def linear(module):
+def linear_layer(module):
     """A linear layer."""
     if not _can_pack(module):
         return None
@@ -49,10 +49,26 @@ class PackedLinear(Frozen):
 
     def forward(self, x):
         self.check(x, self.dtype, self.in_features)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.activation, [], "none")
+        multiply = torch.ops.lifter_rewrite.packed_linear if torch.compiler.is_compiling() else _multiply
+        return multiply(x, self.packed, self.bias, self.activation)
 
     def extra_repr(self):
         return f"{self.in_features}, {self.out_features}, activation={self.activation!r}, {self.dtype}"
+
+
+def _multiply(x, packed, bias, activation):
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, activation, [], "none")
+
+
+# In a graph the product is an op of ours: inductor takes oneDNN's for one of those that it packs itself.
+_library = torch.library.Library("lifter_rewrite", "DEF")
+_library.define("packed_linear(Tensor x, Tensor packed, Tensor? bias, str activation) -> Tensor")
+_library.impl("packed_linear", _multiply, "CompositeExplicitAutograd")
+torch.library.register_fake(
+    "lifter_rewrite::packed_linear",
+    lambda x, packed, bias, activation: x.new_empty(*x.shape[:-1], packed.shape[0]),
+    lib=_library,
+)
 
 
 class PackedMlp(Frozen):

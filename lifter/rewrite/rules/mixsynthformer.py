@@ -29,7 +29,7 @@ LAYER_PARTS = {
 }  # fmt: skip
 
 
-def mixsynthformer(module):
+def mixsynth(module):
     """A `MixSynthFormer` of the official variant with both branches."""
     if type(module) is not MixSynthFormer or MIXSYNTH_ENCODER.chosen("cpu") != "cpu" or not _is_plain(module):
         return None
