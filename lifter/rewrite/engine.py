@@ -101,8 +101,8 @@ def draw(example, like):
 
 
 def difference(name, exact, ours, theirs=None):
-    """How `ours` differs from `exact` by more than rounding, or None. Where `theirs` is given, it was computed in the precision
-    of `ours`: several times its own error is granted."""
+    """How `ours` differs from `exact` by more than rounding, or None. `theirs`, if given, was computed in the precision of
+    `ours`, and several times its error is granted."""
     if exact.shape != ours.shape:
         return f"{name} has shape {tuple(exact.shape)}, lifter's {tuple(ours.shape)}"
     if not exact.numel():

@@ -2,8 +2,8 @@
 
 A loop over `lifter.kernels.transformer_block` would do, but takes longer the fewer frames a call has. On a Zen 3 (AVX2, no
 AVX-512 nor bfloat16 instructions; busy, one thread, interleaved, processor time) it took 1.17 times as long for MixSTE at one
-frame and 1.05 times at nine, for PoseRetNet, whose retention is several calls, 1.30 and 1.10 times. Machines that multiply faster
-lose more by it.
+frame and 1.05 times at nine, for PoseRetNet, whose retention is several calls, 1.30 and 1.10 times. Machines that multiply
+faster lose more by it.
 """
 
 import torch
