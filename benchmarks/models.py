@@ -88,6 +88,7 @@ class Reference:
 
 
 @cache
+@torch.inference_mode(False)  # ordinary parameters, as a user's model has them
 def build(name, device, dtype=torch.float32):
     torch.manual_seed(0)
     return lifter.create_model(name).eval().to(device, dtype)

@@ -40,7 +40,7 @@ def trunk(module):
         return None
     if not module.STEblocks or not _is_plain(module) or not _fits(module):
         return None
-    keypoints = 1, min(9, module.num_frames or 9), module.num_joints, module.in_channels
+    keypoints = 1, min(3, module.num_frames or 3), module.num_joints, module.in_channels
     told = ((*keypoints[:3], 3), torch.ones(1)) if type(module) is D3DP else ()
     return Rewrite("trunk", _freeze, [(keypoints, *told)])
 
