@@ -1,10 +1,11 @@
-"""Changes of Triton's interpreter for the tests: products that are the same everywhere, and no work done twice."""
+"""Changes of Triton's interpreter for the tests: numbers as a GPU has them, the same everywhere, and no work done twice."""
 
 import numpy as np
+import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
-patch_lang = interpreter._patch_lang
+patch_lang, convert_float = interpreter._patch_lang, interpreter._convert_float
 
 
 def product(builder, a, b, sums, *precision):
@@ -20,6 +21,14 @@ def patch_once(fn):
         return patch_lang(fn)
 
 
+def convert(data, given, wanted, rounding):
+    """Convert between types of floats: to bfloat16 rounding to the nearest, where the interpreter cuts bits off."""
+    if (given, wanted) == (tl.float32, tl.bfloat16):
+        return torch.from_numpy(np.array(data, order="C")).bfloat16().view(torch.int16).numpy()
+    return convert_float(data, given, wanted, rounding)
+
+
 def install():
     interpreter.InterpreterBuilder.create_dot = product
+    interpreter._convert_float = convert
     interpreter._patch_lang = patch_once
