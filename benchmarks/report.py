@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lifter.data.files import whole
+from lifter._io import whole
 
 from .timing import Timing
 

@@ -1,6 +1,11 @@
 import sys
+from pathlib import Path
 
-HELP = "2D keypoints of a video, found by rtmlib, as lifter's npz"
+from lifter._errors import message
+from lifter.data import save
+from lifter.data.detectors import sequence_of
+from lifter.data.keypoints import tracks
+
 LEAST = 0.3  # mean score of a person; where nobody is, rtmlib looks for joints in the whole image
 
 
@@ -14,8 +19,6 @@ def add_arguments(parser):
 
 
 def run(args) -> int:
-    from lifter.data.inspect import message
-
     try:
         import av
         import rtmlib
@@ -35,13 +38,8 @@ def run(args) -> int:
 
 def _detect(body, video, args) -> int:
     """Writes a sequence for every person; how many."""
-    from pathlib import Path
-
     import numpy as np
 
-    from lifter.data import save
-    from lifter.data.detectors import sequence_of
-    from lifter.data.keypoints import tracks
 
     stream = video.streams.video[0]
     size, rate = (stream.width, stream.height), stream.average_rate

@@ -1,11 +1,16 @@
 import argparse
 import sys
 from collections import Counter
+from pathlib import Path
+
+from lifter._errors import message
+from lifter.data.outputs import WRITERS
+from lifter.inference.files import Lift, find_sources, lift_files
+from lifter.inference.ray import lift_on_ray
+from lifter.progress import Progress
 
 from ._model import add_model_options, model_of
 from .data import add_reading_options, reading_options
-
-HELP = "3D poses for files and folders of keypoints"
 
 
 def add_arguments(parser):
@@ -38,8 +43,6 @@ def run(args) -> int:
         print("lifter lift: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
-        from lifter.data.inspect import message
-
         problems.append(f"lifter lift: {message(error)}")
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
     if told:
@@ -49,15 +52,11 @@ def run(args) -> int:
 
 
 def _lift(args, told, problems):
-    from lifter.inference.files import find_sources, lift_files
-    from lifter.progress import Progress
-
     lift = _options(args)
     sources = find_sources(args.inputs, lift.out, args.format)
     if lift.format is None and len(sources) > 1:
         raise ValueError(f"{lift.out}: {len(sources)} files to lift, expected a folder")
     with Progress("files", len(sources)) as progress:
-
         def report(what, text):
             told[what] += 1
             if what == "failed":
@@ -65,19 +64,12 @@ def _lift(args, told, problems):
             progress.step(what == "source", f", {told['lifted']} sequences lifted")
 
         if args.engine == "ray":
-            from lifter.inference.ray import lift_on_ray
-
             lift_on_ray(sources, lift, report)
         else:
             lift_files(lift.model.load(), sources, lift, report)
 
 
 def _options(args):
-    from pathlib import Path
-
-    from lifter.data.outputs import WRITERS
-    from lifter.inference.files import Lift
-
     out, format = Path(args.out), args.to or "npz"
     suffix = out.suffix[1:].lower()
     if suffix in WRITERS and not out.is_dir():

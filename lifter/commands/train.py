@@ -1,11 +1,15 @@
 import argparse
 import importlib.util
 import sys
+from dataclasses import fields
 from pathlib import Path
 
-from .data import add_reading_options, reading_options
+from lifter import list_models
+from lifter._errors import message
+from lifter.data import open_data
+from lifter.data.mocap import film
 
-HELP = "train a model by its published recipe, or by yours"
+from .data import add_reading_options, reading_options
 
 
 def main(argv) -> int:
@@ -15,8 +19,6 @@ def main(argv) -> int:
             return 1
     import jsonargparse
     from lightning.fabric.utilities.rank_zero import rank_zero_only
-
-    from lifter.data.inspect import message
 
     try:
         args = _parser(argv).parse_args(argv)
@@ -84,11 +86,6 @@ def _model(argv):
 
 
 def _train(args):
-    from dataclasses import fields
-
-    from lifter import list_models
-    from lifter.data import open_data
-    from lifter.data.mocap import film
     from lifter.training import Recipe, find_recipe, split, train
 
     recipe = Recipe(**{field.name: args[field.name] for field in fields(Recipe)})

@@ -9,9 +9,10 @@ from functools import partial
 
 import numpy as np
 
+from lifter._io import whole
 from lifter.skeleton import H36M
 
-from .files import existing, parse_number, whole
+from .files import existing, parse_number
 from .mocap import rotation, y_up, z_up
 from .sequence import Dataset, Sequence
 

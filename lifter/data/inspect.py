@@ -4,6 +4,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from lifter._errors import message
 from lifter.skeleton import SKELETONS
 
 from . import outputs, own
@@ -93,9 +94,3 @@ def convert(
 
 def _reordered(read, skeleton):
     return read().to(skeleton)
-
-
-def message(error) -> str:
-    """An error in one line."""
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split())

@@ -8,10 +8,11 @@ from functools import partial
 
 import numpy as np
 
+from lifter._io import whole
 from lifter.skeleton import SKELETONS
 
 from .cameras import Camera
-from .files import Npz, numbers, read_json, take, whole
+from .files import Npz, numbers, read_json, take
 from .sequence import FRAMEWISE, Dataset, Sequence
 
 _PLAIN = ("name", "subject", "action", "fps", "start")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lifter._io import whole
 from lifter.skeleton import SKELETONS
 
-from .files import existing, whole
+from .files import existing
 from .mocap import y_up, z_up
 from .sequence import Dataset, Sequence
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-from lifter.data.files import whole
+from lifter._io import whole
+from lifter.data.synthetic import open_gait
 from lifter.kernels import backend
 
 from .windows import centre
@@ -115,8 +116,6 @@ def example(model, motion, batch, frames):
 
 
 def _gait():
-    from lifter.data.synthetic import open_gait
-
     return torch.from_numpy(next(iter(open_gait(1, 1000, fps=10))).keypoints)
 
 

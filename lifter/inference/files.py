@@ -13,17 +13,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from lifter._errors import message
 from lifter.data import detect, open_data
 from lifter.data.files import existing
 from lifter.data.formats import options_of
-from lifter.data.inspect import message
 from lifter.data.outputs import output_path, write
 from lifter.freeze import freeze
+from lifter.geometry import recover_root
 from lifter.models import MixSynthFormer
 from lifter.pretrained import load_pretrained
 from lifter.skeleton import H36M
 
-from .diffusion import recover_root
 from .windows import lift_sequences
 
 SUFFIXES = (".npz", ".npy", ".json", ".csv", ".pkl", ".mat")  # of files in folders that may hold keypoints

@@ -12,7 +12,8 @@ from torch import nn
 from lifter.kernels import MixSynthSizes, mixsynth_encoder, pack_mixsynth
 from lifter.kernels.mixsynth_encoder import MIXSYNTH_ENCODER
 from lifter.layers import MixSynthEncoder
-from lifter.registry import register_model, register_official
+
+from ._register import register_model, register_official
 
 kernel_for = MIXSYNTH_ENCODER.inference_namespace
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lifter.data.files import whole
+from lifter._io import whole
 
 from . import html
 from .scene import compose
