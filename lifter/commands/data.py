@@ -3,6 +3,7 @@ import sys
 
 from lifter._errors import message
 from lifter.data.inspect import convert, describe
+from lifter.data.registry import WRITERS
 
 
 def add_arguments(parser):
@@ -13,7 +14,7 @@ def add_arguments(parser):
     converter = commands.add_parser("convert", help="write it as npz, JSON, CSV, TRC or BVH")
     converter.add_argument("path", metavar="IN")
     converter.add_argument("out", metavar="OUT", help="NAME.npz, .json; of one sequence .csv, .trc, .bvh; or a folder")
-    converter.add_argument("--to", choices=("npz", "json", "csv", "trc", "bvh"), default="bvh", help="in that folder")
+    converter.add_argument("--to", choices=sorted(WRITERS), default="bvh", help="in that folder")
     converter.add_argument("--select", nargs="+", default=(), metavar="PATTERN", help='names to take, as "S9/*"')
     converter.add_argument("--skeleton", help="reorder the joints, as h36m")
     converter.add_argument("--virtual-cameras", action="store_true", help="what four cameras around each motion see")

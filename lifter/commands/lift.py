@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from lifter._errors import message
-from lifter.data.outputs import WRITERS
+from lifter.data.registry import WRITERS
 from lifter.inference.files import Lift, find_sources, lift_files
 from lifter.inference.ray import lift_on_ray
 from lifter.progress import Progress
@@ -18,7 +18,7 @@ def add_arguments(parser):
     parser.add_argument(
         "-o", "--out", required=True, metavar="OUT", help="a folder; or a file, for one file with one sequence"
     )
-    parser.add_argument("--to", choices=("npz", "json", "csv", "trc", "bvh"), help="default: OUT's suffix, or npz")
+    parser.add_argument("--to", choices=sorted(WRITERS), help="default: OUT's suffix, or npz")
     add_lifting_options(parser)
     parser.add_argument("--stride", type=int, help="frames from window to window; default: as many as the model sees")
     parser.add_argument("--place", action="store_true", help="put the root where the camera, which the file tells, sees it")
@@ -57,6 +57,7 @@ def _lift(args, told, problems):
     if lift.format is None and len(sources) > 1:
         raise ValueError(f"{lift.out}: {len(sources)} files to lift, expected a folder")
     with Progress("files", len(sources)) as progress:
+
         def report(what, text):
             told[what] += 1
             if what == "failed":
@@ -77,6 +78,6 @@ def _options(args):
             raise ValueError(f"{out}: expected a name that ends in .{args.to}, or no --to")
         format = None
     elif out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file, expected a folder, or a name that ends in .{', .'.join(WRITERS)}")
+        raise ValueError(f"{out}: is a file, expected a folder, or a name that ends in .{', .'.join(sorted(WRITERS))}")
     names = ("flip", "batch", "stride", "place", "overwrite")
     return Lift(out, format, model_of(args), reading=reading_options(args), **{name: getattr(args, name) for name in names})

@@ -48,6 +48,14 @@ def take(container, key, where):
     return container[key]
 
 
+def take_dict(archive, key):
+    """The dict that an array of an npz is."""
+    data = archive[key]
+    if not isinstance(data, dict):
+        raise ValueError(f"{archive.path}: {key}: a {type(data).__name__}, expected a dict")
+    return data
+
+
 def numbers(value, shape, where, dtype=np.float64):
     """`value` as an array of numbers of this shape; None in it stands for any size, None alone for any shape."""
     try:
