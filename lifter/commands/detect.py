@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 
 from lifter._errors import message
+from lifter._extras import needs
 from lifter.data import save
 from lifter.data.detectors import sequence_of
 from lifter.data.keypoints import tracks
@@ -20,10 +21,11 @@ def add_arguments(parser):
 
 def run(args) -> int:
     try:
-        import av
-        import rtmlib
+        with needs("detect", "lifter detect"):
+            import av
+            import rtmlib
     except ImportError as error:
-        print(f'lifter detect needs {error.name}: pip install "lifter[detect]"', file=sys.stderr)
+        print(error, file=sys.stderr)
         return 1
     try:
         body = rtmlib.Body(mode=args.mode, backend=args.backend, device=args.device)
@@ -39,7 +41,6 @@ def run(args) -> int:
 def _detect(body, video, args) -> int:
     """Writes a sequence for every person; how many."""
     import numpy as np
-
 
     stream = video.streams.video[0]
     size, rate = (stream.width, stream.height), stream.average_rate

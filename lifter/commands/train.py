@@ -1,11 +1,11 @@
 import argparse
-import importlib.util
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 from lifter import list_models
 from lifter._errors import message
+from lifter._extras import needs
 from lifter.data import open_data
 from lifter.data.mocap import film
 
@@ -13,23 +13,25 @@ from .data import add_reading_options, reading_options
 
 
 def main(argv) -> int:
-    for needed in ("jsonargparse", "lightning", "tensorboard"):
-        if importlib.util.find_spec(needed) is None:
-            print(f'lifter train: {needed} is not installed (pip install "lifter[train]")', file=sys.stderr)
-            return 1
-    import jsonargparse
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
+    try:
+        with needs("train", "lifter train"):
+            import jsonargparse
+            import lightning
+            import tensorboard  # noqa: F401, for lightning's logger
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        return 1
 
     try:
         args = _parser(argv).parse_args(argv)
         figures = _train(args)
-    except (jsonargparse.ArgumentError, ValueError, KeyError, TypeError, OSError) as error:
+    except (jsonargparse.ArgumentError, ValueError, KeyError, TypeError, OSError, ImportError) as error:
         print(f"lifter train: {message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"lifter train: interrupted; --resume goes on from the last checkpoint in {args.out}", file=sys.stderr)
         return 130
-    if rank_zero_only.rank == 0:
+    if lightning.fabric.utilities.rank_zero.rank_zero_only.rank == 0:
         print(f"{args.out}/best.safetensors" + "".join(f", {name} {value:.1f} mm" for name, value in figures.items()))
     return 0
 

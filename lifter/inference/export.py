@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from lifter._extras import needs
 from lifter._io import whole
 from lifter.data.synthetic import open_gait
 from lifter.kernels import backend
@@ -147,7 +148,7 @@ def _reason(error):
 def _inputs(program):
     """{name: shape}, with "batch" and "frames" for the sizes that are free."""
     labels = ("batch", "frames", "", "")
-    known = lambda size: size if isinstance(size, int) else size.node.maybe_as_int()  # noqa: E731
+    known = lambda size: size if isinstance(size, int) else size.node.maybe_as_int()
     names = program.graph_signature.user_inputs
     nodes = (node for node in program.graph.nodes if node.op == "placeholder" and node.name in names)
     return {
@@ -161,11 +162,9 @@ def _save_program(program, path):
 
 
 def _save_onnx(name, program, path):
-    try:
+    with needs("export", "ONNX"):
         import onnxruntime
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f'ONNX needs {error.name}: pip install "lifter[export]"') from None
 
     from ._onnx import TRANSLATIONS
 

@@ -1,10 +1,12 @@
-"""`lifter.inference.files.lift_files` on many machines, through Ray Data: `pip install "lifter[ray]"`.
+"""`lifter.inference.files.lift_files` on many machines, through Ray Data (extra: ray).
 
 Files and outputs have to be where all of them see them. With RAY_ADDRESS set the cluster there is used, else this machine.
 """
 
 import math
 from pathlib import Path
+
+from lifter._extras import needs
 
 from .files import Source, lift_files
 
@@ -26,10 +28,8 @@ class Worker:
 
 def lift_on_ray(sources, lift, report):
     """`lift_files` of all sources, one worker for each CPU, or for each GPU if the model runs on those."""
-    try:
+    with needs("ray", "--engine ray"):
         import ray.data
-    except ImportError:
-        raise ImportError('--engine ray needs Ray: pip install "lifter[ray]"') from None
     on_gpu = lift.model.device != "cpu"
     if not on_gpu:
         lift.model.load()  # what is wrong with it is told here, before the workers tell it at length

@@ -77,5 +77,5 @@ def test_errors(video, tmp_path, monkeypatch, capsys):
     assert main([*command, str(video)]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4 and "no.mp4" in lines[0] and "none.mp4" in lines[1] and "no person in any frame" in lines[2]
-    assert lines[3] == 'lifter detect needs rtmlib: pip install "lifter[detect]"'
+    assert lines[3] == 'lifter detect needs rtmlib: pip install -e ".[detect]"'
     assert sorted(file.name for file in tmp_path.iterdir()) == ["no.mp4", "walk.mp4"]

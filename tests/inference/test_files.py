@@ -284,7 +284,7 @@ def test_damaged_at_random(lift, tmp_path, rng):
         (["in", "--device", "cat"], "--device cat: "),
         (["in", "--format", "cat"], "format is 'cat'"),
         (["in", "--model", "mixsynthformer_h36m", "--num-frames", "9"], "num_frames"),
-        (["in", "--engine", "ray"], 'needs Ray: pip install "lifter[ray]"'),
+        (["in", "--engine", "ray"], 'needs ray: pip install -e ".[ray]"'),
     ],
 )
 def test_one_line_for_a_mistake(tmp_path, monkeypatch, checkpoint, capsys, arguments, message):
