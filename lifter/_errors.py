@@ -2,6 +2,6 @@
 
 
 def message(error) -> str:
-    """An error in one line."""
+    """Return what an error says in one line."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     return " ".join(str(text).split())

@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextmanager
 def whole(path, suffix=""):
-    """The path of a file beside `path` to write to: it takes its place when all is written, and goes if it is not.
+    """Give the path of a new file to write to, which replaces `path` when all is written and is removed on an error.
 
-    No other call writes to it, in whatever process. Its name ends in `suffix`, for writers that look.
+    Every call has a file of its own, also in other processes. Its name ends in `suffix`, for libraries that look at it.
     """
     path = Path(path)
     partly = path.with_name(f".{secrets.token_hex(8)}.part{suffix}")

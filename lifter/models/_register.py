@@ -1,4 +1,4 @@
-"""The tables of models, which each model's file fills."""
+"""The tables of models. Each model's file fills them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
