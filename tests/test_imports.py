@@ -15,11 +15,10 @@ ROOT = Path(__file__).parents[1]
 CORE = {*sys.stdlib_module_names, "lifter", "torch", "numpy", "safetensors"}  # the rest is optional
 BELOW = {  # what these may import beside themselves
     "kernels": {"_library"},
-    "layers": {"kernels", "freeze"},
-    "models": {"kernels", "layers", "skeleton", "freeze"},
+    "layers": {"kernels"},
+    "models": {"kernels", "layers", "skeleton"},
 }
 LATE = {("lifter.commands.verify", "lifter.verify")}  # which sets what triton reads when it is first imported
-UNFINISHED = {"lifter.freeze", "lifter.optimize", "lifter.swaps.scans"}  # import late until lifter/rewrite takes their place
 
 
 def _imports(name, path):
@@ -46,12 +45,7 @@ def _modules():
 
 
 MODULES = dict(_modules())
-EDGES = [
-    (name, imported, late)
-    for name, path in MODULES.items()
-    for imported, late in _imports(name, path)
-    if not (late and name in UNFINISHED)
-]
+EDGES = [(name, imported, late) for name, path in MODULES.items() for imported, late in _imports(name, path)]
 OURS = [edge for edge in EDGES if edge[1] in MODULES]
 
 

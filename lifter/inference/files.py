@@ -18,10 +18,10 @@ from lifter.data import detect, open_data
 from lifter.data.files import existing
 from lifter.data.outputs import output_path, write
 from lifter.data.registry import FORMATS, options_of
-from lifter.freeze import freeze
 from lifter.geometry import recover_root
 from lifter.models import MixSynthFormer
 from lifter.pretrained import load_pretrained
+from lifter.rewrite import freeze
 from lifter.skeleton import H36M
 
 from .windows import lift_sequences
