@@ -25,6 +25,7 @@ COLUMNS = [
     ("the same without the output itself", "extra_of_input_output", "{:.2f}"),
     ("", "note", "{}"),
 ]
+SCREEN = ("case", "lifter", "reference", "reference / lifter")
 NOTES = [
     "Of a second call, but for batch 16. A forward's peak includes its output, a training step's its activations and "
     "gradients; input and weights are there before.",

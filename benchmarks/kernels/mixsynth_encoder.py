@@ -8,10 +8,9 @@ import torch
 import lifter
 from lifter.kernels import backend, mixsynth_encoder, pack_mixsynth
 
-from . import Case
+from . import Case, chosen
 
 MODELS = ("h36m", "jhmdb", "3dpw", "aist")
-QUICK = ("h36m",)
 BATCHES = (1, 256)
 
 
@@ -44,4 +43,4 @@ def case(name, batch):
 
 
 def cases(setup):
-    return [case(name, batch) for name in (QUICK if setup.quick else MODELS) for batch in BATCHES]
+    return [case(name, batch) for name in chosen(setup, MODELS, MODELS[:1]) for batch in BATCHES]
