@@ -13,8 +13,21 @@ from lifter import _library
 from lifter.info import environment
 
 from . import (
-    bounds, comparison, diffusion, headlines, huggingface, inputs, kernels, memory, models, report, runner, scaling, stream,
-    tables, zoo,
+    bounds,
+    comparison,
+    diffusion,
+    headlines,
+    huggingface,
+    inputs,
+    kernels,
+    memory,
+    models,
+    report,
+    runner,
+    scaling,
+    stream,
+    tables,
+    zoo,
 )  # fmt: skip
 
 # Part -> its section, an example, and what it is.
@@ -158,7 +171,9 @@ def announced(plan, setup, shares) -> str:
     if None in known:
         return f"{setup.mode} run: cases: {counts}. It has no limit of time: as long as all samples take."
     others = "; --quick takes less than a minute, --full an hour" if setup.mode == "default" else ""
-    return f"{setup.mode} run: cases: {counts}. It takes at most about {sum(known) + 10} s, twice that on a busy machine{others}."
+    return (
+        f"{setup.mode} run: cases: {counts}. It takes at most about {sum(known) + 10} s, twice that on a busy machine{others}."
+    )
 
 
 if __name__ == "__main__":

@@ -97,9 +97,7 @@ def _least(column) -> int:
 def write_json(path, report: Report):
     """A list of rows, each with its section and where it was measured."""
     rows = [
-        {"section": name_of(section), **row, "run": report.facts}
-        for section, rows in report.sections.items()
-        for row in rows
+        {"section": name_of(section), **row, "run": report.facts} for section, rows in report.sections.items() for row in rows
     ]
     _dump(path, rows)
 

@@ -180,12 +180,14 @@ def run(case: Case, setup) -> list[dict]:
     peers = {
         name: {
             "time": timings[name],
-            "speedup": speedup(timings["lifter"], timings[name]) if matches and errors[name] <= tolerance(case.dtype) else None,
+            "speedup": speedup(timings["lifter"], timings[name])
+            if matches and errors[name] <= tolerance(case.dtype)
+            else None,
             "error": errors[name],
             **apart[name],
         }
         for name in timings
-            if name not in OURS
+        if name not in OURS
     }
     notes = ([] if matches else ["WRONG OUTPUT"]) + [apart["lifter"].pop("graph_note", "")] + notes
     return [

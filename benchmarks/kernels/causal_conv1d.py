@@ -36,7 +36,9 @@ def cases(setup):
     return [
         Case(
             f"causal_conv1d L={length}{' channels last' if last else ''}",
-            lambda device, dtype, n=length, last=last: inputs(n, last, device, dtype), ours, found,
+            lambda device, dtype, n=length, last=last: inputs(n, last, device, dtype),
+            ours,
+            found,
         )  # fmt: skip
         for length in chosen(setup, LENGTHS, (128, 1024))
         for last in (False, True)

@@ -24,7 +24,10 @@ def cases(setup):
     found = peers(setup.device)
     return [
         Case(
-            f"causal_conv1d_update B={batch}", lambda device, dtype, n=batch: inputs(n, device, dtype), ours, found,
+            f"causal_conv1d_update B={batch}",
+            lambda device, dtype, n=batch: inputs(n, device, dtype),
+            ours,
+            found,
             differentiable=False,
         )  # fmt: skip
         for batch in chosen(setup, BATCHES, (1, 64))
