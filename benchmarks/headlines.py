@@ -45,8 +45,8 @@ def _models(rows):
             best = cases.setdefault(row["case"], row)
             cases[row["case"]] = min(best, row, key=lambda row: row["time"].median)
     for case, row in cases.items():
-        speed = f"{case}: {row['implementation']} takes {row['time'].median * 1e3:.3g} ms, {row['frames_per_second']:,.0f} frames/s"
-        yield f"{speed}, {_than(row.get('speedup'))}"
+        speed = f"{row['time'].median * 1e3:.3g} ms, {row['frames_per_second']:,.0f} frames/s"
+        yield f"{case}: {row['implementation']} takes {speed}, {_than(row.get('speedup'))}"
 
 
 def _than(ratio) -> str:

@@ -53,8 +53,8 @@ def run(plan, setup, shares, result, write):
             write()
         if late and any(isinstance(value, Timing) for row in rows for value in row.values()):
             result.remarks.append(
-                f"{report.name_of(section)}: its {share:.0f} s were used up before the last {late} of {len(cases)} cases, which "
-                "have as few samples as are honest"
+                f"{report.name_of(section)}: its {share:.0f} s were used up before the last {late} of {len(cases)} cases, "
+                "which have as few samples as are honest"
             )
         _progress("")
         report.show(section, rows)

@@ -1,4 +1,4 @@
-"""Interleaved timing: every candidate once per round, so that a noisy minute hits all of them alike; and what the samples say."""
+"""Interleaved timing, every candidate once per round, so that a noisy minute hits all alike; and what the samples say."""
 
 import statistics
 import time
@@ -12,9 +12,9 @@ NOISY = 1.25  # a row says so if the upper quartile of its samples is more than 
 EQUAL = 1.03  # by what equal calls differ on a quiet machine
 FEW = 1.5  # by what calls must differ if one of them has fewer than SAMPLES samples
 RULE = (
-    f'"even": the samples do not tell the two apart. Medians and fastest samples must differ by more than {EQUAL - 1:.0%} in the '
-    f"same direction, and the middle halves of the samples must not overlap; with fewer than {SAMPLES} samples only a factor "
-    f'of {FEW} counts. "Noisy": the upper quartile of the samples is more than {NOISY} times the lower one.'
+    f'"even": the samples do not tell the two apart. Medians and fastest samples must differ by more than {EQUAL - 1:.0%} in '
+    f"the same direction, and the middle halves of the samples must not overlap; with fewer than {SAMPLES} samples only a "
+    f'factor of {FEW} counts. "Noisy": the upper quartile of the samples is more than {NOISY} times the lower one.'
 )
 LAUNCHES = 9  # rounds of `launched`
 CLOCK = 2e9  # cycles per second, about: of torch.cuda._sleep
