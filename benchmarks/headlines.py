@@ -41,7 +41,7 @@ def _models(rows):
     """Of every case the fastest of our implementations."""
     cases = {}
     for row in rows:
-        if row["implementation"].startswith("lifter") and row.get("time") and not wrong(row):
+        if row.get("implementation", "").startswith("lifter") and row.get("time") and not wrong(row):
             best = cases.setdefault(row["case"], row)
             cases[row["case"]] = min(best, row, key=lambda row: row["time"].median)
     for case, row in cases.items():

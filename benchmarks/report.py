@@ -162,7 +162,8 @@ def draw(path, sections) -> bool:
     compared = {case: found for case, found in times.items() if {"lifter", "reference"} <= found.keys()}
     drawn = re.compile(r"\w+ [LT]=\d+ forward")  # the float32 rows of the ops that have a length
     kernels = [row for row in sections.get("kernels", []) if row.get("bound") and drawn.fullmatch(row["case"])]
-    found = ((_draw_models, compared), (_draw_kernels, kernels), (_draw_streams, sections.get("stream")))
+    streams = [row for row in sections.get("stream", []) if "time" in row]  # not what failed
+    found = ((_draw_models, compared), (_draw_kernels, kernels), (_draw_streams, streams))
     panels = [(panel, data) for panel, data in found if data]
     if not panels:
         return False

@@ -204,9 +204,9 @@ def kernels_forced():
 def small(monkeypatch):
     """`create_model` of the smallest networks of their classes: all else is as in earnest."""
     sizes = [
+        {"dim": 16, "depth": 1, "num_heads": 2},
         {"dim": 16, "depth": 6, "num_heads": 2},
-        {"dim": 16, "depth": 2, "num_heads": 2},
-        {"dim": 16, "depth": 2},
+        {"dim": 16, "depth": 1},
         {"dim": 16},
         {},
     ]
@@ -216,10 +216,12 @@ def small(monkeypatch):
         for i in [fitting[name]] if name in fitting else range(len(sizes)):
             try:
                 model = create(name, *frames, **sizes[i] | kwargs)
-            except TypeError:  # no such size
+            except (TypeError, ValueError) as error:  # no such size, or it is too small
+                failure = error
                 continue
             fitting[name] = i
             return model
+        raise failure
 
     monkeypatch.setattr(lifter, "create_model", create_small)
     for function in (models.build, models.fixed, stream.implementations):
@@ -344,7 +346,7 @@ def test_stream_rows(small, tmp_path):
     for row in rows:
         assert row["waited"] == (row["chunk_size"] - 1) / 50 and row["time"]["median"] > 0
         assert row["live"] == (row["frames_per_second"] >= 50)
-        window = 4 * 17 * 2 * 243 if row["model"] == "mixste" else 6 * 4 * 17 * 2 * 8 * 8
+        window = 4 * 17 * 2 * 243 if row["model"] == "mixste" else 4 * 17 * 2 * 8 * 8
         assert window < row["state_bytes"] < 1.2 * window
     assert "| mixste chunk 9 |" in (tmp_path / "report.md").read_text() and (tmp_path / "speed.png").exists()
 
@@ -404,7 +406,7 @@ def test_zoo_measures_again_what_seems_slower(small, monkeypatch):
 def test_a_case_that_fails_is_a_row(monkeypatch, tmp_path, capsys):
     """Whether it is called or built, or the section cannot be planned; the others are measured, and the exit status is 1."""
 
-    def broken(*args):
+    def broken(*args, **kwargs):
         raise RuntimeError("broken on purpose")
 
     monkeypatch.setattr(kernels, "ops", lambda: ["deform_conv2d", "retention", "topk_temporal_mask"])
@@ -421,7 +423,7 @@ def test_a_case_that_fails_is_a_row(monkeypatch, tmp_path, capsys):
     assert set(notes.values()) == {"FAILS: RuntimeError: broken on purpose"}
     assert any(row["case"] == "topk_temporal_mask T=27 forward" and row["matches"] for row in results["kernels"])
     screen = capsys.readouterr().out
-    assert screen.count("broken on purpose") == 10 and screen.rstrip().splitlines()[-1].startswith("Report")
+    assert screen.count("broken on purpose") == 10 and "\nReport    " in screen
 
 
 def test_a_killed_run_leaves_what_it_has_measured(tmp_path):
