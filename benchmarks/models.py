@@ -34,7 +34,8 @@ COLUMNS = [
 SCREEN = ("case", "implementation", "latency", "frames/s", "speedup", "error")
 NOTES = [
     "Latency: median per call ± half the distance between the quartiles, n samples, all implementations interleaved. Speedup: "
-    "over the reference ops (plain PyTorch) in float32. Frozen: a copy made by lifter.freeze, on packed weights.",
+    "over the reference ops (plain PyTorch) in float32. Frozen: a copy made by lifter.freeze, on packed weights; only a frozen "
+    "MixSynthFormer is one call.",
     "Error: largest difference to the reference ops, relative to the largest output, on a shorter clip where they are left "
     "out; where it is too large no speedup is printed. A model that chooses frames or neighbours chooses others where two are "
     "alike up to rounding: in bfloat16 its error is printed and not judged, in float32 ours may be as far from the reference "
@@ -112,7 +113,7 @@ def lengths(name, frames) -> tuple:
 
 
 @lru_cache(maxsize=4)
-@torch.inference_mode(False)  # parameters made in it do not count their changes: MixSynthFormer would pack at every call
+@torch.inference_mode(False)  # it is kept for calls in any mode
 def build(name, frames, device, dtype=torch.float32):
     """The model for clips of so many frames, with the same weights in every dtype."""
     torch.manual_seed(0)
