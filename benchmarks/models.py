@@ -34,8 +34,8 @@ COLUMNS = [
 SCREEN = ("case", "implementation", "latency", "frames/s", "speedup", "error")
 NOTES = [
     "Latency: median per call ± half the distance between the quartiles, n samples, all implementations interleaved. Speedup: "
-    "over the reference ops (plain PyTorch) in float32. Frozen: a copy made by lifter.freeze, on packed weights; only a frozen "
-    "MixSynthFormer is one call.",
+    "over the reference ops (plain PyTorch) in float32. Frozen: a copy made by lifter.freeze, on packed weights; only a "
+    "frozen MixSynthFormer is one call.",
     "Error: largest difference to the reference ops, relative to the largest output, on a shorter clip where they are left "
     "out; where it is too large no speedup is printed. A model that chooses frames or neighbours chooses others where two are "
     "alike up to rounding: in bfloat16 its error is printed and not judged, in float32 ours may be as far from the reference "
