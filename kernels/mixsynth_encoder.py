@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from ._op import Op, check_device, check_float, check_shape, kernel_dtype, no_autocast
 from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panels
 
+
 class MixSynthSizes(NamedTuple):
     """Sizes of the network: frames of a window, its keyframes (0: all frames are given), numbers per pose, width, hidden
     width of the MLPs, layers, reductions of the temporal and the spatial attention."""

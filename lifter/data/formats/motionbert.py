@@ -5,12 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from .cameras import normalise
-from .files import existing, keypoints_array, length, numbers, read_pickle, take
+from ..cameras import normalise
+from ..files import existing, keypoints_array, length, numbers, read_pickle, take
+from ..registry import register_format
+from ..sequence import Dataset, Sequence
 from .h36m import FPS, SIZES
-from .sequence import Dataset, Sequence
 
 
+@register_format(
+    "motionbert", "Human3.6M as MotionBERT stores it (pickle)", guess=lambda file: file.suffix == ".pkl", suffix=".pkl"
+)
 def open_pickle(path) -> Dataset:
     """h36m_sh_conf_cam_source_final.pkl and its like: sequences "test/s_09_act_02_subact_01_ca_01".
 
@@ -69,6 +73,17 @@ def _frames(name, columns, frames, path) -> Sequence:
     return Sequence(name, keypoints=keypoints, size=size, fps=FPS, source=str(path), **known)
 
 
+def _sniff_clips(file):
+    return file.suffix == ".pkl" and (b"data_label" in file.start or b"data_input" in file.start)
+
+
+def _guess_clips(file):
+    return file.is_folder and any(file.path.rglob("*.pkl"))
+
+
+@register_format(
+    "motionbert-clips", "a folder of MotionBERT's clips (pickles)", sniff=_sniff_clips, guess=_guess_clips, suffix=".pkl"
+)
 def open_clips(path) -> Dataset:
     """Clips, as MB3D_f243s81/H36M-SH/train/00000000.pkl: data_input and data_label, both normalised already.
 

@@ -6,10 +6,11 @@ Its poses are in the world, so the cameras are needed, which come from a file: c
 from functools import partial
 from pathlib import Path
 
-from .cameras import Camera
-from .detectors import metadata_layout, sequence_of
-from .files import Npz, existing, keypoints_array, numbers, read_json, take
-from .sequence import Dataset, Sequence
+from ..cameras import Camera
+from ..detectors import metadata_layout, sequence_of
+from ..files import Npz, existing, keypoints_array, numbers, read_json, take, take_dict
+from ..registry import register_format
+from ..sequence import Dataset, Sequence
 
 FPS = 50.0
 JOINTS = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)  # of the 32 in the file, the 17 that move
@@ -52,6 +53,23 @@ def _cameras(data, subject, path):
     return tuple(result)
 
 
+def _sniff(file):
+    if file.is_folder:
+        return (file.path / "data_3d_h36m.npz").is_file() or any(file.path.glob("data_2d_h36m_*.npz"))
+    if "positions_3d" in file.arrays or not {"positions_2d", "metadata"} <= file.arrays:
+        return "positions_3d" in file.arrays
+    metadata = file.npz["metadata"]
+    return not (isinstance(metadata, dict) and "video_metadata" in metadata)  # as VideoPose3D's custom npz has it
+
+
+def _folder(names, named):
+    return any(name.startswith("data_2d_h36m_") and name.endswith(".npz") for name in names)
+
+
+@register_format(
+    "h36m", "Human3.6M as VideoPose3D stores it (npz of poses, npz of keypoints, or the folder of both)",
+    sniff=_sniff, suffix=".npz", folder=_folder,
+)  # fmt: skip
 def open_h36m(path, keypoints=None, fps=FPS, layout=None, variant=None, cameras=None) -> Dataset:
     """Sequences "S9/Walking 1/54138969" of a subject, an action and a camera: poses in the camera, and keypoints.
 
@@ -106,13 +124,6 @@ def open_h36m(path, keypoints=None, fps=FPS, layout=None, variant=None, cameras=
                 view = None if views is None else (views[number], layout, variant, detected)
                 items[name] = partial(_read, name, camera, world, view, fps)
     return Dataset("h36m", path, items)
-
-
-def take_dict(archive, key):
-    data = archive[key]
-    if not isinstance(data, dict):
-        raise ValueError(f"{archive.path}: {key}: a {type(data).__name__}, expected a dict")
-    return data
 
 
 def _keypoints_file(folder, keypoints) -> Path | None:

@@ -8,15 +8,18 @@ from functools import partial
 
 import numpy as np
 
+from lifter._io import whole
 from lifter.skeleton import SKELETONS
 
-from .cameras import Camera
-from .files import Npz, numbers, read_json, take, whole
-from .sequence import FRAMEWISE, Dataset, Sequence
+from ..cameras import Camera
+from ..files import Npz, numbers, read_json, take
+from ..registry import register_format, register_writer
+from ..sequence import FRAMEWISE, Dataset, Sequence
 
 _PLAIN = ("name", "subject", "action", "fps", "start")
 
 
+@register_writer("npz", many=True)
 def save(path, sequences) -> int:
     """Write sequences, one after another, to an npz; how many. The file appears when it is whole."""
     described = []
@@ -29,6 +32,7 @@ def save(path, sequences) -> int:
     return len(described)
 
 
+@register_writer("json", many=True)
 def save_json(path, sequences) -> int:
     """As `save`, as JSON: arrays are nested lists, beside which "joints" names the joints."""
     with whole(path) as partly, partly.open("w", encoding="ascii") as file:
@@ -72,6 +76,9 @@ def _write(archive, key, array):
     archive.writestr(f"{key}.npy", buffer.getvalue())
 
 
+@register_format(
+    "lifter", "lifter's own npz, read one sequence at a time", sniff=lambda file: "lifter" in file.arrays, suffix=".npz"
+)
 def open_own(path) -> Dataset:
     """A file that `save` wrote."""
     archive = Npz(path)
@@ -82,6 +89,7 @@ def _array_of_npz(archive, number, field, values):
     return archive[f"{number}/{field}"]
 
 
+@register_format("json", "lifter's own JSON", sniff=lambda file: "lifter" in file.keys, suffix=".json")
 def open_json(path) -> Dataset:
     """A file that `save_json` wrote."""
     return _open("json", path, read_json(path), partial(_array_of_json, path))

@@ -10,15 +10,16 @@ import numpy as np
 from lifter._extras import needs
 from lifter.skeleton import MPI3DHP
 
-from .cameras import normalise
-from .files import Npz, existing, numbers, take
-from .h36m import take_dict
-from .sequence import Dataset, Sequence
+from ..cameras import normalise
+from ..files import Npz, existing, numbers, take, take_dict
+from ..registry import register_format
+from ..sequence import Dataset, Sequence
 
 TRAIN_CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # those at the height of a person, which P-STMO takes
 _OF_28 = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)  # the 17 joints among the 28 of annot.mat
 
 
+@register_format("3dhp", "MPI-INF-3DHP as P-STMO stores it (npz)", sniff=lambda file: "data" in file.arrays, suffix=".npz")
 def open_npz(path) -> Dataset:
     """P-STMO's npz: sequences "S1/Seq1/0" of the training set, or "TS1" of the test set, with the frames that count."""
     path = existing(path)
@@ -58,6 +59,15 @@ def _sequence(name, arrays, path, size, **known) -> Sequence:
     return Sequence(name, MPI3DHP, keypoints=keypoints, poses=poses, size=size, source=str(path), **known)
 
 
+def _guess_mat(file):
+    if file.is_folder:
+        return any(any(file.path.rglob(name)) for name in ("annot.mat", "annot_data.mat"))
+    return file.suffix == ".mat"
+
+
+@register_format(
+    "3dhp-mat", "MPI-INF-3DHP's own annot.mat, annot_data.mat, or a folder with them", guess=_guess_mat, suffix=".mat"
+)
 def open_mat(path) -> Dataset:
     """The original files: an annot.mat of the training set (needs scipy), an annot_data.mat of the test set (needs h5py),
     or a folder with any of them below it, as S1/Seq1/annot.mat and TS1/annot_data.mat."""

@@ -1,61 +1,22 @@
-"""The motion capture of ../shared/data: cmu_h36m17.npz (clips in the world and their cameras), and the windows of
-cmu_pairs_small.npz or of any npz in that form."""
+"""The form of `--input`: an npz of windows of keypoints in pixels. Importing this makes `lifter.data.open_data` know it."""
 
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from lifter.data import Dataset, Sequence, normalise
+from lifter.data.files import Npz, existing, numbers
+from lifter.data.registry import register_format
 from lifter.skeleton import H36M
-
-from .cameras import Camera, normalise
-from .files import Npz, existing, numbers, take
-from .noise import detect
-from .sequence import Dataset, Sequence
-
-
-def open_clips(path, noise=None) -> Dataset:
-    """Sequences "S1/01_01/0" of a subject, a clip and a camera: poses in the camera and keypoints, read clip by clip.
-
-    `noise`: None for exact keypoints; or a seed, for those of a detector (`lifter.data.noise.detect`), with confidences and
-    the exact ones beside them. Every sequence has a random stream of its own.
-    """
-    archive = Npz(path)
-    fps = float(numbers(archive["fps"], (), f"{path}: fps"))
-    clips = take(archive.json("cameras_json"), "clips", f"{path}: cameras_json")
-    items = {}
-    for key in (key for key in archive.keys if "/" in key):
-        where = f"{path}: cameras_json: clips"
-        cameras = take(clips, key, where)
-        for index, values in enumerate(cameras if isinstance(cameras, list) else []):
-            name = f"{key}/{index}"
-            camera = Camera.of_dict(values, f"{where}: {name}")
-            items[name] = partial(_clip, name, archive, key, camera, fps, noise)
-    return Dataset("cmu", path, items)
-
-
-def _clip(name, archive, key, camera, fps, noise) -> Sequence:
-    world = numbers(archive[key], (None, H36M.num_joints, 3), f"{archive.path}: {key}")
-    seen = seen_by(camera, world, None if noise is None else (noise, name))
-    subject, action, _ = name.split("/")
-    return Sequence(name, **seen, fps=fps, camera=camera, subject=subject, action=action, source=str(archive.path))
-
-
-def seen_by(camera, world, seed=None) -> dict:
-    """What a camera sees of a motion (T, 17, 3) in the world: `poses` in the camera and `keypoints`, exact; or with a seed
-    those of a detector, and `keypoints_true`."""
-    poses = camera.to_camera(world)
-    pixels = camera.project(poses)
-    exact = normalise(pixels, camera.size)
-    if seed is None:
-        return {"poses": poses, "keypoints": exact}
-    detected, _ = detect(pixels, camera.size, seed)
-    return {"poses": poses, "keypoints": normalise(detected, camera.size), "keypoints_true": exact}
-
 
 KEYPOINTS = ("input_2d_det", "input_2d_gt")  # what a detector would give, before the exact projection
 
 
+@register_format(
+    "windows", "windows of keypoints in pixels with image_size, as cmu_pairs_small.npz",
+    sniff=lambda file: "image_size" in file.arrays, suffix=".npz",
+)  # fmt: skip
 def open_windows(path) -> Dataset:
     """Windows (n, T, 17, 2 or more) in pixels with `image_size`: sequences "0", "1", ... with poses where there is a
     `target_3d`. Of an array that a detector made the third channel is the confidence."""

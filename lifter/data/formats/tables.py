@@ -10,17 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
+from lifter._io import whole
 from lifter.skeleton import SKELETONS
 
-from .files import existing, whole
-from .mocap import y_up, z_up
-from .sequence import Dataset, Sequence
+from ..files import existing
+from ..mocap import y_up, z_up
+from ..registry import register_format, register_writer
+from ..sequence import Dataset, Sequence
 
 _COLUMNS = {"poses": ("x", "y", "z"), "keypoints": ("u", "v", "confidence")}
 _UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 FPS = 30.0  # of a TRC file, which has to say it, where it is not known
 
 
+@register_writer("csv")
 def write_csv(path, sequence):
     """Write the poses and the keypoints of a sequence."""
     numbers = sequence.start + np.arange(len(sequence))
@@ -38,6 +41,12 @@ def write_csv(path, sequence):
     _write(path, [",".join(columns)], ",".join(formats), values)
 
 
+@register_format(
+    "csv",
+    "lifter's CSV: poses and keypoints, a column per coordinate",
+    guess=lambda file: file.suffix == ".csv",
+    suffix=".csv",
+)
 def open_csv(path) -> Dataset:
     """What `write_csv` wrote: frames in a row, of the joints of a known skeleton. The frames per second follow from the
     times, from nine digits."""
@@ -75,6 +84,7 @@ def _read_csv(path) -> Sequence:
     return Sequence(path.stem, skeleton, **arrays, fps=fps, start=_start(numbers, path), source=str(path))
 
 
+@register_writer("trc")
 def write_trc(path, sequence):
     """Write the poses of a sequence as markers that are called as the joints: for OpenSim, y up."""
     poses, joints = y_up(sequence) * 1000, sequence.skeleton.joints
@@ -93,6 +103,7 @@ def write_trc(path, sequence):
     _write(path, head, formats, [first + np.arange(len(poses)), times, *poses.reshape(len(poses), -1).T])
 
 
+@register_format("trc", "markers that are called as the joints, for OpenSim, .trc", guess=lambda file: file.suffix == ".trc")
 def open_trc(path) -> Dataset:
     """Markers that are called as the joints of a known skeleton, as poses in the world, z up, in metres."""
     path = existing(path)

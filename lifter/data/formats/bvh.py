@@ -9,11 +9,13 @@ from functools import partial
 
 import numpy as np
 
+from lifter._io import whole
 from lifter.skeleton import H36M
 
-from .files import existing, parse_number, whole
-from .mocap import rotation, y_up, z_up
-from .sequence import Dataset, Sequence
+from ..files import existing, parse_number
+from ..mocap import rotation, y_up, z_up
+from ..registry import register_format, register_writer
+from ..sequence import Dataset, Sequence
 
 _UNITS = (1.0, 0.01, 0.001, 0.0254, 0.0254 / 0.45)  # metre, centimetre, millimetre, inch, CMU's
 # Names of joints in common BVH files, beside our own.
@@ -166,6 +168,7 @@ class _Words:
         return values
 
 
+@register_format("bvh", "motion capture, .bvh", guess=lambda file: file.suffix == ".bvh")
 def open_bvh(path, unit=None) -> Dataset:
     """The motion as one sequence of Human3.6M's joints in the world, z up, in metres.
 
@@ -231,6 +234,12 @@ def write(path, bvh: Bvh):
     lines += [" ".join(f"{value:.9g}" for value in row) for row in bvh.motion]
     with whole(path) as partly:
         partly.write_text("\n".join(lines) + "\n")
+
+
+@register_writer("bvh")
+def write_sequence(path, sequence):
+    """Write a sequence's poses: see `of_sequence`."""
+    write(path, of_sequence(sequence))
 
 
 def of_sequence(sequence: Sequence) -> Bvh:

@@ -8,13 +8,20 @@ from functools import partial
 
 from lifter.skeleton import H36M, JHMDB, LSP, PW3D
 
-from .cameras import normalise
-from .files import Npz, existing, length, numbers, take
-from .sequence import Dataset, Sequence
+from ..cameras import normalise
+from ..files import Npz, existing, length, numbers, take
+from ..registry import register_format
+from ..sequence import Dataset, Sequence
 
 SETS = {"h36m": (H36M, 50.0), "pw3d": (PW3D, 30.0), "aist": (LSP, 60.0), "jhmdb": (JHMDB, None)}  # skeleton, fps
 
 
+@register_format(
+    "deciwatch",
+    "DeciWatch's and MixSynthFormer's npz of Human3.6M, 3DPW, AIST++, Sub-JHMDB",
+    sniff=lambda file: "imgname" in file.arrays,
+    suffix=".npz",
+)
 def open_deciwatch(path) -> Dataset:
     """Sequences in the order of the file, named by their images' folder ("downtown_bus_00", "downtown_bus_00/2" for the
     second person). The ground truth is `poses`, or `keypoints_true` of Sub-JHMDB; the estimator's are `estimates`, or
