@@ -1,9 +1,9 @@
 // alternating_transformer on the CPU: mask, xPos tables, states and output around csrc/cpu/alternating_transformer.cpp.
 #include "cpu/alternating_transformer.h"
 
-#include "mask.h"
+#include "attention_mask.h"
 #include "tensor.h"
-#include "xpos.h"
+#include "rotary_tables.h"
 
 namespace lifter {
 namespace {
@@ -12,7 +12,7 @@ std::tuple<Tensor, std::vector<Tensor>> forward(const Tensor& x_, const Tensor& 
                                                 const OptionalTensor& mask_, const OptionalTensor& xpos_scale,
                                                 std::vector<Tensor> states, int64_t positions, int64_t hidden, int64_t heads,
                                                 int64_t depth, double scale, int64_t chunk, bool causal, bool return_state) {
-  const Tensor x = packed(x_), weights = packed(weights_), vectors = packed(vectors_);
+  const Tensor x = as_contiguous(x_), weights = as_contiguous(weights_), vectors = as_contiguous(vectors_);
   AlternatingTransformer s{};
   s.batch = x.size(0), s.frames = x.size(1), s.joints = x.size(2), s.dim = x.size(3);
   s.hidden = hidden, s.heads = heads, s.depth = depth, s.positions = positions, s.scale = static_cast<float>(scale), s.epsilon = 1e-6f;
@@ -24,16 +24,16 @@ std::tuple<Tensor, std::vector<Tensor>> forward(const Tensor& x_, const Tensor& 
   if (mask) set_mask(*mask, s.along_frames);
 
   const int64_t head = s.dim / heads;
-  std::vector<float> turns;
+  std::vector<float> rotary;
   std::vector<const float*> before;
   std::vector<float*> after;
   std::vector<Tensor> finals;
   if (xpos_scale) {
     s.retains = true, s.causal = causal, s.chunk = chunk < s.frames ? chunk : s.frames;
-    turns = xpos_turns(data<float>(packed(*xpos_scale)), head, s.chunk);
-    s.turns = turns.data(), s.turns_row = xpos_row(head);
+    rotary = rotary_tables(data<float>(as_contiguous(*xpos_scale)), head, s.chunk);
+    s.rotary = rotary.data(), s.rotary_row = rotary_width(head);
   }
-  for (Tensor& state : states) before.push_back(data<float>(state = packed(state)));
+  for (Tensor& state : states) before.push_back(data<float>(state = as_contiguous(state)));
   for (int64_t i = 0; return_state && i < depth; ++i) {
     finals.push_back(empty(x, {s.batch, s.joints, heads, head, head}, ScalarType::Float));
     after.push_back(output<float>(finals.back()));

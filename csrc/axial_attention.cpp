@@ -1,7 +1,7 @@
 // axial_attention and axial_attention_bwd on the CPU: strides and outputs around csrc/cpu/axial_attention.cpp.
 #include "cpu/axial_attention.h"
 
-#include "mask.h"
+#include "attention_mask.h"
 #include "tensor.h"
 
 namespace lifter {
@@ -55,7 +55,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& qkv, const OptionalTensor& mask
 Tensor backward(const Tensor& dout, const Tensor& qkv, const Tensor& out, const Tensor& lse, const OptionalTensor& mask,
                 int64_t axis, double scale, double dropout, const OptionalTensor& seed) {
   const Inputs in(qkv, mask, axis, scale, dropout, seed);
-  const Tensor dout_p = packed(dout), out_p = packed(out), lse_p = packed(lse);
+  const Tensor dout_p = as_contiguous(dout), out_p = as_contiguous(out), lse_p = as_contiguous(lse);
   const Tensor dqkv = empty(qkv, {qkv.size(0), qkv.size(1), qkv.size(2), 3, qkv.size(4), qkv.size(5)}, qkv.scalar_type());
   const AxialAttentionGradient g{out_p.data_ptr(), dout_p.data_ptr(), data<float>(lse_p), dqkv.data_ptr(), in.strides(dqkv),
                                  dqkv.stride(3)};

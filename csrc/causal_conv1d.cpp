@@ -24,32 +24,32 @@ Tensor by_tap(const Tensor& weight) { return torch::stable::contiguous(torch::st
 struct Inputs {
   Inputs(const Tensor& x_, const Tensor& weight_, const OptionalTensor& bias_, const OptionalTensor& seq_idx,
          const OptionalTensor& initial_states_, bool silu)
-      : x(in_rows(x_, in_channel_rows(x_))), weight(by_tap(weight_)), bias(packed(bias_)),
-        initial_states(packed(initial_states_)) {
+      : x(in_rows(x_, in_channel_rows(x_))), weight(by_tap(weight_)), bias(as_contiguous(bias_)),
+        initial_states(as_contiguous(initial_states_)) {
     s.batch = x.size(0), s.dim = x.size(1), s.length = x.size(2), s.width = weight.size(0);
     s.bfloat16 = is_bfloat16("causal_conv1d", x), s.silu = silu, s.channels_last = in_channel_rows(x_);
     s.x = rows(x, s.channels_last);
     s.weight = data<float>(weight), s.bias = data<float>(bias);
     s.initial_states = initial_states ? initial_states->data_ptr() : nullptr;
-    s.seen_stride = s.length + kSeenPadding;
-    seen = empty(x, {seq_idx ? s.batch * s.width * s.seen_stride : 0}, ScalarType::Int);
+    s.tap_mask_stride = s.length + kTapMaskPadding;
+    tap_mask = empty(x, {seq_idx ? s.batch * s.width * s.tap_mask_stride : 0}, ScalarType::Int);
     if (!seq_idx) return;
     STD_TORCH_CHECK(!initial_states, "causal_conv1d: seq_idx and initial_states, expected one of them at most");
-    see(packed(*seq_idx));
+    fill_tap_mask(as_contiguous(*seq_idx));
   }
 
-  void see(const Tensor& seq_idx) {
-    uint32_t* p = output<uint32_t>(seen);
-    s.seen = p;
+  void fill_tap_mask(const Tensor& seq_idx) {
+    uint32_t* p = output<uint32_t>(tap_mask);
+    s.tap_mask = p;
     for (int64_t b = 0; b < s.batch; ++b) {
       const int32_t* numbers = data<int32_t>(seq_idx) + b * s.length;
       for (int64_t k = 0; k < s.width; ++k)
-        for (int64_t l = 0; l < s.seen_stride; ++l)
+        for (int64_t l = 0; l < s.tap_mask_stride; ++l)
           *p++ = l >= k && l < s.length && numbers[l] >= 0 && numbers[l - k] == numbers[l] ? ~uint32_t{0} : 0;
     }
   }
 
-  Tensor x, weight, seen;
+  Tensor x, weight, tap_mask;
   OptionalTensor bias, initial_states;
   CausalConv1d s{};
 };
@@ -84,8 +84,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& dout_, const T
 Tensor update(const Tensor& x, Tensor state, const Tensor& weight_, const OptionalTensor& bias_, bool silu,
               const OptionalTensor& cache_seqlens_, const OptionalTensor& conv_state_indices_) {
   const Tensor weight = by_tap(weight_), out = empty(x, {x.size(0), x.size(1), x.size(2)}, x.scalar_type());
-  const OptionalTensor bias = packed(bias_), cache_seqlens = packed(cache_seqlens_),
-                       conv_state_indices = packed(conv_state_indices_);
+  const OptionalTensor bias = as_contiguous(bias_), cache_seqlens = as_contiguous(cache_seqlens_),
+                       conv_state_indices = as_contiguous(conv_state_indices_);
   CausalConv1dUpdate s{};
   s.batch = x.size(0), s.dim = x.size(1), s.length = x.size(2), s.width = weight.size(0);
   s.states = state.size(2), s.state_rows = state.size(0);

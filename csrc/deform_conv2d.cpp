@@ -19,7 +19,7 @@ void copy_strides(const Tensor& t, int64_t count, int64_t* strides) {
 struct Inputs {
   Inputs(const Tensor& input_, const Tensor& offset_, const OptionalTensor& mask_, const Ints& kernel,
          const Ints& stride, const Ints& padding, const Ints& dilation)
-      : input(input_.stride(3) == 1 ? input_ : packed(input_)), offset(offset_), mask(mask_) {
+      : input(input_.stride(3) == 1 ? input_ : as_contiguous(input_)), offset(offset_), mask(mask_) {
     s.batch = input.size(0), s.height = input.size(1), s.width = input.size(2), s.channels = input.size(3);
     s.out_height = offset.size(2), s.out_width = offset.size(3);
     std::copy_n(kernel.data(), 2, s.kernel), std::copy_n(stride.data(), 2, s.stride);
@@ -44,7 +44,7 @@ struct DepthwiseInputs : Inputs {
   DepthwiseInputs(const Tensor& input, const Tensor& offset, const OptionalTensor& mask, const Tensor& weight_,
                   const OptionalTensor& bias_, const Ints& stride, const Ints& padding, const Ints& dilation)
       : Inputs(input, offset, mask, {weight_.size(0), weight_.size(1)}, stride, padding, dilation),
-        weight(packed(weight_)), bias(packed(bias_)) {
+        weight(as_contiguous(weight_)), bias(as_contiguous(bias_)) {
     s.weight = data<float>(weight), s.bias = data<float>(bias);
   }
 
@@ -73,7 +73,7 @@ Tensor sample(const Tensor& input, const Tensor& offset, const OptionalTensor& m
 // dinput, doffset and dmask; `g` may already hold what the gradient of a weight needs.
 std::tuple<Tensor, Tensor, Tensor> gradient(const Inputs& in, const Tensor& dout, DeformConv2dGradient g) {
   const DeformConv2d& s = in.s;
-  const Tensor dout_c = packed(dout);
+  const Tensor dout_c = as_contiguous(dout);
   const Tensor dinput = empty(in.input, {s.batch, s.height, s.width, s.channels}, in.input.scalar_type());
   const Tensor sum = s.bfloat16 ? empty(dinput, {dinput.numel()}, ScalarType::Float) : dinput;
   const Tensor doffset = torch::stable::empty_like(in.offset);

@@ -9,8 +9,8 @@ namespace {
 std::tuple<Tensor, Tensor> forward(const Tensor& x_, int64_t kept, int64_t k, const OptionalTensor& mask_,
                                    const OptionalTensor& noise_, const OptionalTensor& valid_) {
   const Tensor x = x_.stride(2) == 1 ? x_ : torch::stable::contiguous(x_);
-  const OptionalTensor mask = mask_ && mask_->stride(2) == 1 ? mask_ : packed(mask_);
-  const OptionalTensor noise = packed(noise_), valid = packed(valid_);
+  const OptionalTensor mask = mask_ && mask_->stride(2) == 1 ? mask_ : as_contiguous(mask_);
+  const OptionalTensor noise = as_contiguous(noise_), valid = as_contiguous(valid_);
   DensityPeakPrune s{};
   s.batch = x.size(0), s.frames = x.size(1), s.channels = x.size(2), s.kept = kept, s.nearest = k;
   s.bfloat16 = is_bfloat16("density_peak_prune", x);

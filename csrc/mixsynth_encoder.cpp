@@ -9,7 +9,7 @@ namespace {
 Tensor forward(const Tensor& x_, const Tensor& weights_, int64_t frames, int64_t dim, int64_t hidden, int64_t depth,
                int64_t r_t, int64_t r_s, bool interpolates) {
   const Tensor x = x_.stride(2) == 1 ? x_ : torch::stable::contiguous(x_);
-  const Tensor weights = packed(weights_);
+  const Tensor weights = as_contiguous(weights_);
   MixSynthEncoder s{};
   s.windows = x.size(0), s.frames = frames, s.poses = x.size(2), s.dim = dim, s.hidden = hidden, s.depth = depth;
   s.channel_keys = dim / r_s, s.token_keys = frames / r_t;

@@ -2,7 +2,7 @@
 #include "cpu/retention.h"
 
 #include "tensor.h"
-#include "xpos.h"
+#include "rotary_tables.h"
 
 namespace lifter {
 namespace {
@@ -15,7 +15,7 @@ struct Inputs {
   Inputs(const Tensor& q_, const Tensor& k_, const Tensor& v_, const Tensor& decay_, const OptionalTensor& state_,
          const OptionalTensor& xpos_scale, double scale, int64_t chunk, bool causal)
       : q(with_contiguous_channels(q_)), k(with_contiguous_channels(k_)), v(with_contiguous_channels(v_)),
-        decay(packed(decay_)), state(packed(state_)) {
+        decay(as_contiguous(decay_)), state(as_contiguous(state_)) {
     r.batch = q.size(0), r.frames = q.size(1), r.joints = q.size(2), r.heads = q.size(3);
     r.keys = q.size(4), r.values = v.size(4);
     r.chunk = chunk, r.causal = causal, r.scale = static_cast<float>(scale);
@@ -27,14 +27,14 @@ struct Inputs {
     r.q = q.data_ptr(), r.k = k.data_ptr(), r.v = v.data_ptr();
     r.decay = data<float>(decay), r.state = data<float>(state);
     if (xpos_scale) {
-      turns = xpos_turns(data<float>(packed(*xpos_scale)), r.keys, r.chunk);
-      r.turns = turns.data(), r.turns_row = xpos_row(r.keys);
+      rotary = rotary_tables(data<float>(as_contiguous(*xpos_scale)), r.keys, r.chunk);
+      r.rotary = rotary.data(), r.rotary_row = rotary_width(r.keys);
     }
   }
 
   Tensor q, k, v, decay;
   OptionalTensor state;
-  std::vector<float> turns;
+  std::vector<float> rotary;
   Retention r{};
 };
 
@@ -56,8 +56,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const OptionalTensor& state, const OptionalTensor& xpos_scale, double scale, int64_t chunk, bool causal) {
   const Inputs in(q, k, v, decay, state, xpos_scale, scale, chunk, causal);
   const Retention& r = in.r;
-  const Tensor dout_p = packed(dout);
-  const OptionalTensor dfinal_p = packed(dfinal);
+  const Tensor dout_p = as_contiguous(dout);
+  const OptionalTensor dfinal_p = as_contiguous(dfinal);
   const auto like = [&](const Tensor& t) {
     return empty(t, {r.batch, r.frames, r.joints, r.heads, t.size(4)}, t.scalar_type());
   };

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "cpu/chunk.h"
+#include "cpu/layout.h"
 #include "tensor.h"
 
 namespace lifter {
@@ -23,9 +23,9 @@ struct Inputs {
   Inputs(const Tensor& u_, const Tensor& delta_, const Tensor& A_, const Tensor& B_, const Tensor& C_,
          const OptionalTensor& D_, const OptionalTensor& z_, const OptionalTensor& delta_bias_, bool softplus,
          const OptionalTensor& initial_state_)
-      : u(in_order(u_)), delta(in_order(delta_)), A(packed(A_)), B(B_.dim() == 2 ? packed(B_) : in_order(B_)),
-        C(C_.dim() == 2 ? packed(C_) : in_order(C_)), D(packed(D_)), z(in_order(z_)), delta_bias(packed(delta_bias_)),
-        initial_state(packed(initial_state_)) {
+      : u(in_order(u_)), delta(in_order(delta_)), A(as_contiguous(A_)), B(B_.dim() == 2 ? as_contiguous(B_) : in_order(B_)),
+        C(C_.dim() == 2 ? as_contiguous(C_) : in_order(C_)), D(as_contiguous(D_)), z(in_order(z_)), delta_bias(as_contiguous(delta_bias_)),
+        initial_state(as_contiguous(initial_state_)) {
     scan.batch = u.size(0), scan.dim = u.size(1), scan.length = u.size(2), scan.states = A.size(1);
     scan.constant_B = B.dim() == 2, scan.constant_C = C.dim() == 2;
     STD_TORCH_CHECK(scan.constant_B || scan.constant_C || B.size(1) == C.size(1),
@@ -79,8 +79,8 @@ NineTensors backward(const Tensor& dout, const OptionalTensor& dlast_state, cons
                      bool has_initial_state, const Tensor& states) {
   const Inputs in(u, delta, A, B, C, D, z, delta_bias, delta_softplus, std::nullopt);
   const SelectiveScan& s = in.scan;
-  const Tensor dout_c = in_order(dout), states_c = packed(states);
-  const OptionalTensor dlast_c = packed(dlast_state);
+  const Tensor dout_c = in_order(dout), states_c = as_contiguous(states);
+  const OptionalTensor dlast_c = as_contiguous(dlast_state);
 
   SelectiveScanGradient g{};
   g.dout = dout_c.data_ptr(), g.dout_strides = strides(dout_c), g.dlast_state = data<float>(dlast_c), g.states = data<float>(states_c);

@@ -8,8 +8,8 @@ namespace {
 
 Tensor forward(Tensor state, const Tensor& x_, const Tensor& dt_, const Tensor& A_, const Tensor& B_, const Tensor& C_,
                const OptionalTensor& D_, const OptionalTensor& z_, const OptionalTensor& dt_bias_, bool dt_softplus) {
-  const Tensor h = packed(state), x = packed(x_), dt = packed(dt_), A = packed(A_), B = packed(B_), C = packed(C_);
-  const OptionalTensor D = packed(D_), z = packed(z_), dt_bias = packed(dt_bias_);
+  const Tensor h = as_contiguous(state), x = as_contiguous(x_), dt = as_contiguous(dt_), A = as_contiguous(A_), B = as_contiguous(B_), C = as_contiguous(C_);
+  const OptionalTensor D = as_contiguous(D_), z = as_contiguous(z_), dt_bias = as_contiguous(dt_bias_);
   const Tensor out = empty(x, {x.size(0), x.size(1)}, x.scalar_type());
   STD_TORCH_CHECK(B.size(1) == C.size(1), "selective_state_update: B has ", B.size(1), " groups and C has ", C.size(1),
                   ", expected the same number");

@@ -40,7 +40,7 @@ class EdgeLists {
   std::vector<float> weight_;
 };
 
-OptionalTensor with_contiguous_channels(const OptionalTensor& t) { return t && t->stride(3) != 1 ? packed(t) : t; }
+OptionalTensor with_contiguous_channels(const OptionalTensor& t) { return t && t->stride(3) != 1 ? as_contiguous(t) : t; }
 
 PoseMap pose_map(const OptionalTensor& t) {
   return t ? PoseMap{t->data_ptr(), t->stride(0), t->stride(1), t->stride(2)} : PoseMap{};
@@ -50,8 +50,8 @@ PoseMap pose_map(const OptionalTensor& t) {
 struct Inputs {
   Inputs(const Tensor& like, const OptionalTensor& x_, const Tensor& neighbours_, const Tensor& weights_,
          const OptionalTensor& root_, const OptionalTensor& scale_)
-      : x(with_contiguous_channels(x_)), root(with_contiguous_channels(root_)), scale(packed(scale_)),
-        neighbours(packed(neighbours_)), weights(packed(weights_)), senders(neighbours, weights, false) {
+      : x(with_contiguous_channels(x_)), root(with_contiguous_channels(root_)), scale(as_contiguous(scale_)),
+        neighbours(as_contiguous(neighbours_)), weights(as_contiguous(weights_)), senders(neighbours, weights, false) {
     s.batch = like.size(0), s.frames = like.size(1), s.joints = like.size(2), s.channels = like.size(3);
     s.bfloat16 = is_bfloat16("skeleton_graph_conv", like);
     s.x = pose_map(x), s.root = pose_map(root), s.scale = data<float>(scale);
@@ -69,7 +69,7 @@ Tensor map_like(const Tensor& t) { return empty(t, {t.size(0), t.size(1), t.size
 Tensor forward(const Tensor& x, const Tensor& neighbours, const Tensor& weights, const OptionalTensor& root,
                const OptionalTensor& scale, const OptionalTensor& shift_, const OptionalTensor& residual_, bool relu) {
   Inputs in(x, x, neighbours, weights, root, scale);
-  const OptionalTensor shift = packed(shift_), residual = with_contiguous_channels(residual_);
+  const OptionalTensor shift = as_contiguous(shift_), residual = with_contiguous_channels(residual_);
   in.s.shift = data<float>(shift), in.s.residual = pose_map(residual), in.s.relu = relu;
   const Tensor out = map_like(x);
   LIFTER_CALL(skeleton_graph_conv_forward, in.s, out.data_ptr());

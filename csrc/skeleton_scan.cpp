@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "cpu/chunk.h"
+#include "cpu/layout.h"
 #include "cpu/selective_scan.h"
 #include "tensor.h"
 
@@ -14,8 +14,8 @@ namespace {
 struct Inputs {
   Inputs(const Tensor& x_, const Tensor& proj_, const Tensor& dt_weight_, const Tensor& dt_bias_, const Tensor& A_,
          const Tensor& D_, const Tensor& gather_, std::vector<int64_t> channel_groups_, std::vector<int64_t> walks_)
-      : x(packed(x_)), proj(packed(proj_)), dt_weight(packed(dt_weight_)), dt_bias(packed(dt_bias_)), A(packed(A_)),
-        D(packed(D_)), gather(packed(gather_)), channel_groups(std::move(channel_groups_)), walks(std::move(walks_)) {
+      : x(as_contiguous(x_)), proj(as_contiguous(proj_)), dt_weight(as_contiguous(dt_weight_)), dt_bias(as_contiguous(dt_bias_)), A(as_contiguous(A_)),
+        D(as_contiguous(D_)), gather(as_contiguous(gather_)), channel_groups(std::move(channel_groups_)), walks(std::move(walks_)) {
     scan.batch = x.size(0), scan.frames = x.size(1), scan.joints = x.size(2), scan.channels = x.size(3);
     scan.directions = A.size(0), scan.states = A.size(2), scan.rank = dt_weight.size(2);
     scan.groups = gather.size(1), scan.terms = gather.size(2);
@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     std::vector<int64_t> directions, const Tensor& states) {
   const Inputs in(x, proj, dt_weight, dt_bias, A, D, gather, std::move(channel_groups), std::move(directions));
   const SkeletonScan& s = in.scan;
-  const Tensor dout_p = packed(dout), states_p = packed(states);
+  const Tensor dout_p = as_contiguous(dout), states_p = as_contiguous(states);
   SkeletonScanGradient g{};
   g.dout = dout_p.data_ptr(), g.states = data<float>(states_p);
   // Chosen by shape alone, so that the sums never depend on the number of threads; few, since each split has its own

@@ -20,7 +20,7 @@ Strides strides(const Tensor& t) { return {t.stride(0), t.stride(2), t.stride(1)
 // Owns the inputs for as long as the kernel reads them.
 struct Inputs {
   Inputs(const Tensor& x_, const Tensor& graph_, const OptionalTensor& mask_, double scale)
-      : x(with_channels_together(x_)), graph(packed(graph_)), mask(packed(mask_)) {
+      : x(with_channels_together(x_)), graph(as_contiguous(graph_)), mask(as_contiguous(mask_)) {
     conv.batch = x.size(0), conv.frames = x.size(1), conv.joints = x.size(2), conv.channels = x.size(3);
     conv.bfloat16 = is_bfloat16("temporal_graph_conv", x);
     conv.pairs = conv.bfloat16 && capability() == Capability::avx512_bf16;
@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& graph, const O
 std::tuple<Tensor, Tensor> backward(const Tensor& dout_, const Tensor& x, const Tensor& graph, const Tensor& lse_,
                                     const OptionalTensor& mask, double scale) {
   const Inputs in(x, graph, mask, scale);
-  const Tensor dout = with_channels_together(dout_), lse = packed(lse_);
+  const Tensor dout = with_channels_together(dout_), lse = as_contiguous(lse_);
   const int64_t B = x.size(0), T = x.size(1), J = x.size(2), C = x.size(3);
   // Chosen by shape alone, so that the sum never depends on the number of threads.
   const int64_t parts = std::min(B * J, std::clamp(kPartial / (T * T), kFewParts, kParts));

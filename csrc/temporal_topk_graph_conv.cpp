@@ -22,7 +22,7 @@ const void* pointer(const OptionalTensor& t) { return t ? t->data_ptr() : nullpt
 struct Inputs {
   Inputs(const Tensor& like, int64_t words, std::vector<int64_t> windows_, const OptionalTensor& values_,
          const OptionalTensor& root_, const OptionalTensor& scale_)
-      : windows(std::move(windows_)), values(with_channels(values_)), root(with_channels(root_)), scale(packed(scale_)) {
+      : windows(std::move(windows_)), values(with_channels(values_)), root(with_channels(root_)), scale(as_contiguous(scale_)) {
     conv.batch = like.size(0), conv.frames = like.size(1), conv.joints = like.size(2), conv.width = like.size(4);
     conv.sizes = like.size(3), conv.windows = windows.data(), conv.words = words;
     conv.bfloat16 = is_bfloat16("temporal_topk_graph_conv", like);
@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x_, const Tensor& values, int64
   for (const int64_t window : windows) longest = window > longest ? window : longest;
   Inputs in(values, (longest + 31) / 32, std::move(windows), values, root, scale);
   const Tensor x = x_.stride(3) == 1 ? x_ : torch::stable::contiguous(x_);
-  const OptionalTensor shift = packed(shift_), residual = with_channels(residual_);
+  const OptionalTensor shift = as_contiguous(shift_), residual = with_channels(residual_);
   TemporalTopkGraphConv& s = in.conv;
   s.channels = x.size(3), s.k = k, s.cosine = cosine, s.all_ties = all_ties, s.relu = relu;
   s.pairs = s.bfloat16 && capability() == Capability::avx512_bf16;
@@ -60,8 +60,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& dout_,
                                                             std::vector<int64_t> windows, const OptionalTensor& out_,
                                                             const OptionalTensor& values, const OptionalTensor& root,
                                                             const OptionalTensor& scale) {
-  const Tensor dout = *with_channels(dout_), graph = packed(graph_);
-  const OptionalTensor out = packed(out_);
+  const Tensor dout = *with_channels(dout_), graph = as_contiguous(graph_);
+  const OptionalTensor out = as_contiguous(out_);
   const Inputs in(dout, graph.size(4), std::move(windows), values, root, scale);
   const TemporalTopkGraphConv& s = in.conv;
   const auto map = [&](bool there) {

@@ -20,8 +20,8 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, Sc
 }
 
 // One copy where the kernels' layout asks for it, none otherwise.
-inline Tensor packed(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-inline OptionalTensor packed(const OptionalTensor& t) { return t ? OptionalTensor(packed(*t)) : std::nullopt; }
+inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline OptionalTensor as_contiguous(const OptionalTensor& t) { return t ? OptionalTensor(as_contiguous(*t)) : std::nullopt; }
 
 inline Tensor swapped(const Tensor& t) { return torch::stable::transpose(t, 1, 2); }
 

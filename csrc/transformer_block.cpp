@@ -1,7 +1,7 @@
 // transformer_block on the CPU: mask and output around csrc/cpu/transformer_block.cpp.
 #include "cpu/transformer_block.h"
 
-#include "mask.h"
+#include "attention_mask.h"
 #include "tensor.h"
 
 namespace lifter {
@@ -9,7 +9,7 @@ namespace {
 
 Tensor forward(const Tensor& x_, const Tensor& weights_, const Tensor& vectors_, const OptionalTensor& mask_, int64_t axis,
                int64_t hidden, int64_t heads, double scale, double epsilon) {
-  const Tensor x = packed(x_), weights = packed(weights_), vectors = packed(vectors_);
+  const Tensor x = as_contiguous(x_), weights = as_contiguous(weights_), vectors = as_contiguous(vectors_);
   const Mixer mixer = axis < 0 ? Mixer::none : axis == 0 ? Mixer::joints : Mixer::frames;
   Transformer s{};
   s.batch = x.size(0), s.frames = x.size(1), s.joints = x.size(2), s.dim = x.size(3);

@@ -1,8 +1,8 @@
 // Transformer blocks that mix joints and frames in turn, layer after layer, each shared by all threads.
 #include "alternating_transformer.h"
 
-#include "residual.h"
 #include "retention.h"
+#include "transformer_layers.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -11,8 +11,8 @@ constexpr int64_t kPose = 3;       // coordinates of a joint
 constexpr float kEpsilon = 1e-5f;  // of the norms in retention and head
 
 template <class Unit, class Packed>
-class Network : Residual<Unit, Packed> {
-  using Base = Residual<Unit, Packed>;
+class Network : TransformerLayers<Unit, Packed> {
+  using Base = TransformerLayers<Unit, Packed>;
   using typename Base::Element;
   using typename Base::T;
   using Base::x_;
@@ -62,7 +62,7 @@ class Network : Residual<Unit, Packed> {
   // Retention along the frames of a joint, its norm and its gate.
   void retain(int64_t layer) {
     this->normalize_rows(parameters_.norm(s_.dim), s_.epsilon, x_, input_);
-    this->linear(parameters_.linear(s_.dim, 4 * s_.dim, false), input_, this->into(projections_, 4 * s_.dim));
+    this->linear(parameters_.linear(s_.dim, 4 * s_.dim, false), input_, this->store_to(projections_, 4 * s_.dim));
     Retention r{};
     r.batch = s_.batch, r.frames = s_.frames, r.joints = s_.joints, r.heads = s_.heads, r.chunk = s_.chunk;
     r.keys = r.values = s_.dim / s_.heads;
@@ -71,7 +71,7 @@ class Network : Residual<Unit, Packed> {
     r.q = projections_, r.k = projections_ + s_.dim, r.v = projections_ + 2 * s_.dim;
     r.decay = parameters_.vector(s_.joints * s_.heads);
     r.state = s_.states ? s_.states[layer] + first_ : nullptr;
-    r.turns = s_.turns, r.turns_row = s_.turns_row;
+    r.rotary = s_.rotary, r.rotary_row = s_.rotary_row;
     retention_forward(r, mixed_, s_.finals ? s_.finals[layer] + first_ : nullptr);
 
     const Norm norm = parameters_.norm(s_.dim);
@@ -85,7 +85,7 @@ class Network : Residual<Unit, Packed> {
         });
       }
     });
-    this->linear(parameters_.linear(s_.dim, s_.dim, false), mixed_, this->sum(x_, x_));
+    this->linear(parameters_.linear(s_.dim, s_.dim, false), mixed_, this->add_to(x_, x_));
   }
 
   const AlternatingTransformer& s_;

@@ -1,6 +1,6 @@
 #pragma once
 #include "../capability.h"
-#include "strides.h"
+#include "layout.h"
 
 namespace lifter {
 
@@ -14,7 +14,7 @@ struct AxialAttention {
   int64_t part;  // elements from q to k, and from k to v
   const bool* allowed;    // (batch, rows, length, length), or null
   const float* additive;  // the same, or null
-  const uint32_t* words;  // (batch, rows, length, length / 32 rounded up): the bits of `allowed`, or null
+  const uint32_t* bitmask;  // (batch, rows, length, length / 32 rounded up): the bits of `allowed`, or null
   int64_t mask_strides[3];  // the last of any is 1
   float scale;
   bool drops;

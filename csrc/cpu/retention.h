@@ -1,6 +1,6 @@
 #pragma once
 #include "../capability.h"
-#include "strides.h"
+#include "layout.h"
 
 namespace lifter {
 
@@ -17,8 +17,8 @@ struct Retention {
   const float* state;  // (batch, joints, heads, keys, values), or null for zeros
   // xPos, or null: (4, chunk + 1, row), what turns q and then k at frame n, x * cosines + (x with its pairs swapped) *
   // sines; a row is `keys` rounded up to 16.
-  const float* turns;
-  int64_t turns_row;
+  const float* rotary;
+  int64_t rotary_row;
   float scale;
 };
 

@@ -3,14 +3,11 @@
 // compiled for AVX-512 must never be the copy that the linker keeps for an older machine.
 #pragma once
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 #ifdef __SSE__
 #include <immintrin.h>
 #endif
-
-#include "../parallel.h"
 
 #define LIFTER_MEMBER inline __attribute__((always_inline))
 #define LIFTER_INLINE static LIFTER_MEMBER
@@ -317,29 +314,6 @@ class FlushDenormals {
  private:
   unsigned saved_;
 #endif
-};
-
-// Aligned floats for one task.
-class Scratch {
- public:
-  explicit Scratch(int64_t count) : data_(nullptr) {
-    const int64_t bytes = (count * int64_t(sizeof(float)) + 63) / 64 * 64;
-    if (posix_memalign(reinterpret_cast<void**>(&data_), 64, bytes)) out_of_memory(bytes);
-  }
-  ~Scratch() { free(data_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  // The next `count` floats, rounded up to whole vectors.
-  float* take(int64_t count) {
-    float* p = data_ + used_;
-    used_ += padded(count);
-    return p;
-  }
-
- private:
-  float* data_;
-  int64_t used_ = 0;
 };
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -3,8 +3,9 @@
 #include "skeleton_graph_conv.h"
 
 #include "../parallel.h"
-#include "channels.h"
-#include "tile.h"
+#include "arena.h"
+#include "tile_io.h"
+#include "vector_loop.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -55,7 +56,7 @@ void forward(const SkeletonGraphConv& s, void* out_) {
       const Rows<T> x(s.x, batch, frame), root(s.root, batch, frame), residual(s.residual, batch, frame);
       for (int64_t j = 0; j < s.joints; ++j, out += s.channels) {
         const float scale = s.scale ? s.scale[j] : 1.0f, shift = s.shift ? s.shift[j] : 0.0f;
-        over_channels(0, s.channels, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
+        vector_loop(0, s.channels, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
           constexpr int V = vectors.count;
           vfloat y[V];
           receive<V>(s.senders, x, root, j, c, lanes, y);
@@ -74,11 +75,6 @@ void forward(const SkeletonGraphConv& s, void* out_) {
 
 // What is summed over frames and channels, [joint][lane].
 struct Sums {
-  static int64_t floats(const SkeletonGraphConv& s) { return 2 * s.joints * kLanes; }
-  Sums(const SkeletonGraphConv& s, Scratch& scratch)
-      : dscale(scratch.take(s.joints * kLanes)), dshift(scratch.take(s.joints * kLanes)) {
-    memset(dscale, 0, floats(s) * sizeof(float));
-  }
   float *dscale, *dshift;
 };
 
@@ -93,7 +89,7 @@ void backward_frame(const SkeletonGraphConv& s, const SkeletonGraphConvGradient&
     const float scale = s.scale ? s.scale[j] : 1.0f;
     T *passed = of(g.passed, j), *droot = of(g.droot, j);
     vfloat dscale = {}, dshift = {};
-    over_channels(0, C, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
+    vector_loop(0, C, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
       constexpr int V = vectors.count;
       vfloat y[V] = {};
       if (x.data) receive<V>(s.senders, x, root, j, c, lanes, y);
@@ -117,7 +113,7 @@ void backward_frame(const SkeletonGraphConv& s, const SkeletonGraphConvGradient&
   const Rows<float> from(received, 0, 0), nothing(PoseMap{}, 0, 0);
   for (int64_t j = 0; j < s.joints; ++j) {
     T* dx = of(g.dx, j);
-    over_channels(0, C, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
+    vector_loop(0, C, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
       constexpr int V = vectors.count;
       vfloat y[V];
       receive<V>(g.receivers, from, nothing, j, c, lanes, y);
@@ -143,9 +139,13 @@ void sum_shares(const SkeletonGraphConv& s, const SkeletonGraphConvGradient& g) 
 template <class T>
 void backward(const SkeletonGraphConv& s, const SkeletonGraphConvGradient& g) {
   over_shares(s, [&](int64_t i, int64_t begin, int64_t end) {
-    Scratch scratch(s.joints * padded(s.channels) + Sums::floats(s));
-    float* dsum = scratch.take(s.joints * padded(s.channels));
-    const Sums sums(s, scratch);
+    float* dsum;
+    Sums sums;
+    const Arena arena([&](Arena& arena) {
+      dsum = arena.take(s.joints * padded(s.channels));
+      sums.dscale = arena.take(s.joints * kLanes), sums.dshift = arena.take(s.joints * kLanes);
+    });
+    for (float* sum : {sums.dscale, sums.dshift}) memset(sum, 0, s.joints * kLanes * sizeof(float));
     for (int64_t n = begin; n < end; ++n) backward_frame<T>(s, g, n, dsum, sums);
     sum_over_lanes(sums.dscale, s.joints, g.partials + 2 * i * s.joints);
     sum_over_lanes(sums.dshift, s.joints, g.partials + (2 * i + 1) * s.joints);

@@ -2,7 +2,7 @@
 #pragma once
 #include <math.h>
 
-#include "product.h"
+#include "gemm.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 

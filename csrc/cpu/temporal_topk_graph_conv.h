@@ -1,6 +1,6 @@
 #pragma once
 #include "../capability.h"
-#include "strides.h"
+#include "layout.h"
 
 namespace lifter {
 

@@ -1,14 +1,14 @@
 // A block of a transformer: attention along joints or frames if it has any, and an MLP.
 #include "transformer_block.h"
 
-#include "residual.h"
+#include "transformer_layers.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
 template <class Unit, class Packed>
-class Block : Residual<Unit, Packed> {
-  using Base = Residual<Unit, Packed>;
+class Block : TransformerLayers<Unit, Packed> {
+  using Base = TransformerLayers<Unit, Packed>;
   using typename Base::T;
   using Base::s_;
   using Base::x_;

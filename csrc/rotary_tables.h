@@ -6,10 +6,10 @@
 namespace lifter {
 
 // Elements of a row of the tables.
-inline int64_t xpos_row(int64_t keys) { return (keys + 15) / 16 * 16; }
+inline int64_t rotary_width(int64_t keys) { return (keys + 15) / 16 * 16; }
 
-// (4, frames + 1, xpos_row(keys)): cosines and sines times the size for q, then for k, of a chunk's frames and the one
+// (4, frames + 1, rotary_width(keys)): cosines and sines times the size for q, then for k, of a chunk's frames and the one
 // after it. The turn of one frame to the power n, in double precision; s^(n / 512) for q, its inverse for k.
-std::vector<float> xpos_turns(const float* scale, int64_t keys, int64_t frames);
+std::vector<float> rotary_tables(const float* scale, int64_t keys, int64_t frames);
 
 }  // namespace lifter

@@ -11,7 +11,7 @@ inline Tensor with_contiguous_keys(const Tensor& mask) {
 
 inline void set_mask(const Tensor& mask, AxialAttention& attention) {
   if (mask.scalar_type() == ScalarType::Bool) attention.allowed = data<bool>(mask);
-  else if (mask.scalar_type() == ScalarType::Int) attention.words = data<uint32_t>(mask);
+  else if (mask.scalar_type() == ScalarType::Int) attention.bitmask = data<uint32_t>(mask);
   else attention.additive = data<float>(mask);
   for (int i = 0; i < 3; ++i) attention.mask_strides[i] = mask.stride(i);
 }

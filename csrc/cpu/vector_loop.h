@@ -11,7 +11,7 @@ struct Vectors {
 
 // Calls f(Vectors<V>, c, lanes) for channels [begin, end): V whole vectors (lanes is kLanes), or at last a part of one.
 template <class F>
-LIFTER_INLINE void over_channels(int64_t begin, int64_t end, const F& f) {
+LIFTER_INLINE void vector_loop(int64_t begin, int64_t end, const F& f) {
   int64_t c = begin;
   for (; c + 8 * kLanes <= end; c += 8 * kLanes) f(Vectors<8>(), c, kLanes);
   for (; c + 4 * kLanes <= end; c += 4 * kLanes) f(Vectors<4>(), c, kLanes);

@@ -1,3 +1,4 @@
+// What the kernels and their callers must agree on, whatever the capability.
 #pragma once
 #include <cstdint>
 
@@ -8,5 +9,9 @@ namespace lifter {
 struct Strides {
   int64_t batch, row, token, head;
 };
+
+constexpr int64_t kChunk = 64;     // steps between two saved states; CHUNK in kernels/selective_scan.py is the same
+constexpr int64_t kMaxLanes = 16;  // channels per block are at most this, whatever the capability
+constexpr int64_t kWordBits = 32;  // of a word of a bitmask
 
 }  // namespace lifter

@@ -1,4 +1,4 @@
-#include "xpos.h"
+#include "rotary_tables.h"
 
 #include <cmath>
 
@@ -6,9 +6,9 @@ namespace lifter {
 
 constexpr double kXposBase = 512;  // frames, as XPOS_BASE in kernels/retention.py
 
-std::vector<float> xpos_turns(const float* scale, int64_t keys, int64_t chunk) {
-  const int64_t row = xpos_row(keys), frames = chunk + 1;
-  std::vector<float> turns(4 * frames * row, 0);
+std::vector<float> rotary_tables(const float* scale, int64_t keys, int64_t chunk) {
+  const int64_t row = rotary_width(keys), frames = chunk + 1;
+  std::vector<float> rotary(4 * frames * row, 0);
   for (int64_t d = 0; d < keys / 2; ++d) {
     const double angle = std::pow(10000.0, -2.0 * d / keys), size = std::pow(scale[d], 1 / kXposBase);
     double cosine = 1, sine = 0, grown = 1;
@@ -16,7 +16,7 @@ std::vector<float> xpos_turns(const float* scale, int64_t keys, int64_t chunk) {
     for (int64_t n = 0; n < frames; ++n) {
       for (int which = 0; which < 2; ++which) {
         const double factor = which ? 1 / grown : grown;
-        float* cosines = turns.data() + (2 * which * frames + n) * row + 2 * d;
+        float* cosines = rotary.data() + (2 * which * frames + n) * row + 2 * d;
         float* sines = cosines + frames * row;
         cosines[0] = cosines[1] = static_cast<float>(cosine * factor);
         sines[0] = -(sines[1] = static_cast<float>(sine * factor));
@@ -25,7 +25,7 @@ std::vector<float> xpos_turns(const float* scale, int64_t keys, int64_t chunk) {
       sine = sine * step_cosine + cosine * step_sine, cosine = turned, grown *= size;
     }
   }
-  return turns;
+  return rotary;
 }
 
 }  // namespace lifter
