@@ -1,15 +1,13 @@
-// The mask of axial_attention, (batch, rows, length, length) or packed words, as the kernels take it.
+// The mask of axial_attention, (batch, rows, length, length) or words of a bitmask, as the kernels take it.
 #pragma once
 #include "cpu/axial_attention.h"
-#include "tensor.h"
+#include "glue.h"
 
 namespace lifter {
 
-inline Tensor with_contiguous_keys(const Tensor& mask) {
-  return mask.stride(3) == 1 ? mask : torch::stable::contiguous(mask);
-}
-
-inline void set_mask(const Tensor& mask, AxialAttention& attention) {
+inline void set_mask(Inputs& in, const OptionalTensor& mask_, AxialAttention& attention) {
+  if (!mask_) return;
+  const Tensor& mask = in.contiguous_channels(*mask_);
   if (mask.scalar_type() == ScalarType::Bool) attention.allowed = data<bool>(mask);
   else if (mask.scalar_type() == ScalarType::Int) attention.bitmask = data<uint32_t>(mask);
   else attention.additive = data<float>(mask);

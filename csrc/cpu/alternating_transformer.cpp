@@ -29,7 +29,8 @@ class Network : TransformerLayers<Unit, Packed> {
   void operator()() {
     const T* x = static_cast<const T*>(s_.x);
     this->each_row([&](int64_t i) {
-      for (int64_t c = i * s_.dim, end = c + s_.dim; c < end; c += kLanes) store_some(x_ + c, load_some(x + c, end - c), end - c);
+      for (int64_t c = i * s_.dim, end = c + s_.dim; c < end; c += kLanes)
+        store_some(x_ + c, load_some(x + c, end - c), end - c);
     });
     const Norm spatial_norm = parameters_.norm(s_.dim), temporal_norm = parameters_.norm(s_.dim);
     for (int64_t i = 0; i < s_.depth; ++i) {
@@ -66,7 +67,7 @@ class Network : TransformerLayers<Unit, Packed> {
     Retention r{};
     r.batch = s_.batch, r.frames = s_.frames, r.joints = s_.joints, r.heads = s_.heads, r.chunk = s_.chunk;
     r.keys = r.values = s_.dim / s_.heads;
-    r.causal = s_.causal, r.bfloat16 = r.pairs = std::is_same<Unit, Pair>::value, r.scale = 1;
+    r.causal = s_.causal, r.precision = Base::kPrecision, r.scale = 1;
     r.q_strides = r.k_strides = r.v_strides = this->strides(4 * s_.dim, false), r.out_strides = this->strides(s_.dim, false);
     r.q = projections_, r.k = projections_ + s_.dim, r.v = projections_ + 2 * s_.dim;
     r.decay = parameters_.vector(s_.joints * s_.heads);
@@ -79,7 +80,8 @@ class Network : TransformerLayers<Unit, Packed> {
       const Element* gates = projections_ + i * 4 * s_.dim + 3 * s_.dim;
       for (int64_t c = 0; c < s_.dim; c += r.values) {
         Element* head = mixed_ + i * s_.dim + c;
-        normalize(head, r.values, {norm.weight + c, norm.bias + c}, kEpsilon, [&](int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA {
+        const Norm norm_of_head{norm.weight + c, norm.bias + c};
+        normalize(head, r.values, norm_of_head, kEpsilon, [&](int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA {
           const vfloat gate = load_some(gates + c + j, left);
           store_rounded(head + j, v * gate * sigmoid(gate), left);
         });
@@ -104,9 +106,10 @@ void forward(const AlternatingTransformer& s, T* poses) {
 }  // namespace
 
 void alternating_transformer_forward(const AlternatingTransformer& s, void* poses) {
-  if (!s.bfloat16) return forward<float, float>(s, static_cast<float*>(poses));
-  if (s.pairs) return forward<Pair, Pair>(s, static_cast<bfloat16*>(poses));
-  forward<float, Pair>(s, static_cast<bfloat16*>(poses));
+  with_transformer_types(s.precision, [&](auto types) {
+    using Packed = typename decltype(types)::T;
+    forward<typename decltype(types)::Unit, Packed>(s, static_cast<Dtype<Packed>*>(poses));
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

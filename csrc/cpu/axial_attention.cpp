@@ -283,7 +283,7 @@ class Backward {
     });
     for (int64_t i = 0; i < count; ++i) {
       vfloat dot = {};
-      for (int64_t c = 0; c < channels_; c += kLanes) dot += load(douts_ + i * channels_ + c) * load(sums_ + i * channels_ + c);
+      for (int64_t c = i * channels_; c < (i + 1) * channels_; c += kLanes) dot += load(douts_ + c) * load(sums_ + c);
       const float lse = g_.lse[(out + i * s_.out_strides.token) / s_.channels];
       rules.mask(weights_ + i * ld_, first + i);
       weights_to_gradients(rules, first + i, lse, sum_lanes(dot), weights_ + i * ld_, dscores_ + i * ld_);
@@ -333,15 +333,19 @@ class Backward {
 }  // namespace
 
 void axial_attention_forward(const AxialAttention& s, void* out, float* lse) {
-  if (s.pairs) return each_work_item<Forward<bfloat16, Pair>>(s.batch, s.rows, s.heads, s, static_cast<bfloat16*>(out), lse);
-  if (s.bfloat16) return each_work_item<Forward<bfloat16, float>>(s.batch, s.rows, s.heads, s, static_cast<bfloat16*>(out), lse);
-  each_work_item<Forward<float, float>>(s.batch, s.rows, s.heads, s, static_cast<float*>(out), lse);
+  with_precision(s.precision, [&](auto types) {
+    using T = typename decltype(types)::T;
+    using Unit = typename decltype(types)::Unit;
+    each_work_item<Forward<T, Unit>>(s.batch, s.rows, s.heads, s, static_cast<T*>(out), lse);
+  });
 }
 
 void axial_attention_backward(const AxialAttention& s, const AxialAttentionGradient& g) {
-  if (s.pairs) return each_work_item<Backward<bfloat16, Pair>>(s.batch, s.rows, s.heads, s, g);
-  if (s.bfloat16) return each_work_item<Backward<bfloat16, float>>(s.batch, s.rows, s.heads, s, g);
-  each_work_item<Backward<float, float>>(s.batch, s.rows, s.heads, s, g);
+  with_precision(s.precision, [&](auto types) {
+    using T = typename decltype(types)::T;
+    using Unit = typename decltype(types)::Unit;
+    each_work_item<Backward<T, Unit>>(s.batch, s.rows, s.heads, s, g);
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -7,8 +7,7 @@ namespace lifter {
 // Attention of the `length` tokens of a row, for every (batch, row, head).
 struct AxialAttention {
   int64_t batch, rows, length, heads, channels;
-  bool bfloat16;  // else float32, of qkv, out and their gradients
-  bool pairs;     // multiply bfloat16 as such
+  Precision precision;  // of qkv, out and their gradients
   const void* qkv;
   Strides qkv_strides, out_strides;
   int64_t part;  // elements from q to k, and from k to v

@@ -4,8 +4,10 @@
 
 #include "../parallel.h"
 #include "arena.h"
+#include "reduce.h"
 #include "simd.h"
 #include "tile_io.h"
+#include "vector_loop.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -14,7 +16,7 @@ constexpr int64_t kTask = 1 << 14;       // elements: fewer would cost more in w
 constexpr int64_t kSteps = 512;          // of a row of steps whose gradients are made at once
 constexpr int64_t kChannels = 256;       // of rows of channels that one task does: its taps stay in the first cache
 constexpr int64_t kBlock = 4;            // rows of channels that are done at once
-constexpr int64_t kPrefetchRows = 8;        // that are asked for: pieces of rows are too short for the hardware to see a stream
+constexpr int64_t kPrefetchRows = 8;     // pieces of rows are too short for the hardware to see a stream
 
 // 1 / (1 + e^-v), which at +-87 is as good as where it ends. What it meets here is v, so that NaN stays NaN.
 LIFTER_INLINE vfloat gate(vfloat v) {
@@ -24,14 +26,6 @@ LIFTER_INLINE vfloat silu(vfloat v) { return v * gate(v); }
 LIFTER_INLINE vfloat silu_slope(vfloat v) {
   const vfloat e = gate(v);
   return e + v * (e - e * e);
-}
-
-// Calls f(i, lanes) for [begin, end) by vectors: lanes is a constant where they are whole, at last what is left.
-template <class F>
-LIFTER_INLINE void by_vectors(int64_t begin, int64_t end, const F& f) {
-  int64_t i = begin;
-  for (; i + kLanes <= end; i += kLanes) f(i, kLanes);
-  if (i < end) f(i, end - i);
 }
 
 LIFTER_INLINE vfloat where(vfloat v, vuint mask) { return (vfloat)((vuint)v & mask); }
@@ -331,9 +325,7 @@ void add_parts(const CausalConv1d& s, const CausalConv1dGradient& g) {
   parallel_for((s.dim + kShare - 1) / kShare, [&](int64_t task) {
     for (int64_t d = task * kShare; d < smaller((task + 1) * kShare, s.dim); d += kLanes) {
       for (int j = 0; j <= W; ++j) {
-        vfloat sum = {};
-        for (int64_t part = 0; part < g.parts; ++part)
-          sum += load_some(g.partial + (part * (W + 1) + j) * s.dim + d, s.dim - d);
+        const vfloat sum = sum_parts(g.partial + j * s.dim + d, g.parts, (W + 1) * s.dim, s.dim - d);
         if (j == W && g.dbias) store_some(g.dbias + d, sum, s.dim - d);
         for (int64_t i = 0; j < W && i < smaller(kLanes, s.dim - d); ++i) g.dweight[(d + i) * W + j] = sum[i];
       }

@@ -4,6 +4,7 @@
 
 #include "../parallel.h"
 #include "arena.h"
+#include "reduce.h"
 #include "vector_loop.h"
 
 namespace lifter::LIFTER_CAPABILITY {
@@ -306,11 +307,9 @@ void backward_places(const DeformConv2d& s, const DeformConv2dGradient& g) {
       derive(sampler, pixel, dots, g);
     });
   });
-  for (int64_t i = 0; s.weight && i < size; ++i) {
-    float sum = 0;
-    for (int64_t share = 0; share < shares; ++share) sum += g.partials[share * size + i];
-    *(i < taps * C ? g.dweight + i : g.dbias + (i - taps * C)) = sum;
-  }
+  if (!s.weight) return;
+  sum_parts(g.partials, shares, size, taps * C, g.dweight);
+  sum_parts(g.partials + taps * C, shares, size, C, g.dbias);
 }
 
 // dinput. A task has some channels of one image for itself and visits the output pixels in order: no two tasks add to

@@ -59,8 +59,8 @@ class Prune {
  private:
   Clip clip(int64_t number, Arena& arena) const {
     const auto row = [&] { return arena.take(pairwise_.width); };
-    return {number, arena.take(pairwise_.ld * pairwise_.units), arena.take(pairwise_.ld * s_.frames), row(), row(), row(), row(),
-            row(), row(), row(), arena.take(1)};
+    float *x = arena.take(pairwise_.ld * pairwise_.units), *pairs = arena.take(pairwise_.ld * s_.frames);
+    return {number, x, pairs, row(), row(), row(), row(), row(), row(), row(), arena.take(1)};
   }
 
   // From their mean: frames that are much alike would else lose their distance in the rounding of the products.
@@ -196,9 +196,11 @@ class Prune {
 }  // namespace
 
 void density_peak_prune(const DensityPeakPrune& s, int64_t* indices, float* scores) {
-  if (s.pairs) return Prune<bfloat16, Pair>(s, indices, scores)();
-  if (s.bfloat16) return Prune<bfloat16, float>(s, indices, scores)();
-  Prune<float, float>(s, indices, scores)();
+  with_precision(s.precision, [&](auto types) {
+    using T = typename decltype(types)::T;
+    using Unit = typename decltype(types)::Unit;
+    Prune<T, Unit>(s, indices, scores)();
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -2,6 +2,7 @@
 #pragma once
 #include <type_traits>
 
+#include "layout.h"
 #include "simd.h"
 
 namespace lifter::LIFTER_CAPABILITY {
@@ -26,6 +27,23 @@ LIFTER_INLINE vfloat multiply_add(const Pair*, vfloat a, vfloat b, vfloat sum) {
 #else
 LIFTER_INLINE vfloat multiply_add(const Pair*, vfloat, vfloat, vfloat sum) { return sum; }  // never called
 #endif
+
+// What is in memory and what is multiplied.
+template <class Stored, class Multiplied>
+struct Types {
+  using T = Stored;
+  using Unit = Multiplied;
+};
+
+// Calls f(Types<T, Unit>()) for the precision at hand.
+template <class F>
+LIFTER_INLINE void with_precision(Precision precision, const F& f) {
+  switch (precision) {
+    case Precision::float32: return f(Types<float, float>());
+    case Precision::bfloat16: return f(Types<bfloat16, float>());
+    case Precision::bfloat16_pairs: return f(Types<bfloat16, Pair>());
+  }
+}
 
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = kLanes == 16 ? 4 : 2;  // 24 or 12 sums, of 32 or 16 registers
@@ -189,7 +207,8 @@ struct Operand {
   static const Unit* of(const float* units) { return reinterpret_cast<const Unit*>(units); }
 
   // Summed over the columns; the rows of `workspace` are `ld_workspace` apart, for floats as far as those of `rows`.
-  static const Unit* over_columns(const float* rows, int64_t ld, int64_t count, int64_t cols, float* workspace, int64_t ld_workspace) {
+  static const Unit* over_columns(const float* rows, int64_t ld, int64_t count, int64_t cols, float* workspace,
+                                  int64_t ld_workspace) {
     if (!kPairs) return of(rows);
     pair_columns(rows, ld, count, cols, workspace, ld_workspace);
     return of(workspace);

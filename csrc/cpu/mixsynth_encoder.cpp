@@ -11,6 +11,7 @@
 
 #include "arena.h"
 #include "gemm.h"
+#include "reduce.h"
 #include "team.h"
 #include "tile_io.h"
 #include "weight_panels.h"
@@ -196,7 +197,8 @@ class Network {
     for (float** p : {&frame_means_, &gates_, &factors_, &shares_}) *p = arena.take(group * frames);
     for (float** p : {&channel_means_, &channel_tops_, &channel_gates_}) *p = arena.take(group * channels);
     sums_ = arena.take((s_.frames + z_.keys) * kLanes);
-    few_ = arena.take(group * panel_columns(z_.few_frames)), few_channels_ = arena.take(group * panel_columns(z_.few_channels));
+    few_ = arena.take(group * panel_columns(z_.few_frames));
+    few_channels_ = arena.take(group * panel_columns(z_.few_channels));
     key_means_ = arena.take(group * panel_columns(z_.keys));
     mixed_ = arena.take(parts_ * share_ * (z_.ld_hidden + z_.ld_dim));
   }
@@ -252,7 +254,8 @@ class Network {
   }
 
   // Squeeze and excitation: the sigmoid of two layers without biases.
-  void gate(int64_t n, int64_t few, const float* means, const float* squeeze, float* squeezed, const float* excite, float* gates) {
+  void gate(int64_t n, int64_t few, const float* means, const float* squeeze, float* squeezed, const float* excite,
+            float* gates) {
     linear(count_, n, few, means, panel_columns(n), squeeze, squeezed, panel_columns(few));
     apply(count_, few, squeezed, panel_columns(few), nullptr, [](vfloat v) { return vmax(vfloat{}, v); });
     linear(count_, few, n, squeezed, panel_columns(few), excite, gates, panel_columns(n));

@@ -1,4 +1,32 @@
 // Retention: per (joint, head) and chunk, blocks of queries meet the keys of the chunk and the state before it.
+//
+// Of one joint and head, with g its decay, q_n already rotated as at frame n and scaled, k_m rotated by the inverse:
+//
+//   o_n = sum over m of g^|n - m| (q_n . k_m) v_m      for all m that n sees: the frames before its chunk, and of its chunk
+//                                                      those up to n (causal) or all
+//
+// Let n and m count from the start of a chunk of L frames, and S = sum over m < 0 of g^(-1 - m) k_m v_m^T be the state before
+// it. As g^(n - m) = g^(n + 1) g^(-1 - m), the sum falls apart, with w_nm = g^|n - m| where n sees m, else 0:
+//
+//   o_n = sum over m of w_nm (q_n . k_m) v_m  +  g^(n + 1) S^T q_n               `sums_` from `products_`, and `cross_`
+//   S'  = g^L S + sum over m of g^(L - 1 - m) k_m v_m^T                          `advance`; the v so weighted are `weighted_`
+//
+// S' still counts frames from the start of the chunk: `move_origin` rotates its keys by L frames, to the start of the next.
+//
+// Backward, from the last chunk to the first, `dstate_` being dS' on entry and dS on return, moved back by L frames. With
+// P_nm = w_nm (q_n . k_m) and dP_nm = do_n . v_m (`products_`, `dproducts_`):
+//
+//   dq_n = sum over m of w_nm dP_nm k_m  +  g^(n + 1) S do_n                     `weighted_douts_` are g^(n + 1) do_n
+//   dk_m = sum over n of w_nm dP_nm q_n  +  g^(L - 1 - m) dS' v_m
+//   dv_m = sum over n of P_nm do_n       +  g^(L - 1 - m) dS'^T k_m
+//   dS   = g^L dS'  +  sum over n of g^(n + 1) q_n do_n^T
+//
+// Each term above is a power of g times what does not depend on g, so that g dL/dg sums exponent times term times gradient:
+//
+//   g dg = sum over n, m of |n - m| P_nm dP_nm  +  sum over n of (n + 1) q_n . (g^(n + 1) S do_n)
+//        + sum over m of (L - 1 - m) v_m . (g^(L - 1 - m) dS'^T k_m)  +  L <g^L dS', S>      `ddecay_`, chunk by chunk
+//
+// dq and dk are rotated back at last, dq times the scale.
 #include "retention.h"
 
 #include "arena.h"
@@ -250,7 +278,8 @@ class Backward : Walk<T> {
     for (int64_t i = 0; i < length; i += kGradientQueries)
       block(p, first, i, smaller(kGradientQueries, length - i), length, has_state);
     Base::template rotate<1>(dkeys_, 0, length, true);
-    store_rows(dkeys_, key_row_, length, s_.keys, static_cast<T*>(g_.dk) + p.offset(g_.dq_strides, first), g_.dq_strides.token);
+    store_rows(dkeys_, key_row_, length, s_.keys, static_cast<T*>(g_.dk) + p.offset(g_.dq_strides, first),
+               g_.dq_strides.token);
     store_rows(dvalues_, value_row_, length, s_.values, static_cast<T*>(g_.dv) + p.offset(g_.dv_strides, first),
                g_.dv_strides.token);
   }
@@ -335,14 +364,18 @@ class Backward : Walk<T> {
 }  // namespace
 
 void retention_forward(const Retention& s, void* out, float* final) {
-  if (s.pairs) return each_work_item<Forward<bfloat16, Pair>>(s.batch, s.joints, s.heads, s, static_cast<bfloat16*>(out), final);
-  if (s.bfloat16) return each_work_item<Forward<bfloat16, float>>(s.batch, s.joints, s.heads, s, static_cast<bfloat16*>(out), final);
-  each_work_item<Forward<float, float>>(s.batch, s.joints, s.heads, s, static_cast<float*>(out), final);
+  with_precision(s.precision, [&](auto types) {
+    using T = typename decltype(types)::T;
+    using Unit = typename decltype(types)::Unit;
+    each_work_item<Forward<T, Unit>>(s.batch, s.joints, s.heads, s, static_cast<T*>(out), final);
+  });
 }
 
 void retention_backward(const Retention& s, const RetentionGradient& g) {
-  if (s.bfloat16) return each_work_item<Backward<bfloat16>>(s.batch, s.joints, s.heads, s, g);
-  each_work_item<Backward<float>>(s.batch, s.joints, s.heads, s, g);
+  with_precision(s.precision, [&](auto types) {
+    using T = typename decltype(types)::T;
+    each_work_item<Backward<T>>(s.batch, s.joints, s.heads, s, g);
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -9,8 +9,7 @@ struct Retention {
   int64_t batch, frames, joints, heads, keys, values;  // keys and values: channels of a head
   int64_t chunk;
   bool causal;
-  bool bfloat16;  // else float32, of q, k, v, out and their gradients
-  bool pairs;     // multiply bfloat16 as such
+  Precision precision;  // of q, k, v, out and their gradients
   Strides q_strides, k_strides, v_strides, out_strides;
   const void *q, *k, *v;
   const float* decay;  // (joints, heads)

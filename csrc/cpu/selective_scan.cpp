@@ -1,3 +1,8 @@
+// The selective scan along the steps of a sequence. First B and C of every step are laid side by side (`pack_rows`). Then a task
+// takes a block of kLanes channels, one to a lane, and walks over its steps in chunks of kChunk: u and delta are transposed
+// into [step][lane] tiles (`load_chunk`, tile_io.h), the recurrence runs over the tile (`scan_chunk`, scan.h), and what it
+// adds to D u is gated by z and transposed back. Backward, a task has several blocks of a group, which share its sums for dB
+// and dC, and walks from the last chunk to the first; each begins from the state that forward has saved before it.
 #include "selective_scan.h"
 
 #include <initializer_list>
@@ -5,6 +10,7 @@
 
 #include "../parallel.h"
 #include "arena.h"
+#include "reduce.h"
 #include "scan.h"
 #include "tile_io.h"
 
@@ -299,14 +305,6 @@ void selective_scan_forward(const SelectiveScan& s, const SelectiveScanOutput& o
 
 void selective_scan_backward(const SelectiveScan& s, const SelectiveScanGradient& g) {
   s.bfloat16 ? backward<bfloat16>(s, g) : backward<float>(s, g);
-}
-
-void sum_partials(const float* partial, int64_t parts, int64_t size, float* out) {
-  for (int64_t i = 0; i < size; ++i) {
-    float total = 0;
-    for (int64_t p = 0; p < parts; ++p) total += partial[p * size + i];
-    out[i] = total;
-  }
 }
 
 void sum_partial_rows(const float* partial, int64_t parts, int64_t sequences, int64_t length, int64_t states,

@@ -238,15 +238,19 @@ static void each_part(const TemporalGraphConv& s, const TemporalGraphConvGradien
 }  // namespace
 
 void temporal_graph_conv_forward(const TemporalGraphConv& s, void* out, float* lse) {
-  if (s.pairs) return each_work_item<Forward<bfloat16, Pair>>(s.batch, s.joints, 1, s, static_cast<bfloat16*>(out), lse);
-  if (s.bfloat16) return each_work_item<Forward<bfloat16, float>>(s.batch, s.joints, 1, s, static_cast<bfloat16*>(out), lse);
-  each_work_item<Forward<float, float>>(s.batch, s.joints, 1, s, static_cast<float*>(out), lse);
+  with_precision(s.precision, [&](auto types) {
+    using T = typename decltype(types)::T;
+    using Unit = typename decltype(types)::Unit;
+    each_work_item<Forward<T, Unit>>(s.batch, s.joints, 1, s, static_cast<T*>(out), lse);
+  });
 }
 
 void temporal_graph_conv_backward(const TemporalGraphConv& s, const TemporalGraphConvGradient& g) {
-  if (s.pairs) return each_part<bfloat16, Pair>(s, g);
-  if (s.bfloat16) return each_part<bfloat16, float>(s, g);
-  each_part<float, float>(s, g);
+  with_precision(s.precision, [&](auto types) {
+    using T = typename decltype(types)::T;
+    using Unit = typename decltype(types)::Unit;
+    each_part<T, Unit>(s, g);
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

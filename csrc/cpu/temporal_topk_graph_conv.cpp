@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "arena.h"
+#include "epilogue.h"
 #include "pairwise_products.h"
 #include "work_item.h"
 
@@ -187,16 +188,15 @@ class Forward {
     edges.read(graph_ + (p.number * s_.frames + t) * s_.words, s_.words, c.degrees + size * pairwise_.width, i);
     const T* values = static_cast<const T*>(s_.values) + p.offset(s_.values_strides, c.begin);
     const T* root = s_.root ? static_cast<const T*>(s_.root) + p.offset(s_.root_strides, t) : nullptr;
-    const T* residual = s_.residual ? static_cast<const T*>(s_.residual) + p.offset(s_.residual_strides, t) : nullptr;
-    const float scale = s_.scale ? s_.scale[t * s_.sizes + size] : 1, shift = s_.shift ? s_.shift[t * s_.sizes + size] : 0;
+    const Epilogue<T> epilogue{
+        s_.scale ? s_.scale[t * s_.sizes + size] : 1, s_.shift ? s_.shift[t * s_.sizes + size] : 0,
+        s_.residual ? static_cast<const T*>(s_.residual) + p.offset(s_.residual_strides, t) : nullptr, s_.relu};
     T* out = out_ + (((p.batch * s_.frames + t) * s_.joints + p.row) * s_.sizes + size) * s_.width;
     for (int64_t d = 0; d < s_.width; d += kLanes) {
       const int64_t count = s_.width - d;
       vfloat y = edges.sum(values + d, s_.values_strides.token, count);
       if (root) y += load_some(root + d, count);
-      y = y * scale + shift;
-      if (residual) y += load_some(residual + d, count);
-      store_some(out + d, s_.relu ? vmax(vfloat{}, y) : y, count);
+      epilogue.finish(y, out, d, count);
     }
   }
 
@@ -251,26 +251,18 @@ class Backward {
 
   void frame(const WorkItem& p, int64_t begin, int64_t t) {
     const int64_t at = place(p, t) * s_.width;
-    const T* dout = static_cast<const T*>(g_.dout) + p.offset(g_.dout_strides, t);
-    const T* out = g_.out ? static_cast<const T*>(g_.out) + at : nullptr;
-    T* droot = g_.droot ? static_cast<T*>(g_.droot) + at : nullptr;
-    T* dresidual = g_.dresidual ? static_cast<T*>(g_.dresidual) + at : nullptr;
+    const auto of = [&](void* map) { return map ? static_cast<T*>(map) + at : nullptr; };
+    EpilogueGradient<T> gradient{s_.scale ? s_.scale[t * s_.sizes + p.head] : 1,
+                                 static_cast<const T*>(g_.dout) + p.offset(g_.dout_strides, t),
+                                 g_.out ? static_cast<const T*>(g_.out) + at : nullptr, of(g_.dresidual), of(g_.droot)};
     const T* values = g_.dscale ? static_cast<const T*>(s_.values) + p.offset(s_.values_strides, begin) : nullptr;
     const T* root = g_.dscale && s_.root ? static_cast<const T*>(s_.root) + p.offset(s_.root_strides, t) : nullptr;
-    const float scale = s_.scale ? s_.scale[t * s_.sizes + p.head] : 1;
-    vfloat dscale = {}, dshift = {};
     for (int64_t d = 0; d < s_.width; d += kLanes) {
       const int64_t count = s_.width - d;
-      vfloat dy = load_some(dout + d, count);
-      if (out) dy = load_some(out + d, count) > 0 ? dy : vfloat{};
-      if (dresidual) store_some(dresidual + d, dy, count);
-      if (values) {
-        vfloat y = edges_.sum(values + d, s_.values_strides.token, count);
-        if (root) y += load_some(root + d, count);
-        dscale += dy * y, dshift += dy;
-      }
-      dy = dy * scale;
-      if (droot) store_some(droot + d, dy, count);
+      vfloat y = {};
+      if (values) y = edges_.sum(values + d, s_.values_strides.token, count);
+      if (root) y += load_some(root + d, count);
+      const vfloat dy = gradient.back(y, d, count);
       for (int64_t i = 0; i < edges_.count(); ++i) {
         float* sum = sums_ + (begin + edges_.frame(i)) * width_ + d;
         store(sum, load(sum) + dy * edges_.weight(i));
@@ -278,7 +270,7 @@ class Backward {
     }
     if (values) {
       const int64_t partial = ((p.batch * s_.joints + p.row) * s_.frames + t) * s_.sizes + p.head;
-      g_.dscale[partial] = sum_lanes(dscale), g_.dshift[partial] = sum_lanes(dshift);
+      g_.dscale[partial] = sum_lanes(gradient.dscale), g_.dshift[partial] = sum_lanes(gradient.dshift);
     }
   }
 
@@ -293,14 +285,18 @@ class Backward {
 }  // namespace
 
 void temporal_topk_graph_conv_forward(const TemporalTopkGraphConv& s, uint32_t* graph, void* out) {
-  if (s.pairs) return forward<bfloat16, Pair>(s, graph, out);
-  if (s.bfloat16) return forward<bfloat16, float>(s, graph, out);
-  forward<float, float>(s, graph, out);
+  with_precision(s.precision, [&](auto types) {
+    using T = typename decltype(types)::T;
+    using Unit = typename decltype(types)::Unit;
+    forward<T, Unit>(s, graph, out);
+  });
 }
 
 void temporal_topk_graph_conv_backward(const TemporalTopkGraphConv& s, const TemporalTopkGraphConvGradient& g) {
-  if (s.bfloat16) each_work_item<Backward<bfloat16>>(s.batch, s.joints, s.sizes, s, g);
-  else each_work_item<Backward<float>>(s.batch, s.joints, s.sizes, s, g);
+  with_precision(s.precision, [&](auto types) {
+    using T = typename decltype(types)::T;
+    each_work_item<Backward<T>>(s.batch, s.joints, s.sizes, s, g);
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -53,15 +53,4 @@ static void store_tile(const float* tile, int64_t lane_stride, int64_t step_stri
       store1(p + i * lane_stride + l * step_stride, tile[l * kLanes + i]);
 }
 
-// out[i] = the sum of the lanes of row i.
-LIFTER_INLINE void sum_over_lanes(const float* rows, int64_t count, float* out) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    vfloat square[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) square[j] = load(rows + (i + j) * kLanes);
-    store(out + i, sum_rows(square));
-  }
-  for (; i < count; ++i) out[i] = sum_lanes(load(rows + i * kLanes));
-}
-
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -153,9 +153,11 @@ void select_all(const TopkTemporalMask& s, uint32_t* mask) {
 
 void topk_temporal_mask(const TopkTemporalMask& s, uint32_t* mask) {
   if (s.k >= s.frames - 1) return select_all(s, mask);
-  if (s.pairs) return Topk<bfloat16, Pair>(s, mask)();
-  if (s.bfloat16) return Topk<bfloat16, float>(s, mask)();
-  Topk<float, float>(s, mask)();
+  with_precision(s.precision, [&](auto types) {
+    using T = typename decltype(types)::T;
+    using Unit = typename decltype(types)::Unit;
+    Topk<T, Unit>(s, mask)();
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -36,9 +36,10 @@ void forward(const Transformer& s, Mixer mixer, T* out) {
 }  // namespace
 
 void transformer_block_forward(const Transformer& s, Mixer mixer, void* out) {
-  if (!s.bfloat16) return forward<float, float>(s, mixer, static_cast<float*>(out));
-  if (s.pairs) return forward<Pair, Pair>(s, mixer, static_cast<bfloat16*>(out));
-  forward<float, Pair>(s, mixer, static_cast<bfloat16*>(out));
+  with_transformer_types(s.precision, [&](auto types) {
+    using Packed = typename decltype(types)::T;
+    forward<typename decltype(types)::Unit, Packed>(s, mixer, static_cast<Dtype<Packed>*>(out));
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -1,6 +1,6 @@
 // What the blocks of transformers consist of: branches that are added to a map of rows. The sum stays float32 between the
-// branches of a block; what a layer reads is of the dtype that is multiplied. A call of one frame waits for the weights to come
-// from memory: a panel of them is read once, and meets all rows in the cache.
+// branches of a block; what a layer reads is of the dtype that is multiplied. A call of one frame waits for the weights to
+// come from memory: a panel of them is read once, and meets all rows in the cache.
 #pragma once
 #include "arena.h"
 #include "gemm.h"
@@ -65,7 +65,22 @@ LIFTER_INLINE void normalize(const T* x, int64_t n, const Norm& norm, float epsi
   const float factor = 1 / __builtin_sqrtf(sum_lanes(squares) / n + epsilon);
   for (int64_t j = 0; j < n; j += kLanes) {
     const int64_t left = n - j;
-    epilogue(j, (load_some(x + j, left) - mean) * factor * load_some(norm.weight + j, left) + load_some(norm.bias + j, left), left);
+    const vfloat unit = (load_some(x + j, left) - mean) * factor;
+    epilogue(j, unit * load_some(norm.weight + j, left) + load_some(norm.bias + j, left), left);
+  }
+}
+
+// The dtype of what is packed as floats or as pairs.
+template <class Packed>
+using Dtype = std::conditional_t<std::is_same<Packed, Pair>::value, bfloat16, float>;
+
+// Calls f(Types<Packed, Unit>()): weights of bfloat16 are packed as pairs, whether the machine multiplies those or not.
+template <class F>
+LIFTER_INLINE void with_transformer_types(Precision precision, const F& f) {
+  switch (precision) {
+    case Precision::float32: return f(Types<float, float>());
+    case Precision::bfloat16: return f(Types<Pair, float>());
+    case Precision::bfloat16_pairs: return f(Types<Pair, Pair>());
   }
 }
 
@@ -73,8 +88,9 @@ LIFTER_INLINE void normalize(const T* x, int64_t n, const Norm& norm, float epsi
 template <class Unit, class Packed>
 class TransformerLayers {
  protected:
-  using Element = std::conditional_t<std::is_same<Unit, Pair>::value, bfloat16, float>;  // of a layer's input
-  using T = std::conditional_t<std::is_same<Packed, Pair>::value, bfloat16, float>;      // of x and the result
+  using Element = Dtype<Unit>;  // of a layer's input
+  using T = Dtype<Packed>;      // of x and the result
+  static constexpr Precision kPrecision = std::is_same<Unit, Pair>::value ? Precision::bfloat16_pairs : Precision::float32;
 
   // `widest` is how many channels the widest layer makes for a row.
   TransformerLayers(const Transformer& s, int64_t widest)
@@ -99,7 +115,7 @@ class TransformerLayers {
     linear(parameters_.linear(s_.dim, 3 * s_.dim), input_, store_to(projections_, 3 * s_.dim));
     a.batch = s_.batch, a.heads = s_.heads, a.channels = s_.dim / s_.heads;
     a.rows = frame_first ? s_.frames : s_.joints, a.length = frame_first ? s_.joints : s_.frames;
-    a.bfloat16 = a.pairs = std::is_same<Unit, Pair>::value;
+    a.precision = kPrecision;
     a.qkv = projections_, a.part = s_.dim, a.scale = s_.scale;
     a.qkv_strides = strides(3 * s_.dim, frame_first), a.out_strides = strides(s_.dim, frame_first);
     axial_attention_forward(a, mixed_, lse_);
@@ -155,8 +171,8 @@ class TransformerLayers {
     };
   }
 
-  // epilogue(row, column, v, count) gets all of input W^T + bias. So many rows as the second cache holds meet all panels, before the
-  // next ones do; the smallest task is a tile of rows at a panel.
+  // epilogue(row, column, v, count) gets all of input W^T + bias. As many rows as the second cache holds meet all panels
+  // before the next ones do; the smallest task is a tile of rows at a panel.
   template <class Epilogue>
   void linear(const Linear<Packed>& l, const Element* input, const Epilogue& epilogue) const {
     const Unit* rows = reinterpret_cast<const Unit*>(input);
@@ -173,7 +189,8 @@ class TransformerLayers {
       });
       while (begin < end) {
         const int64_t first_tile = begin / (panels * group) * group, tiles = smaller(group, tiles_ - first_tile);
-        const int64_t place = begin - first_tile * panels, first = place / tiles * kPanelColumns, width = smaller(kPanelColumns, columns - first);
+        const int64_t place = begin - first_tile * panels, first = place / tiles * kPanelColumns;
+        const int64_t width = smaller(kPanelColumns, columns - first);
         const Unit* panel = units(l.weight + first * packed_depth, depth, width, widened);
         for (const int64_t stop = smaller(end, begin + tiles - place % tiles); begin < stop;) {
           const int64_t next = smaller(stop, begin + kTilesAtOnce);
@@ -212,14 +229,15 @@ class TransformerLayers {
   Reader<Packed> parameters_;
   float *x_, *lse_;  // the sum
   Element *mixed_, *input_, *projections_, *hidden_;  // the last two in one place: they are never needed at once
-  const Arena maps_, inputs_, widest_;  // three, of which none is so large that the system would get it back: see lifter/_library.py
+  const Arena maps_, inputs_, widest_;  // three: memory as large as all would go back to the system, see lifter/_library.py
 };
 
-// f(s, first, out) for so many clips at a time as the caches hold, in equal parts, of which `first` is the number of the first; a row of `out`
-// has `channels`.
+// Calls f(s, first, out) for as many clips at a time as the caches hold, in equal parts; `first` is the number of their first.
+// A row of `out` has `channels`.
 template <class Sizes, class T, class F>
 void for_clips(Sizes s, T* out, int64_t channels, const F& f) {
-  const int64_t batch = s.batch, rows = s.frames * s.joints, held = larger(1, kRows / rows), groups = (batch + held - 1) / held;
+  const int64_t batch = s.batch, rows = s.frames * s.joints, held = larger(1, kRows / rows);
+  const int64_t groups = (batch + held - 1) / held;
   const int64_t most = groups ? (batch + groups - 1) / groups : 1;
   for (int64_t first = 0; first < batch; first += most) {
     s.batch = smaller(most, batch - first);
