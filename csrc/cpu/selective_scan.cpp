@@ -1,8 +1,8 @@
-// The selective scan along the steps of a sequence. First B and C of every step are laid side by side (`pack_rows`). Then a task
-// takes a block of kLanes channels, one to a lane, and walks over its steps in chunks of kChunk: u and delta are transposed
-// into [step][lane] tiles (`load_chunk`, tile_io.h), the recurrence runs over the tile (`scan_chunk`, scan.h), and what it
-// adds to D u is gated by z and transposed back. Backward, a task has several blocks of a group, which share its sums for dB
-// and dC, and walks from the last chunk to the first; each begins from the state that forward has saved before it.
+// The selective scan along the steps of a sequence. First B and C of every step are laid side by side (`pack_rows`). Then a
+// task takes a block of kLanes channels, one to a lane, and walks over its steps in chunks of kChunk: u and delta are
+// transposed into [step][lane] tiles (`load_chunk`, tile_io.h), the recurrence runs over the tile (`scan_chunk`, scan.h), and
+// what it adds to D u is gated by z and transposed back. Backward, a task has several blocks of a group, which share its sums
+// for dB and dC, and walks from the last chunk to the first; each begins from the state that forward has saved before it.
 #include "selective_scan.h"
 
 #include <initializer_list>

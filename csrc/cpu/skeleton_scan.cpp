@@ -1,5 +1,5 @@
-// The scans of a skeleton's walks. `plan_walks` lists the tokens in the order of every direction, `pack_rows` gathers dt, B and C
-// in that order; then, as in selective_scan.cpp, a task walks over the chunks of a block of channels, for all directions.
+// The scans of a skeleton's walks. `plan_walks` lists the tokens in the order of every direction, `pack_rows` gathers dt, B
+// and C in that order; then, as in selective_scan.cpp, a task walks over the chunks of a block of channels, for all directions.
 #include "skeleton_scan.h"
 
 #include <initializer_list>
