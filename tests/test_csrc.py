@@ -28,7 +28,9 @@ def tool(name):
 def build(folder, target, *definitions):
     """Build a program of CMakeLists.txt in an empty folder."""
     ninja = f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"
-    subprocess.run([tool("cmake"), "-G", "Ninja", "-S", ROOT, "-B", folder, ninja, "-DLIFTER_TESTS=1", *definitions], check=True)
+    subprocess.run(
+        [tool("cmake"), "-G", "Ninja", "-S", ROOT, "-B", folder, ninja, "-DLIFTER_TESTS=1", *definitions], check=True
+    )
     subprocess.run([tool("cmake"), "--build", folder, "--target", target], check=True)
     return folder / target
 

@@ -37,7 +37,7 @@ async def _serve(args) -> int:
     import signal
 
     from lifter import StreamBatch
-    from lifter.serving import Form, Server
+    from lifter.inference.server import Form, Server
 
     model = model_of(args).load()
     batch = StreamBatch(model, args.chunk_size, args.fps, args.look_ahead, args.missing)
