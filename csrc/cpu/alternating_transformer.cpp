@@ -106,9 +106,9 @@ void forward(const AlternatingTransformer& s, T* poses) {
 }  // namespace
 
 void alternating_transformer_forward(const AlternatingTransformer& s, void* poses) {
-  with_transformer_types(s.precision, [&](auto types) {
-    using Packed = typename decltype(types)::T;
-    forward<typename decltype(types)::Unit, Packed>(s, static_cast<Dtype<Packed>*>(poses));
+  with_packed_precision(s.precision, [&](auto unit, auto packed) {
+    using Packed = decltype(packed);
+    forward<decltype(unit), Packed>(s, static_cast<Dtype<Packed>*>(poses));
   });
 }
 

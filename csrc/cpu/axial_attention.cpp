@@ -154,13 +154,7 @@ class Forward {
     alignas(64) float tops[padded(kQueries)] = {}, totals[padded(kQueries)] = {};
     if (values) meet_all(rules, queries, keys, values, first, count, tops, totals);
     else meet_visible(rules, queries, keys, first, count, tops, totals);
-    for (int64_t i = 0; i < count; ++i) {
-      const float factor = totals[i] == 0 ? 0 : 1 / totals[i];
-      for (int64_t c = 0; c < s_.channels; c += kLanes)
-        store_some(out_ + p.offset(s_.out_strides, first + i) + c, load(sums_ + i * channels_ + c) * factor, s_.channels - c);
-    }
-    log_sums(totals, count, tops);
-    for (int64_t i = 0; i < count; ++i) lse_[p.offset(s_.out_strides, first + i) / s_.channels] = tops[i];
+    store_attended(p, s_.out_strides, first, count, s_.channels, sums_, channels_, totals, tops, out_, lse_);
   }
 
   // Whether so few pairs are visible that it is cheaper to compute only those. Heads share a mask, and are neighbours.
@@ -333,18 +327,15 @@ class Backward {
 }  // namespace
 
 void axial_attention_forward(const AxialAttention& s, void* out, float* lse) {
-  with_precision(s.precision, [&](auto types) {
-    using T = typename decltype(types)::T;
-    using Unit = typename decltype(types)::Unit;
-    each_work_item<Forward<T, Unit>>(s.batch, s.rows, s.heads, s, static_cast<T*>(out), lse);
+  with_precision(s.precision, [&](auto t, auto unit) {
+    using T = decltype(t);
+    each_work_item<Forward<T, decltype(unit)>>(s.batch, s.rows, s.heads, s, static_cast<T*>(out), lse);
   });
 }
 
 void axial_attention_backward(const AxialAttention& s, const AxialAttentionGradient& g) {
-  with_precision(s.precision, [&](auto types) {
-    using T = typename decltype(types)::T;
-    using Unit = typename decltype(types)::Unit;
-    each_work_item<Backward<T, Unit>>(s.batch, s.rows, s.heads, s, g);
+  with_precision(s.precision, [&](auto t, auto unit) {
+    each_work_item<Backward<decltype(t), decltype(unit)>>(s.batch, s.rows, s.heads, s, g);
   });
 }
 

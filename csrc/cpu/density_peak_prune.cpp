@@ -196,10 +196,8 @@ class Prune {
 }  // namespace
 
 void density_peak_prune(const DensityPeakPrune& s, int64_t* indices, float* scores) {
-  with_precision(s.precision, [&](auto types) {
-    using T = typename decltype(types)::T;
-    using Unit = typename decltype(types)::Unit;
-    Prune<T, Unit>(s, indices, scores)();
+  with_precision(s.precision, [&](auto t, auto unit) {
+    Prune<decltype(t), decltype(unit)>(s, indices, scores)();
   });
 }
 

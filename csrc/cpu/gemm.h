@@ -28,20 +28,13 @@ LIFTER_INLINE vfloat multiply_add(const Pair*, vfloat a, vfloat b, vfloat sum) {
 LIFTER_INLINE vfloat multiply_add(const Pair*, vfloat, vfloat, vfloat sum) { return sum; }  // never called
 #endif
 
-// What is in memory and what is multiplied.
-template <class Stored, class Multiplied>
-struct Types {
-  using T = Stored;
-  using Unit = Multiplied;
-};
-
-// Calls f(Types<T, Unit>()) for the precision at hand.
+// Calls f(T(), Unit()) with the types of what is in memory and what is multiplied.
 template <class F>
 LIFTER_INLINE void with_precision(Precision precision, const F& f) {
   switch (precision) {
-    case Precision::float32: return f(Types<float, float>());
-    case Precision::bfloat16: return f(Types<bfloat16, float>());
-    case Precision::bfloat16_pairs: return f(Types<bfloat16, Pair>());
+    case Precision::float32: return f(float(), float());
+    case Precision::bfloat16: return f(bfloat16(), float());
+    case Precision::bfloat16_pairs: return f(bfloat16(), Pair());
   }
 }
 

@@ -364,17 +364,15 @@ class Backward : Walk<T> {
 }  // namespace
 
 void retention_forward(const Retention& s, void* out, float* final) {
-  with_precision(s.precision, [&](auto types) {
-    using T = typename decltype(types)::T;
-    using Unit = typename decltype(types)::Unit;
-    each_work_item<Forward<T, Unit>>(s.batch, s.joints, s.heads, s, static_cast<T*>(out), final);
+  with_precision(s.precision, [&](auto t, auto unit) {
+    using T = decltype(t);
+    each_work_item<Forward<T, decltype(unit)>>(s.batch, s.joints, s.heads, s, static_cast<T*>(out), final);
   });
 }
 
 void retention_backward(const Retention& s, const RetentionGradient& g) {
-  with_precision(s.precision, [&](auto types) {
-    using T = typename decltype(types)::T;
-    each_work_item<Backward<T>>(s.batch, s.joints, s.heads, s, g);
+  with_precision(s.precision, [&](auto t, auto) {
+    each_work_item<Backward<decltype(t)>>(s.batch, s.joints, s.heads, s, g);
   });
 }
 

@@ -115,13 +115,7 @@ class Forward : Frames<T, Unit> {
       tops[i] = softmax<Op::kPairs>(rules, first + i, width_, weights + i * ld_, totals + i);
     gemm(count, padded(s_.channels), Op::depth(s_.frames), Op::of(weights), ld_, 1, values_, channels_, sums_,
             channels_);
-    for (int64_t i = 0; i < count; ++i) {
-      const float factor = totals[i] == 0 ? 0 : 1 / totals[i];
-      for (int64_t c = 0; c < s_.channels; c += kLanes)
-        store_some(out_ + p.offset(s_.out_strides, first + i) + c, load(sums_ + i * channels_ + c) * factor, s_.channels - c);
-    }
-    log_sums(totals, count, tops);
-    for (int64_t i = 0; i < count; ++i) lse_[p.offset(s_.out_strides, first + i) / s_.channels] = tops[i];
+    store_attended(p, s_.out_strides, first, count, s_.channels, sums_, channels_, totals, tops, out_, lse_);
   }
 
   T* out_;
@@ -238,18 +232,15 @@ static void each_part(const TemporalGraphConv& s, const TemporalGraphConvGradien
 }  // namespace
 
 void temporal_graph_conv_forward(const TemporalGraphConv& s, void* out, float* lse) {
-  with_precision(s.precision, [&](auto types) {
-    using T = typename decltype(types)::T;
-    using Unit = typename decltype(types)::Unit;
-    each_work_item<Forward<T, Unit>>(s.batch, s.joints, 1, s, static_cast<T*>(out), lse);
+  with_precision(s.precision, [&](auto t, auto unit) {
+    using T = decltype(t);
+    each_work_item<Forward<T, decltype(unit)>>(s.batch, s.joints, 1, s, static_cast<T*>(out), lse);
   });
 }
 
 void temporal_graph_conv_backward(const TemporalGraphConv& s, const TemporalGraphConvGradient& g) {
-  with_precision(s.precision, [&](auto types) {
-    using T = typename decltype(types)::T;
-    using Unit = typename decltype(types)::Unit;
-    each_part<T, Unit>(s, g);
+  with_precision(s.precision, [&](auto t, auto unit) {
+    each_part<decltype(t), decltype(unit)>(s, g);
   });
 }
 

@@ -285,17 +285,14 @@ class Backward {
 }  // namespace
 
 void temporal_topk_graph_conv_forward(const TemporalTopkGraphConv& s, uint32_t* graph, void* out) {
-  with_precision(s.precision, [&](auto types) {
-    using T = typename decltype(types)::T;
-    using Unit = typename decltype(types)::Unit;
-    forward<T, Unit>(s, graph, out);
+  with_precision(s.precision, [&](auto t, auto unit) {
+    forward<decltype(t), decltype(unit)>(s, graph, out);
   });
 }
 
 void temporal_topk_graph_conv_backward(const TemporalTopkGraphConv& s, const TemporalTopkGraphConvGradient& g) {
-  with_precision(s.precision, [&](auto types) {
-    using T = typename decltype(types)::T;
-    each_work_item<Backward<T>>(s.batch, s.joints, s.sizes, s, g);
+  with_precision(s.precision, [&](auto t, auto) {
+    each_work_item<Backward<decltype(t)>>(s.batch, s.joints, s.sizes, s, g);
   });
 }
 

@@ -36,9 +36,9 @@ void forward(const Transformer& s, Mixer mixer, T* out) {
 }  // namespace
 
 void transformer_block_forward(const Transformer& s, Mixer mixer, void* out) {
-  with_transformer_types(s.precision, [&](auto types) {
-    using Packed = typename decltype(types)::T;
-    forward<typename decltype(types)::Unit, Packed>(s, mixer, static_cast<Dtype<Packed>*>(out));
+  with_packed_precision(s.precision, [&](auto unit, auto packed) {
+    using Packed = decltype(packed);
+    forward<decltype(unit), Packed>(s, mixer, static_cast<Dtype<Packed>*>(out));
   });
 }
 

@@ -74,13 +74,13 @@ LIFTER_INLINE void normalize(const T* x, int64_t n, const Norm& norm, float epsi
 template <class Packed>
 using Dtype = std::conditional_t<std::is_same<Packed, Pair>::value, bfloat16, float>;
 
-// Calls f(Types<Packed, Unit>()): weights of bfloat16 are packed as pairs, whether the machine multiplies those or not.
+// Calls f(Unit(), Packed()): weights of bfloat16 are packed as pairs, whether the machine multiplies those or not.
 template <class F>
-LIFTER_INLINE void with_transformer_types(Precision precision, const F& f) {
+LIFTER_INLINE void with_packed_precision(Precision precision, const F& f) {
   switch (precision) {
-    case Precision::float32: return f(Types<float, float>());
-    case Precision::bfloat16: return f(Types<Pair, float>());
-    case Precision::bfloat16_pairs: return f(Types<Pair, Pair>());
+    case Precision::float32: return f(float(), float());
+    case Precision::bfloat16: return f(float(), Pair());
+    case Precision::bfloat16_pairs: return f(Pair(), Pair());
   }
 }
 
