@@ -108,7 +108,7 @@ def sample(
         draws = iter(noise)
     else:
         raise ValueError(f"sample: noise has shape {tuple(noise.shape)}, expected {(steps, *shape)}")
-    draw = lambda: next(draws).to(keypoints.device, dtype)  # noqa: E731
+    draw = lambda: next(draws).to(keypoints.device, dtype)
 
     def predict(poses, time):
         """The clean poses, scaled and clamped, of noisy ones."""

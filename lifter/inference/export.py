@@ -149,7 +149,7 @@ def _reason(error):
 def _inputs(program):
     """{name: shape}, with "batch" and "frames" for the sizes that are free."""
     labels = ("batch", "frames", "", "")
-    known = lambda size: size if isinstance(size, int) else size.node.maybe_as_int()  # noqa: E731
+    known = lambda size: size if isinstance(size, int) else size.node.maybe_as_int()
     names = program.graph_signature.user_inputs
     nodes = (node for node in program.graph.nodes if node.op == "placeholder" and node.name in names)
     return {

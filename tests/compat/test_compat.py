@@ -96,7 +96,7 @@ def test_override(originals):
 
 def scan_inputs(batch=2, dim=12, length=19, states=5, groups=3, dtype=torch.float32, seed=0):
     g = torch.Generator().manual_seed(seed)
-    randn = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    randn = lambda *shape: torch.randn(*shape, generator=g)
     row = (dim, states) if groups is None else (batch, groups, states, length)
     B, C = (randn(*row) if groups is None else randn(*row).to(dtype) for _ in range(2))
     u, delta = randn(batch, dim, length).to(dtype), (0.3 * randn(batch, dim, length)).to(dtype)
@@ -281,7 +281,7 @@ def test_state_update_with_heads(installed, contiguous):
 
     batch, heads, dim, states, groups = 3, 4, 5, 6, 2
     g = torch.Generator().manual_seed(0)
-    randn = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    randn = lambda *shape: torch.randn(*shape, generator=g)
     state = randn(batch, heads, dim, states) if contiguous else randn(batch, dim, heads, states).transpose(1, 2)
     x, dt, z = (randn(batch, heads, dim) for _ in range(3))
     A, D, bias = -randn(heads, dim, states).abs(), randn(heads, dim), randn(heads, dim)

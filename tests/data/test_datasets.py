@@ -317,7 +317,7 @@ def test_3dhp(tmp_path, rng):
 
 def test_3dhp_mat(tmp_path, rng, monkeypatch):
     """annot.mat as scipy returns it: cells of (T, 28 * 2) and (T, 28 * 3), of fourteen cameras."""
-    cells = lambda axes: objects([objects([rng.uniform(0, 2000, (20, 28 * axes))]) for _ in range(14)]).reshape(14)  # noqa: E731
+    cells = lambda axes: objects([objects([rng.uniform(0, 2000, (20, 28 * axes))]) for _ in range(14)]).reshape(14)
     contents = {"annot2": cells(2), "univ_annot3": cells(3)}
     file = tmp_path / "S1" / "Seq1" / "annot.mat"
     file.parent.mkdir(parents=True)

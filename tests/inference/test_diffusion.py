@@ -184,7 +184,7 @@ def test_mirror():
 def test_determinism(backend):
     """The same seed gives the same poses, on all backends but for rounding, and other poses than another seed."""
     model = denoiser()
-    run = lambda seed: diffusion.sample(model, keypoints(1), 2, 2, generator=torch.Generator().manual_seed(seed))  # noqa: E731
+    run = lambda seed: diffusion.sample(model, keypoints(1), 2, 2, generator=torch.Generator().manual_seed(seed))
     assert torch.equal(run(5), run(5)) and not torch.allclose(run(5), run(6), atol=1e-3)
     with kernels.backend("reference"):
         expected = run(5)
@@ -301,7 +301,7 @@ def test_reprojection_selects_the_true_hypothesis(steps, known_root):
 
 def test_reprojection_without_the_root_is_nearly_as_good():
     poses, target, root, image = scene(hypotheses=20)
-    error = lambda aggregated: (aggregated - target).norm(dim=-1).mean().item()  # noqa: E731
+    error = lambda aggregated: (aggregated - target).norm(dim=-1).mean().item()
     given = diffusion.aggregate_reprojection(poses, image, CAMERA, root)
     found = diffusion.aggregate_reprojection(poses, image, CAMERA)
     assert found.root.shape == given.root.shape == (2, 5, 3) and torch.equal(given.root, root)
@@ -349,7 +349,7 @@ def test_projection():
 
 def test_mean_and_oracles():
     poses, target, _, _ = scene()
-    error = lambda poses: (poses - target).norm(dim=-1)  # noqa: E731
+    error = lambda poses: (poses - target).norm(dim=-1)
     each = (poses - target[:, None]).norm(dim=-1)
     assert torch.equal(diffusion.aggregate_mean(poses), poses.mean(1))
     assert torch.equal(error(diffusion.oracle_joint(poses, target)), each.amin(1))

@@ -27,7 +27,7 @@ def formula(layer, x):
     dt, B, C = layer.x_proj(x.mT).split([layer.dt_rank, layer.d_state, layer.d_state], -1)
     dt, A = F.softplus(layer.dt_proj(dt)), -layer.A_log.exp()
     h, ys = torch.zeros_like(A), []
-    for l in range(x.shape[-1]):  # noqa: E741
+    for l in range(x.shape[-1]):
         h = torch.exp(dt[:, l, :, None] * A) * h + (dt[:, l] * x[..., l])[..., None] * B[:, l, None]
         ys.append((h * C[:, l, None]).sum(-1) + layer.D * x[..., l])
     return layer.out_proj((torch.stack(ys, -1) * F.silu(z)).mT), h
