@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.registry import register_model, register_official
-
-from .mixste import MixSTE, check_keypoints
+from ._inputs import check_keypoints
+from ._register import register_model, register_official
+from .mixste import MixSTE
 
 # The schedule's tables that an official checkpoint carries beside the weights; ours follow from the number of timesteps.
 SCHEDULE = (
@@ -34,8 +34,6 @@ class D3DP(MixSTE):
         num_frames, num_joints, in_channels, dim, depth, num_heads, mlp_ratio, and others: see `lifter.models.MixSTE`.
         timesteps, scale: of the diffusion that it is trained for, see `lifter.diffusion.sample`.
     """
-
-    one_call = True
 
     def __init__(self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, *, timesteps=1000, scale=1.0, **mixste):
         if not isinstance(dim, int) or dim < 4 or dim % 2:

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from lifter.layers import AxialAttention, TransformerBlock
-from lifter.registry import register_model, register_official
-from lifter.skeleton import H36M
 
-from .frozen_transformer import PARTS, freeze_transformer
+from ._inputs import check_keypoints
+from ._register import register_model, register_official
 
 
 class Alternating(nn.Module):
@@ -42,20 +41,6 @@ class Alternating(nn.Module):
         self.Spatial_norm = nn.LayerNorm(dim, eps=1e-6)
         self.Temporal_norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3))
-        self.frozen = None
-
-    def __setstate__(self, state):
-        super().__setstate__({"frozen": None} | state)  # of a model that was pickled before there was such a thing
-
-    def pack(self):
-        """For `lifter.freeze`: blocks and head become one call, where they can. What embeds is left to it.
-
-        `one_call` of a class itself says that its `_lift` is what that computes; a subclass may do more."""
-        self.frozen = freeze_transformer(self) if vars(type(self)).get("one_call") else None
-        if self.frozen is not None:
-            for name in PARTS:
-                setattr(self, name, None)
-        return False
 
     def forward(self, keypoints, **temporal_args):
         """`temporal_args` go to every temporal block."""
@@ -63,8 +48,6 @@ class Alternating(nn.Module):
 
     def _lift(self, x, **temporal_args):
         """Blocks and head on embedded keypoints, (B, T, J, C) -> (B, T, J, 3)."""
-        if self.frozen is not None:
-            return self.frozen(x, **temporal_args)
         for i, (spatial, temporal) in enumerate(zip(self.STEblocks, self.TTEblocks, strict=True)):
             x = self.Spatial_norm(spatial(x))
             if i == 0 and self.Temporal_pos_embed is not None:
@@ -76,26 +59,6 @@ class Alternating(nn.Module):
         check_keypoints(type(self).__name__, keypoints, self.num_frames, self.num_joints, self.in_channels)
         x = self.Spatial_patch_to_embedding(keypoints.to(self.Spatial_pos_embed.dtype))
         return self.pos_drop(x + self.Spatial_pos_embed)
-
-
-def check_keypoints(name, keypoints, num_frames, num_joints, in_channels):
-    """ValueError or TypeError, naming the model, unless `keypoints` are what it takes; `num_frames` None: any number."""
-    if not keypoints.is_floating_point():
-        raise TypeError(f"{name}: keypoints have dtype {keypoints.dtype}, expected a floating-point dtype")
-    if keypoints.dim() != 4 or keypoints.shape[2:] != (num_joints, in_channels):
-        shape = tuple(keypoints.shape)
-        raise ValueError(f"{name}: keypoints have shape {shape}, expected (B, T, {num_joints}, {in_channels})")
-    frames = keypoints.shape[1]
-    if frames < 1 or (num_frames is not None and frames > num_frames):
-        expected = "at least 1" if num_frames is None else f"1 to num_frames={num_frames}"
-        raise ValueError(f"{name}: keypoints have {frames} frames, expected {expected}")
-
-
-def bones_or_default(name, bones, num_joints):
-    """`bones`, pairs of joints; None: those of Human3.6M. ValueError, naming the model, if it has other joints."""
-    if bones is None and num_joints != H36M.num_joints:
-        raise ValueError(f"{name}: bones is None with {num_joints} joints, expected the pairs of joints to connect")
-    return H36M.bones if bones is None else bones
 
 
 class MixSTE(Alternating):
@@ -114,8 +77,6 @@ class MixSTE(Alternating):
         drop, attn_drop, drop_path: dropout of embedding and blocks; of attention weights; stochastic depth of the last
             pair, growing linearly from 0.
     """
-
-    one_call = True
 
     def __init__(
         self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, num_heads=8, mlp_ratio=2.0,

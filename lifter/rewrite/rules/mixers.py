@@ -1,0 +1,86 @@
+"""Mamba (1) mixers of mamba-ssm and of transformers (Mamba, FalconMamba, Jamba): their own code on lifter's functions.
+
+Their `forward` calls a few functions by name: mamba-ssm's and causal-conv1d's, or, in transformers, what takes their
+place in slow PyTorch. The swapped `forward` is the same code with lifter's functions under these names, so that caches,
+masks and whatever else a version does around them stay as they are.
+"""
+
+import inspect
+from functools import cache
+from types import FunctionType
+
+from lifter.compat.mamba import mamba_inner_fn, selective_state_update
+from lifter.kernels import causal_conv1d_fn, causal_conv1d_update, selective_scan_fn
+
+from ..engine import Rewrite, extend, is_extended
+
+CHILDREN = {"in_proj", "conv1d", "x_proj", "dt_proj", "out_proj"}
+OTHERS = {"act", "dt_layernorm", "b_layernorm", "c_layernorm"}
+
+
+def mixer(module):
+    children = {name for name, _ in module.named_children()}
+    parameters = {name for name, _ in module.named_parameters(recurse=False)}
+    if not CHILDREN <= children or not {"A_log", "D"} <= parameters:
+        return None
+    if more := (children - CHILDREN - OTHERS) | (parameters - {"A_log", "D"}):
+        return f"it has more than a Mamba mixer: {', '.join(sorted(more))}"
+    if is_extended(module) or "forward" in vars(module):
+        return "its forward was replaced before"
+    if hasattr(module, "_hf_hook"):
+        return "accelerate has hooks on it"
+    if not _replaced(_code(type(module), "forward")):
+        return "its forward calls none of the functions that are known"
+    C = module.in_proj.in_features
+    make = lambda module: extend(module, Mixer)
+    return Rewrite("Mamba mixer", make, [((2, 5, C),), ((1, 70, C),), ((1, 300, C),)], reference=True)
+
+
+class Mixer:
+    def __init_subclass__(cls):
+        """Rebind the methods of the class that is extended."""
+        original = next(kind for kind in cls.__mro__ if "forward" in vars(kind))
+        for name in ("forward", "step"):
+            if hasattr(original, name):
+                setattr(cls, name, _rebound(original, name))
+
+
+@cache
+def _rebound(kind, method):
+    """The method of a class with lifter's functions in place of those that it calls."""
+    code = _code(kind, method)
+    names = code.__globals__ | _replaced(code)
+    names.pop("__name__", None)  # by which torch.compile would find their module, and in it their functions
+    function = FunctionType(code.__code__, names, code.__name__, code.__defaults__, code.__closure__)
+    function.__kwdefaults__ = code.__kwdefaults__
+    return function
+
+
+def _code(kind, method):
+    return inspect.unwrap(getattr(kind, method))
+
+
+def _replaced(function):
+    """{global name: lifter's function} of what `function` calls."""
+    names = function.__code__.co_names
+    ours = TRANSFORMERS if "mamba_selective_scan" in names else MAMBA_SSM
+    return {name: ours[name] for name in names if name in ours}
+
+
+def _lenient(function):
+    """`function`, which leaves out the keywords that it does not know, as transformers calls them."""
+    known = tuple(inspect.signature(function).parameters)  # of what torch.compile can look into
+    return lambda *args, **kwargs: function(*args, **{name: x for name, x in kwargs.items() if name in known})
+
+
+CONVOLUTIONS = {"causal_conv1d_fn": causal_conv1d_fn, "causal_conv1d_update": causal_conv1d_update}
+MAMBA_SSM = CONVOLUTIONS | {
+    "mamba_inner_fn": mamba_inner_fn,
+    "selective_scan_fn": selective_scan_fn,
+    "selective_state_update": selective_state_update,
+}
+# Not its mamba_inner_fn, which without a GPU does nothing and lets the others run.
+TRANSFORMERS = {name: _lenient(function) for name, function in CONVOLUTIONS.items()} | {
+    "mamba_selective_scan": _lenient(selective_scan_fn),
+    "mamba_selective_state_update": _lenient(selective_state_update),
+}
