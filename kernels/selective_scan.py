@@ -23,7 +23,7 @@ from ._op import (
     saves_states,
 )
 
-CHUNK = 64  # steps between two saved states; csrc/cpu/scan.h has the same number
+CHUNK = 64  # steps between two saved states; kChunk in csrc/cpu/layout.h is the same
 MAX_STATES = 256
 
 

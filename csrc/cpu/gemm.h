@@ -2,6 +2,7 @@
 #pragma once
 #include <type_traits>
 
+#include "layout.h"
 #include "simd.h"
 
 namespace lifter::LIFTER_CAPABILITY {
@@ -27,15 +28,25 @@ LIFTER_INLINE vfloat multiply_add(const Pair*, vfloat a, vfloat b, vfloat sum) {
 LIFTER_INLINE vfloat multiply_add(const Pair*, vfloat, vfloat, vfloat sum) { return sum; }  // never called
 #endif
 
+// Calls f(T(), Unit()) with the types of what is in memory and what is multiplied.
+template <class F>
+LIFTER_INLINE void with_precision(Precision precision, const F& f) {
+  switch (precision) {
+    case Precision::float32: return f(float(), float());
+    case Precision::bfloat16: return f(bfloat16(), float());
+    case Precision::bfloat16_pairs: return f(bfloat16(), Pair());
+  }
+}
+
 constexpr int kTileRows = 6;
 constexpr int kTileVectors = kLanes == 16 ? 4 : 2;  // 24 or 12 sums, of 32 or 16 registers
 
 // The distance of rows of `n` floats: an odd number of vectors, since rows a power of two apart fall on the same few lines
 // of the first cache.
-constexpr int64_t spread(int64_t n) { return padded(n) / kLanes % 2 ? padded(n) : padded(n) + kLanes; }
+constexpr int64_t leading_dimension(int64_t n) { return padded(n) / kLanes % 2 ? padded(n) : padded(n) + kLanes; }
 
 template <class Unit, int M, int V>
-static void tile_product(int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b, int64_t ldb, float* c,
+static void gemm_tile(int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b, int64_t ldb, float* c,
                          int64_t ldc, bool accumulate) {
   vfloat sums[M][V];
 #pragma GCC unroll 8
@@ -60,37 +71,37 @@ static void tile_product(int64_t depth, const Unit* a, int64_t a_row, int64_t a_
 }
 
 template <class Unit, int V>
-static void panel_product(int64_t rows, int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b,
+static void gemm_panel(int64_t rows, int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b,
                           int64_t ldb, float* c, int64_t ldc, bool accumulate) {
   for (; rows >= kTileRows; rows -= kTileRows, a += kTileRows * a_row, c += kTileRows * ldc)
-    tile_product<Unit, kTileRows, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+    gemm_tile<Unit, kTileRows, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
   switch (rows) {
-    case 5: return tile_product<Unit, 5, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
-    case 4: return tile_product<Unit, 4, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
-    case 3: return tile_product<Unit, 3, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
-    case 2: return tile_product<Unit, 2, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
-    case 1: return tile_product<Unit, 1, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+    case 5: return gemm_tile<Unit, 5, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+    case 4: return gemm_tile<Unit, 4, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+    case 3: return gemm_tile<Unit, 3, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+    case 2: return gemm_tile<Unit, 2, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
+    case 1: return gemm_tile<Unit, 1, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
   }
 }
 
 // c[rows][cols] = a b, or += if `accumulate`. a(i, k) = a[i * a_row + k * a_col]; b is [depth][cols] with rows `ldb` apart;
 // cols is a multiple of kLanes.
 template <class Unit>
-static void product(int64_t rows, int64_t cols, int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b,
+static void gemm(int64_t rows, int64_t cols, int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b,
                     int64_t ldb, float* c, int64_t ldc, bool accumulate = false) {
   int64_t j = 0;
   for (; j + kTileVectors * kLanes <= cols; j += kTileVectors * kLanes)
-    panel_product<Unit, kTileVectors>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+    gemm_panel<Unit, kTileVectors>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
   if constexpr (kTileVectors > 2)
     for (; j + 2 * kLanes <= cols; j += 2 * kLanes)
-      panel_product<Unit, 2>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+      gemm_panel<Unit, 2>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
   for (; j < cols; j += kLanes)
-    panel_product<Unit, 1>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+    gemm_panel<Unit, 1>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
 }
 
-// c[rows][few] = a b^T for rows of units that are whole vectors: for a few columns, where `product` would waste most lanes.
+// c[rows][few] = a b^T for rows of units that are whole vectors: for a few columns, where `gemm` would waste most lanes.
 template <class Unit>
-static void row_products(int64_t rows, int64_t few, int64_t depth, const Unit* a, int64_t lda, const Unit* b, int64_t ldb,
+static void gemm_few_columns(int64_t rows, int64_t few, int64_t depth, const Unit* a, int64_t lda, const Unit* b, int64_t ldb,
                          float* c, int64_t ldc) {
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < few; ++j) {
@@ -101,14 +112,14 @@ static void row_products(int64_t rows, int64_t few, int64_t depth, const Unit* a
 }
 
 // Rows of floats from a strided tensor, times `scale`; the columns from `cols` to the next multiple of kLanes are zero.
-// The same rows `ahead` elements on are fetched: the pieces are too short for the hardware to see what comes next.
+// The same rows `prefetch` elements on are fetched: the pieces are too short for the hardware to see what comes next.
 template <class T>
-static void load_rows(const T* p, int64_t stride, int64_t rows, int64_t cols, float* out, int64_t ld, int64_t ahead,
+static void load_rows(const T* p, int64_t stride, int64_t rows, int64_t cols, float* out, int64_t ld, int64_t prefetch,
                       float scale = 1) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t i = 0; i < rows; ++i, p += stride, out += ld) {
-    if (ahead)
-      for (int64_t j = 0; j < cols; j += kLine) __builtin_prefetch(p + ahead + j, 0, 2);
+    if (prefetch)
+      for (int64_t j = 0; j < cols; j += kLine) __builtin_prefetch(p + prefetch + j, 0, 2);
     int64_t j = 0;
     for (; j + kLanes <= cols; j += kLanes) store(out + j, load(p + j) * scale);
     if (j < cols) store(out + j, load_some(p + j, cols - j) * scale);
@@ -179,7 +190,7 @@ static void pair_rows(const float* in, int64_t ld, int64_t rows, int64_t cols, f
     }
 }
 
-// What a product takes of `Unit`: how deep a sum over n is, and rows of floats as its operand, in `room` unless they are
+// What a product takes of `Unit`: how deep a sum over n is, and rows of floats as its operand, in `workspace` unless they are
 // their own.
 template <class Unit>
 struct Operand {
@@ -188,18 +199,19 @@ struct Operand {
   static int64_t depth(int64_t n) { return kPairs ? (n + 1) / 2 : n; }
   static const Unit* of(const float* units) { return reinterpret_cast<const Unit*>(units); }
 
-  // Summed over the columns; the rows of `room` are `ld_room` apart, for floats as far as those of `rows`.
-  static const Unit* over_columns(const float* rows, int64_t ld, int64_t count, int64_t cols, float* room, int64_t ld_room) {
+  // Summed over the columns; the rows of `workspace` are `ld_workspace` apart, for floats as far as those of `rows`.
+  static const Unit* over_columns(const float* rows, int64_t ld, int64_t count, int64_t cols, float* workspace,
+                                  int64_t ld_workspace) {
     if (!kPairs) return of(rows);
-    pair_columns(rows, ld, count, cols, room, ld_room);
-    return of(room);
+    pair_columns(rows, ld, count, cols, workspace, ld_workspace);
+    return of(workspace);
   }
 
   // Summed over the rows.
-  static const Unit* over_rows(const float* rows, int64_t ld, int64_t count, int64_t cols, float* room) {
+  static const Unit* over_rows(const float* rows, int64_t ld, int64_t count, int64_t cols, float* workspace) {
     if (!kPairs) return of(rows);
-    pair_rows(rows, ld, count, cols, room);
-    return of(room);
+    pair_rows(rows, ld, count, cols, workspace);
+    return of(workspace);
   }
 };
 

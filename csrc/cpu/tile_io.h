@@ -4,14 +4,14 @@
 
 namespace lifter::LIFTER_CAPABILITY {
 
-constexpr int64_t kAhead = 24;  // rows: a map's rows lie too far apart for the hardware to fetch the next ones itself
+constexpr int64_t kPrefetchRows = 24;  // rows: a map's rows lie too far apart for the hardware to fetch the next ones itself
 
 // tile[step][lane] = p[lane * lane_stride + step * step_stride]; lanes beyond `lanes` are zero.
 template <class T>
 static void load_tile(const T* p, int64_t lane_stride, int64_t step_stride, int64_t lanes, int64_t steps, float* tile) {
   if (lane_stride == 1) {
     for (int64_t l = 0; l < steps; ++l) {
-      __builtin_prefetch(p + (l + kAhead) * step_stride, 0);
+      __builtin_prefetch(p + (l + kPrefetchRows) * step_stride, 0);
       store(tile + l * kLanes, load_some(p + l * step_stride, lanes));
     }
     return;
@@ -34,7 +34,7 @@ template <class T>
 static void store_tile(const float* tile, int64_t lane_stride, int64_t step_stride, int64_t lanes, int64_t steps, T* p) {
   if (lane_stride == 1) {
     for (int64_t l = 0; l < steps; ++l) {
-      __builtin_prefetch(p + (l + kAhead) * step_stride, 1);
+      __builtin_prefetch(p + (l + kPrefetchRows) * step_stride, 1);
       store_some(p + l * step_stride, load(tile + l * kLanes), lanes);
     }
     return;
@@ -51,17 +51,6 @@ static void store_tile(const float* tile, int64_t lane_stride, int64_t step_stri
   for (; l < steps; ++l)
     for (int64_t i = 0; i < lanes && i < kLanes; ++i)
       store1(p + i * lane_stride + l * step_stride, tile[l * kLanes + i]);
-}
-
-// out[i] = the sum of the lanes of row i.
-LIFTER_INLINE void sum_over_lanes(const float* rows, int64_t count, float* out) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    vfloat square[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) square[j] = load(rows + (i + j) * kLanes);
-    store(out + i, sum_rows(square));
-  }
-  for (; i < count; ++i) out[i] = sum_lanes(load(rows + i * kLanes));
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY
