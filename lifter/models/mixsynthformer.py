@@ -14,7 +14,7 @@ from lifter.kernels.mixsynth_encoder import MIXSYNTH_ENCODER
 from lifter.layers import MixSynthEncoder
 from lifter.registry import register_model, register_official
 
-kernel_for = MIXSYNTH_ENCODER.inference_namespace
+kernel_for = MIXSYNTH_ENCODER.namespace
 
 
 class MixSynthFormer(nn.Module):
