@@ -52,13 +52,11 @@ def check_device(op: str, first: str, x: torch.Tensor, name: str, y: torch.Tenso
         raise ValueError(f"{op}: {name} is on {y.device}, expected {first}'s device, {x.device}")
 
 
-def check_index(op: str, name: str, index: torch.Tensor | None, kind: str, count: int) -> None:
-    """Errors unless `index` is absent or int32 and less than `count`, the number of what it counts (`kind`).
+def check_index(op: str, name: str, index: torch.Tensor, kind: str, count: int) -> None:
+    """Errors unless `index` is int32 and less than `count`, the number of what it counts (`kind`).
 
     Values are compared only where they can be read at once: not on a GPU, nor while a graph is traced.
     """
-    if index is None:
-        return
     check_dtype(op, name, index, torch.int32)
     traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
     if index.device.type == "cpu" and type(index) is torch.Tensor and not traced and index.numel():  # no fake tensor

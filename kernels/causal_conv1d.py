@@ -136,7 +136,8 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
     _check_int32(op, cache_seqlens=cache_seqlens, conv_state_indices=conv_state_indices)
     check_shape(op, "cache_seqlens", cache_seqlens, (batch,))
     check_shape(op, "conv_state_indices", conv_state_indices, (batch,))
-    check_index(op, "conv_state_indices", conv_state_indices, "row", conv_state.shape[0])
+    if conv_state_indices is not None:
+        check_index(op, "conv_state_indices", conv_state_indices, "row", conv_state.shape[0])
     with torch.no_grad():
         return CAUSAL_CONV1D_UPDATE(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
 
