@@ -1,6 +1,7 @@
 """Autograd formulas that names spell: what a backward wants to be given, its schema says.
 
-An argument `dout` is the gradient of the output `out`; an optional one is None where there is no such gradient. An argument
+An argument `dout` is the gradient of the output `out`; an optional one is None where there is no such gradient, or the output
+is empty, as one that was not asked for. An argument
 `has_x` says whether the input `x` was given. Every other argument is the input or the output of its name, saved by the
 forward. A result `dx` is the gradient of the input `x`; where `x` was not given, or wants none, it may be anything.
 """
@@ -28,8 +29,9 @@ class Formula:
                 getattr(self, pool).append(values.index(label))
             self.sources.append((pool, index))
         gradients = [a for a, (pool, _) in zip(backward.arguments, self.sources) if pool == "gradients"]
-        self.required = [outputs.index(a.name[1:]) for a in gradients if "Optional" not in str(a.type)]
-        self.several = len(gradients) > 1
+        optional = lambda argument: "Optional" in str(argument.type)
+        self.required = [outputs.index(a.name[1:]) for a in gradients if not optional(a)]
+        self.optional = [outputs.index(a.name[1:]) for a in gradients if optional(a)]
         self.outputs = len(inputs)  # where they begin among the values
         self.results = [results.index(f"d{name}") if f"d{name}" in results else None for name in inputs]
         self.save_states = inputs.index("save_states") if "save_states" in inputs else None
@@ -40,7 +42,7 @@ class Formula:
         ctx.plain = [values[i] for i in self.plain]
         ctx.presence = [values[i] is not None for i in self.presence]
         ctx.lost = self.save_states is not None and not inputs[self.save_states]
-        if self.several:  # a gradient may be missing
+        if self.optional:  # any gradient may be missing
             outs = [values[self.outputs + i] for i in self.required]
             ctx.zeros = [(out.shape, {"dtype": out.dtype, "device": out.device}) for out in outs]
             ctx.set_materialize_grads(False)
@@ -48,8 +50,10 @@ class Formula:
     def backward(self, ops, ctx, saved, *gradients):
         if ctx.lost:
             raise RuntimeError(f"{self.name}: called with save_states=False, which gives no gradients")
-        if self.several:
+        if self.optional:
             gradients = list(gradients)
+            for i in self.optional:
+                gradients[i] = None if gradients[i] is None or not gradients[i].numel() else gradients[i]
             for i, (shape, kind) in zip(self.required, ctx.zeros):
                 gradients[i] = torch.zeros(shape, **kind) if gradients[i] is None else gradients[i]
         pools = {"gradients": gradients, "saved": saved, "plain": ctx.plain, "presence": ctx.presence}
