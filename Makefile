@@ -10,10 +10,12 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.* csrc/*/*.*
 
 env: .venv/installed
 
-.venv/installed: $(SOURCES)
-	test -x $(PY) || $(PYTHON) -m venv .venv
+$(PY):
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(SOURCES) | $(PY)
 	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install $(TORCH)
-	$(PY) -m pip install -q "setuptools>=70.1" cmake ninja
+	$(PY) -m pip install -q "setuptools>=77.0.3" cmake ninja
 	$(PY) -m pip install -q --no-build-isolation -e ".[test]"
 	@if cat lifter/_build_failure.txt 2>/dev/null; then echo "WARNING: no C++ kernels (why: above)"; else touch $@; fi
 
@@ -32,7 +34,7 @@ aot: env $(OLDEST_TRITON)
 	PYTHONPATH=$$path $(PY) tests/test_triton_aot.py $$module || exit 1; done; done
 
 bench: env
-	$(PY) -m benchmarks
+	$(PY) -m benchmarks $(BENCH)
 
 # The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer, built beside the normal ones; without what does not run them, and without long clips, which take minutes there.
 # libstdc++ is loaded early too: the sanitizer looks there for what throws. --capture=sys: a sanitizer reports to the real stderr and ends the process.
@@ -53,6 +55,10 @@ gpu-%:
 peers:
 	$(PYTHON) -m benchmarks.peers fetch
 
-lint: env
-	$(PY) -m pip install -q ruff
+# The versions are pinned: others find other things. pyproject.toml and .clang-format-ignore name the files that are not
+# formatted yet.
+lint: | $(PY)
+	$(PY) -m pip install -q ruff==0.17.6 clang-format==23.1.5
 	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	.venv/bin/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h

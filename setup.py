@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import site
 import subprocess
@@ -10,10 +11,11 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-LIBRARIES = ("liblifter_ops.so", "_C" + sysconfig.get_config_var("EXT_SUFFIX"))
+LIBRARY = runpy.run_path(str(ROOT / "lifter" / "_filename.py"))["LIBRARY"]
 
 
 class BuildError(Exception):
@@ -63,14 +65,13 @@ class CMakeBuild(build_ext):
         except BuildError as error:
             if "1" in (os.environ.get("LIFTER_REQUIRE_BUILD"), os.environ.get("LIFTER_BUILD_CUDA")):
                 raise
-            for name in LIBRARIES:  # kernels of older sources would be worse than none
-                (package / name).unlink(missing_ok=True)
+            (package / LIBRARY).unlink(missing_ok=True)  # kernels of older sources would be worse than none
             failure.write_text(f"{error}\n")
             print(f"\nWARNING: lifter is installed without its CPU kernels and will run slowly: {error}\n", flush=True)
             return
-        for name in LIBRARIES:  # renamed into place: a running process keeps the file that it has mapped
-            shutil.copy2(built / name, package / f"{name}.new")
-            os.replace(package / f"{name}.new", package / name)
+        new = package / f"{LIBRARY}.new"  # renamed into place: a running process keeps the file that it has mapped
+        shutil.copy2(built / LIBRARY, new)
+        os.replace(new, package / LIBRARY)
         failure.unlink(missing_ok=True)
 
     def compile(self):
@@ -89,8 +90,6 @@ class CMakeBuild(build_ext):
             "TORCH_DIR": folder,
             "TORCH_VERSION": version,
             "TORCH_CUDA": cuda,
-            "PYTHON_INCLUDE": sysconfig.get_path("include"),
-            "EXT_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
             "LIFTER_BUILD_CUDA": os.environ.get("LIFTER_BUILD_CUDA", "auto"),
             "LIFTER_SANITIZE": sanitize,
         }
@@ -103,13 +102,18 @@ class CMakeBuild(build_ext):
         return build
 
 
+class Wheel(bdist_wheel):
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]  # the library is no Python extension: any Python loads it
+
+
 setup(
     packages=find_packages(include=["lifter", "lifter.*"])
     + ["lifter.kernels"]
     + [f"lifter.kernels.{name}" for name in find_packages("kernels")],
     package_dir={"lifter": "lifter", "lifter.kernels": "kernels"},
-    ext_modules=[Extension("lifter._C", ["csrc/bindings.cpp"])],
-    cmdclass={"build_ext": CMakeBuild},
+    ext_modules=[Extension("lifter.lifter_ops", [])],  # makes setuptools build, and name a platform
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel},
     # A torch that is there is used where it is: build isolation must not fetch gigabytes for its headers.
     setup_requires=[] if find_torch() else ["torch>=2.11"],
 )

@@ -10,7 +10,7 @@ import torch
 
 import lifter
 from lifter.data import open_data
-from lifter.export import FORMATS, export
+from lifter.inference.export import FORMATS, export
 
 SMALL = {"num_frames": 27, "dim": 16}
 SIZES = (SMALL | {"depth": 2}, SMALL | {"depth": 4}, {"dim": 16, "depth": 2}, {"num_frames": 27}, {})  # the first that fits

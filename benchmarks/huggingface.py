@@ -8,6 +8,7 @@ from functools import cache, partial
 import torch
 
 import lifter
+from lifter._extras import install_command
 
 from .accuracy import error
 from .timing import measure
@@ -34,7 +35,7 @@ PROMPT = 16  # tokens before those that are decoded
 
 def cases(setup):
     if importlib.util.find_spec("transformers") is None:
-        raise ValueError('huggingface: transformers is not installed (pip install "lifter[test]")')
+        raise ValueError(f"huggingface needs transformers: {install_command('test')}")
     shapes = [("prefill", length) for length in (LENGTHS[:1] if setup.quick else LENGTHS)] + [("decode", PROMPT)]
     return [
         (f"{kind} L={length} {dtype}", partial(run, kind, length, dtype, setup))

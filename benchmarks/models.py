@@ -10,7 +10,7 @@ import torch
 
 import lifter
 import lifter.kernels
-from lifter.evaluation import with_channels
+from lifter.inference.windows import with_channels
 
 from . import gpu
 from .accuracy import error, first_line, tolerance

@@ -27,6 +27,7 @@ SOURCES = {
     "Dao-AILab/causal-conv1d": ("0d2252d161f25f7907bbd05985c08ab98d255874", "csrc", "causal_conv1d"),
     "MzeroMiko/VMamba": ("2ed52ead062a51a64521ed3871d52914bf532876", "kernels/selective_scan/csrc"),
     "fla-org/flash-linear-attention": ("bc3b101dcb713ddc5bd8924b66754eb68b5ccf89", "fla"),
+    "arogozhnikov/einops": ("ad2c8d67d08cbebb45e1aff2be21dc88635fc695", "einops"),  # the official codes call it in each layer
     "JinluZhang1126/MixSTE": ("72a36be891a74892dd1a8611159a395ed33a7a01", "common"),
     "Kelly510/PoseRetNet": ("f818b826d4ef74fbcbd97ffaddb04606d242994d", "common"),
     "Walter0807/MotionBERT": ("dccfe7b14a7f09aae2e27a16d951cb4c6f6e62f6", "lib"),
@@ -45,6 +46,7 @@ PACKAGES = {
     "state-spaces/mamba": "mamba_ssm",
     "Dao-AILab/causal-conv1d": "causal_conv1d",
     "fla-org/flash-linear-attention": "fla",
+    "arogozhnikov/einops": "einops",
 }
 # Module -> where its sources lie, and what of these is compiled.
 EXTENSIONS = {

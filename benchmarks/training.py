@@ -16,10 +16,10 @@ from torch import nn
 
 import lifter
 from lifter.data import open_data
-from lifter.diffusion import Sampler
-from lifter.evaluation import centre, centred, with_channels
+from lifter.inference.diffusion import Sampler
+from lifter.inference.windows import centre, centred, with_channels
 from lifter.info import environment
-from lifter.protocols import PROTOCOLS, evaluate
+from lifter.metrics.protocols import PROTOCOLS, evaluate
 from lifter.training import Recipe, checkpoints, split, train
 from lifter.training.data import Clips, pair
 

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 import lifter
-from lifter.evaluation import with_channels
+from lifter.inference.windows import with_channels
 
 from . import gpu, official
 from .accuracy import error, first_line, tolerance

@@ -1,24 +1,31 @@
-// lifter._C: what Python needs of the library that is not an op.
+// What Python needs of the library that is not an op, in plain C: lifter/_library.py calls it through ctypes. With no
+// Python header in it, one build serves every version of Python.
 
-#include <pybind11/pybind11.h>
+#include <stdexcept>
+#include <string>
 
 #include "capability.h"
 
-namespace py = pybind11;
+extern "C" {
 
-static py::dict build_info() {
-  using namespace py::literals;
-  return py::dict("compiler"_a = LIFTER_COMPILER, "torch"_a = LIFTER_TORCH,
-                  "capabilities"_a = py::str(LIFTER_CAPABILITIES).attr("split")(","), "cuda_missing"_a = LIFTER_CUDA_MISSING,
-                  "sanitize"_a = bool(LIFTER_SANITIZE));
+LIFTER_API const char* lifter_build_info() {
+  return "compiler=" LIFTER_COMPILER "\ntorch=" LIFTER_TORCH "\ncapabilities=" LIFTER_CAPABILITIES
+         "\ncuda_missing=" LIFTER_CUDA_MISSING "\nsanitize=" LIFTER_SANITIZE;
 }
 
-PYBIND11_MODULE(_C, m) {
-  m.def("build_info", &build_info, "How the library was built.");
-  m.def("cpu_capability", &lifter::cpu_capability, "The capability that kernels run with: baseline, avx2, ...");
-  m.def("set_cpu_capability", &lifter::set_cpu_capability, py::arg("name").none(false),
-        "Make kernels run with this capability.");
-  m.def("max_cpu_capability", &lifter::max_cpu_capability, "The best capability of this machine and build.");
-  m.def("time_exponentials", &lifter::time_exponentials, py::arg("count"), py::call_guard<py::gil_scoped_release>(),
-        "Seconds that the kernels' vector code takes for this many exponentials: the bound of a scan.");
+LIFTER_API const char* lifter_cpu_capability() { return lifter::cpu_capability(); }
+LIFTER_API const char* lifter_max_cpu_capability() { return lifter::max_cpu_capability(); }
+LIFTER_API double lifter_time_exponentials(int64_t count) { return lifter::time_exponentials(count); }
+
+// Returns null, or why not: no exception may cross C. The text lives until the thread calls again.
+LIFTER_API const char* lifter_set_cpu_capability(const char* name) {
+  static thread_local std::string error;
+  try {
+    lifter::set_cpu_capability(name);
+    return nullptr;
+  } catch (const std::invalid_argument& reason) {
+    return (error = reason.what()).c_str();
+  }
 }
+
+}  // extern "C"

@@ -156,7 +156,7 @@ def causal_conv1d_update_ref(x, conv_state, weight, bias=None, activation=None, 
         before = states[..., size - past :]
         states = torch.cat([states.to(x.dtype), steps], -1)[..., length:]
     else:
-        places = lambda first, count: (  # noqa: E731
+        places = lambda first, count: (
             (cache_seqlens.long()[:, None] + torch.arange(first, first + count, device=x.device)) % size
         )[:, None].expand(-1, dim, -1)
         before = states.gather(2, places(-past, past))
@@ -197,7 +197,7 @@ def _fake(x, weight, bias, seq_idx, initial_states, silu):
 
 
 def _fake_bwd(dout, x, weight, bias, seq_idx, initial_states, silu):
-    nothing = lambda: weight.new_empty(0)  # noqa: E731
+    nothing = lambda: weight.new_empty(0)
     dbias, dinitial = (nothing() if y is None else y.new_empty(y.shape) for y in (bias, initial_states))
     return map_like(x), weight.new_empty(weight.shape), dbias, dinitial
 

@@ -11,7 +11,7 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported
 
-import lifter.kernels  # noqa: E402
+import lifter.kernels
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -49,7 +49,7 @@ class Target:
 
     def run(self, function, *args, **kwargs):
         """function(*args) on this backend: tensors are moved there, and gradients flow back."""
-        move = lambda x: x.to(self.device) if isinstance(x, torch.Tensor) else x  # noqa: E731
+        move = lambda x: x.to(self.device) if isinstance(x, torch.Tensor) else x
         with self.forced():
             return function(*map(move, args), **{name: move(x) for name, x in kwargs.items()})
 

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 pytest.importorskip("rich")
 
-import benchmarks.__main__ as command  # noqa: E402
-import lifter  # noqa: E402
-from benchmarks import (  # noqa: E402
+import benchmarks.__main__ as command
+import lifter
+from benchmarks import (
     bounds,
     diffusion,
     huggingface,
@@ -30,9 +30,9 @@ from benchmarks import (  # noqa: E402
     timing,
     zoo,
 )
-from benchmarks.kernels import selective_scan, selective_state_update  # noqa: E402
-from lifter.kernels import axial_attention, pack_mask, retention  # noqa: E402
-from lifter.kernels._op import registry  # noqa: E402
+from benchmarks.kernels import selective_scan, selective_state_update
+from lifter.kernels import axial_attention, pack_mask, retention
+from lifter.kernels._op import registry
 
 # What the official code has, T = 243: parameters, those that thop sees, thop's MACs, MACs of its products (10^9), GFLOP
 # of its scans; from golden/README.md.
@@ -181,7 +181,7 @@ def test_a_benchmarked_state_stays_what_it_is():
 def test_no_speedup_for_wrong_output(tmp_path, monkeypatch, broken):
     ours = selective_scan.ours
     monkeypatch.setattr(selective_scan, "ours", lambda **inputs: wrong(ours(**inputs)))
-    wrong = lambda y: y if kernels_forced() else broken(y)  # noqa: E731
+    wrong = lambda y: y if kernels_forced() else broken(y)
     assert run("kernels", "--quick", "--only", "selective_scan L=1 forward$", "--json", tmp_path / "rows.json") == 1
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     assert row["matches"] is False and row["speedup"] is None and row["note"] == "WRONG OUTPUT"

@@ -10,10 +10,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 pytest.importorskip("rich")
 
-import benchmarks.__main__ as command  # noqa: E402
-import lifter  # noqa: E402
-from benchmarks import comparison, inputs, official  # noqa: E402
-from lifter.models import PoseRetNet  # noqa: E402
+import benchmarks.__main__ as command
+import lifter
+from benchmarks import comparison, inputs, official
+from lifter.models import PoseRetNet
 
 SETUP = command.Setup("cpu", inputs.synthetic_gait(), quick=True, seconds=1e-3, patience=1)
 

@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 pytest.importorskip("rich")
 pytest.importorskip("lightning.fabric")
 
-from benchmarks import training  # noqa: E402
-from lifter import load_pretrained  # noqa: E402
-from lifter.data.cameras import around  # noqa: E402
-from lifter.data.synthetic import open_gait  # noqa: E402
+from benchmarks import training
+from lifter import load_pretrained
+from lifter.data.cameras import around
+from lifter.data.synthetic import open_gait
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_torch_round_trip(tmp_path, source, model, name):
 @pytest.mark.parametrize("prefix", ["", "module.", "model."])
 def test_a_model_whose_own_names_look_like_prefixes(prefix):
     """`net.0.weight` and `model.net.0.weight` are different parameters: no prefix is cut that the model has itself."""
-    make = lambda: nn.ModuleDict({"net": net(), "model": nn.ModuleDict({"net": net()})})  # noqa: E731
+    make = lambda: nn.ModuleDict({"net": net(), "model": nn.ModuleDict({"net": net()})})
     source, model = make(), make()
     load_checkpoint(model, {prefix + key: value for key, value in source.state_dict().items()})
     assert same(model, source)

@@ -3,7 +3,7 @@
 import importlib.metadata
 
 import lifter
-from lifter.cli import main
+from lifter.__main__ import main
 from lifter.info import environment
 from lifter.kernels._op import registry
 

@@ -89,7 +89,7 @@ def test_transformers_takes_the_functions_of_compat(transformers):
     try:
         del sys.modules[name]
         again = importlib.import_module(name)
-        implementation = lambda function: inspect.getclosurevars(function).nonlocals["implementation"]  # noqa: E731
+        implementation = lambda function: inspect.getclosurevars(function).nonlocals["implementation"]
         assert implementation(again.mamba_selective_scan) is selective_scan_fn
         assert implementation(again.causal_conv1d_update) is causal_conv1d_update
         torch.manual_seed(0)

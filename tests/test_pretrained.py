@@ -5,8 +5,8 @@ import torch
 
 import lifter
 from lifter.data.synthetic import open_gait
-from lifter.evaluation import lift_sequence
-from lifter.losses import mpjpe
+from lifter.inference.windows import lift_sequence
+from lifter.metrics.losses import mpjpe
 
 
 def test_round_trip(tmp_path):

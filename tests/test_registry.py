@@ -56,7 +56,7 @@ def test_import_is_cheap():
 
 
 def test_command_lists_models(capsys):
-    from lifter.cli import main
+    from lifter.__main__ import main
 
     assert main(["models"]) == 0
     printed = capsys.readouterr().out

@@ -16,6 +16,6 @@ def add_model_options(parser, positional=False):
 
 def model_of(args):
     """What the options name, not yet loaded."""
-    from lifter.lifting import Model
+    from lifter.inference.files import Model
 
     return Model(args.checkpoint, args.model, args.num_frames, args.device, args.dtype)

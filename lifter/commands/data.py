@@ -57,7 +57,7 @@ def _inspect(args) -> int:
     for path in args.paths:
         try:
             lines, problems = describe(path, **reading_options(args))
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, OSError, ImportError) as error:
             lines, problems = [], [message(error)]
         print("\n  ".join(lines), *problems, sep="\n" if lines else "", flush=True)
         failed += bool(problems)
@@ -70,7 +70,7 @@ def _convert(args) -> int:
     options = {name: getattr(args, name) for name in ("to", "select", "skeleton", "virtual_cameras", "noise")}
     try:
         count = convert(args.path, args.out, **options, **reading_options(args))
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, ImportError) as error:
         print(f"lifter data convert: {message(error)}", file=sys.stderr)
         return 1
     print(f"{args.out}: {count} sequences")

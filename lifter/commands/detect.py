@@ -1,5 +1,7 @@
 import sys
 
+from lifter._extras import needs
+
 HELP = "2D keypoints of a video, found by rtmlib, as lifter's npz"
 LEAST = 0.3  # mean score of a person; where nobody is, rtmlib looks for joints in the whole image
 
@@ -17,10 +19,11 @@ def run(args) -> int:
     from lifter.data.inspect import message
 
     try:
-        import av
-        import rtmlib
+        with needs("detect", "lifter detect"):
+            import av
+            import rtmlib
     except ImportError as error:
-        print(f'lifter detect needs {error.name}: pip install "lifter[detect]"', file=sys.stderr)
+        print(error, file=sys.stderr)
         return 1
     try:
         body = rtmlib.Body(mode=args.mode, backend=args.backend, device=args.device)

@@ -20,7 +20,7 @@ def add_arguments(parser):
 
 def run(args) -> int:
     from lifter.data.inspect import message
-    from lifter.protocols import compare
+    from lifter.metrics.protocols import compare
 
     try:
         evaluations = _evaluate(args)
@@ -37,8 +37,8 @@ def run(args) -> int:
 
 def _evaluate(args):
     from lifter.data import open_data
+    from lifter.metrics.protocols import evaluate_model
     from lifter.progress import Progress
-    from lifter.protocols import evaluate_model
     from lifter.skeleton import H36M
 
     data = open_data(args.data, **reading_options(args))

@@ -17,7 +17,7 @@ def run(args) -> int:
     import lifter
     from lifter.data import open_data
     from lifter.data.inspect import message
-    from lifter.export import export
+    from lifter.inference.export import export
 
     try:
         if args.checkpoint in lifter.list_models():

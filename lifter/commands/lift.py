@@ -49,7 +49,7 @@ def run(args) -> int:
 
 
 def _lift(args, told, problems):
-    from lifter.lifting import find_sources, lift_files
+    from lifter.inference.files import find_sources, lift_files
     from lifter.progress import Progress
 
     lift = _options(args)
@@ -65,7 +65,7 @@ def _lift(args, told, problems):
             progress.step(what == "source", f", {told['lifted']} sequences lifted")
 
         if args.engine == "ray":
-            from lifter.on_ray import lift_on_ray
+            from lifter.inference.ray import lift_on_ray
 
             lift_on_ray(sources, lift, report)
         else:
@@ -76,7 +76,7 @@ def _options(args):
     from pathlib import Path
 
     from lifter.data.outputs import WRITERS
-    from lifter.lifting import Lift
+    from lifter.inference.files import Lift
 
     out, format = Path(args.out), args.to or "npz"
     suffix = out.suffix[1:].lower()

@@ -37,7 +37,7 @@ async def _serve(args) -> int:
     import signal
 
     from lifter import StreamBatch
-    from lifter.serving import Form, Server
+    from lifter.inference.server import Form, Server
 
     model = model_of(args).load()
     batch = StreamBatch(model, args.chunk_size, args.fps, args.look_ahead, args.missing)
@@ -50,7 +50,7 @@ async def _serve(args) -> int:
     if args.listen is None:
         await server.standard(stopped)
     else:
-        ready = lambda address: print(f"listening on {address}", file=sys.stderr, flush=True)  # noqa: E731
+        ready = lambda address: print(f"listening on {address}", file=sys.stderr, flush=True)
         await server.listen(args.listen, stopped, ready)
     _report(server.statistics.summary(), args.summary)
     return 1 if args.strict and server.statistics.errors else 0

@@ -1,7 +1,8 @@
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
+
+from lifter._extras import needs
 
 from .data import add_reading_options, reading_options
 
@@ -9,25 +10,27 @@ HELP = "train a model by its published recipe, or by yours"
 
 
 def main(argv) -> int:
-    for needed in ("jsonargparse", "lightning", "tensorboard"):
-        if importlib.util.find_spec(needed) is None:
-            print(f'lifter train: {needed} is not installed (pip install "lifter[train]")', file=sys.stderr)
-            return 1
-    import jsonargparse
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
+    try:
+        with needs("train", "lifter train"):
+            import jsonargparse
+            import lightning
+            import tensorboard  # noqa: F401, for lightning's logger
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        return 1
 
     from lifter.data.inspect import message
 
     try:
         args = _parser(argv).parse_args(argv)
         figures = _train(args)
-    except (jsonargparse.ArgumentError, ValueError, KeyError, TypeError, OSError) as error:
+    except (jsonargparse.ArgumentError, ValueError, KeyError, TypeError, OSError, ImportError) as error:
         print(f"lifter train: {message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"lifter train: interrupted; --resume goes on from the last checkpoint in {args.out}", file=sys.stderr)
         return 130
-    if rank_zero_only.rank == 0:
+    if lightning.fabric.utilities.rank_zero.rank_zero_only.rank == 0:
         print(f"{args.out}/best.safetensors" + "".join(f", {name} {value:.1f} mm" for name, value in figures.items()))
     return 0
 

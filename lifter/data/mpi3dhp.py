@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from lifter._extras import needs
 from lifter.skeleton import MPI3DHP
 
 from .cameras import normalise
@@ -77,9 +78,10 @@ def open_mat(path) -> Dataset:
 
 
 def _train_mat(name, file, camera) -> Sequence:
-    scipy = _library("scipy.io", "scipy", file)
+    with needs("data", f"{file}: reading it"):
+        from scipy.io import loadmat
     try:
-        data = scipy.loadmat(file, variable_names=("annot2", "univ_annot3"))
+        data = loadmat(file, variable_names=("annot2", "univ_annot3"))
     except Exception as error:  # of a damaged file scipy raises anything
         raise ValueError(f"{file}: not a readable MATLAB file ({error})") from None
     arrays = {}
@@ -93,7 +95,8 @@ def _train_mat(name, file, camera) -> Sequence:
 
 
 def _test_mat(name, file) -> Sequence:
-    h5py = _library("h5py", "h5py", file)
+    with needs("data", f"{file}: reading it"):
+        import h5py
     try:
         with h5py.File(file, "r") as data:
             pairs = (("data_2d", "annot2"), ("data_3d", "univ_annot3"), ("valid", "valid_frame"))
@@ -103,12 +106,3 @@ def _test_mat(name, file) -> Sequence:
     except KeyError as error:
         raise KeyError(f"{file}: {error.args[0]}") from None
     return _sequence(name, arrays, file, _test_size(name))
-
-
-def _library(module, package, file):
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ValueError(f"{file}: reading it needs {package}: pip install 'lifter[data]'") from None

@@ -63,7 +63,7 @@ def output_path(folder, place, name, format) -> Path:
 def _encoded(part):
     if part.strip(".") == "":  # nothing, "." and ".."
         return part.replace(".", "%2E") or "%"
-    keep = lambda c: c.isalnum() or c in " !#$&'()+,-.;=@[]^_`{}~"  # noqa: E731
+    keep = lambda c: c.isalnum() or c in " !#$&'()+,-.;=@[]^_`{}~"
     return "".join(c if keep(c) else quote(c, safe="", errors="surrogatepass") for c in part)
 
 

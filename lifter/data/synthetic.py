@@ -28,7 +28,7 @@ def _poses(clips, frames, fps, seed):
     """(clips, frames, 17, 3) metres in the camera."""
     rng = np.random.default_rng(seed)
     time = np.arange(frames)[None] / fps + np.zeros((clips, 1))
-    draw = lambda low, high: rng.uniform(low, high, (clips, 1))  # noqa: E731
+    draw = lambda low, high: rng.uniform(low, high, (clips, 1))
     phase = draw(0, 2 * math.pi) + 2 * math.pi * draw(0.8, 1.1) * time
     swing, heading, size = draw(0.35, 0.5), draw(0, 2 * math.pi), draw(0.9, 1.1)
 

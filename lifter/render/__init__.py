@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lifter._extras import needs
 from lifter.data.files import whole
 
 from . import html
@@ -51,8 +52,6 @@ def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280,
 
 
 def _film(path):
-    try:
+    with needs("render", path):
         from . import video
-    except ImportError as error:
-        raise ImportError(f'{path}: {error.name} is not installed: pip install "lifter[render]"') from error
     return video.write_gif if path.suffix.lower() == ".gif" else video.write_mp4

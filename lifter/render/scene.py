@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from lifter.metrics import mpjpe
-from lifter.protocols import align_root
+from lifter.metrics.protocols import align_root
 from lifter.skeleton import Skeleton
 
 PLACELESS = 0.3  # metres: poses whose root is mostly nearer than that to the origin are relative to it

@@ -5,8 +5,8 @@ import torch
 from torch.utils import data as torch_data
 
 from lifter.data import Dataset
-from lifter.diffusion import mirror
-from lifter.evaluation import window_starts
+from lifter.inference.diffusion import mirror
+from lifter.inference.windows import window_starts
 
 KEPT = 1024  # sequences in memory
 

@@ -19,10 +19,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lifter import create_model, metrics, save_pretrained
-from lifter.diffusion import diffuse
-from lifter.evaluation import centred, lift_sequence, with_channels
-from lifter.protocols import align_root
+from lifter import metrics
+from lifter.inference.diffusion import diffuse
+from lifter.inference.windows import centred, lift_sequence, with_channels
+from lifter.metrics.protocols import align_root
+from lifter.pretrained import save_pretrained
+from lifter.registry import create_model
 
 from . import checkpoints
 from .data import Clips, batches, pair

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lifter import losses
+from lifter.metrics import losses
 
 FOLDER = Path(__file__).with_name("recipes")
 

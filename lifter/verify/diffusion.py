@@ -4,9 +4,9 @@ from functools import partial
 
 import torch
 
-from lifter import diffusion
 from lifter.checkpoints import load_checkpoint
-from lifter.procrustes import procrustes
+from lifter.inference import diffusion
+from lifter.metrics.procrustes import procrustes
 from lifter.registry import official_model
 
 SAMPLER = "common.diffusionpose.D3DP"

@@ -4,9 +4,10 @@ from functools import partial
 
 import torch
 
-from lifter import losses, metrics
-from lifter.diffusion import mirror
-from lifter.evaluation import overlap_average
+from lifter import metrics
+from lifter.inference.diffusion import mirror
+from lifter.inference.windows import overlap_average
+from lifter.metrics import losses
 
 METRICS = "losses and metrics of the official codes"
 

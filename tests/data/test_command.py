@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from lifter.cli import main
+from lifter.__main__ import main
 from lifter.data import open_data, save
 from lifter.data.sequence import Sequence
 

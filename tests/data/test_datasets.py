@@ -13,7 +13,7 @@ from lifter.data import detect, normalise, open_data
 from lifter.data.cameras import Camera, around, image_poses
 from lifter.data.h36m import JOINTS, SIZES, cameras
 from lifter.data.mpi3dhp import TRAIN_CAMERAS
-from lifter.diffusion import project
+from lifter.inference.diffusion import project
 from lifter.skeleton import H36M, JHMDB, LSP, MPI3DHP, PW3D
 
 from .conftest import objects, save_json
@@ -317,7 +317,7 @@ def test_3dhp(tmp_path, rng):
 
 def test_3dhp_mat(tmp_path, rng, monkeypatch):
     """annot.mat as scipy returns it: cells of (T, 28 * 2) and (T, 28 * 3), of fourteen cameras."""
-    cells = lambda axes: objects([objects([rng.uniform(0, 2000, (20, 28 * axes))]) for _ in range(14)]).reshape(14)  # noqa: E731
+    cells = lambda axes: objects([objects([rng.uniform(0, 2000, (20, 28 * axes))]) for _ in range(14)]).reshape(14)
     contents = {"annot2": cells(2), "univ_annot3": cells(3)}
     file = tmp_path / "S1" / "Seq1" / "annot.mat"
     file.parent.mkdir(parents=True)
@@ -325,7 +325,7 @@ def test_3dhp_mat(tmp_path, rng, monkeypatch):
     for path in (file, tmp_path):
         assert detect(path) == "3dhp-mat"
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(ValueError, match=r"annot.mat: reading it needs scipy: pip install 'lifter\[data\]'"):
+    with pytest.raises(ImportError, match=r'annot.mat: reading it needs scipy: pip install -e "\.\[data\]"'):
         list(open_data(tmp_path))
     monkeypatch.setitem(sys.modules, "scipy.io", types.SimpleNamespace(loadmat=lambda file, variable_names: contents))
     data = open_data(tmp_path)
@@ -344,7 +344,7 @@ def test_3dhp_test_mat(tmp_path, rng, monkeypatch):
     file.parent.mkdir()
     file.write_bytes(b"MATLAB 7.3 MAT-file")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ValueError, match=r"annot_data.mat: reading it needs h5py"):
+    with pytest.raises(ImportError, match=r"annot_data.mat: reading it needs h5py"):
         list(open_data(file))
     monkeypatch.setitem(sys.modules, "h5py", types.SimpleNamespace(File=lambda file, mode: contextlib.nullcontext(contents)))
     (sequence,) = open_data(tmp_path)

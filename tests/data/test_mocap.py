@@ -186,7 +186,7 @@ def test_bvh_with_names_of_others(tmp_path):
     lines = ["HIERARCHY", "ROOT mixamorig:Hips { OFFSET 0 100 0 CHANNELS 3 Xposition Yposition Zposition"]
     chain = lambda names, x: "".join(
         f"JOINT mixamorig:{n} {{ OFFSET {x} {-10 * (i > 0)} 0 CHANNELS 0 " for i, n in enumerate(names)
-    )  # noqa: E731
+    )
     close = "End Site { OFFSET 0 0 1 } } } }"
     lines += [chain([side + name for name in sides[0]], x) + close for side, x in (("Left", 10), ("Right", -10))]
     lines += ["JOINT mixamorig:Spine { OFFSET 0 20 0 CHANNELS 0"]

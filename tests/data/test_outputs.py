@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lifter.cli import main
+from lifter.__main__ import main
 from lifter.data import Sequence, open_data
 from lifter.data.cameras import Camera
 from lifter.data.outputs import LONGEST, output_path, write

@@ -22,7 +22,7 @@ from .conftest import assert_same
 def full(name="S1/Walking/0", frames=5, skeleton=H36M, seed=0):
     """A sequence with all that a sequence can have."""
     rng = np.random.default_rng(seed)
-    draw = lambda channels: rng.normal(size=(frames, skeleton.num_joints, channels))  # noqa: E731
+    draw = lambda channels: rng.normal(size=(frames, skeleton.num_joints, channels))
     camera = replace(look_at((3.0, 2, 1), (0.0, 0, 1)), distortion=(0.1, -0.2, 0.3, 0.01, 0.02), id="a")
     return Sequence(
         name, skeleton, keypoints=draw(3), keypoints_true=draw(2), poses=draw(3), estimates=draw(3), image_poses=draw(3),

@@ -214,7 +214,7 @@ def test_derivatives_are_the_references():
     weights, x = packed(model, torch.float32), make_x(model, T=3, dtype=torch.float32).requires_grad_()
     alternating_transformer(x, weights).square().sum().backward()
     assert x.grad.abs().sum() > 0
-    sum_of = lambda x: alternating_transformer(x, weights).sum()  # noqa: E731
+    sum_of = lambda x: alternating_transformer(x, weights).sum()
     torch.testing.assert_close(torch.func.grad(sum_of)(x.detach()), torch.autograd.grad(sum_of(x), x)[0])
 
 

@@ -21,7 +21,7 @@ def make_inputs(
 ):
     """Tensors by name, None if absent; with a layout of LAST x lies as half of a (B, L, 2 D) map."""
     g = torch.Generator().manual_seed(seed)
-    randn = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    randn = lambda *shape: torch.randn(*shape, generator=g)
     x = randn(batch, length, 2 * dim)[..., dim:].transpose(1, 2) if layout == LAST else randn(batch, dim, length)
     starts = torch.rand(batch, length, generator=g) < 0.3
     return dict(
@@ -175,7 +175,7 @@ def test_nothing_to_do(target, layout, batch, dim):
 
 def test_states_carry_a_sequence_over(target):
     x, weight, bias, *_ = (y if y is None else y.to(target.device) for y in make_inputs(2, 6, 30).values())
-    call = lambda x, states: target.run(  # noqa: E731
+    call = lambda x, states: target.run(
         causal_conv1d_fn, x, weight, bias, initial_states=states, return_final_states=True, activation="silu"
     )
     whole, last = call(x, None)
@@ -214,7 +214,7 @@ def test_gradcheck_of_the_reference():
     inputs = {
         name: None if x is None else x.double().requires_grad_() for name, x in make_inputs(1, 3, 5, states=True).items()
     }
-    call = lambda x, w, b, states: causal_conv1d_fn(x, w, b, None, states, True, activation="silu")  # noqa: E731
+    call = lambda x, w, b, states: causal_conv1d_fn(x, w, b, None, states, True, activation="silu")
     assert torch.autograd.gradcheck(call, [x for x in inputs.values() if x is not None])
 
 
@@ -305,7 +305,7 @@ def test_bad_input(change, error, message):
 
 def make_step(batch=3, dim=5, length=None, width=4, size=4, rows=None, ring=False, dtype=torch.float32):
     g = torch.Generator().manual_seed(0)
-    randn = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    randn = lambda *shape: torch.randn(*shape, generator=g)
     return dict(
         x=randn(*((batch, dim) if length is None else (batch, dim, length))).to(dtype),
         conv_state=randn(batch if rows is None else 6, dim, size).to(dtype),

@@ -42,7 +42,7 @@ SMALL = ("odd", "grouped")
 def draw(case, dtype=torch.float64, seed=0, spread=2.0):
     """Arguments of deform_conv2d, channels-last. Places are inside, outside, on pixels and on the border."""
     g = torch.Generator().manual_seed(seed)
-    normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
     stride, padding, dilation = ((v, v) if isinstance(v, int) else v for v in case["geometry"])
     batch, channels = case["batch"], case["channels"]
     taps = case["offset_groups"] * case["kernel"][0] * case["kernel"][1]
@@ -173,8 +173,8 @@ def test_places_in_float32(target, name):
 
 @st.composite
 def cases(draw):
-    number = lambda low, high: draw(st.integers(low, high))  # noqa: E731
-    pair = lambda low, high: (number(low, high), number(low, high))  # noqa: E731
+    number = lambda low, high: draw(st.integers(low, high))
+    pair = lambda low, high: (number(low, high), number(low, high))
     kernel, dilation, padding, stride = pair(1, 3), pair(1, 2), pair(0, 2), pair(1, 3)
     size = tuple(max(1, d * (k - 1) + 1 - 2 * p) + number(0, 4) for k, d, p in zip(kernel, dilation, padding))
     offset_groups, weight_groups = number(1, 2), number(1, 2)
@@ -277,7 +277,7 @@ def test_repeats(target, name):
     if target.slow and name != "odd":
         pytest.skip("not in Triton's interpreter, which is slow: the odd case stands for the others")
     arguments = draw(CASES[name], torch.float32)
-    run = lambda: gradients(lambda **a: target.run(deform_conv2d, **a), arguments, torch.float32)  # noqa: E731
+    run = lambda: gradients(lambda **a: target.run(deform_conv2d, **a), arguments, torch.float32)
     first, threads = run(), torch.get_num_threads()
     try:
         for count in (1,) if target.slow else (1, 2, 3):
@@ -320,7 +320,7 @@ def test_opcheck(namespace, name):
 def test_compile(target, name, dynamic):
     torch._dynamo.reset()
     arguments = draw(CASES[name], torch.float32)
-    run = lambda function: gradients(lambda **a: target.run(function, **a), arguments, torch.float32)  # noqa: E731
+    run = lambda function: gradients(lambda **a: target.run(function, **a), arguments, torch.float32)
     compiled = torch.compile(lambda **a: deform_conv2d(**a), fullgraph=True, backend="aot_eager", dynamic=dynamic)
     eager, ours = run(deform_conv2d), run(compiled)
     for n in eager:

@@ -12,7 +12,7 @@ from tests.kernels import test_selective_scan, test_skeleton_scan
 
 def calls(device="cpu"):
     """Every differentiable op as a function of one of its inputs, and that input."""
-    move = lambda inputs: {name: x.to(device) if torch.is_tensor(x) else x for name, x in inputs.items()}  # noqa: E731
+    move = lambda inputs: {name: x.to(device) if torch.is_tensor(x) else x for name, x in inputs.items()}
     scan = move(test_selective_scan.make_inputs(1, 4, 9, 3))
     skeleton = move(test_skeleton_scan.make_inputs(T=2, J=3, C=4, N=3))
     g = torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
 def make_inputs(batch, dim, length, states, B="grouped", C="grouped", groups=1, dtype=torch.float32, optional=True, seed=0):
     """Inputs by name, activations in `dtype`; optional ones all there or all None."""
     g = torch.Generator().manual_seed(seed)
-    randn = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    randn = lambda *shape: torch.randn(*shape, generator=g)
     layouts = {
         "constant": lambda: randn(dim, states),
         "plain": lambda: randn(batch, states, length).to(dtype),
@@ -264,7 +264,7 @@ def test_gradcheck_of_the_reference(softplus):
     inputs = make_inputs(1, 4, 5, 3, groups=2)
     inputs["delta"] = inputs["delta"].abs()
     leaves = [x.double().requires_grad_() for x in inputs.values()]
-    call = lambda *xs: selective_scan_fn(*xs[:8], softplus, True, xs[8])  # noqa: E731
+    call = lambda *xs: selective_scan_fn(*xs[:8], softplus, True, xs[8])
     assert torch.autograd.gradcheck(call, leaves)
 
 

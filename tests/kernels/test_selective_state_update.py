@@ -8,7 +8,7 @@ from tests.conftest import assert_as_good
 
 def make_inputs(batch=2, dim=6, states=5, groups=None, dtype=torch.float32):
     g = torch.Generator().manual_seed(0)
-    randn = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    randn = lambda *shape: torch.randn(*shape, generator=g)
     row = (batch, states) if groups is None else (batch, groups, states)
     return dict(
         state=randn(batch, dim, states),

@@ -15,7 +15,7 @@ NAMES = ("x", "x_proj_weight", "dt_proj_weight", "dt_proj_bias", "A", "D")
 
 def make_inputs(B=1, T=5, J=17, C=6, N=4, R=1, directions=ALL, groups=None, terms=1, dtype=torch.float32, seed=0):
     g = torch.Generator().manual_seed(seed)
-    randn = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
+    randn = lambda *shape: torch.randn(*shape, generator=g)
     K = len(directions)
     return dict(
         x=randn(B, T, J, C).to(dtype),
@@ -181,7 +181,7 @@ def test_compiles_whole(target):
     inputs = make_inputs(T=4, J=5, C=3, N=2)
     leaves = [inputs[name].to(target.device).requires_grad_() for name in NAMES]
     gather = inputs["gather"].to(target.device)
-    loss = lambda *xs: skeleton_scan(*xs, gather).square().mean()  # noqa: E731
+    loss = lambda *xs: skeleton_scan(*xs, gather).square().mean()
     with target.forced():
         expected = torch.autograd.grad(loss(*leaves), leaves)
         grads = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(*leaves), leaves)
@@ -271,7 +271,7 @@ def test_a_compiled_gather_is_checked_by_the_kernel():
 @pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
 def test_the_check_of_gather_is_not_traced(mode):
     inputs = make_inputs()
-    scan = lambda x: skeleton_scan(**inputs | {"x": x})  # noqa: E731
+    scan = lambda x: skeleton_scan(**inputs | {"x": x})
     graph = make_fx(scan, tracing_mode=mode, _allow_non_fake_inputs=True)(inputs["x"])
     assert torch.equal(graph(inputs["x"]), scan(inputs["x"]))
 

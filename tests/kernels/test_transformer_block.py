@@ -185,7 +185,7 @@ def test_derivatives_are_the_references():
     weights, x = packed(*build("joint"), torch.float32), make_x(T=3, dtype=torch.float32).requires_grad_()
     transformer_block(x, weights).square().sum().backward()
     assert x.grad.abs().sum() > 0
-    sum_of = lambda x: transformer_block(x, weights).square().sum()  # noqa: E731
+    sum_of = lambda x: transformer_block(x, weights).square().sum()
     torch.testing.assert_close(torch.func.grad(sum_of)(x.detach()), x.grad)
 
 

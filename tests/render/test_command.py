@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lifter.cli import main
+from lifter.__main__ import main
 from lifter.data import open_data, save
 
 

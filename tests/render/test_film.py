@@ -112,6 +112,6 @@ def test_without_the_extra(tmp_path, lifted, monkeypatch):
     monkeypatch.delattr(lifter.render, "video", raising=False)
     monkeypatch.delitem(sys.modules, "lifter.render.video", raising=False)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ImportError, match=r'walk.gif: av is not installed: pip install "lifter\[render\]"'):
+    with pytest.raises(ImportError, match=r'walk.gif needs av: pip install -e "\.\[render\]"'):
         render(tmp_path / "walk.gif", {"one": lifted})
     assert render(tmp_path / "walk.html", {"one": lifted}) == 13

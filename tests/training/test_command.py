@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lifter import load_pretrained
-from lifter.cli import main
+from lifter.__main__ import main
 from lifter.data import save
 
 
@@ -95,4 +95,4 @@ def test_help(capsys):
 def test_without_the_extra(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightning", None)
     assert main(["train", "--model", "linear"]) == 1
-    assert 'pip install "lifter[train]"' in capsys.readouterr().err
+    assert capsys.readouterr().err == 'lifter train needs lightning: pip install -e ".[train]"\n'

@@ -1,0 +1,323 @@
+"""Lifting by diffusion: DDIM sampling of pose hypotheses, and what makes one pose of many.
+
+Sources: D3DP (ICCV 2023, arXiv 2303.11579); DDIM (arXiv 2010.02502); the cosine schedule (arXiv 2102.09672).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from lifter.skeleton import H36M
+
+CLAMP = 1.1  # poses, clean or noisy, are seen within this many times the scale
+
+
+def cosine_schedule(timesteps=1000):
+    """(betas, alphas_cumprod), each (timesteps,) float64: the variance that each step adds, and what is left of the
+    signal's after it. Offset 0.008, betas at most 0.999."""
+    t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+    signal = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    betas = (1 - signal[1:] / signal[:-1]).clamp(0, 0.999)
+    return betas, (1 - betas).cumprod(0)
+
+
+def mirror(poses, skeleton=H36M):
+    """Poses or keypoints (..., J, C) seen in a mirror: x is negated, left and right are swapped."""
+    poses = poses[..., list(skeleton.flip), :]
+    return torch.cat((-poses[..., :1], poses[..., 1:]), -1)
+
+
+def diffuse(poses, time, noise, timesteps=1000, scale=1.0):
+    """Clean poses (B, T, J, 3) to the noisy ones that a denoiser is trained on: what is left of them after step `time`, and
+    noise.
+
+    Args:
+        time: (B,) int64, 0 to timesteps - 1. noise: (B, T, J, 3) standard normal.
+        timesteps, scale: of the denoiser.
+    """
+    if noise.shape != poses.shape or time.shape != poses.shape[:1]:
+        raise ValueError(
+            f"diffuse: time and noise have shapes {tuple(time.shape)} and {tuple(noise.shape)}, expected "
+            f"{tuple(poses.shape[:1])} and {tuple(poses.shape)} as poses"
+        )
+    if not poses.is_floating_point() or time.dtype != torch.int64:
+        raise TypeError(
+            f"diffuse: poses and time have dtypes {poses.dtype} and {time.dtype}, expected a floating-point one and int64"
+        )
+    if time.numel() and not 0 <= time.min() <= time.max() < timesteps:
+        got = f"time goes from {time.min()} to {time.max()}"
+        raise ValueError(f"diffuse: {got}, expected 0 to timesteps - 1 = {timesteps - 1}")
+    signal = _beside(cosine_schedule(timesteps)[1].to(poses.device)[time], poses.dim())
+    left, added = signal.sqrt().to(poses.dtype), (1 - signal).sqrt().to(poses.dtype)  # in half precision 1 - signal would be 0
+    bound = CLAMP * scale
+    return (left * scale * poses + added * noise).clamp(-bound, bound) / scale
+
+
+@torch.no_grad()
+def sample(
+    denoiser, keypoints, hypotheses=20, steps=10, *, flip=H36M, noise=None, generator=None, batch_hypotheses=None,
+    every_step=False, **choices,
+):  # fmt: skip
+    """Pose hypotheses by DDIM with eta = 1.
+
+    The hypotheses, and their mirror images, go through the denoiser in one call per step; what depends on the keypoints
+    alone is computed once.
+
+    Args:
+        denoiser: in evaluation mode; `lifter.models.D3DP` or `HTP`, or any module with their attributes `timesteps` and
+            `scale` and their methods `embed(keypoints)` and `denoise(embedded, poses, time, **choices)`.
+        keypoints: (B, T, J, C), of the dtype in which the denoiser is called; what lies between the steps is float32 at
+            least.
+        hypotheses, steps: H and K. The cost is K calls of 2 H clips, H without `flip`, per clip.
+        flip: the skeleton by which every step averages the prediction with the mirrored one of the mirrored input, or
+            None.
+        noise: (K, B, H, T, J, 3) standard normal: the start, then what is added after each step but the last. With the
+            same noise every backend and device gives the same poses but for rounding. None: drawn from `generator`.
+        generator: torch.Generator; None is torch's default one of the CPU. Drawn where the generator is: one on the CPU
+            gives the same noise for every device.
+        batch_hypotheses: how many hypotheses go through the denoiser at once, to bound the memory. None: all.
+        every_step: return the prediction of every step.
+        choices: what `denoise` takes besides, as HTP's `n`, `k` and `kept`.
+
+    Returns:
+        (B, H, T, J, 3) the last step's prediction of the clean poses, or (B, K, H, T, J, 3). As the network gives them:
+        the root joint is near 0, not at 0.
+
+    Raises:
+        ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
+    """
+    if denoiser.training:
+        raise ValueError("sample: denoiser is in training mode, expected denoiser.eval()")
+    batch_hypotheses = hypotheses if batch_hypotheses is None else batch_hypotheses
+    _check_number("hypotheses", hypotheses)
+    _check_number("steps", steps, denoiser.timesteps)
+    _check_number("batch_hypotheses", batch_hypotheses)
+    if flip is not None and keypoints.shape[2:3] != (flip.num_joints,):
+        shape = tuple(keypoints.shape)
+        raise ValueError(f"sample: keypoints have shape {shape}, expected {flip.num_joints} joints as flip={flip.name}")
+    embedded = denoiser.embed(keypoints if flip is None else torch.cat((keypoints, mirror(keypoints, flip))))
+
+    B, T, J, _ = keypoints.shape
+    shape = (B, hypotheses, T, J, 3)
+    dtype = torch.promote_types(keypoints.dtype, torch.float32)
+    if noise is None:
+        device = "cpu" if generator is None else generator.device
+        draws = (torch.randn(shape, generator=generator, device=device, dtype=torch.float32) for _ in range(steps))
+    elif noise.shape == (steps, *shape):
+        draws = iter(noise)
+    else:
+        raise ValueError(f"sample: noise has shape {tuple(noise.shape)}, expected {(steps, *shape)}")
+    draw = lambda: next(draws).to(keypoints.device, dtype)
+
+    def predict(poses, time):
+        """The clean poses, scaled and clamped, of noisy ones."""
+        time = torch.full((1,), time, device=keypoints.device)  # no copy from the host, so that a CUDA graph can hold it
+        clean = []
+        for part in poses.clamp(-bound, bound).div(denoiser.scale).split(batch_hypotheses, 1):
+            part = part if flip is None else torch.cat((part, mirror(part, flip)))
+            out = denoiser.denoise(embedded, part.to(keypoints.dtype), time, **choices).to(dtype)
+            clean.append(out if flip is None else (out[:B] + mirror(out[B:], flip)) / 2)
+        return torch.cat(clean, 1).mul(denoiser.scale).clamp(-bound, bound)
+
+    bound = CLAMP * denoiser.scale
+    signal = cosine_schedule(denoiser.timesteps)[1].tolist()
+    times = torch.linspace(-1, denoiser.timesteps - 1, steps + 1).int().tolist()[::-1]
+    poses, predictions = draw(), []
+    for time, next_time in zip(times[:-1], times[1:], strict=True):
+        clean = predict(poses, time)
+        if every_step:
+            predictions.append(clean.to(keypoints.dtype))
+        if next_time < 0:
+            break
+        now, then = signal[time], signal[next_time]
+        error = (poses - now**0.5 * clean) / (1 - now) ** 0.5  # the noise in the poses, which were not clamped
+        variance = (1 - now / then) * (1 - then) / (1 - now)
+        poses = then**0.5 * clean + max(0.0, 1 - then - variance) ** 0.5 * error + variance**0.5 * draw()
+    return torch.stack(predictions, 1) if every_step else clean.to(keypoints.dtype)
+
+
+def _check_number(name, number, most=None):
+    if not isinstance(number, int) or number < 1 or (most is not None and number > most):
+        expected = "a positive integer" if most is None else f"1 to timesteps={most}"
+        raise ValueError(f"sample: {name} is {number!r}, expected {expected}")
+
+
+class Sampler(torch.nn.Module):
+    """A denoiser as an ordinary model, (B, T, J, C) -> (B, T, J, 3): the mean of the hypotheses, from the same noise for every
+    clip. `options`: of `sample`, but for `noise` and `generator`; one hypothesis in one step unless they say more."""
+
+    def __init__(self, denoiser, **options):
+        super().__init__()
+        self.denoiser, self.options = denoiser, {"hypotheses": 1, "steps": 1} | options
+        self.num_frames, self.in_channels = denoiser.num_frames, denoiser.in_channels
+        self.centred = getattr(denoiser, "centred", False)
+        self.train(denoiser.training)
+
+    def forward(self, keypoints):
+        B, T, J, _ = keypoints.shape
+        shape = (self.options["steps"], 1, self.options["hypotheses"], T, J, 3)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).expand(-1, B, -1, -1, -1, -1)
+        return aggregate_mean(sample(self.denoiser, keypoints, noise=noise, **self.options))
+
+
+def sample_clips(denoiser, clips, seed=0, **options):
+    """`sample` for one clip after another: a generator of (H, T, J, 3), or (K, H, T, J, 3) with `every_step`.
+
+    For long runs: what was yielded is the caller's, whatever happens later, and a progress bar goes around it
+    (`rich.progress.track(sample_clips(denoiser, clips), total=len(clips))`). Clip i has the noise of `seed + i`: an
+    interrupted run goes on with `sample_clips(denoiser, clips[done:], seed + done)`.
+
+    Args:
+        clips: iterable of (T, J, C). options: of `sample`, but for `noise` and `generator`.
+    """
+    for i, keypoints in enumerate(clips):
+        generator = torch.Generator().manual_seed(seed + i)
+        yield sample(denoiser, keypoints[None], generator=generator, **options)[0]
+
+
+# ---- one pose of many: (B, ..., H, T, J, 3) -> (B, ..., T, J, 3), the dots being nothing or steps -----------------------
+
+
+def aggregate_mean(poses):
+    """P-Agg: the mean of the hypotheses."""
+    return poses.mean(-4)
+
+
+def oracle_pose(poses, target):
+    """P-Best, an oracle that knows the true poses: the one hypothesis with the least mean error over all that is passed,
+    as the official evaluation takes it for each batch. Pass clip by clip for the best of each.
+
+    `target`: (B, T, J, 3).
+    """
+    errors = _errors(poses, target).mean((0, -2, -1))  # (..., H)
+    best = errors.argmin(-1)[None, ..., None, None, None].expand(poses.shape[0], *errors.shape[:-1], 1, *poses.shape[-3:-1])
+    return _take(poses, best)
+
+
+def oracle_joint(poses, target):
+    """J-Best, an oracle that knows the true poses: of every joint of every frame the hypothesis with the least error.
+
+    `target`: (B, T, J, 3).
+    """
+    return _take(poses, _errors(poses, target).argmin(-3, keepdim=True))
+
+
+class Aggregated(NamedTuple):
+    """What `aggregate_reprojection` makes."""
+
+    poses: torch.Tensor  # (B, ..., T, J, 3)
+    selected: torch.Tensor  # (B, ..., T, J) int64, the hypothesis of each joint
+    root: torch.Tensor  # the root's place in the camera, (B, T, 3) as given, or (B, ..., T, 3)
+    root_source: str  # "given" or "least squares"
+
+
+def aggregate_reprojection(poses, keypoints, camera, root=None):
+    """J-Agg, D3DP's joint-wise reprojection (JPMA): of every joint of every frame the hypothesis that is projected nearest
+    to the keypoint; of equal ones the first.
+
+    Args:
+        poses: (B, ..., H, T, J, 3) in metres, relative to the root: the root joint is at 0, as the official evaluation
+            sets it.
+        keypoints: (B, T, J, 2), normalised by the image width as the camera is.
+        camera: (9,) or (B, 9), see `project`.
+        root: (B, T, 3) the root's place in the camera. The official code takes the true one, which nobody has who does
+            not know the answer. None: found by `recover_root` for the mean of the hypotheses, the same for all of them.
+            `Aggregated.root_source` tells which was used.
+    """
+    _check_poses("aggregate_reprojection", poses, keypoints)
+    exact = poses.to(torch.promote_types(poses.dtype, torch.float32))
+    keypoints = keypoints.to(exact)
+    source = "least squares" if root is None else "given"
+    if root is None:
+        root = recover_root(aggregate_mean(exact), keypoints, camera)
+        place = root.unsqueeze(-3)
+    elif root.shape == (poses.shape[0], *poses.shape[-3:-2], 3):
+        place = _beside(root, poses.dim() - 1)
+    else:
+        expected = (poses.shape[0], poses.shape[-3], 3)
+        raise ValueError(f"aggregate_reprojection: root has shape {tuple(root.shape)}, expected {expected}")
+    projected = project(exact + place.unsqueeze(-2), camera)
+    selected = _errors(projected, keypoints).argmin(-3, keepdim=True)
+    return Aggregated(_take(poses, selected), selected.squeeze(-3), root, source)
+
+
+def project(points, camera):
+    """Points in the camera (B, ..., 3) -> their places in the image (B, ..., 2), as Human3.6M's cameras form it.
+
+    `camera`: (9,) or (B, 9), fx, fy, cx, cy, then radial k1, k2, k3 and tangential p1, p2 of the distortion. x / z and
+    y / z beyond 1 are moved there, as in D3DP.
+    """
+    focal, center, radial, tangential = _parameters("project", camera, points)
+    depth = points[..., 2:]
+    plane = (points[..., :2] / torch.where(depth == 0, torch.finfo(depth.dtype).tiny, depth)).clamp(-1, 1)
+    factor, shift = _distortion(plane, radial, tangential)
+    return focal * (plane * factor + shift) + center
+
+
+def recover_root(poses, keypoints, camera):
+    """Where the root is, by least squares: (B, ..., T, J, 3) poses relative to it, (B, T, J, 2) keypoints -> (B, ..., T, 3).
+
+    With u the keypoint on the plane z = 1, free of distortion, every joint asks for x + root_x = u_x (z + root_z), and
+    the same of y; of the three unknowns this is linear. Exact if pose and keypoints are.
+    """
+    _check_poses("recover_root", poses, keypoints)
+    u = _beside(_undistort(keypoints, camera), poses.dim())
+    a = u * poses[..., 2:] - poses[..., :2]  # root_xy = a + u root_z, joint by joint
+    centred_u, centred_a = u - u.mean(-2, keepdim=True), a - a.mean(-2, keepdim=True)
+    spread = centred_u.square().sum((-2, -1)).clamp(min=torch.finfo(u.dtype).tiny)
+    z = -(centred_u * centred_a).sum((-2, -1)) / spread
+    xy = a.mean(-2) + u.mean(-2) * z[..., None]
+    return torch.cat((xy, z[..., None]), -1)
+
+
+def _undistort(keypoints, camera):
+    """Places in the image (B, ..., 2) -> the plane z = 1: the fixed point of the distortion's inverse."""
+    focal, center, radial, tangential = _parameters("recover_root", camera, keypoints)
+    distorted = (keypoints - center) / focal
+    plane = distorted
+    for _ in range(20):  # each gains about a digit for the distortion of an ordinary lens
+        factor, shift = _distortion(plane, radial, tangential)
+        plane = ((distorted - shift) / factor).clamp(-1, 1)
+    return plane
+
+
+def _distortion(plane, radial, tangential):
+    """The factor and shift by which the lens moves points of the plane z = 1."""
+    r2 = plane.square().sum(-1, keepdim=True)
+    factor = 1 + (radial * torch.cat((r2, r2**2, r2**3), -1)).sum(-1, keepdim=True)
+    return factor + (tangential * plane).sum(-1, keepdim=True), tangential * r2
+
+
+def _parameters(name, camera, like):
+    """Focal lengths, centre, radial and tangential parameters, each of as many dimensions as `like`."""
+    if camera.shape not in ((9,), (1, 9), (like.shape[0], 9)):
+        raise ValueError(f"{name}: camera has shape {tuple(camera.shape)}, expected (9,) or ({like.shape[0]}, 9)")
+    camera = _beside(camera.to(like).expand(like.shape[0], 9), like.dim())
+    return camera.split([2, 2, 3, 2], -1)
+
+
+def _beside(x, dims):
+    """(B, ...) with dimensions of size 1 after the first, to make it `dims`."""
+    return x.reshape(x.shape[0], *[1] * (dims - x.dim()), *x.shape[1:])
+
+
+def _check_poses(name, poses, keypoints):
+    B, T, J = poses.shape[0], *poses.shape[-3:-1]
+    if poses.shape[-1] != 3:
+        raise ValueError(f"{name}: poses have shape {tuple(poses.shape)}, expected (B, ..., T, J, 3)")
+    if keypoints.shape != (B, T, J, 2):
+        raise ValueError(f"{name}: keypoints have shape {tuple(keypoints.shape)}, expected {(B, T, J, 2)} as poses")
+
+
+def _errors(poses, target):
+    """Distances (B, ..., H, T, J) of (B, ..., H, T, J, C) to (B, T, J, C)."""
+    expected = (poses.shape[0], *poses.shape[-3:])
+    if target.shape != expected:
+        raise ValueError(f"target has shape {tuple(target.shape)}, expected {expected} as poses")
+    return torch.linalg.vector_norm(poses - _beside(target, poses.dim()), dim=-1)
+
+
+def _take(poses, hypothesis):
+    """Of (B, ..., H, T, J, 3) the hypotheses (B, ..., 1, T, J)."""
+    return poses.gather(-4, hypothesis[..., None].expand(*hypothesis.shape, 3)).squeeze(-4)

@@ -1,0 +1,228 @@
+"""Files of keypoints to files of poses: what `lifter lift` does.
+
+An output that is there is whole, so that a run that was killed goes on where it was when it is started again: no other
+record is kept.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lifter.data import detect, open_data
+from lifter.data.files import existing
+from lifter.data.formats import options_of
+from lifter.data.inspect import message
+from lifter.data.outputs import output_path, write
+from lifter.freeze import freeze
+from lifter.models import MixSynthFormer
+from lifter.pretrained import load_pretrained
+from lifter.skeleton import H36M
+
+from .diffusion import recover_root
+from .windows import lift_sequences
+
+SUFFIXES = (".npz", ".npy", ".json", ".csv", ".pkl", ".mat")  # of files in folders that may hold keypoints
+WINDOW = 243  # frames at once for a model that takes any number
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Source(NamedTuple):
+    """A file, or a folder that is read as one; `place` is its path in the folder of the outputs."""
+
+    path: Path
+    place: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model, and how it runs."""
+
+    checkpoint: str | None = None  # None: the one that ships with lifter
+    name: str | None = None
+    num_frames: int | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def network(self):
+        """The model in evaluation mode.
+
+        Raises:
+            ValueError, KeyError, FileNotFoundError, ImportError where it does not load, or there is no such device.
+        """
+        if self.num_frames is not None and self.name is None:
+            raise ValueError("--num-frames is for files that do not say their model: name it with --model")
+        if self.name is not None and self.checkpoint is None:
+            raise ValueError(f"--model {self.name}: expected a --checkpoint with it, weights of that model")
+        known = {} if self.num_frames is None else {"num_frames": self.num_frames}
+        try:
+            model = load_pretrained(self.checkpoint, self.name, **known).model
+        except TypeError as error:  # a model that has no such argument
+            raise ValueError(f"--num-frames: {error}") from None
+        try:
+            return model.to(self.device, DTYPES[self.dtype])
+        except (RuntimeError, AssertionError) as error:  # as torch says that there is no such device
+            raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from None
+
+    def load(self):
+        """`network`, ready to lift keypoints: on the CPU frozen (`lifter.freeze`)."""
+        model = self.network()
+        if isinstance(model, MixSynthFormer):
+            raise ValueError("MixSynthFormer refines poses, expected a model that lifts keypoints")
+        return freeze(model) if self.device == "cpu" else model
+
+
+@dataclass(frozen=True)
+class Lift:
+    """What is to become of the files.
+
+    Attributes:
+        out: a folder. format: of `lifter.data.outputs.WRITERS`; None: `out` is the file for the one sequence there is.
+        flip, batch, stride: of `lifter.evaluation.lift_sequences`.
+        place: put the root where the sequence's camera sees it (`lifter.diffusion.recover_root`), else at (0, 0, 0).
+        overwrite: also what is there.
+        reading: options of `open_data`, each for the files whose format takes it.
+    """
+
+    out: Path
+    format: str | None = "npz"
+    model: Model = Model()
+    flip: bool = True
+    batch: int = 8
+    stride: int | None = None
+    place: bool = False
+    overwrite: bool = False
+    reading: dict = field(default_factory=dict)
+
+
+def find_sources(inputs, out, format=None) -> list[Source]:
+    """What there is to lift in files and folders, sorted; without what is in `out`, which may be in such a folder.
+
+    In folders, with the folders in them, that is every file with one of `SUFFIXES`. A folder of Human3.6M (data_2d_h36m_*.npz)
+    or of OpenPose (NAME_keypoints.json, or any .json with `format` "openpose") is read as one. A place is the path below the
+    one folder that was named, or below the one that all inputs have in common.
+    """
+    *inputs, out = (path.resolve() if ".." in path.parts else path.absolute() for path in (*map(existing, inputs), Path(out)))
+    found, bases = {}, []
+    for path in inputs:
+        is_folder = path.is_dir() and not _is_one(path, os.listdir(path), format)
+        if is_folder and (out == path or out in path.parents):
+            raise ValueError(f"{out}: holds {path}, which is to be lifted; expected another folder")
+        bases.append(path if is_folder else path.parent)
+        found |= dict.fromkeys(_walk(path, out, format) if is_folder else [path])
+    root = os.path.commonpath(bases)
+    if not found:
+        raise ValueError(f"{' '.join(map(str, inputs))}: no file that ends in {', '.join(SUFFIXES)}")
+    if out in found:
+        raise ValueError(f"{out}: is to be lifted, expected another name for its poses")
+    for path in found:
+        if whole := next((parent for parent in path.parents if parent in found), None):
+            raise ValueError(f"{path}: is part of {whole}, which is read as one")
+    return [Source(path, os.path.relpath(path, root)) for path in sorted(found)]
+
+
+def _walk(folder, out, format):
+    for here, folders, files in os.walk(folder):
+        if _is_one(here, files, format):
+            folders.clear()
+            yield Path(here)
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".") and Path(here, name) != out]
+        yield from (Path(here, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+
+
+def _is_one(folder, files, format):
+    """Whether a folder with these files is read as one."""
+    if format in (None, "openpose") and any(name.endswith("_keypoints.json") for name in files):
+        return True
+    if format == "openpose":
+        return any(name.endswith(".json") for name in files)
+    return format in (None, "h36m") and any(name.startswith("data_2d_h36m_") and name.endswith(".npz") for name in files)
+
+
+def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None]):
+    """Lift the sequences of `sources`, several short ones in one call, and write each when it is lifted.
+
+    `report(what, text)` is told of every sequence that was "lifted" or was "there" already, of what "failed", with a line that
+    says why, and of every "source" that was read.
+    """
+    sequences = _sequences(sources, lift, report)
+    window, flip = getattr(model, "num_frames", None) or WINDOW, H36M if lift.flip else None
+    for (path, sequence), poses in lift_sequences(model, sequences, window, lift.stride, flip, lift.batch):
+        try:
+            write(path, _with_poses(sequence, poses.float().cpu(), lift.place))
+        except Exception as error:
+            report("failed", _line(error, f"{sequence.source}: {sequence.name}"))
+        else:
+            report("lifted", str(path))
+
+
+def _sequences(sources, lift, report):
+    """((output, sequence), keypoints) of what is still to be lifted. What is wrong with a file does not concern the others."""
+    for source in sources:
+        try:
+            outputs = _outputs(source, lift)
+        except Exception as error:
+            report("failed", _line(error, source.path))
+            outputs = []
+        for path, read in outputs:
+            try:
+                sequence = None if _is_there(path, lift) else _liftable(read(), lift.place)
+            except Exception as error:
+                report("failed", _line(error, source.path))
+                continue
+            if sequence is None:
+                report("there", str(path))
+            else:
+                yield (path, sequence), sequence.keypoints
+        report("source", str(source.path))
+
+
+def _outputs(source, lift):
+    """[(output, function that reads its sequence)]; the file is not even opened if it has one sequence and that is lifted."""
+    path = lift.out if lift.format is None else output_path(lift.out, source.place, None, lift.format)
+    if _is_there(path, lift):
+        return [(path, None)]
+    format = lift.reading.get("format") or detect(source.path)
+    known = {name: value for name, value in lift.reading.items() if name in options_of(format)}
+    data = open_data(source.path, format, **known)
+    if len(data) > 1 and lift.format is None:
+        raise ValueError(f"{source.path}: {len(data)} sequences, expected one for {lift.out}: name a folder instead")
+    if len(data) > 1:
+        return [(output_path(lift.out, source.place, name, lift.format), read) for name, read in data.items.items()]
+    return [(path, read) for read in data.items.values()]
+
+
+def _is_there(path, lift):
+    return not lift.overwrite and path.is_file() and path.stat().st_size > 0
+
+
+def _liftable(sequence, place):
+    where = f"{sequence.source}: {sequence.name}"
+    if sequence.keypoints is None:
+        raise ValueError(f"{where}: no keypoints to lift")
+    if place and sequence.camera is None:
+        raise ValueError(f"{where}: no camera that tells where the root is: lift it without --place")
+    return sequence if sequence.skeleton is H36M else sequence.to(H36M)
+
+
+def _with_poses(sequence, poses, place):
+    poses[:, 0] = 0
+    if place:
+        keypoints = torch.from_numpy(sequence.keypoints[..., :2].astype(np.float64))
+        camera = torch.from_numpy(sequence.camera.normalised)
+        poses = poses + recover_root(poses.double()[None], keypoints[None], camera)[0, :, None]
+    known = dict.fromkeys(("keypoints_true", "estimates", "image_poses", "factor"))
+    return replace(sequence, poses=poses.numpy(), **known)
+
+
+def _line(error, where):
+    """What went wrong, and where, in one line."""
+    text = message(error)
+    if not isinstance(error, (ValueError, KeyError, OSError, ImportError)):
+        text = f"{type(error).__name__}: {text}"
+    return text if str(where) in text else f"{where}: {text}"

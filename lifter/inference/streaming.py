@@ -1,0 +1,365 @@
+"""Live lifting: keypoints come frame by frame, poses leave chunk by chunk, at bounded latency and in constant memory."""
+
+import inspect
+import time
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .windows import centred
+
+MISSING = ("hold", "mask", "error")
+FARTHEST = 1e6  # keypoints are of order 1; beyond this no detection is meant, and a norm would overflow
+
+
+class Lifted(NamedTuple):
+    """The M poses that became ready, in the order of their frames.
+
+    What a live user waits for a pose is latency + compute.
+    """
+
+    poses: torch.Tensor  # (M, J, 3) float32, where the model is
+    frames: torch.Tensor  # (M,) int64, numbers since the start of the stream
+    latency: torch.Tensor  # (M,) seconds: the frames waited for after this one, by fps
+    compute: torch.Tensor  # (M,) seconds that the model call took, of all streams in it
+
+
+class StreamBatch:
+    """Many live streams on one model: those whose chunk is full are lifted together, in one call.
+
+    A stream is named by a dict key, joins with its first push and goes at its own pace. A model with a state (PoseRetNet)
+    gets each frame once, and the poses are those of one call for the whole stream with this `chunk_size`. Any other
+    model of lifter, and one that was trained on centred clips, gets the last `num_frames` frames again for every chunk. At the
+    start of a stream there are fewer; for a model that does not take so few (`clip_multiple`) the first is repeated in front.
+    Whatever error a method raises, the streams are as they were before.
+
+    Args:
+        model: in eval mode, on any device, in any dtype. As it is: later changes to its weights or mode show.
+        chunk_size: frames that are lifted together, which is what a pose waits for: the first of a chunk waits for the
+            other `chunk_size - 1`. None: as many as the model sees at once, which is the most.
+        fps: frames per second, for the latency.
+        look_ahead: frames after the chunk that are waited for too, so that its last frames see some future. Only for
+            models without a state.
+        missing: what becomes of keypoints that are not finite or beyond +-1e6, and of frames that were dropped (None).
+            "hold": the model gets what the joint was last seen at, zeros before it was ever seen, with confidence 0 where
+            it reads confidences. "mask": the same, and the pose of that joint is NaN. "error": ValueError.
+    """
+
+    def __init__(self, model, chunk_size=None, fps=50.0, look_ahead=0, missing="hold"):
+        if model.training:
+            raise ValueError("Stream: model is in training mode, expected model.eval()")
+        original = getattr(model, "_orig_mod", model)  # of torch.compile, which hides the signature
+        stateful = "state" in inspect.signature(original.forward).parameters
+        self._stateful = stateful and not getattr(original, "centred", False)  # a state is of clips that share a centre
+        self._model, self._original = model, original
+        self._most, *self._joint_shape = _takes(original)
+        if missing not in MISSING:
+            raise ValueError(f"Stream: missing is {missing!r}, expected one of {MISSING}")
+        if not fps > 0:
+            raise ValueError(f"Stream: fps is {fps!r}, expected a positive number")
+        if not isinstance(look_ahead, int) or not 0 <= look_ahead < (1 if self._stateful else self._most):
+            expected = "0, for the model has a state" if self._stateful else f"0 to {self._most - 1}"
+            raise ValueError(f"Stream: look_ahead is {look_ahead!r}, expected {expected}")
+        most = self._most - look_ahead
+        chunk_size = most if chunk_size is None else chunk_size
+        if not isinstance(chunk_size, int) or not 1 <= chunk_size <= most:
+            raise ValueError(f"Stream: chunk_size is {chunk_size!r}, expected 1 to {most}, what the model sees at once")
+        self.chunk_size, self.fps, self.look_ahead, self.missing = chunk_size, float(fps), look_ahead, missing
+        self.reset()
+
+    def push(self, frames):
+        """The next frames of some streams, {name: keypoints} -> {name: Lifted}, what became ready of each.
+
+        Keypoints are one frame (J, C), many (N, J, C), tensor or array of any floating-point dtype, or None for one frame
+        that was dropped. Any value that is not finite, or beyond +-1e6, makes its joint a missing one.
+        """
+        members = dict(self._members)
+        for name, keypoints in frames.items():
+            members[name] = self._accept(name, members.get(name) or self._new(), keypoints)
+        wait = self.chunk_size + self.look_ahead
+        return self._advance(members, frames, lambda m: (self.chunk_size, m.lifted + wait) if m.waiting >= wait else None)
+
+    def flush(self, names=None):
+        """The poses of all frames that still wait, a short last chunk: {name: Lifted}, of these streams; None: of all. The
+        streams may go on."""
+        return self._flush(self._members if names is None else names)
+
+    def leave(self, name):
+        """Ends one stream; its last poses, as `flush` gives them."""
+        if name not in self._members:
+            known = ", ".join(map(repr, self._members)) or "none"
+            raise KeyError(f"StreamBatch: no stream is named {name!r}; there are: {known}")
+        lifted = self._flush([name])[name]
+        self.reset([name])
+        return lifted
+
+    def reset(self, names=None):
+        """Forgets these streams and what waits in them; None: all."""
+        if names is None:
+            self._members, self._states = {}, {}
+            return
+        for name in names:
+            if self._members.pop(name, None) is not None:
+                _take(self._states, (name,))
+
+    def state_dict(self):
+        """All that the streams are, as tensors on the CPU, numbers and strings; `torch.save` it (names being strings or
+        numbers) and read it with `weights_only=True`."""
+        states = dict(self._states)
+        _split(states, self._members)
+        streams = {}
+        for name, member in self._members.items():
+            state = states.get((name,))
+            streams[name] = vars(member) | {"state": state and [x.to("cpu", copy=True) for x in state]}
+        return self._settings() | {"streams": streams}
+
+    def load_state_dict(self, state):
+        """Go on where the StreamBatch stood that gave `state`. ValueError if it had other settings or states of other
+        shapes, or is no such dict; that the model has the same weights is yours to see to."""
+        for name, value in self._settings().items():
+            if state.get(name) != value:
+                raise ValueError(f"load_state_dict: {name} is {state.get(name)!r}, expected {value!r} as here")
+        members, states = {}, {}
+        shapes = self._state_shapes()
+        for name, saved in state["streams"].items():
+            saved = dict(saved)
+            tensors = saved.pop("state", None)
+            if saved.keys() != {field.name for field in fields(_Member)}:
+                raise ValueError(f"load_state_dict: the stream{_of(name)} holds {sorted(saved)}, not what state_dict() gave")
+            members[name] = member = _Member(**saved)
+            kept = len(member.keypoints)
+            if not member.waiting <= kept <= member.next or len(member.missing) != kept or member.waiting < 0:
+                raise ValueError(f"load_state_dict: the stream{_of(name)} keeps {kept} frames, at least {member.waiting} wait")
+            if self._stateful and (tensors is None) != (member.lifted == 0):
+                raise ValueError(f"load_state_dict: the stream{_of(name)} has no state after {member.lifted} frames")
+            if tensors is not None:
+                if (found := [tuple(x.shape) for x in tensors]) != shapes:
+                    raise ValueError(f"load_state_dict: the state{_of(name)} has shapes {found}, expected {shapes}")
+                states[name,] = [x.to(self._device, copy=True) for x in tensors]
+        self._members, self._states = members, states
+
+    # ---- one push, on copies of `members` and `states` ---------------------------------------------------------------
+
+    def _flush(self, names):
+        return self._advance(dict(self._members), names, lambda m: (m.waiting, m.next) if m.waiting else None)
+
+    def _advance(self, members, names, ready):
+        """Lifts what is ready of the streams `names` and makes `members` the streams that there are; {name: Lifted}.
+
+        `ready(member)`: how many poses are to be lifted next, and the frame before which their window ends, or None.
+        """
+        states, lifted = dict(self._states), {name: [] for name in names}
+        names = [name for name in members if name in lifted]  # always the same order, so that batches stay together
+        while chunks := {name: chunk for name in names if (chunk := ready(members[name]))}:
+            self._lift(members, states, lifted, chunks)
+        for name in names:
+            members[name] = members[name].compact(members[name].waiting if self._stateful else self._most)
+        self._members, self._states = members, states
+        return {name: self._join(parts) for name, parts in lifted.items()}
+
+    def _accept(self, name, member, keypoints):
+        """`member` with these frames, of which nothing is lifted yet."""
+        frames = self._frames(name, keypoints)
+        missing = ~(frames.abs() <= FARTHEST).all(-1)  # NaN, too
+        if self.missing == "error" and missing.any():
+            frame, joint = missing.nonzero()[0].tolist()
+            raise ValueError(f"Stream{_of(name)}: frame {member.next + frame} has no keypoint of joint {joint}")
+        seen = torch.cat([member.held[None], frames])
+        last = torch.arange(1, len(seen))[:, None].where(~missing, 0).cummax(0).values  # frame of `seen` to repeat
+        frames = seen.gather(0, last[..., None].expand_as(frames))
+        held = frames[-1].clone() if len(frames) else member.held
+        if frames.shape[-1] == 3:
+            frames[..., 2].masked_fill_(missing, 0.0)
+        return replace(
+            member,
+            keypoints=torch.cat([member.keypoints, frames]),
+            missing=torch.cat([member.missing, missing]),
+            held=held,
+            next=member.next + len(frames),
+        )
+
+    def _frames(self, name, keypoints):
+        """(N, J, C) float32 on the CPU, nobody else's."""
+        if keypoints is None:
+            return torch.full((1, *self._joint_shape), torch.nan)
+        if not isinstance(keypoints, torch.Tensor):
+            keypoints = torch.from_numpy(np.array(keypoints))
+        if not keypoints.is_floating_point():
+            raise TypeError(f"Stream{_of(name)}: keypoints have dtype {keypoints.dtype}, expected a floating-point dtype")
+        J, C = self._joint_shape
+        if keypoints.dim() not in (2, 3) or keypoints.shape[-2:] != (J, C):
+            shape = tuple(keypoints.shape)
+            raise ValueError(f"Stream{_of(name)}: keypoints have shape {shape}, expected ({J}, {C}) or (N, {J}, {C})")
+        return keypoints.detach().to("cpu", torch.float32, copy=True).reshape(-1, J, C)
+
+    def _lift(self, members, states, lifted, chunks):
+        """Appends to `lifted` the next poses of each stream in `chunks`, {name: (how many, where the window ends)}.
+
+        Windows of one length are one call: all of a model with a state, and all of another but at the start of a stream.
+        """
+        calls = {}
+        for name, (_, end) in chunks.items():
+            begin = members[name].lifted if self._stateful else max(0, end - self._most)
+            calls.setdefault(end - begin, {})[name] = begin
+        for length, begins in calls.items():
+            windows = [members[name].window("keypoints", begin, length) for name, begin in begins.items()]
+            batch, seconds = self._call(tuple(begins), states, torch.stack(windows))
+            for poses, (name, begin) in zip(batch, begins.items()):
+                member, (count, end) = members[name], chunks[name]
+                poses = poses.narrow(0, member.lifted - begin, count)
+                if self.missing == "mask":
+                    missing = member.window("missing", member.lifted, count)[..., None]
+                    poses = poses.masked_fill(missing.to(poses.device), torch.nan)
+                frames = member.lifted + torch.arange(count)
+                latency = (end - 1 - frames) / self.fps
+                lifted[name].append((poses, frames, latency, torch.full_like(latency, seconds)))
+                members[name] = replace(member, lifted=member.lifted + count)
+
+    def _call(self, names, states, keypoints):
+        """The poses of windows (B, T, J, C) and the seconds that they took; `states` go on."""
+        start = time.perf_counter()
+        with torch.inference_mode():
+            keypoints = keypoints.to(self._device)
+            if self._stateful:
+                poses, states[names] = self._model(keypoints, _take(states, names), return_state=True)
+            else:
+                short = -keypoints.shape[1] % getattr(self._model, "clip_multiple", 1)
+                first = keypoints[:, :1].expand(-1, short, -1, -1)
+                poses = self._model(centred(self._original, torch.cat([first, keypoints], 1)))[:, short:]
+        if poses.is_cuda:
+            torch.cuda.synchronize(poses.device)
+        return poses, time.perf_counter() - start
+
+    def _join(self, parts):
+        nothing = torch.empty(0, self._joint_shape[0], 3, device=self._device), torch.empty(0, dtype=torch.int64)
+        parts = [(*nothing, torch.empty(0), torch.empty(0)), *parts]
+        return Lifted(*map(torch.cat, zip(*parts)))
+
+    # ---- what the streams are ----------------------------------------------------------------------------------------
+
+    def _new(self):
+        J, C = self._joint_shape
+        return _Member(torch.empty(0, J, C), torch.empty(0, J, dtype=torch.bool), torch.zeros(J, C))
+
+    def _settings(self):
+        joints, channels = self._joint_shape
+        return {
+            "chunk_size": self.chunk_size, "fps": self.fps, "look_ahead": self.look_ahead, "missing": self.missing,
+            "num_joints": joints, "in_channels": channels, "window": None if self._stateful else self._most,
+        }  # fmt: skip
+
+    def _state_shapes(self):
+        """The shapes of the state of one stream, found out by lifting a frame."""
+        if not self._stateful:
+            return None
+        states = {}
+        self._call((), states, torch.zeros(1, 1, *self._joint_shape))
+        return [tuple(x.shape) for x in states[()]]
+
+    @property
+    def _device(self):
+        return next(self._model.parameters(), torch.empty(0)).device  # frozen, a model may have none
+
+
+class Stream:
+    """One live stream: `push` what the camera sees, get the poses that are ready.
+
+        stream = lifter.Stream(model, chunk_size=9, fps=50)
+        poses, frames, latency, compute = stream.push(keypoints)
+
+    Arguments and `push` are those of `StreamBatch`, without the dict.
+    """
+
+    def __init__(self, model, chunk_size=None, fps=50.0, look_ahead=0, missing="hold"):
+        self._batch = StreamBatch(model, chunk_size, fps, look_ahead, missing)
+
+    def push(self, keypoints):
+        """The next frames: (J, C), (N, J, C), or None for one that was dropped -> Lifted, what became ready."""
+        return self._batch.push({None: keypoints})[None]
+
+    def flush(self):
+        """The poses of the frames that still wait, a short last chunk. The stream may go on."""
+        return self._batch.flush().get(None) or self._batch._join([])
+
+    def reset(self):
+        """Back to frame 0, with nothing seen."""
+        self._batch.reset()
+
+    def state_dict(self):
+        """All that the stream is, see `StreamBatch.state_dict`."""
+        return self._batch.state_dict()
+
+    def load_state_dict(self, state):
+        """Go on where the Stream stood that gave `state`. ValueError if it had other settings or another model."""
+        if others := state.get("streams", {}).keys() - {None}:
+            raise ValueError(f"load_state_dict: state has the streams {sorted(map(str, others))} of a StreamBatch")
+        self._batch.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A stream but for the model's state. Its tensors are never written to, so that an old one is a way back."""
+
+    keypoints: torch.Tensor  # (n, J, C), the last frames, as the model gets them
+    missing: torch.Tensor  # (n, J) bool
+    held: torch.Tensor  # (J, C), what each joint was last seen at
+    next: int = 0  # frames pushed, the number of the next
+    lifted: int = 0  # frames whose poses were given
+
+    @property
+    def waiting(self):
+        return self.next - self.lifted
+
+    def window(self, field, begin, length):
+        """`length` of the frames from number `begin` on."""
+        frames = getattr(self, field)
+        return frames.narrow(0, begin - self.next + len(frames), length)
+
+    def compact(self, n):
+        """With the last n frames only, in memory of their own."""
+        n = min(n, len(self.keypoints))
+        first = len(self.keypoints) - n
+        return replace(self, keypoints=self.keypoints[first:].clone(), missing=self.missing[first:].clone())
+
+
+# States are {names: [tensors of batch len(names)]}: while the same streams are lifted together, theirs stay together, and
+# nothing is copied.
+
+
+def _take(states, names):
+    """The states of `names` out of `states`, as one batch; of new streams zeros, None if all are new."""
+    if names in states:
+        return states.pop(names)
+    _split(states, names)
+    found = [states.pop((name,), None) for name in names]
+    known = next((state for state in found if state is not None), None)
+    if known is None:
+        return None
+    zeros = [torch.zeros_like(x) for x in known]
+    return [torch.cat(rows) for rows in zip(*(state or zeros for state in found))]
+
+
+def _split(states, names):
+    """Makes single streams of every batch that has one of `names`, in memory of their own."""
+    for batch in [batch for batch in states if len(batch) > 1 and not set(names).isdisjoint(batch)]:
+        state = states.pop(batch)
+        for row, name in enumerate(batch):
+            states[name,] = [x[row : row + 1].clone() for x in state]
+
+
+def _takes(model):
+    """(frames at once, joints, channels) that a model of lifter takes."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if len(needed) > 1:
+        raise TypeError(f"Stream: {type(model).__name__} takes {', '.join(needed)}, expected a model of keypoints alone")
+    try:
+        return getattr(model, "chunk_size", None) or model.num_frames, model.num_joints, model.in_channels
+    except AttributeError:
+        raise TypeError(f"Stream: model is {type(model).__name__}, expected a model of lifter that lifts clips") from None
+
+
+def _of(name):
+    return "" if name is None else f" {name!r}"

@@ -1,0 +1,181 @@
+"""A whole sequence through a model that sees a window at a time."""
+
+from collections import deque
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lifter.skeleton import H36M
+
+from .diffusion import Sampler, mirror
+
+
+@torch.no_grad()
+def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8):
+    """The poses of a sequence of any length, window by window.
+
+    A stride of the window's length covers each frame once: of the last window, which then ends with the sequence, only the
+    frames that no other has. With a smaller stride a frame is the mean of all windows that see it. A sequence that is
+    shorter than the window is continued with its last frame.
+
+    Args:
+        model: in evaluation mode, (B, window, J, C) -> (B, window, J, 3); a denoiser is sampled, one hypothesis in one step.
+        keypoints: (T, J, C) tensor or array of floating point; moved to the model's device and dtype part by part.
+            Confidences are dropped for a model that does not read them, and are 1 for one that does where there are none.
+            For a model with `centred` set every window goes through `centre`.
+        window: frames that the model sees at once; None: its `num_frames`. stride: from window to window; None: `window`.
+        flip: the skeleton by which each window is averaged with the mirrored poses of the mirrored window; None: not.
+        batch: windows per call, twice as many clips with `flip`. With the result this bounds the memory.
+
+    Returns:
+        (T, J, 3) where the model is, of the dtype that it gives. As the network gives them: nothing is done about the root.
+
+    Raises:
+        ValueError for wrong shapes and sizes, for what is not finite with its frame; TypeError for wrong dtypes.
+    """
+    return next(lift_sequences(model, [(None, keypoints)], window, stride, flip, batch))[1]
+
+
+@torch.no_grad()
+def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=8):
+    """`lift_sequence` of many, whose windows share calls: a generator of (key, poses) for an iterable of (key, keypoints), in
+    its order. Besides the calls' own memory it holds the sequences of at most `batch` windows, and the one after them."""
+    if hasattr(model, "denoise"):
+        model, flip = Sampler(model, flip=flip), None
+    window = getattr(model, "num_frames", None) if window is None else window
+    stride = window if stride is None else stride
+    waiting, clips = deque(), []  # sequences that are not finished; windows for the next call
+    for key, keypoints in sequences:
+        keypoints = _checked(model, keypoints, window, stride, flip, batch)
+        keypoints = with_channels(keypoints, getattr(model, "in_channels", keypoints.shape[-1]))
+        waiting.append(_Lifted(key, len(keypoints), next(model.parameters(), keypoints), keypoints.shape[1]))
+        if 0 < len(keypoints) < window:
+            keypoints = torch.cat((keypoints, keypoints[-1:].expand(window - len(keypoints), -1, -1)))
+        for start in window_starts(len(keypoints), window, stride) if len(keypoints) else ():
+            clip = keypoints[start : start + window]
+            if len(clips) == batch or clips and clips[0][2].shape != clip.shape:
+                _lift_clips(model, clips, flip, stride == window)
+            waiting[-1].left += 1
+            clips.append((waiting[-1], start, clip))
+        while waiting and not waiting[0].left:
+            yield waiting.popleft().result()
+    if clips:
+        _lift_clips(model, clips, flip, stride == window)
+    yield from (sequence.result() for sequence in waiting)
+
+
+class _Lifted:
+    """A sequence of which `left` windows are still to be lifted."""
+
+    def __init__(self, key, frames, like, joints):
+        self.key, self.frames, self.left = key, frames, 0
+        self.mean = None if frames else torch.empty(0, joints, 3, dtype=like.dtype, device=like.device)
+
+    def add(self, start, clip, skip):
+        if self.mean is None:
+            self.mean = _Overlap(max(self.frames, len(clip)), clip[None])
+        self.mean.add(start, clip, skip)
+        self.left -= 1
+
+    def result(self):
+        return self.key, self.mean.result()[: self.frames] if self.frames else self.mean
+
+
+def _lift_clips(model, clips, flip, skip):
+    windows = torch.stack([clip for _, _, clip in clips])
+    poses = _lift(model, centred(model, windows).to(next(model.parameters(), windows)), flip)
+    for (sequence, start, _), clip in zip(clips, poses):
+        sequence.add(start, clip, skip)
+    clips.clear()
+
+
+def with_channels(keypoints, channels):
+    """Keypoints (..., 2 or 3) for a model that reads so many channels: without the confidences, or with ones of 1."""
+    return F.pad(keypoints, (0, channels - keypoints.shape[-1]), value=1.0)
+
+
+def centre(keypoints, root=0):
+    """Keypoints (..., T, J, C) as they are wherever the person stands in the image, and however large: relative to the mean
+    place of the root, in units of the body's size (the largest distance from the root in a frame, its mean over the clip).
+    Confidences stay."""
+    xy = keypoints[..., :2]
+    own = xy[..., root : root + 1, :]
+    size = torch.linalg.vector_norm(xy - own, dim=-1).amax(-1).mean(-1).clamp(min=1e-6)[..., None, None, None]
+    return torch.cat(((xy - own.mean(-3, keepdim=True)) / size, keypoints[..., 2:]), -1)
+
+
+def centred(model, keypoints):
+    """What `model` is to be given of clips (..., T, J, C): `centre` of them if it was trained on that."""
+    return centre(keypoints) if getattr(model, "centred", False) else keypoints
+
+
+def window_starts(length, window, stride):
+    """First frames of windows over `length` frames: every `stride`, and one that ends with the sequence if those do not."""
+    last = max(0, length - window)
+    starts = list(range(0, last + 1, stride))
+    return starts if starts[-1] == last else [*starts, last]
+
+
+def overlap_average(windows, stride):
+    """Windows (W, T, ...), each `stride` frames after the one before, to one sequence ((W - 1) * stride + T, ...): the mean of
+    all windows that see a frame. As DeciWatch and MixSynthFormer do it."""
+    if windows.dim() < 2 or 0 in windows.shape[:2] or not 1 <= stride <= windows.shape[1]:
+        got = f"windows have shape {tuple(windows.shape)}, stride is {stride}"
+        raise ValueError(f"overlap_average: {got}, expected (W, T, ...) and a stride of 1 to T")
+    mean = _Overlap((len(windows) - 1) * stride + windows.shape[1], windows)
+    for i, clip in enumerate(windows):
+        mean.add(i * stride, clip)
+    return mean.result()
+
+
+class _Overlap:
+    """The mean of windows that overlap, over `length` frames; summed in float32 at least."""
+
+    def __init__(self, length, windows):
+        self.dtype, self.seen = windows.dtype, 0
+        exact = torch.promote_types(windows.dtype, torch.float32)
+        self.total = torch.zeros(length, *windows.shape[2:], dtype=exact, device=windows.device)
+        self.count = torch.zeros(length, dtype=exact, device=windows.device)
+
+    def add(self, start, window, skip=False):
+        """`skip`: without the frames that an earlier window has."""
+        first = max(start, self.seen) if skip else start
+        self.seen = start + len(window)
+        self.total[first : self.seen] += window[first - start :]
+        self.count[first : self.seen] += 1
+
+    def result(self):
+        return (self.total / self.count.view(-1, *[1] * (self.total.dim() - 1))).to(self.dtype)
+
+
+def _lift(model, keypoints, flip):
+    """One call, with the mirror images if they are to be averaged."""
+    poses = model(keypoints if flip is None else torch.cat((keypoints, mirror(keypoints, flip))))
+    expected = (len(keypoints) * (1 if flip is None else 2), *keypoints.shape[1:3], 3)
+    if poses.shape != expected:
+        raise ValueError(f"lift_sequence: model gives shape {tuple(poses.shape)}, expected {expected}")
+    if flip is None:
+        return poses
+    straight, mirrored = poses.chunk(2)
+    return (straight + mirror(mirrored, flip)) / 2
+
+
+def _checked(model, keypoints, window, stride, flip, batch):
+    if model.training:
+        raise ValueError("lift_sequence: model is in training mode, expected model.eval()")
+    for name, number, most in (("window", window, None), ("stride", stride, window), ("batch", batch, None)):
+        if not isinstance(number, int) or number < 1 or (most is not None and number > most):
+            expected = "a positive integer" if most is None else f"1 to window={most}"
+            raise ValueError(f"lift_sequence: {name} is {number!r}, expected {expected}")
+    if isinstance(keypoints, np.ndarray):
+        keypoints = torch.from_numpy(np.require(keypoints, requirements="W"))
+    if not keypoints.is_floating_point():
+        raise TypeError(f"lift_sequence: keypoints have dtype {keypoints.dtype}, expected a floating-point dtype")
+    if keypoints.dim() != 3 or (flip is not None and keypoints.shape[1] != flip.num_joints):
+        joints = "J" if flip is None else f"{flip.num_joints} as flip={flip.name}"
+        raise ValueError(f"lift_sequence: keypoints have shape {tuple(keypoints.shape)}, expected (T, {joints}, C)")
+    bad = (~keypoints.isfinite().flatten(1).all(1)).nonzero()
+    if len(bad):
+        raise ValueError(f"lift_sequence: keypoints are not finite in frame {bad[0].item()}")
+    return keypoints

@@ -1,0 +1,25 @@
+"""How good poses are: errors, one by one and accumulating, the losses of training, and the protocols of published figures."""
+
+from .errors import (
+    AUC,
+    MPJPE,
+    MPJVE,
+    NMPJPE,
+    PCK,
+    PMPJPE,
+    Accel,
+    Metric,
+    accel,
+    auc,
+    jhmdb_pck,
+    mpjpe,
+    mpjve,
+    n_mpjpe,
+    p_mpjpe,
+    pck,
+)
+
+__all__ = [
+    "AUC", "MPJPE", "MPJVE", "NMPJPE", "PCK", "PMPJPE", "Accel", "Metric", "accel", "auc", "jhmdb_pck", "mpjpe", "mpjve",
+    "n_mpjpe", "p_mpjpe", "pck",
+]  # fmt: skip

@@ -1,0 +1,200 @@
+"""How far predicted poses are from true ones: functions, and classes that accumulate over batches.
+
+Poses are (..., T, J, 3) of any floating-point dtypes, on any device, in the unit that the result shall have; nothing is done
+about the root (see `lifter.protocols`). `valid`, bool (..., T, J), leaves joints out of the mean: what they hold does not
+matter, but in `p_mpjpe`, which aligns all joints. What is not finite raises ValueError with the frame.
+
+The classes have torchmetrics' names and methods (update, compute, reset, merge_state), without needing it.
+"""
+
+import torch
+
+from . import losses
+from .procrustes import check_finite, check_poses, procrustes_errors
+
+REDUCTIONS = ("none", "frame", "joint", "mean")
+
+
+def mpjpe(predictions, targets, valid=None, reduction="mean"):
+    """Mean per-joint position error, protocol 1.
+
+    Args:
+        reduction: "none" (..., T, J), "frame" (..., T) the mean over joints, "joint" (J,) over all frames, "mean" a scalar.
+            The mean of nothing valid is 0.
+    """
+    return _result("mpjpe", losses.joint_errors, predictions, targets, valid, reduction)
+
+
+def p_mpjpe(predictions, targets, valid=None, reduction="mean"):
+    """MPJPE after Procrustes alignment of each frame, protocol 2. Computed in float64; has no gradient."""
+    return _result("p_mpjpe", _procrustes_errors, predictions, targets, valid, reduction)
+
+
+def n_mpjpe(predictions, targets, valid=None, reduction="mean"):
+    """MPJPE after each frame was scaled to be nearest to its target, protocol 3."""
+    return _result("n_mpjpe", _rescaled_errors, predictions, targets, valid, reduction)
+
+
+def mpjve(predictions, targets, valid=None, reduction="mean"):
+    """Mean per-joint velocity error, per frame: of T - 1 differences, both of whose frames are valid."""
+    return _result("mpjve", _difference_errors(1), predictions, targets, valid, reduction)
+
+
+def accel(predictions, targets, valid=None, reduction="mean"):
+    """Acceleration error, per frame squared: of T - 2 second differences, all of whose frames are valid."""
+    return _result("accel", _difference_errors(2), predictions, targets, valid, reduction)
+
+
+def pck(predictions, targets, valid=None, threshold=0.15, reduction="mean"):
+    """Share of joints that are nearer than `threshold` to their target: PCK@150 in metres. Not nearer than the threshold is no
+    hit."""
+    return _result("pck", losses.joint_errors, predictions, targets, valid, reduction, lambda x: (x < threshold).to(x))
+
+
+def auc(predictions, targets, valid=None, threshold=0.15, steps=31, reduction="mean"):
+    """Area under the curve of PCK: its mean at `steps` thresholds from 0 on, MPI-INF-3DHP's 0:5:150 mm in metres."""
+
+    def above(errors):
+        thresholds = torch.linspace(0, threshold, steps, dtype=errors.dtype, device=errors.device)
+        return 1 - torch.searchsorted(thresholds, errors.detach(), right=True).to(errors) / steps
+
+    return _result("auc", losses.joint_errors, predictions, targets, valid, reduction, above)
+
+
+def jhmdb_pck(predictions, targets, boxes, image_size, threshold=0.2):
+    """Share of hits (J,) of keypoints (N, J, 2), as shares of the image, on Sub-JHMDB: off by at most `threshold` times the
+    longer side of the person's box.
+
+    Args:
+        boxes: (N, 4), x0, y0, x1, y1 in pixels. image_size: (width, height).
+    """
+    check_poses("jhmdb_pck", predictions, targets)
+    scale = torch.as_tensor(image_size, dtype=torch.float32, device=predictions.device)
+    errors = losses.joint_errors(predictions * scale, targets * scale)
+    check_finite("jhmdb_pck", errors, predictions, targets)
+    side = torch.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    return (errors <= (side * threshold)[:, None]).float().mean(0)
+
+
+# ---- over batches --------------------------------------------------------------------------------------------------------
+
+
+class Metric:
+    """The mean of a function over all that `update` was given, by its valid joints, in float64.
+
+        metric = MPJPE()
+        metric.update(predictions, targets)
+        metric.compute()
+
+    Args:
+        joints: indices of the joints that count; all joints of the poses are aligned or scaled. None: all.
+        options: of the function, for example `threshold`.
+    """
+
+    function = None
+
+    def __init__(self, joints=None, **options):
+        self.joints, self.options = joints, options
+        self.reset()
+
+    def reset(self):
+        """Back to nothing."""
+        self.total, self.count = 0.0, 0
+
+    def update(self, predictions, targets, valid=None):
+        """Takes a batch in. Differences in time are within it."""
+        errors = type(self).function(predictions, targets, valid, reduction="none", **self.options)
+        counted = torch.ones_like(errors, dtype=torch.bool) if valid is None else in_a_row(valid, errors)
+        if self.joints is not None:
+            errors, counted = (x[..., list(self.joints)] for x in (errors, counted))
+        self.total = self.total + errors.where(counted, 0).sum(dtype=torch.float64)
+        self.count = self.count + counted.sum()
+
+    def merge_state(self, other):
+        """Takes in what another instance was given."""
+        if type(other) is not type(self) or (other.joints, other.options) != (self.joints, self.options):
+            raise ValueError(f"merge_state: other is a {type(other).__name__} of other options, expected one like this")
+        self.total, self.count = self.total + other.total, self.count + other.count
+
+    def compute(self):
+        """A scalar tensor; ValueError if nothing valid was given."""
+        if self.count == 0:
+            raise ValueError(f"{type(self).__name__}: there was no valid frame to compute it of")
+        return self.total / self.count
+
+
+class MPJPE(Metric):
+    function = staticmethod(mpjpe)
+
+
+class PMPJPE(Metric):
+    function = staticmethod(p_mpjpe)
+
+
+class NMPJPE(Metric):
+    function = staticmethod(n_mpjpe)
+
+
+class MPJVE(Metric):
+    function = staticmethod(mpjve)
+
+
+class Accel(Metric):
+    function = staticmethod(accel)
+
+
+class PCK(Metric):
+    function = staticmethod(pck)
+
+
+class AUC(Metric):
+    function = staticmethod(auc)
+
+
+# ---- how all are computed ------------------------------------------------------------------------------------------------
+
+
+def in_a_row(valid, errors):
+    """`valid` (..., T, J) of as many frames as `errors` has: where these are differences in time, of all their frames."""
+    while valid.dim() > 1 and valid.shape[-2] > errors.shape[-2]:
+        valid = losses.both(valid)
+    return valid
+
+
+def _result(name, errors_of, predictions, targets, valid, reduction, score=lambda errors: errors):
+    """The reduced `score(errors)` of `errors_of(predictions, targets, valid)`, (..., T, J) with fewer T for differences."""
+    check_poses(name, predictions, targets)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{name}: reduction is {reduction!r}, expected one of {REDUCTIONS}")
+    if valid is not None:
+        losses.check_valid(valid, predictions)
+    errors = errors_of(predictions, targets, valid)
+    check_finite(name, errors, predictions, targets)
+    errors = score(errors)
+    if reduction == "none":
+        return errors
+    dims = -1 if reduction == "frame" else tuple(range(errors.dim() - (reduction == "joint")))
+    if reduction != "frame" and errors.numel() == 0:
+        raise ValueError(f"{name}: predictions have shape {tuple(predictions.shape)}, of which there is no mean")
+    if valid is None:
+        return errors.mean(dims)
+    counted = in_a_row(valid, errors)
+    return errors.where(counted, 0).sum(dims) / counted.sum(dims).clamp(min=1)
+
+
+def _procrustes_errors(predictions, targets, valid):
+    return procrustes_errors(predictions, targets)
+
+
+def _rescaled_errors(predictions, targets, valid):
+    return losses.joint_errors(losses.rescale(predictions, targets, valid), targets, valid)
+
+
+def _difference_errors(order):
+    def errors(predictions, targets, valid):
+        for _ in range(order):
+            predictions, targets = losses.velocity(predictions), losses.velocity(targets)
+            valid = None if valid is None else losses.both(valid)
+        return losses.joint_errors(predictions, targets, valid)
+
+    return errors

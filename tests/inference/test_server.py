@@ -1,0 +1,261 @@
+"""`lifter stream`: lines of JSON in, lines of JSON out, on standard input and from many clients."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import lifter
+from lifter.__main__ import main
+from lifter.data import normalise
+from lifter.data.keypoints import to_h36m
+from lifter.inference.server import LONGEST, Form, Server
+
+SIZES = {"poseretnet": {"num_frames": 9, "chunk_size": 4}, "mixste": {"num_frames": 9}, "motionbert": {"num_frames": 6}}
+SMALL = {"dim": 16, "depth": 1, "num_heads": 2}
+
+
+def tiny(name="mixste"):
+    torch.manual_seed(0)
+    return lifter.create_model(name, **SIZES[name], **SMALL).eval()
+
+
+def frames(count, channels=2, seed=1):
+    """With missing coordinates and a dropped frame, and as lines."""
+    x = torch.rand(count, 17, channels, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    if channels == 3:
+        x[..., 2] = x[..., 2].abs() + 0.1
+    x[2:3, 5, 1] = x[4:5, 3, 0] = x[6:7] = torch.nan
+    known = [[[None if v != v else v for v in row] for row in pose.tolist()] for pose in x]
+    return x, [{"keypoints": None if i == 6 else pose} for i, pose in enumerate(known)]
+
+
+def text(lines):
+    lines = (line if isinstance(line, str) else f"{json.dumps(line)}\n" for line in lines)
+    return "".join(lines).encode(errors="surrogateescape")
+
+
+@pytest.fixture
+def stream(tmp_path, monkeypatch):
+    """Runs the command on lines: (exit status, lines that it wrote)."""
+
+    def run(model, lines, *options):
+        name = type(model).__name__.lower()
+        lifter.save_pretrained(tmp_path / "m.safetensors", model, {"model": name, "kwargs": SIZES[name] | SMALL})
+        (tmp_path / "in").write_bytes(text(lines))
+        with (tmp_path / "in").open() as given, (tmp_path / "out").open("w") as out, monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", given)
+            patch.setattr("sys.stdout", out)
+            status = main(["stream", "--checkpoint", str(tmp_path / "m.safetensors"), *options])
+        return status, [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+
+    return run
+
+
+def pushed(stream, x):
+    return [*(stream.push(None if pose.isnan().all() else pose) for pose in x), stream.flush()]
+
+
+def expected(lifted):
+    """Poses as they are written."""
+    poses = np.concatenate([part.poses.double().numpy() for part in lifted]).round(5)
+    return np.where(np.isfinite(poses), poses, None).tolist()
+
+
+@pytest.mark.parametrize("name, missing", [("poseretnet", "hold"), ("mixste", "mask"), ("motionbert", "hold")])
+def test_standard_input_is_a_stream(stream, tmp_path, capfd, name, missing):
+    model = tiny(name)
+    x, lines = frames(21, model.in_channels)
+    for i, line in enumerate(lines):
+        line["time"] = f"t{i}"
+    options = ("--chunk-size", "4", "--missing", missing, "--fps", "25", "--summary", str(tmp_path / "summary.json"))
+    status, out = stream(model, lines, *options)
+    ours = lifter.Stream(lifter.freeze(model), 4, fps=25, missing=missing)
+    lifted = pushed(ours, x)
+    assert status == 0 and [line["pose"] for line in out] == expected(lifted)  # bit for bit
+    assert any(None in row for line in out for row in line["pose"]) == (missing == "mask")
+    assert [line["frame"] for line in out] == list(range(21))
+    assert [line["time"] for line in out] == [f"t{i}" for i in range(21)]
+    latency = [round(1000 * x, 3) for part in lifted for x in part.latency.double().tolist()]
+    assert [line["latency_ms"] for line in out] == latency
+    assert all(line["compute_ms"] > 0 and line["id"] is None for line in out)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["frames"] == 21 and summary["errors"] == 0 and summary["latency_ms"]["max"] == 120
+    assert "21 frames in" in capfd.readouterr().err
+
+
+def test_people_and_commands(stream):
+    model = tiny()
+    x, lines = frames(12)
+    mixed = []
+    for line in lines:
+        mixed += [line | {"id": "a"}, line | {"id": 2}]
+    mixed[10:10] = [{"flush": True}, {"leave": 2}]  # after five frames of each
+    mixed[16:16] = [{"reset": True}]  # after two more
+    status, out = stream(model, mixed, "--chunk-size", "4", "--look-ahead", "2")
+    assert status == 0
+    seen = {name: [line["frame"] for line in out if line["id"] == name] for name in ("a", 2)}
+    assert seen == {"a": [*range(5), *range(5)], 2: [*range(5), *range(5)]}  # the frames before a reset never get a pose
+    wanted = [lifted for part in (x[:5], x[7:]) for lifted in pushed(lifter.Stream(model, 4, look_ahead=2), part)]
+    poses = np.array([line["pose"] for line in out if line["id"] == "a"], dtype=float)
+    np.testing.assert_allclose(poses, np.array(expected(wanted), dtype=float), atol=2e-5)
+
+
+def test_bad_lines(stream, capfd):
+    good = frames(2)[1]
+    keypoints = ("3", "[[1, 2]]", "[[1], 2]", '[["a", "b"]]', f"[[1{'0' * 400}, 2]]", 'null, "id": []', 'null, "flush": true')
+    bad = ["{", "[1]", '"text"', "[" * 5000, "\udcff", '{"flush": 1}', '{"leave": "nobody"}']
+    bad = [f"{line}\n" for line in (*bad, *(f'{{"keypoints": {value}}}' for value in keypoints))]
+    bad.append({"keypoints": [[900.0, 500.0]] * 17})
+    status, out = stream(tiny(), [good[0], "\n", *bad, good[1]], "--chunk-size", "2")
+    assert status == 0
+    assert [line["line"] for line in out if "error" in line] == list(range(3, 3 + len(bad)))
+    assert [line["frame"] for line in out if "pose" in line] == [0, 1]
+    assert "pixels" in out[-3]["error"]
+    assert f"{len(bad)} bad lines" in capfd.readouterr().err
+
+    status, out = stream(tiny(), [good[0], "oops\n", good[1]], "--strict")
+    assert status == 1 and [*out[0]] == ["error", "line"] and [line["frame"] for line in out[1:]] == [0]
+    status, out = stream(tiny(), [good[0], "1" * 2 * LONGEST + "\n", good[1]])
+    assert status == 0 and "longer than" in out[0]["error"] and len(out) == 2
+    status, out = stream(tiny(), [good[0], {"keypoints": None}, good[1]], "--missing", "error")
+    assert status == 0 and "has no keypoint" in out[0]["error"] and [line.get("frame") for line in out] == [None, 0, 1]
+
+
+@pytest.mark.parametrize("layout, joints, variant", [("coco", 17, "mhformer"), ("body25", 25, None), ("halpe", 26, None)])
+def test_detectors_joints_in_pixels(layout, joints, variant):
+    pixels = torch.rand(joints, 3).numpy() * 500
+    pixels[3] = 0  # not found: COCO's left ear, BODY_25's right elbow
+    form = Form(3, (640, 480), layout, variant)
+    got = form.request(text([{"keypoints": pixels.tolist(), "id": "x"}]))["keypoints"]
+    wanted = torch.from_numpy(normalise(to_h36m(pixels[None], layout, variant)[0], (640, 480))).float()
+    found = wanted[:, 2] > 0
+    assert torch.equal(got[found], wanted[found]) and got[~found].isnan().all() and (~found).any() == (layout == "body25")
+    without = Form(2, (640, 480), layout, variant).request(text([{"keypoints": pixels[:, :2].tolist()}]))["keypoints"]
+    assert without.shape == (17, 2)
+    added = Form(3).request(text([{"keypoints": got[:, :2].nan_to_num().tolist()}]))["keypoints"]
+    assert (added[:, 2] == 1).all()
+    with pytest.raises(ValueError, match=f"expected .T, {joints}, 2 or 3. of {layout}"):
+        form.request(text([{"keypoints": [[1, 2]] * 5}]))
+
+
+@contextlib.asynccontextmanager
+async def serving(tmp_path, **options):
+    """A server on a Unix socket, and how to connect to it."""
+    stopped, ready = asyncio.get_running_loop().create_future(), asyncio.get_running_loop().create_future()
+    server = Server(lifter.StreamBatch(tiny(), 4), Form(2), **options)
+    task = asyncio.create_task(server.listen(str(tmp_path / "s"), stopped, ready.set_result))
+    await ready
+    yield server, lambda: asyncio.open_unix_connection(tmp_path / "s")
+    stopped.set_result(None)
+    await asyncio.wait_for(task, 20)
+    assert not server.batch._members and not server.batch._states
+
+
+async def answers(reader, count):
+    return [json.loads(await asyncio.wait_for(reader.readline(), 20)) for _ in range(count)]
+
+
+def test_clients_come_and_go(tmp_path):
+    x, lines = frames(10)
+    wanted = np.array(expected(pushed(lifter.Stream(tiny(), 4), x)), dtype=float)
+
+    async def session():
+        async with serving(tmp_path) as (server, connect):
+            first, to_first = await connect()
+            second, to_second = await connect()
+            third, to_third = await connect()
+            to_first.write(text(lines[:6]))
+            to_third.write(text(lines[:5]) + b'{"keypoints": [[0.1, 0.')
+            got = await answers(first, 4)
+            await answers(third, 4)
+            to_third.transport.abort()  # in the middle of a line
+            to_second.write(text([line | {"id": "s"} for line in lines]))
+            to_second.write_eof()
+            assert [line["frame"] for line in await answers(second, 10)] == list(range(10))
+            assert await second.read() == b""
+            to_first.write(text([*lines[6:], "{}\n"]))
+            got += await answers(first, 4)
+            assert (await answers(first, 1))[0]["line"] == 11
+        got += await answers(first, 2)  # the server ended: what waited
+        assert await first.read() == b"" and server.statistics.errors in (1, 2)  # half a line is one where it was seen
+        np.testing.assert_allclose(np.array([line["pose"] for line in got], dtype=float), wanted, atol=2e-5)
+
+    asyncio.run(session())
+
+
+def test_streams_that_are_ready_go_together(tmp_path, monkeypatch):
+    calls = []
+    push = lifter.StreamBatch.push
+    monkeypatch.setattr(lifter.StreamBatch, "push", lambda self, x: calls.append(list(x)) or push(self, x))
+
+    async def session():
+        async with serving(tmp_path) as (server, _):
+            bad = torch.zeros(3, 2)
+            names, given = ("a", "b", "c"), (torch.zeros(4, 17, 2), bad, torch.ones(4, 17, 2))
+            got = await asyncio.gather(*(server.lift({name: x}) for name, x in zip(names, given)))
+            assert calls[0] == ["a", "b", "c"] and len(got[0]["a"].poses) == len(got[2]["c"].poses) == 4
+            assert "expected (17, 2)" in str(got[1]["b"])  # and nobody else is harmed
+            server.batch.reset()
+
+    asyncio.run(session())
+
+
+def test_who_does_not_read_is_not_read_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(lifter.inference.server, "PATIENCE", 0.2)
+
+    async def session():
+        line = text(frames(1 + 6)[1][:1])
+        async with serving(tmp_path, strict=True) as (server, connect):
+            _, to_slow = await connect()
+            to_slow.write(line * 4000)  # 3 MB, of which poses would be 4 MB
+            reader, writer = await connect()
+            for _ in range(3):
+                writer.write(line * 4)
+                assert len(await answers(reader, 4)) == 4
+            for _ in range(200):
+                before = server.statistics.frames
+                await asyncio.sleep(0.1)
+                if server.statistics.frames == before:
+                    break
+            assert server.statistics.frames < 2000
+            writer.write(b"oops\n" + line * 4)
+            assert "error" in (await answers(reader, 1))[0] and await reader.read() == b""  # strict: heard no more
+
+    asyncio.run(session())
+
+
+def test_interrupt_gives_what_waits(tmp_path, monkeypatch, stream, capfd):
+    stream(tiny(), [])
+    read, write = os.pipe()
+    os.write(write, text(frames(7)[1]))
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with open(read) as given, (tmp_path / "out").open("w") as out, monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", given)
+        patch.setattr("sys.stdout", out)
+        assert main(["stream", "--checkpoint", str(tmp_path / "m.safetensors")]) == 0
+        os.close(write)
+    assert len((tmp_path / "out").read_text().splitlines()) == 7
+    assert "7 frames in" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--checkpoint", "none.safetensors"], "none.safetensors"),
+    (["--model", "mixste"], "expected a --checkpoint with it"),
+    (["--checkpoint", "{m}", "--num-frames", "3"], "name it with --model"),
+    (["--checkpoint", "{m}", "--chunk-size", "99"], "chunk_size is 99"),
+    (["--checkpoint", "{m}", "--missing", "no"], "missing is 'no'"),
+    (["--checkpoint", "{m}", "--listen", "256.0.0.1:1"], ""),
+])  # fmt: skip
+def test_options_that_are_wrong(stream, tmp_path, capfd, options, message):
+    stream(tiny(), [])
+    capfd.readouterr()
+    assert main(["stream", *(option.format(m=tmp_path / "m.safetensors") for option in options)]) == 1
+    error = capfd.readouterr().err
+    assert error.startswith("lifter stream: ") and message in error and error.count("\n") == 1

@@ -1,0 +1,66 @@
+"""Live streams of models without a state, which see their last frames again for every chunk."""
+
+import pytest
+import torch
+
+import lifter
+from lifter import Stream
+from lifter.inference.windows import centre
+from tests.inference.test_streaming import CHUNK, WINDOWED, close, in_one_call, keypoints, push_in, tiny
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("chunk, look_ahead", [(1, 0), (3, 0), (2, 3), (7, 0), (1, 6)])
+def test_windows(name, chunk, look_ahead):
+    """A pose comes from the window of the model's size that ends `look_ahead` frames after its chunk."""
+    model = tiny(name, num_frames=7)
+    stream, x = Stream(model, chunk, fps=10, look_ahead=look_ahead), keypoints(model, 17)
+    parts = [stream.push(frame) for frame in x]
+    number = 0
+    for newest, part in enumerate(parts):
+        ready = newest - look_ahead - number + 1 >= chunk
+        assert part.frames.tolist() == (list(range(number, number + chunk)) if ready else [])
+        if ready:
+            begin = max(0, newest + 1 - 7)
+            window = in_one_call(model, x[begin : newest + 1])
+            close(part.poses, window[number - begin :][:chunk])
+            close(part.latency, (newest - part.frames) / 10)
+            number += chunk
+    rest = stream.flush()
+    assert rest.frames.tolist() == list(range(number, 17))
+    if len(rest.frames):
+        close(rest.poses, in_one_call(model, x[-7:])[number - 17 :])
+
+
+@pytest.mark.parametrize("name, multiple", [("motionagformer_xs", 6), ("masc_pose", 6), ("tcpformer", 3)])
+def test_windows_of_models_that_do_not_take_every_length(name, multiple):
+    """At the start of a stream its first frame is repeated in front."""
+    torch.manual_seed(0)
+    sizes = {"scales": (1, 2, 3)} if name == "masc_pose" else {}
+    model = lifter.create_model(name, 6, dim=16, depth=3, num_heads=2, **sizes).eval()
+    stream, x = Stream(model, 1), keypoints(model, 9)
+    for newest, frame in enumerate(x):
+        window = x[max(0, newest + 1 - 6) : newest + 1]
+        window = torch.cat([window[:1].expand(-len(window) % multiple, -1, -1), window])
+        close(stream.push(frame).poses, in_one_call(model, window)[-1:])
+
+
+def test_windows_of_one_length():
+    torch.manual_seed(0)
+    model = lifter.create_model("mixsynthformer_lifter", dim=16, depth=1, interval=2, steps=2).eval()
+    x = keypoints(model, 7)
+    poses = push_in(Stream(model, 1), x, 1).poses
+    close(poses[1:2], in_one_call(model, x[[0, 0, 0, 0, 1]])[-1:])
+    close(poses[6:7], in_one_call(model, x[2:7])[-1:])
+
+
+def test_models_of_centred_clips():
+    model = tiny("mixste")
+    x = keypoints(model, 8)
+    model.centred = True
+    poses = Stream(model).push(x).poses
+    close(poses, torch.cat([in_one_call(model, centre(clip)) for clip in x.split(CHUNK)]))
+    torch.testing.assert_close(Stream(model).push(2 * x + 1).poses, poses)
+    stateful = tiny()
+    stateful.centred = True
+    close(push_in(Stream(stateful, 1), x, 1).poses[-1:], in_one_call(stateful, centre(x[-CHUNK:]))[-1:])
