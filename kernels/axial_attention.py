@@ -140,8 +140,8 @@ def _fake_bwd(dout, qkv, out, lse, mask, axis, scale, dropout_p, seed):
 
 
 def attention_cost(qkv, mask, axis):
-    """The two products, as FlopCounterMode counts scaled_dot_product_attention; a mask saves no FLOPs. A kernel may skip what a
-    packed one hides."""
+    """The two products, as FlopCounterMode counts scaled_dot_product_attention; a mask saves no FLOPs. A kernel may skip what
+    a packed one hides."""
     B, T, J, _, H, D = qkv.shape
     (rows, N), keys = (J, T) if axis else (T, J), _keys(qkv, mask, axis)
     return Cost(

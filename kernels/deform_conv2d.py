@@ -150,9 +150,7 @@ def _check_shapes(op, input, offset, weight, bias, stride, padding, dilation, ma
 
 
 def _out_size(size, kernel_size, stride, padding, dilation):
-    return tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel_size, stride, padding, dilation)
-    )
+    return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel_size, stride, padding, dilation))
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------

@@ -165,9 +165,7 @@ def _kernels(ops, u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_s
     if B.dim() == C.dim() == 4:
         B, C = same_groups(B, C)
     save_states = saves_states(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    out, last_state, _ = ops.selective_scan(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, save_states
-    )
+    out, last_state, _ = ops.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, save_states)
     return out, last_state
 
 

@@ -90,9 +90,7 @@ def _fake(x, *args):
 def _fake_bwd(dout, neighbours, weights, scale, out, x, root, passed_wanted, root_wanted, shift_wanted):
     nothing = lambda: dout.new_empty(0, dtype=torch.float32)
     passed, droot = (dout.new_empty(dout.shape) if wanted else nothing() for wanted in (passed_wanted, root_wanted))
-    dscale, dshift = (
-        weights.new_empty(len(weights)) if wanted else nothing() for wanted in (x is not None, shift_wanted)
-    )
+    dscale, dshift = (weights.new_empty(len(weights)) if wanted else nothing() for wanted in (x is not None, shift_wanted))
     return dout.new_empty(dout.shape), passed, droot, dscale, dshift
 
 

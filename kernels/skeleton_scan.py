@@ -163,9 +163,7 @@ def _kernels(ops, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, 
     proj = torch.stack(proj, -2) if len(proj) > 1 else proj[0].unsqueeze(-2)
     proj = proj.unflatten(-1, x_proj_weight.shape[:2])
     save_states = saves_states(x, proj, dt_proj_weight, dt_proj_bias, A, D)
-    out, _ = ops.skeleton_scan(
-        x, proj, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, codes, save_states
-    )
+    out, _ = ops.skeleton_scan(x, proj, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, codes, save_states)
     return out
 
 

@@ -60,9 +60,7 @@ def temporal_topk_graph_conv(
     if ties not in ("first", "all"):
         raise ValueError(f"{op}: ties is {ties!r}, expected 'first' or 'all'")
     check_tail(op, values, (T, *several), root, scale, shift, residual)
-    return TEMPORAL_TOPK_GRAPH_CONV(
-        x.detach(), values, k, window, similarity, ties, root, scale, shift, residual, relu
-    )
+    return TEMPORAL_TOPK_GRAPH_CONV(x.detach(), values, k, window, similarity, ties, root, scale, shift, residual, relu)
 
 
 def temporal_topk_graph_conv_ref(

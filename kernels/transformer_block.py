@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from ._checks import check_dtype, check_float, check_shape
 from ._op import Cost, Op
-from ._torch import no_autocast
 from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panels
+from ._torch import no_autocast
 from .axial_attention import AXES, MAX_CHANNELS, attention_cost, axial_attention_ref, check_mask, kernel_mask
 
 __all__ = ["PackedBlock", "pack_block", "transformer_block", "transformer_block_ref"]
