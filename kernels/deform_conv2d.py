@@ -40,7 +40,7 @@ def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0
     _check_shapes(op, input, offset, weight, bias, stride, padding, dilation, mask)
     out = DEFORM_CONV2D(input, offset, weight, bias, stride, padding, dilation, mask)
     channels_last = input.stride(1) == 1 and not input.is_contiguous()
-    return out.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return out.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) if channels_last else out.contiguous()
 
 
 def _kernels(ops, input, offset, weight, bias, stride, padding, dilation, mask):

@@ -52,7 +52,7 @@ def selective_state_update_ref(state, x, dt, A, B, C, D=None, z=None, dt_bias=No
     if dt_bias is not None:
         dt = dt + dt_bias.to(dtype)
     dt = (F.softplus(dt) if dt_softplus else dt).unsqueeze(-1)
-    B, C = (y.to(dtype).reshape(y.shape[0], -1, y.shape[-1]) for y in (B, C))
+    B, C = (y.to(dtype).unsqueeze(1) if y.dim() == 2 else y.to(dtype) for y in (B, C))
     B, C = (y.repeat_interleave(x.shape[1] // y.shape[1], dim=1) for y in (B, C))
     h = torch.exp(dt * A.to(dtype)) * state.to(dtype) + dt * B * x.unsqueeze(-1)
     state.copy_(h)
