@@ -35,7 +35,7 @@ NOTES = [
     "Latency: median per call ± half the distance between the quartiles, n samples, all implementations interleaved.",
     "Speedup: over the reference ops (plain PyTorch) in float32. Error: largest difference to them, relative to the "
     "largest output; where it is too large no speedup is printed.",
-    "Frozen: a copy made by lifter.freeze, on packed weights.",
+    "Frozen: a copy made by lifter.freeze, on packed weights. Only a frozen MixSynthFormer is one call.",
     "torch.compile at batch 1 (--full: at every batch, and the widest models), for this very shape (dynamic=True is "
     "slower), compiled before the clock starts. It cannot unroll a scan of 17 T steps in finite time, so the reference's "
     "scan stays eager (torch.compiler.disable) and all the rest is compiled.",
@@ -88,7 +88,6 @@ class Reference:
 
 
 @cache
-@torch.inference_mode(False)  # parameters made in it do not count their changes: MixSynthFormer would pack at every call
 def build(name, device, dtype=torch.float32):
     torch.manual_seed(0)
     return lifter.create_model(name).eval().to(device, dtype)

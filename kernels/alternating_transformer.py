@@ -127,8 +127,8 @@ def alternating_transformer_ref(x, packed, mask=None, state=()):
 
 
 def pack_transformer(parameters, **sizes):
-    """The parameters of a model by the names of its state_dict -> `PackedTransformer(weights, vectors, **sizes)`, whose linear
-    layers keep the dtype that they have."""
+    """Parameters by the names of `linears_and_vectors` -> `PackedTransformer(weights, vectors, **sizes)`, whose linear layers
+    keep the dtype that they have."""
     weights, vectors = pack(parameters, linears_and_vectors(PackedTransformer(None, None, **sizes)))
     return PackedTransformer(weights, vectors, **sizes)
 
@@ -146,13 +146,13 @@ def linears_and_vectors(packed):
         mixer += [*norm(f"{name}.attn.group_norm", C), (f"{name}.attn.out", C, C, False)]
         return block(f"{name}.", C, packed.hidden, *mixer)
 
-    yield from norm("Spatial_norm", C) + norm("Temporal_norm", C)
+    yield from norm("spatial_norm", C) + norm("temporal_norm", C)
     for i in range(packed.depth):
-        yield from attend(f"STEblocks.{i}")
+        yield from attend(f"spatial.{i}")
         if i == 0 and packed.positions:
-            yield "Temporal_pos_embed", 1, packed.positions, C, None
-        yield from (attend if packed.xpos_scale is None else retain)(f"TTEblocks.{i}")
-    yield from [*norm("head.0", C), ("head.1", 3, C, True)]
+            yield "positions", 1, packed.positions, C, None
+        yield from (attend if packed.xpos_scale is None else retain)(f"temporal.{i}")
+    yield from [*norm("head_norm", C), ("head", 3, C, True)]
 
 
 def _counts(packed):

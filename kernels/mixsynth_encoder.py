@@ -16,11 +16,6 @@ from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panel
 
 __all__ = ["MixSynthSizes", "mixsynth_encoder", "mixsynth_encoder_ref", "pack_mixsynth"]
 
-LAYER = {
-    "share1": "synth_att.reweight.fc1", "proj": "synth_att.proj", "norm1": "norm1", "fc1": "ff.fc1", "fc2": "ff.fc2",
-    "norm2": "norm2",
-}  # fmt: skip
-
 
 class MixSynthSizes(NamedTuple):
     """Sizes of the network: frames of a window, its keyframes (0: all frames are given), numbers per pose, width, hidden
@@ -112,44 +107,20 @@ def _attention(x, w, sizes):
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-def pack_mixsynth(parameters, sizes):
-    """The tensors of a `lifter.models.MixSynthFormer`, by the names of its state_dict, -> (packed_size(sizes),).
+def pack_mixsynth(tensors, sizes):
+    """Tensors by the names and with the shapes of `layout` -> (packed_size(sizes),).
 
     The result is float32, float64 if they are; gradients flow through it.
     """
-    get = {name: p.to(torch.promote_types(p.dtype, torch.float32)) for name, p in parameters.items()}.__getitem__
-    tensors = {}
-    if sizes.keyframes:
-        tensors |= {"interpolation": get("l_interp.weight"), "interpolation_bias": get("l_interp.bias")}
-    for ours, theirs in (("embedding", "encoder_emb"), ("norm", "norm"), ("fc", "fc")):
-        tensors |= {ours: get(f"{theirs}.weight"), f"{ours}_bias": get(f"{theirs}.bias")}
-    for i in range(sizes.depth):
-        layer = f"encoder.layers.{i}"
-        token, channel, reweight = (f"{layer}.synth_att.{name}" for name in ("synth_token", "synth_channel", "reweight"))
-        left, right = [f"{token}.dense"], [f"{channel}.dense"]
-        if sizes.r_s > 1:
-            left.insert(0, f"{channel}.value_reduce")
-        if sizes.r_t > 1:
-            right.append(f"{token}.value_reduce")
-        for name, parts in (("left", left), ("right", right)):
-            tensors[f"{i}.{name}"] = torch.cat([get(f"{part}.weight") for part in parts])
-            tensors[f"{i}.{name}_bias"] = torch.cat([get(f"{part}.bias") for part in parts])
-        for name, part in (("frames", token), ("channels", channel)):
-            tensors[f"{i}.squeeze_{name}"] = get(f"{part}.se.fc.0.weight")
-            tensors[f"{i}.excite_{name}"] = get(f"{part}.se.fc.2.weight")
-        weight, bias = get(f"{reweight}.fc2.weight"), get(f"{reweight}.fc2.bias")
-        tensors |= {f"{i}.share2": weight[::2] - weight[1::2], f"{i}.share2_bias": bias[::2] - bias[1::2]}
-        for ours, theirs in LAYER.items():
-            tensors |= {f"{i}.{ours}": get(f"{layer}.{theirs}.weight"), f"{i}.{ours}_bias": get(f"{layer}.{theirs}.bias")}
     pieces = []
     for name, (*_, kind) in layout(sizes).items():
-        x = tensors[name]
+        x = tensors[name].to(torch.promote_types(tensors[name].dtype, torch.float32))
         pieces.append(pack_panels(x) if kind == "panels" else pack_vector(x))
     return torch.cat(pieces)
 
 
 def unpack_mixsynth(weights, sizes):
-    """The reverse of `pack_mixsynth`, but by the names that the reference uses: {name: tensor}, copies or views."""
+    """The reverse of `pack_mixsynth`: {name: tensor}, copies or views."""
     tensors, begin = {}, 0
     for name, (shape, size, kind) in layout(sizes).items():
         piece = weights[begin : begin + size]

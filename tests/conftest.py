@@ -1,6 +1,7 @@
 """What the tests share. Without a GPU the Triton kernels run in Triton's interpreter."""
 
 import contextlib
+import importlib.util
 import os
 from pathlib import Path
 
@@ -12,6 +13,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is first imported
 
 import lifter.kernels
+
+if importlib.util.find_spec("triton"):
+    from tests import interpreter
+
+    interpreter.install()
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

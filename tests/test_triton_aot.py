@@ -6,12 +6,13 @@ allows, which `make` puts in OLDEST. pytest's summary says how many registers it
 import contextlib
 import importlib
 import io
+import multiprocessing
 import os
 import pkgutil
 import re
-import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,24 +41,37 @@ def modules():
     return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
 
 
-@pytest.mark.parametrize("module", modules())
-def test_compiles_without_spills(module, record_property):
-    # In a process of its own: here the kernels may be interpreted.
+@pytest.fixture(scope="session")
+def compilers():
+    """A process for each architecture, in which nothing is interpreted and the oldest Triton can be imported."""
     assert OLDEST.is_dir() or not os.environ.get("CI"), f"there is no {OLDEST}, which `make test` makes"
+    first = {80: [], 90: [str(OLDEST)]}
+    start = "import os, sys; os.environ['TRITON_INTERPRET'] = '0'; sys.path[:0] = {}"
+    with contextlib.ExitStack() as stack:
+        spawn = multiprocessing.get_context("spawn")
+        pool = lambda arch: ProcessPoolExecutor(1, spawn, exec, (start.format(first[arch]),))
+        yield {arch: stack.enter_context(pool(arch)) for arch in ARCHITECTURES}
+
+
+@pytest.mark.parametrize("module", modules())
+def test_compiles_without_spills(module, compilers, record_property):
     told = []
-    for arch, step in ARCHITECTURES.items():
-        environment = {**os.environ, "TRITON_INTERPRET": "0"}
-        if arch == 90:
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(OLDEST), os.environ.get("PYTHONPATH"))))
-        command = [sys.executable, __file__, module, f"{arch}:{step}"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        registers = [int(number) for number in re.findall(r": (\d+) registers, 0 bytes spilled", done.stdout)]
+    runs = {arch: compilers[arch].submit(said, module, arch, step) for arch, step in ARCHITECTURES.items()}
+    for arch, run in runs.items():
+        clean, log = run.result()
+        assert clean, log
+        registers = [int(number) for number in re.findall(r": (\d+) registers, 0 bytes spilled", log)]
         assert registers, f"nothing was compiled for sm_{arch}"
-        version = re.search(r"Triton (\S+)", done.stdout)[1]
+        version = re.search(r"Triton (\S+)", log)[1]
         range_of = f"{min(registers)} to {max(registers)} registers"
         told.append(f"{len(registers)} kernels for sm_{arch} by Triton {version}, {range_of}")
     record_property("summary", f"{module}: {'; '.join(told)}; no spills")  # conftest.py prints it
+
+
+def said(*args) -> tuple[bool, str]:
+    with contextlib.redirect_stdout(io.StringIO()) as log:
+        clean = compile_all(*args)
+    return clean, log.getvalue()
 
 
 def compile_all(module: str, arch: int, step: int = 1) -> bool:

@@ -7,7 +7,7 @@ import torch
 
 import lifter
 from lifter.kernels import alternating_transformer
-from lifter.models.frozen_transformer import pack_blocks
+from lifter.rewrite.rules.trunks import pack_trunk
 
 from . import Case
 
@@ -20,7 +20,7 @@ QUICK = (1,), (243,)
 def build(name, dtype, **sizes):
     torch.manual_seed(0)
     model = lifter.create_model(name, **sizes).eval().to(dtype)
-    return model, pack_blocks(model)
+    return model, pack_trunk(model)
 
 
 def inputs(name, frames, dtype, **sizes):

@@ -6,7 +6,8 @@ from functools import cache
 import torch
 
 import lifter
-from lifter.kernels import backend, mixsynth_encoder, pack_mixsynth
+from lifter.kernels import backend, mixsynth_encoder
+from lifter.rewrite.rules.mixsynthformer import pack_encoder, sizes
 
 from . import Case
 
@@ -24,8 +25,8 @@ def build(name, device, dtype):
 def inputs(name, batch, device, dtype):
     model = build(name, device, dtype)
     with torch.no_grad():
-        weights = pack_mixsynth(dict(model.named_parameters()), model.sizes)
-    return {"x": torch.randn(batch, model.steps + 1, model.sizes.poses, device=device, dtype=dtype), "weights": weights}
+        weights = pack_encoder(dict(model.named_parameters()), sizes(model))
+    return {"x": torch.randn(batch, model.steps + 1, sizes(model).poses, device=device, dtype=dtype), "weights": weights}
 
 
 def layers(name, x):
@@ -37,7 +38,7 @@ def case(name, batch):
     return Case(
         f"mixsynth_encoder {name} N={batch}",
         lambda device, dtype: inputs(name, batch, device, dtype),
-        lambda x, weights: mixsynth_encoder(x, weights, build(name, str(x.device), x.dtype).sizes),
+        lambda x, weights: mixsynth_encoder(x, weights, sizes(build(name, str(x.device), x.dtype))),
         {"layers": lambda x, weights: layers(name, x)},
         differentiable=False,
     )

@@ -18,9 +18,9 @@ from lifter.data.files import existing
 from lifter.data.formats import options_of
 from lifter.data.inspect import message
 from lifter.data.outputs import output_path, write
-from lifter.freeze import freeze
 from lifter.models import MixSynthFormer
 from lifter.pretrained import load_pretrained
+from lifter.rewrite import freeze
 from lifter.skeleton import H36M
 
 from .diffusion import recover_root

@@ -35,8 +35,6 @@ class D3DP(MixSTE):
         timesteps, scale: of the diffusion that it is trained for, see `lifter.diffusion.sample`.
     """
 
-    one_call = True
-
     def __init__(self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, *, timesteps=1000, scale=1.0, **mixste):
         if not isinstance(dim, int) or dim < 4 or dim % 2:
             raise ValueError(f"D3DP: dim is {dim!r}, expected an even number of at least 4")

@@ -12,8 +12,6 @@ from lifter.layers import AxialAttention, TransformerBlock
 from lifter.registry import register_model, register_official
 from lifter.skeleton import H36M
 
-from .frozen_transformer import PARTS, freeze_transformer
-
 
 class Alternating(nn.Module):
     """The network that MixSTE, PoseRetNet, PoseMamba and SasMamba share: (B, T, J, in_channels) -> (B, T, J, 3).
@@ -42,20 +40,6 @@ class Alternating(nn.Module):
         self.Spatial_norm = nn.LayerNorm(dim, eps=1e-6)
         self.Temporal_norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3))
-        self.frozen = None
-
-    def __setstate__(self, state):
-        super().__setstate__({"frozen": None} | state)  # of a model that was pickled before there was such a thing
-
-    def pack(self):
-        """For `lifter.freeze`: blocks and head become one call, where they can. What embeds is left to it.
-
-        `one_call` of a class itself says that its `_lift` is what that computes; a subclass may do more."""
-        self.frozen = freeze_transformer(self) if vars(type(self)).get("one_call") else None
-        if self.frozen is not None:
-            for name in PARTS:
-                setattr(self, name, None)
-        return False
 
     def forward(self, keypoints, **temporal_args):
         """`temporal_args` go to every temporal block."""
@@ -63,8 +47,6 @@ class Alternating(nn.Module):
 
     def _lift(self, x, **temporal_args):
         """Blocks and head on embedded keypoints, (B, T, J, C) -> (B, T, J, 3)."""
-        if self.frozen is not None:
-            return self.frozen(x, **temporal_args)
         for i, (spatial, temporal) in enumerate(zip(self.STEblocks, self.TTEblocks, strict=True)):
             x = self.Spatial_norm(spatial(x))
             if i == 0 and self.Temporal_pos_embed is not None:
@@ -114,8 +96,6 @@ class MixSTE(Alternating):
         drop, attn_drop, drop_path: dropout of embedding and blocks; of attention weights; stochastic depth of the last
             pair, growing linearly from 0.
     """
-
-    one_call = True
 
     def __init__(
         self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, num_heads=8, mlp_ratio=2.0,

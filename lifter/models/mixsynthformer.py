@@ -3,18 +3,12 @@
 ICCV 2023. Section and equation numbers are those of the paper.
 """
 
-from operator import attrgetter, is_
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.kernels import MixSynthSizes, mixsynth_encoder, pack_mixsynth
-from lifter.kernels.mixsynth_encoder import MIXSYNTH_ENCODER
 from lifter.layers import MixSynthEncoder
 from lifter.registry import register_model, register_official
-
-kernel_for = MIXSYNTH_ENCODER.namespace
 
 
 class MixSynthFormer(nn.Module):
@@ -34,11 +28,8 @@ class MixSynthFormer(nn.Module):
     alone are returned, (B, predict, J, C). What is given is the history: its keyframes, or its `interval * steps + 1`
     frames. The paper's is all of consecutive keyframes, `interval=1`.
 
-    Evaluation without gradients is one call of `lifter.kernels.mixsynth_encoder`, if `variant` is "official" and `branches`
-    are both; all else, and a model with hooks inside, runs layer by layer. Its parameters are packed for that when first
-    needed, and again once one of them was replaced or changed in place as autograd sees it (optimizers, load_state_dict). A
-    module that is replaced and a write through `.data` are not seen: call `eval()` after these. `lifter.freeze` packs for
-    good, which saves looking.
+    The network is small and its time that of a hundred calls: `lifter.freeze` makes evaluation one call, if `variant` is
+    "official" and `branches` are both.
 
     Paper and official code weight the two branches of the attention differently, see `lifter.layers.MixSynthAttention`.
 
@@ -79,12 +70,6 @@ class MixSynthFormer(nn.Module):
         self.encoder = MixSynthEncoder(window, dim, depth, mlp_ratio=mlp_ratio, drop=drop, r_t=r_t, r_s=r_s, **attention)
         self.norm = nn.LayerNorm(dim)
         self.fc = nn.Linear(dim, num_joints * in_channels)
-        sizes = MixSynthSizes(window, steps + 1, num_joints * in_channels, dim, int(dim * mlp_ratio), depth, r_t, r_s)
-        attentions = [layer.synth_att for layer in self.encoder.layers]
-        fused = attentions and all(layer.reweight and layer.variant == "official" for layer in attentions)
-        self.sizes = sizes if fused else None  # of the op, if there is one
-        self._packed = None
-        self._names = {name for name, _ in self.named_parameters()}
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -109,47 +94,9 @@ class MixSynthFormer(nn.Module):
         """What follows interpolation: (N, window, J * C) -> the same shape, equations 2 to 5."""
         return self.fc(self.norm(self.encoder(self.encoder_emb(recovered)))) + recovered
 
-    def pack(self):
-        """Pack the parameters for good, for a model that will not change. False if evaluation cannot use them packed."""
-        self._packed = Packed(self) if self.sizes else None
-        return self._packed is not None and self._packed.freeze(self)
-
-    def train(self, mode=True):
-        self._packed = None
-        return super().train(mode)
-
-    def _apply(self, *args, **kwargs):
-        self._packed = None
-        return super()._apply(*args, **kwargs)
-
-    def __getstate__(self):
-        return self.__dict__ | {"_packed": None}
-
     def _windows(self, keyframes):
         """(N, steps + 1, P) -> (N, window, P)."""
-        if self.sizes and not self.training:
-            if torch.compiler.is_compiling():
-                parameters = self._parameters_by_name()
-                if self._has_plain_layers() and kernel_for(keyframes, *parameters.values()) is not None:
-                    return mixsynth_encoder(keyframes, pack_mixsynth(parameters, self.sizes), self.sizes)
-            else:
-                if self._packed is None:
-                    self._packed = Packed(self)
-                if (weights := self._packed.weights(self, keyframes)) is not None:
-                    return mixsynth_encoder(keyframes, weights, self.sizes)
         return self.refine(self.l_interp(keyframes.mT).mT)
-
-    def _has_plain_layers(self):
-        """Whether the parameters are those it was built with, and no parametrization, pruning or quantization of them."""
-        return {name for name, _ in self.named_parameters()} == self._names
-
-    def _parameters_by_name(self):
-        """With those that linear interpolation is equal to."""
-        parameters = dict(self.named_parameters())
-        if isinstance(self.l_interp, LinearInterpolation):
-            eye = torch.eye(self.steps + 1, dtype=self.norm.weight.dtype, device=self.norm.weight.device)
-            parameters |= {"l_interp.weight": self.l_interp(eye).mT, "l_interp.bias": eye.new_zeros(self.window)}
-        return parameters
 
     def _keyframes(self, x):
         """(B, T, P) -> (B, windows, steps + 1, P)."""
@@ -188,43 +135,6 @@ class MixSynthFormer(nn.Module):
             return
         sequence = f"{self.span} (its history)" if self.predict else f"at least {self.span} (a sequence)"
         raise ValueError(f"MixSynthFormer: poses have {frames} frames, expected {keyframes} (keyframes) or {sequence}")
-
-
-class Packed:
-    """The parameters of a MixSynthFormer in one tensor, and how to see that they are no longer those of the model."""
-
-    def __init__(self, model):
-        modules = [module for module in model.modules() if module is not model]
-        self.slots = [(m._parameters, name) for m in modules for name, p in m._parameters.items() if p is not None]
-        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self.dropouts = [module for module in modules if isinstance(module, nn.Dropout)]
-        self.plain = model._has_plain_layers()
-        self.parameters, self.versions, self.packed, self.frozen = [], None, None, False
-
-    def weights(self, model, x):
-        """For `mixsynth_encoder(x, ...)`; None where the layers must run."""
-        if self.frozen:
-            return self.packed if kernel_for(x) is not None else None
-        parameters = [owner.get(name) for owner, name in self.slots]
-        if not self.plain or any(self.hooks) or any(p is None for p in parameters):
-            return None
-        if any(map(attrgetter("training"), self.dropouts)) or kernel_for(x, *parameters) is None:
-            return None
-        same = len(parameters) == len(self.parameters) and all(map(is_, parameters, self.parameters))
-        inference = any(p.is_inference() for p in parameters)  # they have no versions
-        versions = None if inference else list(map(attrgetter("_version"), parameters))
-        if not same or versions is None or versions != self.versions:
-            with torch.no_grad():
-                self.packed = pack_mixsynth(model._parameters_by_name(), model.sizes)
-            self.parameters, self.versions = parameters, versions
-        return self.packed
-
-    def freeze(self, model):
-        """Whether it could be done."""
-        if self.plain and not any(self.hooks):
-            with torch.no_grad():
-                self.packed, self.frozen = pack_mixsynth(model._parameters_by_name(), model.sizes), True
-        return self.frozen
 
 
 class LinearInterpolation(nn.Module):

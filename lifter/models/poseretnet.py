@@ -33,8 +33,6 @@ class PoseRetNet(Alternating):
             depth of the last pair, growing linearly from 0.
     """
 
-    one_call = True
-
     def __init__(
         self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, num_heads=8, mlp_ratio=2.0,
         chunk_size=None, causal=False, joint_decay=True, dataset="h36m", decay_divider=8, trainable_decay=False,
@@ -60,19 +58,13 @@ class PoseRetNet(Alternating):
         `state` is what an earlier call returned for the frames before: a list of one tensor per temporal block,
         (B, J, H, C / H, C / H) in float32. None: nothing came before. Its size does not grow, nor depend on chunks.
         """
-        depth = len(self.TTEblocks) if self.frozen is None else self.frozen.packed.depth
-        if state is not None and len(state) != depth:
-            raise ValueError(f"PoseRetNet: state has {len(state)} tensors, expected one per temporal block, {depth}")
-        if state is not None and all(before is None for before in state):
-            state = None
         out = self._lift(self._embed(keypoints), state, return_state)
         poses, new_state = out if return_state else (out, None)
         poses = poses.to(keypoints.dtype)
         return (poses, new_state) if return_state else poses
 
     def _lift(self, x, state, return_state):
-        if self.frozen is not None:
-            return self.frozen(x, state=state, return_state=return_state)
+        state = check_state(state, len(self.TTEblocks))
         state = [None] * len(self.TTEblocks) if state is None else state
         new_state = []
         for spatial, temporal, before in zip(self.STEblocks, self.TTEblocks, state, strict=True):
@@ -84,6 +76,13 @@ class PoseRetNet(Alternating):
             x = self.Temporal_norm(x)
         poses = self.head(x)
         return (poses, new_state) if return_state else poses
+
+
+def check_state(state, depth):
+    """`state`, or None if none of its tensors is given; ValueError unless it is that of so many temporal blocks."""
+    if state is not None and len(state) != depth:
+        raise ValueError(f"PoseRetNet: state has {len(state)} tensors, expected one per temporal block, {depth}")
+    return None if state is None or all(before is None for before in state) else state
 
 
 @register_model

@@ -13,7 +13,7 @@ from lifter.kernels import alternating_transformer, alternating_transformer_ref,
 from lifter.kernels._panels import pack_panels, panels_size, unpack_panels
 from lifter.kernels.alternating_transformer import linears_and_vectors
 from lifter.models import MixSTE, PoseRetNet
-from lifter.models.frozen_transformer import pack_blocks
+from lifter.rewrite.rules.trunks import pack_trunk
 from tests.conftest import Target, assert_as_good
 from tests.kernels.samples import Sample
 
@@ -36,7 +36,7 @@ def build(retains, seed=0, num_frames=9, **kwargs):
 
 
 def packed(model, dtype=torch.float64):
-    return pack_blocks(copy.deepcopy(model).to(dtype))
+    return pack_trunk(copy.deepcopy(model).to(dtype))
 
 
 def make_x(model, B=2, T=5, dtype=torch.float64, seed=1):

@@ -43,7 +43,9 @@ def test_cpu_forked_dataloader_worker():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        expected = call_all()  # the parent's thread pool is awake before the fork
+        call_all()  # the parent's thread pool is awake before the fork
+        torch.set_num_threads(1)  # as in the worker: torch's own products may depend on it
+        expected = call_all()
         loader = DataLoader(_Results(), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=120)
         for results in loader:
             assert all(torch.equal(ours, theirs) for ours, theirs in zip(results, expected))

@@ -113,7 +113,7 @@ def test_reference_is_the_definition(name):
 
 
 @pytest.mark.parametrize("name", ["odd", "grouped", "one"])
-def test_gradcheck(name):
+def test_gradcheck_of_the_reference(name):
     arguments = draw(CASES[name])
     # Away from whole numbers, where the derivative jumps.
     arguments["offset"] = (
@@ -278,13 +278,14 @@ def test_repeats(target, name):
     if target.slow and name != "odd":
         pytest.skip("not in Triton's interpreter, which is slow: the odd case stands for the others")
     arguments = draw(CASES[name], torch.float32)
+    if name == "dense":  # its products are torch's own, which may sum them in any order: of quarters they are exact
+        arguments |= {n: (4 * x).round() / 4 for n, x in arguments.items() if isinstance(x, torch.Tensor)}
     run = lambda: gradients(lambda **a: target.run(deform_conv2d, **a), arguments, torch.float32)
     first, threads = run(), torch.get_num_threads()
     try:
         for count in (1,) if target.slow else (1, 2, 3):
             torch.set_num_threads(count)
             again = run()
-            # Products of the dense form are torch's own, which may cut them by the number of threads.
             same = NAMES if name != "dense" else ("out",)
             assert all(torch.equal(first[n], again[n]) for n in same if n in first)
     finally:

@@ -9,9 +9,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lifter import kernels
-from lifter.kernels import MixSynthSizes, backend, mixsynth_encoder, mixsynth_encoder_ref, pack_mixsynth
+from lifter.kernels import MixSynthSizes, backend, mixsynth_encoder, mixsynth_encoder_ref
 from lifter.kernels.mixsynth_encoder import packed_size, unpack_mixsynth
 from lifter.layers import MixSynthEncoder
+from lifter.rewrite.rules.mixsynthformer import pack_encoder
 from tests.conftest import Target, assert_as_good
 from tests.kernels.samples import Sample
 
@@ -51,7 +52,7 @@ class Network(nn.Module):
 
 
 def make_weights(sizes, seed=0):
-    return pack_mixsynth(dict(Network(sizes, seed).named_parameters()), sizes)
+    return pack_encoder(dict(Network(sizes, seed).named_parameters()), sizes)
 
 
 def make_x(sizes, N=1, dtype=torch.float32, seed=1):
@@ -76,14 +77,14 @@ def test_reference_is_the_layers(r_t, r_s):
     for keyframes in (0, 3):
         sizes = MixSynthSizes(9, keyframes, 5, 8, 12, 2, r_t, r_s)
         network, x = Network(sizes), make_x(sizes, 2, torch.float64)
-        weights = pack_mixsynth(dict(network.named_parameters()), sizes)
+        weights = pack_encoder(dict(network.named_parameters()), sizes)
         torch.testing.assert_close(mixsynth_encoder(x, weights, sizes), network(x))
 
 
 @pytest.mark.parametrize("sizes", [TINY, TINY._replace(r_t=1), TINY._replace(r_s=1, dim=70, hidden=130), OFFICIAL["h36m"]])
 def test_packing_keeps_every_element(sizes):
     model = Network(sizes)
-    weights = pack_mixsynth(dict(model.named_parameters()), sizes)
+    weights = pack_encoder(dict(model.named_parameters()), sizes)
     assert weights.shape == (packed_size(sizes),) and weights.dtype == torch.float64
     w, layer = unpack_mixsynth(weights, sizes), model.encoder.layers[-1]
     last = sizes.depth - 1
@@ -101,7 +102,7 @@ def test_gradcheck_of_packing_and_reference():
     parameters = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
 
     def function(x, *values):
-        return mixsynth_encoder(x, pack_mixsynth(dict(zip(parameters, values)), sizes), sizes)
+        return mixsynth_encoder(x, pack_encoder(dict(zip(parameters, values)), sizes), sizes)
 
     assert torch.autograd.gradcheck(function, (make_x(sizes, 2, torch.float64).requires_grad_(), *parameters.values()))
 

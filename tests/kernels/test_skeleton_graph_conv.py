@@ -239,7 +239,7 @@ def test_a_joint_that_is_none(target):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_gradients(relu):
+def test_gradcheck_of_the_reference(relu):
     inputs = make_inputs(T=2, J=3, C=2, D=2, dtype=torch.float64)
     wanted = [name for name in inputs if name not in ("neighbours", "weights")]
     call = lambda *args: skeleton_graph_conv(**inputs | dict(zip(wanted, args, strict=True)), relu=relu)

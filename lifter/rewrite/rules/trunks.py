@@ -1,19 +1,69 @@
-"""Blocks and head of MixSTE, D3DP and PoseRetNet in one call, for models that `lifter.freeze` has frozen."""
+"""Freezing of MixSTE, D3DP and PoseRetNet: blocks and head in one call.
+
+A loop over `lifter.kernels.transformer_block` would do, but takes longer the fewer frames a call has. On a Zen 3 (AVX2, no
+AVX-512 nor bfloat16 instructions; busy, one thread, interleaved, processor time) it took 1.17 times as long for MixSTE at one
+frame and 1.05 times at nine, for PoseRetNet, whose retention is several calls, 1.30 and 1.10 times. Machines that multiply
+faster lose more by it.
+"""
 
 import torch
 from torch import nn
 
-from lifter.freeze import Frozen, is_exact_gelu
 from lifter.kernels import PackedTransformer, alternating_transformer, pack_transformer
 from lifter.kernels.alternating_transformer import ALTERNATING_TRANSFORMER, BLOCK_EPS, EPS, linears_and_vectors
 from lifter.kernels.retention import MAX_XPOS_CHUNK
 from lifter.layers import AxialAttention, Retention, TransformerBlock
 from lifter.layers.block import DropPath, Mlp
-from lifter.layers.frozen_block import readable, untouched
+from lifter.models import D3DP, MixSTE, PoseRetNet
+from lifter.models.poseretnet import check_state
+
+from ..engine import Rewrite, extend, shallow_copy, untouched
+from ..frozen import Frozen
+from .blocks import readable
+from .linear import is_exact_gelu
 
 PARTS = ("STEblocks", "TTEblocks", "Spatial_norm", "Temporal_norm", "head")
 KINDS = {nn.ModuleList, TransformerBlock, AxialAttention, Retention, Mlp, nn.Linear, nn.LayerNorm, nn.GroupNorm,
          nn.GELU, nn.Dropout, DropPath}  # fmt: skip
+
+
+# The parameters by the names of the models' state_dicts, and of the op.
+NAMES = {
+    "STEblocks.": "spatial.", "TTEblocks.": "temporal.", "Spatial_norm.": "spatial_norm.", "Temporal_norm.": "temporal_norm.",
+    "Temporal_pos_embed": "positions", "head.0.": "head_norm.", "head.1.": "head.",
+}  # fmt: skip
+
+
+def trunk(module):
+    """Blocks and head of a model exactly of one of these classes; a subclass may use them in other ways."""
+    if type(module) not in MIXINS or ALTERNATING_TRANSFORMER.chosen("cpu") != "cpu" or not untouched([module]):
+        return None
+    if not module.STEblocks or not _is_plain(module) or not _fits(module):
+        return None
+    keypoints = 1, min(9, module.num_frames or 9), module.num_joints, module.in_channels
+    told = ((*keypoints[:3], 3), torch.ones(1)) if type(module) is D3DP else ()
+    return Rewrite("trunk", _freeze, [(keypoints, *told)])
+
+
+def _freeze(model):
+    frozen = shallow_copy(model)
+    frozen.trunk = FrozenTransformer(pack_trunk(model))
+    for name in PARTS:
+        setattr(frozen, name, None)
+    return extend(frozen, MIXINS[type(model)])
+
+
+class FrozenTrunk:
+    def _lift(self, x, **temporal_args):
+        return self.trunk(x, **temporal_args)
+
+
+class FrozenRetentiveTrunk:
+    def _lift(self, x, state, return_state):
+        return self.trunk(x, state=check_state(state, self.trunk.packed.depth), return_state=return_state)
+
+
+MIXINS = {MixSTE: FrozenTrunk, D3DP: FrozenTrunk, PoseRetNet: FrozenRetentiveTrunk}
 
 
 class FrozenTransformer(Frozen):
@@ -32,17 +82,20 @@ class FrozenTransformer(Frozen):
         return f"dim={p.dim}, depth={p.depth}, heads={p.num_heads}, retention={p.xpos_scale is not None}, {p.weights.dtype}"
 
 
-def freeze_transformer(model):
-    """What stands for PARTS of `model`, an `Alternating`; None if they do something else, or there is no kernel for them."""
-    if ALTERNATING_TRANSFORMER.chosen("cpu") != "cpu" or not model.STEblocks or not _is_plain(model) or not _fits(model):
-        return None
-    return FrozenTransformer(pack_blocks(model))
-
-
-def pack_blocks(model):
-    """`PackedTransformer` of an `Alternating` whose blocks are such as MixSTE's or PoseRetNet's."""
+def pack_trunk(model):
+    """`PackedTransformer` of a model whose blocks are such as MixSTE's or PoseRetNet's."""
     with torch.no_grad():
-        return pack_transformer(dict(model.named_parameters(remove_duplicate=False)), **_sizes(model))
+        return pack_transformer(_parameters(model), **_sizes(model))
+
+
+def _parameters(model):
+    """The parameters of blocks and head by the names of the op."""
+    return {
+        name.replace(theirs, ours, 1): p
+        for name, p in model.named_parameters(remove_duplicate=False)
+        for theirs, ours in NAMES.items()
+        if name.startswith(theirs)
+    }
 
 
 def _sizes(model):
@@ -99,7 +152,6 @@ def _fits(model):
     """Whether there is a kernel of this width and dtype, and the parameters are those that it reads."""
     sizes = PackedTransformer(None, None, **_sizes(model))
     # Decays are expanded, and always of float32.
-    found = {name: p for name, p in model.named_parameters(remove_duplicate=False) if not name.endswith(".decay")}
-    found = {name: p for name, p in found.items() if name.split(".")[0] in (*PARTS, "Temporal_pos_embed")}
+    found = {name: p for name, p in _parameters(model).items() if not name.endswith(".decay")}
     entries = [entry for entry in linears_and_vectors(sizes) if not entry[0].endswith(".decay")]
     return readable(found, entries, sizes.dim, sizes.dim // sizes.num_heads)

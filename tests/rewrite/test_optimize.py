@@ -1,6 +1,7 @@
 """`lifter.optimize` on modules that look like other people's: what is swapped, that nothing changes, what is left."""
 
 import copy
+import pickle
 import re
 import sys
 from functools import partial
@@ -13,7 +14,8 @@ from torch import nn
 import lifter
 import lifter.layers
 from lifter.kernels import causal_conv1d_fn, causal_conv1d_update, selective_scan_fn, selective_state_update
-from lifter.swaps import attention, mixers, scans
+from lifter.rewrite.engine import is_extended
+from lifter.rewrite.rules import attention, mixers, scans
 
 
 def seeded(module, seed=0):
@@ -33,17 +35,18 @@ def outputs_and_gradients(module, x, *args):
     return dict(zip(["out", "input", *named], [out.detach(), *grads]))
 
 
-def check(module, x, *args, function):
-    """Swapped, and by `function`; the same numbers, keys, parameters; copies work, and a second call changes nothing."""
+def check(module, x, *args, mixin):
+    """Swapped, and with the methods of `mixin`; the same numbers, keys, parameters; copies and pickles work, and a second call
+    changes nothing."""
     theirs = copy.deepcopy(module)
     keys, parameters = list(module.state_dict()), dict(module.named_parameters())
     report = lifter.optimize(module)
     assert len(report.swapped) == 1 and not report.left and "verified" in str(report), str(report)
     assert list(module.state_dict()) == keys
     assert all(p is parameters[name] for name, p in module.named_parameters())
-    assert any(isinstance(f, partial) and f.func is function for m in module.modules() for f in vars(m).values())
+    assert any(is_extended(m) and mixin in type(m).__mro__ for m in module.modules())
     expected = outputs_and_gradients(theirs, x, *args)
-    for swapped in (module, copy.deepcopy(module)):
+    for swapped in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         found = outputs_and_gradients(swapped, x, *args)
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, atol=1e-5 * value.abs().max().item(), rtol=1e-4, msg=name)
@@ -94,19 +97,19 @@ class Grid(Attention):
 
 
 @pytest.mark.parametrize(
-    "module, shape, args, function",
+    "module, shape, args, mixin",
     [
-        (Tokens(), (4, 17, 24), (), attention._tokens),
-        (Tokens(scale=0.7), (2, 81, 24), (True,), attention._tokens),
-        (Sequence(mode="spatial"), (6, 5, 24), (3,), attention._tokens),
-        (Sequence(mode="temporal"), (14, 5, 24), (7,), attention._frames),
-        (Grid(mode="spatial"), (2, 7, 5, 24), (), attention._grid_joints),
-        (Grid(mode="temporal"), (2, 7, 5, 24), (), attention._grid_frames),
+        (Tokens(), (4, 17, 24), (), attention.Tokens),
+        (Tokens(scale=0.7), (2, 81, 24), (True,), attention.Tokens),
+        (Sequence(mode="spatial"), (6, 5, 24), (3,), attention.Tokens),
+        (Sequence(mode="temporal"), (14, 5, 24), (7,), attention.Frames),
+        (Grid(mode="spatial"), (2, 7, 5, 24), (), attention.GridJoints),
+        (Grid(mode="temporal"), (2, 7, 5, 24), (), attention.GridFrames),
     ],
 )
-def test_attention(module, shape, args, function):
+def test_attention(module, shape, args, mixin):
     model = nn.Sequential(seeded(module)) if not args else seeded(module)
-    check(model, torch.randn(shape, generator=torch.Generator().manual_seed(1)), *args, function=function)
+    check(model, torch.randn(shape, generator=torch.Generator().manual_seed(1)), *args, mixin=mixin)
 
 
 class Causal(Tokens):
@@ -132,6 +135,18 @@ class Crashes(Tokens):
         raise NotImplementedError("no")
 
 
+class Long(Tokens):
+    """Another function of long inputs, in training as in evaluation."""
+
+    def attend(self, x):
+        return super().attend(x.cumsum(-2) if x.shape[-2] > 200 else x)
+
+
+class Trained(Tokens):
+    def attend(self, x):
+        return super().attend(2 * x if self.training else x)
+
+
 def lora(module):
     module.qkv = type("Adapted", (nn.Linear,), {})(24, 72)
     return module
@@ -151,6 +166,8 @@ def uncopiable(module):
     "module, why",
     [
         (Causal(), "its output differs from lifter's by"),
+        (Long(), "its output differs from lifter's by"),
+        (Trained(), "in training its output differs from lifter's by"),
         (Keeps(), "keeps something"),
         (Masked(), "takes \\(x, mask\\)"),
         (Crashes(), "does not run here \\(NotImplementedError: no\\)"),
@@ -327,11 +344,11 @@ class SS2D(nn.Module):
 )  # fmt: skip
 def test_scans(options, joints, packed):
     x = torch.randn(2, 7, joints, 8, generator=torch.Generator().manual_seed(1))
-    check(nn.Sequential(seeded(SS2D(packed=packed, **options))), x, function=scans._core)
+    check(nn.Sequential(seeded(SS2D(packed=packed, **options))), x, mixin=scans.Scan)
 
 
 def test_scan_with_channels_first():
-    check(seeded(SS2D(channel_first=True)), torch.randn(2, 8, 5, 6), function=scans._core)
+    check(seeded(SS2D(channel_first=True)), torch.randn(2, 8, 5, 6), mixin=scans.Scan)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +404,7 @@ slow_convolution = causal_conv1d_fn
 def test_mixer_of_mamba_ssm(monkeypatch):
     module = seeded(Mixer())
     x = torch.randn(2, 9, 8)
-    check(copy.deepcopy(module), x, function=mixers._rebound(Mixer, "forward"))
+    check(copy.deepcopy(module), x, mixin=mixers.Mixer)
 
     def missing(*args, **kwargs):
         raise RuntimeError("selective_scan_cuda is not installed")
@@ -413,3 +430,30 @@ def test_a_mixer_with_more_in_it_is_left():
     module = Mixer()
     module.A_b_log = nn.Parameter(torch.zeros(16, 4))  # Vision Mamba's second direction
     assert "more than a Mamba mixer: A_b_log" in lifter.optimize(module).left["Mixer"]
+
+
+# ---- replicas --------------------------------------------------------------------------------------------------------
+
+
+def replica(module, parameters, prefix=""):
+    """A module as `nn.DataParallel` makes it, with other parameters."""
+    twin = module._replicate_for_data_parallel()
+    for name in module._parameters:
+        setattr(twin, name, parameters.get(prefix + name))
+    for name, child in module._modules.items():
+        twin._modules[name] = replica(child, parameters, f"{prefix}{name}.")
+    return twin
+
+
+@pytest.mark.parametrize(
+    "module, shape",
+    [(Tokens(), (2, 5, 24)), (SS2D(CrossScan=CrossScan_plus_poselimbs), (2, 5, 17, 8)), (Mixer(), (2, 9, 8))],
+)
+@torch.no_grad()
+def test_replicas_compute_with_their_own_parameters(module, shape):
+    assert len(lifter.optimize(seeded(module)).swapped) == 1
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    halved = {name: p / 2 for name, p in module.named_parameters()}
+    found = replica(module, halved)(x)
+    assert not torch.allclose(found, module(x))
+    torch.testing.assert_close(found, torch.func.functional_call(module, halved, (x,)))

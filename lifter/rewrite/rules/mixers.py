@@ -11,7 +11,8 @@ from types import FunctionType
 
 from lifter.compat.mamba import mamba_inner_fn, selective_state_update
 from lifter.kernels import causal_conv1d_fn, causal_conv1d_update, selective_scan_fn
-from lifter.optimize import Swap
+
+from ..engine import Rewrite, extend, is_extended
 
 CHILDREN = {"in_proj", "conv1d", "x_proj", "dt_proj", "out_proj"}
 OTHERS = {"act", "dt_layernorm", "b_layernorm", "c_layernorm"}
@@ -24,16 +25,24 @@ def mixer(module):
         return None
     if more := (children - CHILDREN - OTHERS) | (parameters - {"A_log", "D"}):
         return f"it has more than a Mamba mixer: {', '.join(sorted(more))}"
-    if "forward" in vars(module):
+    if is_extended(module) or "forward" in vars(module):
         return "its forward was replaced before"
     if hasattr(module, "_hf_hook"):
         return "accelerate has hooks on it"
     if not _replaced(_code(type(module), "forward")):
         return "its forward calls none of the functions that are known"
     C = module.in_proj.in_features
-    methods = ("forward", "step") if hasattr(module, "step") else ("forward",)
-    functions = {name: _rebound(type(module), name) for name in methods}
-    return Swap("Mamba mixer", functions, [((2, 5, C),), ((1, 70, C),)], reference=True)
+    make = lambda module: extend(module, Mixer)
+    return Rewrite("Mamba mixer", make, [((2, 5, C),), ((1, 70, C),), ((1, 300, C),)], reference=True)
+
+
+class Mixer:
+    def __init_subclass__(cls):
+        """Rebind the methods of the class that is extended."""
+        original = next(kind for kind in cls.__mro__ if "forward" in vars(kind))
+        for name in ("forward", "step"):
+            if hasattr(original, name):
+                setattr(cls, name, _rebound(original, name))
 
 
 @cache

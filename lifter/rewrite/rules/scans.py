@@ -8,7 +8,10 @@ from functools import partial
 import torch
 
 from lifter.kernels import skeleton_scan
-from lifter.optimize import Swap
+from lifter.models.posemamba import limb_gather
+from lifter.models.sasmamba import stride_gather
+
+from ..engine import Rewrite, extend, is_extended
 
 FORWARD, SIDEWAYS = ("T-f", "T-b"), ("S-f", "S-b")  # the even and the odd ones of their four weight groups
 ALL = ("T-f", "S-f", "T-b", "S-b")
@@ -16,9 +19,9 @@ ALL = ("T-f", "S-f", "T-b", "S-b")
 
 def cross_scan(module):
     core = getattr(module, "forward_core", None)
-    if not isinstance(core, partial) or not hasattr(module, "A_logs"):
+    if not hasattr(module, "A_logs") or not (is_extended(module) or isinstance(core, partial)):
         return None
-    if core.func is _core:
+    if is_extended(module):
         return "its scan was replaced before"
     if getattr(core.func, "__name__", None) != "forward_corev2" or getattr(core.func, "__self__", None) is not module:
         return "its forward_core is not the forward_corev2 of VMamba"
@@ -33,38 +36,33 @@ def cross_scan(module):
     if _weights(module)[0].shape[0] != len(ALL):
         return f"it has {_weights(module)[0].shape[0]} groups of weights, not {len(ALL)}"
 
-    tables = {"_lifter_gather": GATHERS[name]()} if GATHERS[name] else {}
-    C = module.in_proj.in_features
-    sizes = [(2, 5, 17), (1, 3, 17)] if tables else [(2, 5, 3), (1, 2, 7)]
+    C, gather = module.in_proj.in_features, GATHERS[name]
+    sizes = [(2, 5, 17), (1, 3, 17), (1, 150, 17)] if gather else [(2, 5, 3), (1, 2, 7), (1, 300, 3)]
     shapes = [(B, C, T, J) if module.channel_first else (B, T, J, C) for B, T, J in sizes]
-    return Swap("scan in four directions", {"forward_core": _core}, [(shape,) for shape in shapes], tables)
 
+    def make(module):
+        if gather:
+            module.register_buffer("_lifter_gather", gather().to(module.Ds.device), persistent=False)
+        del module.forward_core  # theirs is bound to the module, and would stand before the method
+        return extend(module, Scan)
 
-def _limbs():
-    from lifter.models.posemamba import limb_gather
-
-    return limb_gather(ALL)
-
-
-def _strides():
-    from lifter.models.sasmamba import stride_gather
-
-    return stride_gather((1, 2, 3), ALL)
+    return Rewrite("scan in four directions", make, [(shape,) for shape in shapes])
 
 
 # The name of their CrossScan -> the table of what its frame-major directions read.
 GATHERS = {
     "CrossScan": None,
     "CrossScanTriton": None,
-    "CrossScan_plus_poselimbs": _limbs,
-    "CrossScan_plus_poselimbsv2": _strides,
+    "CrossScan_plus_poselimbs": lambda: limb_gather(ALL),
+    "CrossScan_plus_poselimbsv2": lambda: stride_gather((1, 2, 3), ALL),
 }
 
 
-def _core(module, x):
-    """(B, C, T, J) -> the normalised sum of the scans, in the layout that the module has."""
-    y = _scan(module, x.permute(0, 2, 3, 1), getattr(module, "_lifter_gather", None))
-    return module.out_norm(y.permute(0, 3, 1, 2) if module.channel_first else y).to(x.dtype)
+class Scan:
+    def forward_core(self, x):
+        """(B, C, T, J) -> the normalised sum of the scans, in the layout that the module has."""
+        y = _scan(self, x.permute(0, 2, 3, 1), getattr(self, "_lifter_gather", None))
+        return self.out_norm(y.permute(0, 3, 1, 2) if self.channel_first else y).to(x.dtype)
 
 
 def _scan(module, x, gather):

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import lifter
-from lifter.freeze import PackedLinear
-from lifter.layers import AxialAttention, Retention, SkeletonMixer, shared_decays
+from lifter.rewrite.rules.linear import PackedLinear, packs
+from lifter.layers import AxialAttention, Mamba, Retention, SkeletonMixer, shared_decays
 from lifter.layers.block import Mlp
 from lifter.models import D3DP, HoTMixSTE, HTPMixSTE, KTPFormer, MixSTE, PoseRetNet, SasMamba
-from lifter.models.frozen_transformer import FrozenTransformer
+from lifter.rewrite.rules.trunks import FrozenTransformer
 from tests.conftest import assert_as_good
 
 TINY = {"num_frames": 9, "dim": 16, "depth": 2, "drop_path": 0.0}
@@ -40,8 +40,8 @@ def test_same_numbers(name, dtype):
     model = model.to(dtype)
     frozen = lifter.freeze(model)
     gelus = sum(isinstance(m, PackedLinear) and m.activation == "gelu" for m in frozen.modules())
-    assert (gelus == 0 and isinstance(frozen.frozen, FrozenTransformer)) if name in ONE_CALL else gelus
-    assert not any(type(m) is nn.Linear for m in frozen.modules())
+    assert (gelus == 0 and isinstance(frozen.trunk, FrozenTransformer)) if name in ONE_CALL else gelus or not packs(dtype)
+    assert not packs(dtype) or not any(type(m) is nn.Linear for m in frozen.modules())
     assert_as_good(name, frozen(x.to(dtype)), model(x.to(dtype)), exact, factor=2, rounding=64)
 
 
@@ -60,6 +60,72 @@ def test_one_layout_for_all_lengths(frames):
 def test_strided_input_and_no_bias():
     linear, x = nn.Linear(24, 40, bias=False), torch.randn(17, 3, 48)[..., ::2].transpose(0, 1)
     torch.testing.assert_close(PackedLinear(linear)(x), linear(x))
+
+
+class Reads(nn.Module):
+    """Calls one linear layer, reads another, and ties a third."""
+
+    def __init__(self):
+        super().__init__()
+        self.called, self.read, self.tied = (nn.Linear(16, 16, bias=False) for _ in range(3))
+        self.embedding = nn.Embedding(16, 16, _weight=self.tied.weight)
+
+    def forward(self, x):
+        x = self.called(x) + nn.functional.linear(x, self.read.weight.T)
+        return self.tied(x) + self.embedding(torch.arange(7))
+
+
+OTHERS = {
+    "encoder layer": lambda: nn.TransformerEncoderLayer(16, 4, 32, batch_first=True),
+    "encoder": lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2),
+    "norm first": lambda: nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=True, activation="gelu"),
+    "reads": Reads,
+    "Mamba": lambda: Mamba(16),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@torch.no_grad()
+def test_modules_that_read_the_weight_of_a_linear_layer(kind):
+    torch.manual_seed(0)
+    model, x = OTHERS[kind]().eval(), torch.randn(2, 7, 16)
+    frozen = lifter.freeze(model)
+    assert any(isinstance(m, PackedLinear) for m in frozen.modules())
+    torch.testing.assert_close(frozen(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_the_weight_of_a_packed_layer(bias):
+    linear = nn.Linear(37, 21, bias=bias)
+    assert torch.equal(PackedLinear(linear).weight, linear.weight)
+
+
+@torch.no_grad()
+def test_replaced_methods_and_shared_layers():
+    model, x = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)), torch.randn(3, 16)
+    model.append(model[1])
+    model[0].forward = lambda x: 2 * x
+    frozen = lifter.freeze(model)
+    assert type(frozen[0]) is nn.Linear and isinstance(frozen[1], PackedLinear) and frozen[1] is frozen[2]
+    torch.testing.assert_close(frozen(x), model(x))
+
+
+@torch.no_grad()
+def test_what_differs_is_left_alone(monkeypatch):
+    """A part is run before it is handed out, and a model whose part computes something else is not changed."""
+    model, x = nn.Sequential(nn.Linear(16, 16), nn.ReLU()), torch.randn(3, 16)
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: 2 * nn.functional.linear(x, self.weight, self.bias))
+    with pytest.warns(UserWarning, match="freeze: 0 stays as it is: its output differs from lifter's by"):
+        frozen = lifter.freeze(model)
+    assert type(frozen[0]) is nn.Linear and torch.equal(frozen(x), model(x))
+
+
+@torch.no_grad()
+def test_compiles():
+    frozen, x = lifter.freeze(Mlp(16, 32)), torch.randn(3, 16)
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(frozen, fullgraph=True)(x), frozen(x))
 
 
 @torch.no_grad()
@@ -161,15 +227,14 @@ def test_shared_and_fewer_blocks(name):
     torch.testing.assert_close(lifter.freeze(model)(x), model(x), atol=1e-5, rtol=1e-4)
     model.STEblocks, model.TTEblocks = model.STEblocks[:1], model.TTEblocks[:1]
     torch.testing.assert_close(lifter.freeze(model)(x), model(x), atol=1e-5, rtol=1e-4)
-    vmapped = torch.vmap(lifter.freeze(model).frozen)(torch.randn(3, 1, 4, 17, 16))
+    vmapped = torch.vmap(lifter.freeze(model).trunk)(torch.randn(3, 1, 4, 17, 16))
     assert vmapped.shape == (3, 1, 4, 17, 3)
 
 
 def test_a_model_pickled_by_an_earlier_version():
     model = build("mixste")
-    del model.frozen
-    again = pickle.loads(pickle.dumps(model))
-    assert again.frozen is None and in_one_call(lifter.freeze(again))
+    model.frozen = None
+    assert in_one_call(lifter.freeze(pickle.loads(pickle.dumps(model))))
 
 
 @torch.no_grad()

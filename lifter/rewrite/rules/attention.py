@@ -6,7 +6,8 @@ from torch import nn
 
 from lifter.kernels import axial_attention
 from lifter.kernels.axial_attention import MAX_CHANNELS
-from lifter.optimize import Swap
+
+from ..engine import Rewrite, extend, is_extended
 
 PARTS = {"qkv": nn.Linear, "proj": nn.Linear, "attn_drop": nn.Dropout, "proj_drop": nn.Dropout}
 AXES = {"spatial": "joint", "vanilla": "joint", "temporal": "frame"}  # of the `mode` of MotionBERT and MotionAGFormer
@@ -16,7 +17,7 @@ def self_attention(module):
     parts = dict(module.named_children())
     if parts.keys() != PARTS.keys() or not hasattr(module, "num_heads") or not hasattr(module, "scale"):
         return None
-    if "forward" in vars(module):
+    if is_extended(module) or "forward" in vars(module):
         return "its forward was replaced before"
     odd = [name for name, kind in PARTS.items() if type(parts[name]) is not kind]
     if odd:
@@ -35,17 +36,22 @@ def self_attention(module):
     mode = getattr(module, "mode", None)
     if mode is not None and mode not in AXES:
         return f"its mode is {mode!r}, not one of {', '.join(AXES)}"
-    tokens = [((4, 5, C),), ((2, 18, C),)]
+    tokens = [((4, 5, C),), ((2, 18, C),), ((1, 300, C),)]
     if signature in (("x",), ("x", "vis")) and mode is None:
-        return Swap("attention of tokens", {"forward": _tokens}, tokens)
+        return _swap("tokens", Tokens, tokens)
     if signature == ("x", "seqlen") and AXES.get(mode) == "joint":
-        return Swap("attention of joints", {"forward": _tokens}, tokens)
+        return _swap("joints", Tokens, tokens)
     if signature == ("x", "seqlen") and mode == "temporal":
-        return Swap("attention of frames", {"forward": _frames}, [((6, 5, C), 3), ((14, 2, C), 7)])
+        return _swap("frames", Frames, [((6, 5, C), 3), ((14, 2, C), 7), ((300, 2, C), 300)])
     if signature == ("x",) and mode is not None:
-        function = {"joint": _grid_joints, "frame": _grid_frames}[AXES[mode]]
-        return Swap(f"attention of {AXES[mode]}s", {"forward": function}, [((2, 5, 3, C),), ((1, 3, 7, C),)])
+        axis = AXES[mode]
+        grids = [((2, 5, 3, C),), ((1, 3, 7, C),), ((1, 300, 2, C),), ((1, 2, 300, C),)]
+        return _swap(f"{axis}s", {"joint": GridJoints, "frame": GridFrames}[axis], grids)
     return f"its forward takes ({', '.join(signature)}), which is none of those known"
+
+
+def _swap(tokens, mixin, examples):
+    return Rewrite(f"attention of {tokens}", lambda module: extend(module, mixin), examples)
 
 
 def _attend(module, x, axis):
@@ -55,19 +61,23 @@ def _attend(module, x, axis):
     return module.proj_drop(module.proj(axial_attention(qkv, axis, None, module.scale, dropout_p)))
 
 
-def _tokens(module, x, *args, **kwargs):
-    """(B, N, C), all N tokens. What else comes (`vis`, `seqlen`) means nothing here."""
-    return _attend(module, x.unsqueeze(1), "joint").squeeze(1)
+class Tokens:
+    def forward(self, x, *args, **kwargs):
+        """(B, N, C), all N tokens. What else comes (`vis`, `seqlen`) means nothing here."""
+        return _attend(self, x.unsqueeze(1), "joint").squeeze(1)
 
 
-def _frames(module, x, seqlen=1):
-    """(B T, J, C), along the `seqlen` frames."""
-    return _attend(module, x.unflatten(0, (-1, seqlen)), "frame").flatten(0, 1)
+class Frames:
+    def forward(self, x, seqlen=1):
+        """(B T, J, C), along the `seqlen` frames."""
+        return _attend(self, x.unflatten(0, (-1, seqlen)), "frame").flatten(0, 1)
 
 
-def _grid_joints(module, x):
-    return _attend(module, x, "joint")
+class GridJoints:
+    def forward(self, x):
+        return _attend(self, x, "joint")
 
 
-def _grid_frames(module, x):
-    return _attend(module, x, "frame")
+class GridFrames:
+    def forward(self, x):
+        return _attend(self, x, "frame")

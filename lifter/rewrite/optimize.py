@@ -1,0 +1,107 @@
+"""lifter's kernels inside a model of somebody else's."""
+
+import copy
+from itertools import product
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from lifter.kernels import backend
+
+from .engine import difference, draw, first_line, rewrite
+from .rules import SWAPS
+
+
+def optimize(model):
+    """Let what we recognise in somebody else's model run on lifter's kernels, in place, and say what was done.
+
+    Known are attention blocks of MixSTE, MotionBERT, MotionAGFormer and their kin, the four-direction scans of PoseMamba,
+    SasMamba and VMamba, and the Mamba (1) mixers of mamba-ssm and transformers. They are known by what they hold (names,
+    shapes and kinds of their parts, signature of `forward`). Each is then compared with its original, in evaluation and
+    in training without dropout, in float32 on random input of several lengths up to 300, outputs and gradients. A module
+    that differs by more than rounding, or cannot run here, is left alone.
+
+    Nothing else changes: modules, parameters, hooks and the keys of the state dict stay. A swapped module becomes an
+    instance of a subclass of its class that has another `forward` (a scan another `forward_core`). Dropout of attention
+    weights draws other random numbers. A model may be trained, copied, pickled and replicated as before; what was swapped
+    already is left. A pickle of it needs lifter to be read.
+
+    A model that needs an extension to run at all, such as PoseMamba's `selective_scan_cuda_core`, needs
+    `lifter.compat.install()` before it is imported.
+
+    Args:
+        model: any module, on any device but "meta".
+
+    Returns:
+        `Report`; print it. `.swapped` are names, `.left` is {name: why}.
+
+    Raises:
+        TypeError if `model` is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"optimize: model is {type(model).__name__}, expected a torch.nn.Module")
+    return rewrite(model, SWAPS, _verify)[1]
+
+
+def _verify(module, swap):
+    """Compare two copies. The module itself is only touched if they do the same."""
+    if any(p.device.type == "meta" for p in module.parameters()):
+        return None, "its weights are on the meta device"
+    verified = f"{swap.kind}, verified"
+    try:
+        theirs = copy.deepcopy(module).float().requires_grad_(True)
+    except Exception as error:  # of somebody else's code, whatever it is, here and below
+        return None, f"it cannot be copied ({first_line(error)})"
+    for part in theirs.modules():
+        if isinstance(part, _DropoutNd):
+            part.p = 0.0
+    ours = swap.make(copy.deepcopy(theirs))
+    before = dict(vars(theirs))
+    try:
+        expected = _run(theirs, swap.examples)
+    except Exception as error:
+        why = f"its own code does not run here ({first_line(error)})"
+        if not swap.reference:
+            return None, why
+        expected = None
+        verified += f" on the reference: {why}"
+    if any(value is not before.get(key) for key, value in vars(theirs).items() if key != "training"):
+        return None, "its forward keeps something of what it computes"
+    try:
+        found = _run(ours, swap.examples)
+    except Exception as error:
+        return None, f"lifter's ops do not take it ({first_line(error)})"
+    if expected is None:
+        with backend("reference"):
+            expected = _run(ours, swap.examples)
+    for (name, theirs), (_, ours) in zip(expected, found, strict=True):
+        if why := difference(name, theirs, ours):
+            return None, why
+    return swap.make(module), verified
+
+
+def _run(module, examples):
+    """[(name, tensor)] of all examples, in evaluation and in training; the module is left in evaluation."""
+    device = next(module.parameters()).device
+    tensors = []
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for mode, example in product(("training", "evaluation"), examples):
+            module.train(mode == "training")
+            tensors += [(f"in {mode} {name}", tensor) for name, tensor in _outputs(module, example, device)]
+    return tensors
+
+
+def _outputs(module, example, device):
+    """[(name, tensor)]: the output, and the gradients of input and parameters for a fixed random cotangent."""
+    x, *more = draw(example, next(module.parameters()))
+    x.requires_grad_()
+    torch.manual_seed(0)
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        out = module(x, *more)
+        (weights,) = draw([tuple(out.shape)], out)
+        named = [("input", x), *module.named_parameters()]
+        grads = torch.autograd.grad(out, [p for _, p in named], weights, allow_unused=True)
+    tensors = [(f"the gradient of {name}", g) for (name, _), g in zip(named, grads) if g is not None]
+    with torch.no_grad():  # may take another way
+        return [("its output", out.detach()), ("its output without gradients", module(x.detach(), *more)), *tensors]
