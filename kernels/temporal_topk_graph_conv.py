@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from ._checks import check_float, check_map, check_shape
 from ._op import Cost, Kernel, Op
 from .skeleton_graph_conv import check_tail, tail_ref
+from .topk_temporal_mask import BITS
 
 __all__ = ["temporal_topk_graph_conv", "temporal_topk_graph_conv_ref"]
-
-BITS = 32  # pairs of a word
 
 
 def temporal_topk_graph_conv(
