@@ -46,9 +46,9 @@ def check_like(op: str, first: str, x: torch.Tensor, name: str, y: torch.Tensor 
         raise TypeError(f"{op}: {name} has dtype {y.dtype}, expected {first}'s, {x.dtype}")
 
 
-def check_device(op: str, first: str, x: torch.Tensor, name: str, y: torch.Tensor | None) -> None:
-    """ValueError unless `y` is absent or on the device of `x`, the argument `first`."""
-    if y is not None and y.device != x.device:
+def check_device(op: str, first: str, x: torch.Tensor, name: str, y) -> None:
+    """ValueError if `y` is a tensor that is not on the device of `x`, the argument `first`."""
+    if isinstance(y, torch.Tensor) and y.device != x.device:
         raise ValueError(f"{op}: {name} is on {y.device}, expected {first}'s device, {x.device}")
 
 

@@ -123,6 +123,7 @@ class Op(Kernel):
         self._autocast, self._kernels = autocast, kernels or self._call
         self._names = list(inspect.signature(reference).parameters)
         self._maps, self._parameters = ([self._names.index(name) for name in names.split()] for names in (maps, parameters))
+        self._first = self._maps[0]
         results = [r.name for r in self.schema.returns]
         if self.backward:
             results = [name for name in results if f"d{name}" in {a.name for a in self.backward.schema.arguments}]
@@ -130,32 +131,27 @@ class Op(Kernel):
 
     def __call__(self, *args):
         args = list(args)
-        if self._autocast and (dtype := autocast_dtype(args[self._maps[0]])) is not None:
-            self._cast(args, self._maps, dtype)
-        x = args[self._maps[0]]
-        self._check(x, args)
-        ops = self.namespace(*[args[i] for i in self._maps + self._parameters])
+        x = args[self._first]
+        if self._autocast and (dtype := autocast_dtype(x)) is not None:
+            _cast(args, self._maps, dtype)
+            x = args[self._first]
+        for i in self._maps:
+            if args[i] is not None and args[i].dtype != x.dtype:
+                check_like(self.function.__name__, self._names[self._first], x, self._names[i], args[i])
+        tensors = [y for y in args if isinstance(y, torch.Tensor)]
+        if any(y.device != x.device for y in tensors):
+            for name, y in zip(self._names, args):
+                check_device(self.function.__name__, self._names[self._first], x, name, y)
+
+        ops = self.namespace(x, *tensors)
         if ops is None:
             with no_autocast(x):
                 return self.reference(*args)
         if wide := x.dtype == torch.float16 and x.device.type == "cpu":
-            self._cast(args, self._maps, torch.float32)
-        self._cast(args, self._parameters, torch.float32)
+            _cast(args, self._maps, torch.float32)
+        _cast(args, self._parameters, torch.float32)
         results = self._kernels(ops, *args)
         return _narrow(results, x.dtype) if wide else results
-
-    def _cast(self, args, places, dtype):
-        for i in places:
-            if (y := args[i]) is not None and y.dtype != dtype:
-                args[i] = y.to(dtype)
-
-    def _check(self, x, args):
-        op, first = self.function.__name__, self._names[self._maps[0]]
-        for i in self._maps:
-            check_like(op, first, x, self._names[i], args[i])
-        for name, y in zip(self._names, args):
-            if isinstance(y, torch.Tensor):
-                check_device(op, first, x, name, y)
 
     def _call(self, ops, *args):
         results = getattr(ops, self.name)(*args)
@@ -273,6 +269,12 @@ _triton_usable, _triton_note = _triton_state()
 def _warn_slow(op: str, device: str) -> None:
     reason = {"cpu": _library.reason, "cuda": _triton_note}.get(device, f"there are no kernels for {device}")
     warnings.warn(f"lifter.{op} runs its slow PyTorch reference on {device}: {reason}", stacklevel=6)
+
+
+def _cast(args, places, dtype):
+    for i in places:
+        if (y := args[i]) is not None and y.dtype != dtype:
+            args[i] = y.to(dtype)
 
 
 def _narrow(results, dtype):

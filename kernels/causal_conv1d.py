@@ -62,8 +62,7 @@ def causal_conv1d_fn(
         x = x.to(dtype)
     if initial_states is not None:
         initial_states = initial_states.to(x.dtype)
-    if final_states_out is not None:
-        check_device(op, "x", x, "final_states_out", final_states_out)
+    check_device(op, "x", x, "final_states_out", final_states_out)
     out = CAUSAL_CONV1D(x, weight, bias, seq_idx, initial_states, silu)
     return (out, _final_states(x, initial_states, width, final_states_out)) if return_final_states else out
 

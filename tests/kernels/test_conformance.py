@@ -37,6 +37,11 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize(["target", *names] if "target" in metafunc.fixturenames else names, cases)
 
 
+def on(target, make, **sizes):
+    """The sample of a few steps of one clip where programs are interpreted."""
+    return make(**sizes or (dict(B=1, T=3) if target.slow else {})).on(target.device)
+
+
 def equal(ours, expected):
     assert ours.keys() == expected.keys()
     for name in expected:
@@ -74,7 +79,7 @@ class Calls(TorchDispatchMode):
 def test_opcheck(target, make):
     """Of all ops that a call runs, forward and backward."""
     with target.forced(), Calls() as calls:
-        make().on(target.device).run()
+        on(target, make).run()
     assert calls.found
     for func, args in calls.found:
         backward = _op._kernels[func._schema.name.split("::")[1]].backward
@@ -89,8 +94,8 @@ def test_compiles_whole(target, make):
     """With gradients; first for the lengths of one call, then for any."""
     compiled = torch.compile(make().function, fullgraph=True, backend="aot_eager")
     with target.forced():
-        for T in (5, 9):
-            sample = make(T=T).on(target.device)
+        for T in (3, 5):
+            sample = on(target, make, B=2, T=T)
             close(sample.run(compiled), sample.run())
 
 
@@ -107,7 +112,7 @@ class Call(torch.nn.Module):
 
 
 def test_exports(target, make):
-    sample = make().on(target.device)
+    sample = on(target, make)
     given = lambda: {name: x.clone() for name, x in sample.inputs.items() if isinstance(x, torch.Tensor)}
     with target.forced(), torch.no_grad():
         program = torch.export.export(Call(sample), (), given())
@@ -120,7 +125,7 @@ def test_exports(target, make):
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_vmap(target, trained):
     """Over all that has a gradient, with gradients."""
-    sample = trained().on(target.device)
+    sample = on(target, trained)
     with target.forced():
         call = lambda leaves: tensors(sample.function(**sample.inputs | leaves))
         xs = {name: torch.stack([x, 0.5 * x]).detach().requires_grad_() for name, x in sample.leaves().items()}
@@ -135,7 +140,7 @@ def test_vmap(target, trained):
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_checkpointing(target, trained, use_reentrant):
-    sample = trained().on(target.device)
+    sample = on(target, trained)
 
     def call(**inputs):
         names = [name for name, x in inputs.items() if isinstance(x, torch.Tensor)]
@@ -148,7 +153,7 @@ def test_checkpointing(target, trained, use_reentrant):
 
 def test_saved_tensor_hooks(target, trained):
     """What is saved goes through the hooks, and is asked for once."""
-    sample, unpacked = trained().on(target.device), []
+    sample, unpacked = on(target, trained), []
 
     def pack(x):
         return len(unpacked), unpacked.append(0), x.cpu()
@@ -189,7 +194,7 @@ def test_no_derivative_is_lost(trained, transform):
 
 
 def test_no_silent_second_derivative(target, trained):
-    sample = trained().on(target.device)
+    sample = on(target, trained)
     leaves = sample.leaves()
     with target.forced():
         loss = tensors(sample.function(**sample.inputs | leaves))[0].square().sum()
@@ -226,7 +231,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_strides(target, make, layout):
     """Views give what their copies give."""
-    sample = make().on(target.device)
+    sample = on(target, make)
     views = sample.map(lambda name, x: LAYOUTS[layout](x) if x.dim() else x)
     with target.forced():
         (equal if sample.exact else close)(views.run(), sample.run())
@@ -234,7 +239,7 @@ def test_strides(target, make, layout):
 
 def test_no_clip(target, make):
     """Outputs of no elements, and gradients of parameters that are zero."""
-    sample = make(B=0).on(target.device)
+    sample = on(target, make, B=0)
     with target.forced():
         ours = sample.run()
     with kernels.backend("reference"):
@@ -257,7 +262,7 @@ def test_repeats_on_any_number_of_threads(make):
 
 def test_autocast(target, make):
     """Computes in its dtype what is a map, and leaves the rest alone."""
-    sample = make().on(target.device)
+    sample = on(target, make)
     with target.forced(), torch.no_grad():
         expected = sample.cast(torch.bfloat16).run()
         with torch.autocast(target.device, torch.bfloat16):
