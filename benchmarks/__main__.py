@@ -1,7 +1,6 @@
-"""The command line: `python -m benchmarks [tables|models|kernels|stream|official|huggingface]`."""
+"""The papers' tables and the speed of models and kernels on this machine, as a table of each and a report."""
 
 import argparse
-import contextlib
 import math
 import re
 import sys
@@ -13,14 +12,43 @@ import torch
 from lifter import _library
 from lifter.info import environment
 
-from . import bounds, comparison, diffusion, huggingface, inputs, kernels, memory, models, report, scaling, stream, tables, zoo
-from .accuracy import first_line
+from . import (
+    bounds,
+    comparison,
+    diffusion,
+    headlines,
+    huggingface,
+    inputs,
+    kernels,
+    memory,
+    models,
+    report,
+    runner,
+    scaling,
+    stream,
+    tables,
+    zoo,
+)  # fmt: skip
 
+# Part -> its section, an example, and what it is.
 PARTS = {
-    "tables": [tables], "models": [models, zoo, diffusion, memory], "kernels": [kernels, scaling], "stream": [stream],
-    "official": [comparison], "huggingface": [huggingface],
-}  # fmt: skip
-DEFAULT_PARTS = ("tables", "models", "kernels")  # streams take minutes, the last two need the code of others
+    "tables": (tables, "tables --only sasmamba", "parameters and operations of the models beside those that the papers print"),
+    "models": (models, "models --only sasmamba,mixste", "the papers' architectures: ours, frozen, bfloat16, plain PyTorch"),
+    "kernels": (kernels, "kernels --only '^retention'", "every op beside its reference and the bound of this machine"),
+    "zoo": (zoo, "zoo --only motionagformer", "every model on our kernels and in plain PyTorch"),
+    "diffusion": (diffusion, "diffusion", "whole samplers: D3DP, HTP, KTPFormer"),
+    "memory": (memory, "memory", "peak memory of a scan and of training steps"),
+    "threads": (scaling, "threads", "one thread against all"),
+    "stream": (stream, "stream --only poseretnet", "how long a live user waits for a pose"),
+    "official": (comparison, "official --only motionbert", "beside the official code (first: make peers)"),
+    "huggingface": (huggingface, "huggingface", "transformers' Mamba before and after lifter.optimize"),
+}
+USUAL = ("tables", "models", "kernels")
+EVERYTHING = tuple(PARTS)[:-2]  # but what needs the code of others
+# Seconds that the sections of a run may take, of a run that is not --full; other sections take as long as they take.
+SHARES = {"quick": {"tables": 10, "models": 12, "kernels": 15}, "default": {"tables": 12, "models": 80, "kernels": 70}}
+SECONDS = {"quick": 0.15, "default": 1.0, "full": 2.0}
+PATIENCE = {"quick": 2, "default": 20, "full": math.inf}
 DEFAULT_FOLDER = "build/benchmarks"
 
 
@@ -30,22 +58,37 @@ class Setup:
 
     device: str
     clips: inputs.Clips
-    quick: bool
+    mode: str  # quick, default or full
     seconds: float  # budget of one candidate
-    patience: float  # longest call of the reference models
+    patience: float  # longest call of what we compare with
+
+    @property
+    def quick(self) -> bool:
+        return self.mode == "quick"
+
+    @property
+    def everything(self) -> bool:
+        """Whether all sizes are run: on a GPU, where a round takes the parts one by one, by default."""
+        return self.mode == "full" or self.mode == "default" and self.device != "cpu"
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("part", nargs="?", choices=PARTS, help=f"default: {', '.join(DEFAULT_PARTS)}")
+def arguments(argv):
+    examples = [f"  {what}\n    python -m benchmarks {example}" for _, example, what in PARTS.values()]
+    epilog = "\n".join(["parts, with an example of each:", *examples])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: {', '.join(USUAL)}")
     only = "cases whose name has one of these regular expressions, divided by commas, in it"
     parser.add_argument("--only", metavar="PATTERNS", help=only)
     effort = parser.add_mutually_exclusive_group()
-    effort.add_argument("--quick", action="store_true", help="about a minute: fewer lengths, no torch.compile")
-    effort.add_argument("--full", action="store_true", help="also reference calls that take minutes")
+    effort.add_argument("--quick", action="store_true", help="less than a minute: short clips, few samples")
+    effort.add_argument("--full", action="store_true", help="an hour: all sizes, all models, torch.compile, slow references")
     parser.add_argument("--input", metavar="FILE.npz", help="2D keypoints for the models (default: a synthetic gait)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--seconds", type=float, metavar="S", help="budget of a candidate; 0: every call once, to compile it")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="budget of a candidate, however long all of it takes; 0: every call once"
+    )
     parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
     parser.add_argument("--json", metavar="FILE", help="write the rows here as a list of objects")
     parser.add_argument(
@@ -53,102 +96,84 @@ def main(argv: list[str] | None = None) -> int:
         help=f"write results.json, report.md, speed.png here (default: {DEFAULT_FOLDER}, nowhere with --json)",
     )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
-    args = parser.parse_args(argv)
+    return parser, parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser, args = arguments(argv)
+    mode = "quick" if args.quick else "full" if args.full else "default"
+    parts = args.parts or (EVERYTHING if args.full else USUAL)
     try:
+        if unknown := [part for part in parts if part not in PARTS]:
+            raise ValueError(f"part {unknown[0]!r}, expected some of {', '.join(PARTS)}")
         only = re.compile((args.only or "").replace(",", "|"), re.IGNORECASE)
         clips = inputs.load(args.input) if args.input else inputs.synthetic_gait()
-        if args.part in (None, "models", "stream"):
+        if set(parts) - {"tables", "kernels", "memory", "threads", "huggingface"}:
             clips.batch(1, max(models.FRAMES))
         if args.threads is not None and args.threads < 1:
             raise ValueError(f"--threads: got {args.threads}, expected at least 1")
         if args.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device cuda: PyTorch sees no GPU here")
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        seconds = SECONDS[mode] if args.seconds is None else args.seconds
+        setup = Setup(args.device, clips, mode, seconds, PATIENCE[mode])
+        plan = {PARTS[part][0]: runner.planned(PARTS[part][0], setup) for part in parts}
     except (re.error, ValueError, OSError) as error:
         parser.error(str(error))
     except KeyError as error:
         parser.error(error.args[0])
-    if args.threads:
-        torch.set_num_threads(args.threads)
 
-    setup = Setup(
-        args.device,
-        clips,
-        args.quick,
-        seconds=args.seconds if args.seconds is not None else 0.15 if args.quick else 2.0 if args.full else 1.0,
-        patience=2 if args.quick else math.inf if args.full else 20,
-    )
-    sections = [section for part in ([args.part] if args.part else DEFAULT_PARTS) for section in PARTS[part]]
-    try:
-        plan = {section: section.cases(setup) for section in sections}
-    except ValueError as error:
-        parser.error(str(error))
     plan = {section: [case for case in cases if only.search(case[0])] for section, cases in plan.items()}
-    names = [name for cases in plan.values() for name, _ in cases]
-    if not names:
-        print(f"no case matches {args.only!r}; --list prints them all", file=sys.stderr)
+    plan = {section: cases for section, cases in plan.items() if cases}
+    if not plan:
+        more = "" if args.full else "; with --full there are more"
+        where = ", ".join(parts)
+        print(f"no case of {where} matches {args.only!r}; --list prints them all{more}", file=sys.stderr)
         return 2
     if args.list:
-        print("\n".join(names))
+        print("\n".join(name for cases in plan.values() for name, _ in cases))
         return 0
-    return run({section: cases for section, cases in plan.items() if cases}, setup, args)
+    return run(plan, setup, args)
 
 
 def run(plan, setup, args) -> int:
-    mode = "quick" if args.quick else "full" if args.full else "default"
-    result = report.Report(environment(), setup.device, setup.clips.description, mode)
+    start = time.perf_counter()
+    result = report.Report(environment(), setup.device, setup.clips.description, setup.mode)
     if not _library.loaded and setup.device == "cpu":
         print(f"NO C++ KERNELS HERE: lifter is its own reference in this run ({_library.reason})", file=sys.stderr)
     folder = args.out or (None if args.json else DEFAULT_FOLDER)
-    start, done, total = time.perf_counter(), 0, sum(map(len, plan.values()))
+    shares = SHARES.get(setup.mode, {}) if setup.device == "cpu" and args.seconds is None else {}
+    print(announced(plan, setup, shares), flush=True)
     if setup.device != "cpu":
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # as that of matrix products is
-        # First, and after every case what there is: a round may be cut off
+
+    def write():
+        if args.json:
+            report.write_json(args.json, result)
+        if folder:
+            report.write_results(folder, result)
+
+    if plan.keys() - {tables}:
         result.ceilings = bounds.ceilings(setup.device)
-    for section, cases in plan.items():
-        rows = result.sections[section] = []
-        for name, case in cases:
-            done += 1
-            _progress(f"[{done}/{total}] {time.perf_counter() - start:.0f} s  {name}")
-            rows += case() if setup.device == "cpu" else survived(name, case)
-            if folder and setup.device != "cpu":
-                report.write_results(folder, result)
-        _progress("")
-        report.show(section, rows)
-    if setup.device == "cpu" and plan.keys() - {tables}:
-        result.ceilings = bounds.ceilings(setup.device)
-    if args.json:
-        report.write_json(args.json, result)
+    runner.run(plan, setup, shares, result, write)
     if folder:
         report.write(folder, result)
-    for key, value in {**result.facts, **result.ceilings}.items():
-        if value is not None:
-            print(f"{key}: {value if not isinstance(value, float) else format(value, '.4g')}")
-    print(f"{time.perf_counter() - start:.0f} s; written: {', '.join(filter(None, (args.json, folder)))}")
-    rows = [row for rows in result.sections.values() for row in rows]
-    wrong = [row["case"] for row in rows if row.get("matches") is False]
-    slower = [row["case"] for row in rows if row.get("slower")]
-    for problem, failed in (("WRONG OUTPUT", wrong), ("SLOWER THAN THE REFERENCE OPS", slower)):
-        if failed:
-            print(f"{problem}: {', '.join(failed)}", file=sys.stderr)
-    return 1 if wrong or slower else 0
+    where = [args.json] * bool(args.json) + [f"{folder}/report.md (all columns and notes), results.json"] * bool(folder)
+    print(headlines.headlines(result, where, time.perf_counter() - start))
+    return 1 if any(headlines.wrong(row) or row.get("slower") for row in result.rows) else 0
 
 
-def survived(name, case) -> list[dict]:
-    """The rows of a case; one that fails is a wrong row, and the round goes on."""
-    try:
-        return case()
-    except Exception as failure:
-        with contextlib.suppress(RuntimeError):  # of a capture that is not over
-            torch.cuda.empty_cache()
-        return [{"case": name, "matches": False, "note": f"FAILS: {first_line(failure)}"}]
-
-
-def _progress(line):
-    """The current case: one changing line on a terminal, else one line each."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-    elif line:
-        print(line, file=sys.stderr, flush=True)
+def announced(plan, setup, shares) -> str:
+    """How long a run will take."""
+    counts = ", ".join(f"{len(cases)} of {report.name_of(section)}" for section, cases in plan.items())
+    known = [shares.get(report.name_of(section)) for section in plan]
+    if None in known:
+        return f"{setup.mode} run: cases: {counts}. It has no limit of time: as long as all samples take."
+    others = "; --quick takes less than a minute, --full an hour" if setup.mode == "default" else ""
+    return (
+        f"{setup.mode} run: cases: {counts}. It takes at most about {sum(known) + 10} s, twice that on a busy machine{others}."
+    )
 
 
 if __name__ == "__main__":

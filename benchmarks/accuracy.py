@@ -16,5 +16,9 @@ def tolerance(dtype) -> float:
     return {torch.float32: 1e-4}.get(dtype) or 16 * torch.finfo(dtype).eps
 
 
+def fail(failure: Exception):
+    raise failure
+
+
 def first_line(failure: Exception) -> str:
     return f"{type(failure).__name__}: {failure}".strip().splitlines()[0]

@@ -8,9 +8,10 @@ import torch
 
 import lifter
 
-from . import official, zoo
+from . import official
 from .accuracy import error, first_line, tolerance
-from .timing import measure, timed
+from .models import build, candidates, cast, inputs
+from .timing import RULE, measure, speedup, timed
 
 TITLE = "Beside the official code, same weights and clips"
 COLUMNS = [
@@ -18,14 +19,16 @@ COLUMNS = [
     ("implementation", "implementation", "{}"),
     ("latency", "time", "{}"),
     ("frames/s", "frames_per_second", "{:,.0f}"),
-    ("speedup", "speedup", "{:.2f}x"),
+    ("speedup", "speedup", "{}"),
     ("error", "error", "{:.1e}"),
     ("", "note", "{}"),
 ]
+SCREEN = ("case", "implementation", "latency", "frames/s", "speedup", "error")
 NOTES = [
     "Median of interleaved calls ± half the distance between the quartiles, n samples. Random weights, loaded from the "
     "official network into ours. Speedup: over the official code in float32. Error: largest difference to its output, "
     "relative to the largest; its own: of two calls (HoT draws noise), twice which ours may have.",
+    RULE,
     "Autocast: the official code under torch.autocast in bfloat16. Frozen: a copy made by lifter.freeze.",
     "torch.compile of the official code where its call takes less than 0.05 s (--full: wherever it compiles).",
     "Chunk: PoseRetNet frame by frame, or nine at once, with its state; one person. The error is of the first chunk.",
@@ -52,15 +55,15 @@ def cases(setup):
 @torch.inference_mode()
 def run(name, frames, batch, setup) -> list[dict]:
     case = {"case": f"{name} T={frames} batch {batch}", "model": name, "frames": frames, "batch": batch}
-    with torch.inference_mode(False):  # parameters made in it do not count their changes, see lifter.models.MixSynthFormer
-        ours = zoo.build(name, frames, setup.device)
+    with torch.inference_mode(False):  # see models.build
+        ours = copy.deepcopy(build(name, frames, setup.device))
         try:
             theirs = official.build(name, frames).eval().to(setup.device)
         except Exception as failure:  # whatever it is, it is theirs
             return [case | {"implementation": "official", "note": f"fails: {first_line(failure)}"}]
         lifter.load_checkpoint(ours, theirs.state_dict())
         models = candidates(ours, setup)
-    given = zoo.inputs(ours, setup, frames, batch)
+    given = inputs(ours, setup, frames, batch)
     call = partial(theirs, *official.inputs(name, given))
     try:
         first, seconds = timed(call, setup.device)
@@ -77,7 +80,7 @@ def run(name, frames, batch, setup) -> list[dict]:
             notes["official + torch.compile"] = f"fails: {first_line(failure)}"
         else:
             calls["official + torch.compile"] = compiled
-    calls |= {which: partial(model, *(cast(x, dtype) for x in given)) for which, (model, dtype) in models.items()}
+    calls |= {which: partial(model, *cast(given, dtype)) for which, (model, dtype) in models.items()}
     return rows(case, calls, notes, max(setup.seconds, SAMPLES * seconds), setup, first)
 
 
@@ -90,10 +93,10 @@ def run_stream(chunk, setup) -> list[dict]:
     except Exception as failure:  # whatever it is, it is theirs
         return [case | {"implementation": "official", "note": f"fails: {first_line(failure)}"}]
     lifter.load_checkpoint(ours, theirs.state_dict())
-    clip = zoo.inputs(ours, setup, chunk, 1)[0]
+    clip = inputs(ours, setup, chunk, 1)[0]
     calls = {"official": Live(lambda state, number: theirs(clip, state, number))}
     for which, (model, dtype) in candidates(ours, setup).items():
-        calls[which] = Live(partial(chunk_of_ours, model, cast(clip, dtype)))
+        calls[which] = Live(partial(chunk_of_ours, model, clip.to(dtype)))
     return rows(case, calls, {}, setup.seconds, setup)
 
 
@@ -111,20 +114,6 @@ class Live:
 
 def chunk_of_ours(model, clip, state, number):
     return model(clip, state, return_state=True)
-
-
-def candidates(model, setup) -> dict:
-    """Our implementations: name -> (model, dtype of its maps)."""
-    half = copy.deepcopy(model).bfloat16()
-    found = {"lifter": (model, torch.float32), "lifter bfloat16": (half, torch.bfloat16)}
-    if setup.device == "cpu":
-        found["lifter frozen"] = (lifter.freeze(model), torch.float32)
-        found["lifter frozen bfloat16"] = (lifter.freeze(half), torch.bfloat16)
-    return found
-
-
-def cast(x, dtype):
-    return x.to(dtype) if x.is_floating_point() else x
 
 
 def autocast(call, device):
@@ -155,6 +144,6 @@ def rows(case, calls, notes, seconds, setup, expected=None) -> list[dict]:
             row["matches"] = off <= max(tolerance(dtype), 2 * own)
             row["note"] = "" if row["matches"] else "WRONG OUTPUT"
         if row.get("matches", True):
-            row["speedup"] = timings["official"].median / time.median
+            row["speedup"] = speedup(time, timings["official"])
         found.append(case | row)
     return found

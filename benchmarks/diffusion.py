@@ -10,7 +10,7 @@ from lifter import diffusion, kernels
 
 from . import models, published
 from .accuracy import error, tolerance
-from .timing import measure
+from .timing import RULE, measure, speedup
 
 TITLE = "Diffusion: frames per second of the sampler"
 COLUMNS = [
@@ -19,16 +19,18 @@ COLUMNS = [
     ("time", "time", "{}"),
     ("frames/s", "frames_per_second", "{:.4g}"),
     *((f"at H={h}, K={k}", f"frames_per_second_h{h}_k{k}", "{:.3g}") for h, k in published.FPS),
-    ("by d3dp", "by_d3dp", "{:.2f}x"),
+    ("by d3dp", "by_d3dp", "{}"),
     *((f"printed, K={k}", f"printed_by_d3dp_k{k}", "{:.2f}x") for _, k in published.FPS),
     ("error", "error", "{:.1e}"),
     ("", "note", "{}"),
 ]
+SCREEN = ("case", "model", "time", "frames/s", "by d3dp", "printed, K=1", "error")
 NOTES = [
     "One call of the sampler is H hypotheses times K steps times 2 (mirror images) of the network. On a CPU it is timed at "
     "H=1, K=1 unless --full, and what it would be at the paper's settings follows from the number of calls.",
     "By d3dp: frames per second over those of d3dp, same dtype and settings, interleaved in this run; printed: the same ratio "
     "of the paper, float32 on two RTX 4090.",
+    RULE,
     "Error: largest difference to the reference ops in float32, relative to the largest value. In bfloat16 HTP may choose "
     "other frames than in float32: there it is printed and not judged.",
     "ktpformer is its lifting network, called as often: its diffusion variant has no public code.",
@@ -51,10 +53,10 @@ def run(hypotheses, steps, setup) -> list[dict]:
     calls, expected = {}, {}
     for name in NAMES:
         kind, _, n = name.partition(" n=")
-        model = models.build(kind, setup.device)
+        model = models.build(kind, FRAMES, setup.device)
         choices, clips = {"n": int(n)} if n else {}, models.keypoints(model, setup, FRAMES, 1)
         for dtype in (torch.float32, torch.bfloat16):
-            ready = models.build(kind, setup.device, dtype)
+            ready = models.build(kind, FRAMES, setup.device, dtype)
             ready = lifter.freeze(ready) if setup.device == "cpu" else ready
             calls[name, dtype] = partial(_sample, ready, clips.to(dtype), hypotheses, steps, noise, choices)
         with kernels.backend("reference"):
@@ -93,5 +95,5 @@ def _row(name, dtype, hypotheses, steps, timings, output, expected) -> dict:
         if name in printed:
             row[f"printed_by_d3dp_k{k}"] = printed[name] / printed["d3dp"]
     if row["matches"] is not False:
-        row["by_d3dp"] = timings["d3dp", dtype].median / time.median
+        row["by_d3dp"] = speedup(time, timings["d3dp", dtype])
     return row

@@ -33,7 +33,7 @@ tests() { # name of the step, then arguments. Interrupted at the limit: what fai
 }
 
 once() { # PART: calls every case of its standard input (patterns) once, so that what it compiles is there; many at a time
-    timeout "$LIMIT" xargs -P "$WORKERS" -I{} "$PYTHON" -m benchmarks "$1" --device cuda --seconds 0 --json /dev/null --only {} \
+    timeout "$LIMIT" xargs -P "$WORKERS" -I{} "$PYTHON" -m benchmarks "$1" --device cuda --seconds 0 --json "$RESULTS/warm-$1.json" --only {} \
         >"$RESULTS/warm-$1.log" 2>&1 || true # what fails here fails again where it counts
 }
 
@@ -50,13 +50,13 @@ run() {
             "$PYTHON" -m benchmarks kernels --quick --device cuda --seconds 0 --json "$RESULTS/memcheck.json" --only "[TLBN]=(27|17|1) "
         ;;
     warm) for op in $OPS; do echo "^$op "; done | once kernels ;;
-    warm-zoo) "$PYTHON" -m benchmarks models --list | sed -n 's/^\(zoo .* T=243 batch 1\)$/^\1$/p' | once models ;;
+    warm-zoo) "$PYTHON" -m benchmarks zoo --device cuda --list | sed -n 's/^\(zoo .* T=243 batch 1\)$/^\1$/p' | once zoo ;;
     attention) bench "$1" kernels --seconds 0.05 --only "^axial_attention" ;;
     scans) bench "$1" kernels --seconds 0.05 --only "$SCANS" ;;
     ops) bench "$1" kernels --seconds 0.05 --only "^(?!axial_attention|selective_|skeleton_scan|causal_conv1d)" ;;
-    zoo) bench "$1" models --seconds 0.1 --only "^zoo .*batch (1|8)$" ;;
-    zoo-64) bench "$1" models --seconds 0.1 --only "^zoo .*batch 64$" ;;
-    models) bench "$1" models --seconds 0.3 --only "^(?!zoo)" ;;
+    zoo) bench "$1" zoo --seconds 0.1 --only "batch (1|8)$" ;;
+    zoo-64) bench "$1" zoo --seconds 0.1 --only "batch 64$" ;;
+    models) bench "$1" models diffusion memory --seconds 0.3 ;;
     summary) "$PYTHON" -m benchmarks.summary "$RESULTS" ;;
     *) echo "gpu_round.sh: no step $1" >&2 && return 2 ;;
     esac

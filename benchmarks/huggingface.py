@@ -11,7 +11,7 @@ import lifter
 from lifter._extras import install_command
 
 from .accuracy import error
-from .timing import measure
+from .timing import RULE, measure, speedup
 
 TITLE = "transformers' Mamba, 130M configuration, random weights"
 COLUMNS = [
@@ -19,13 +19,15 @@ COLUMNS = [
     ("implementation", "implementation", "{}"),
     ("latency", "time", "{}"),
     ("tokens/s", "tokens_per_second", "{:,.1f}"),
-    ("speedup", "speedup", "{:.1f}x"),
+    ("speedup", "speedup", "{}"),
     ("error", "error", "{:.1e}"),
 ]
+SCREEN = ("case", "implementation", "latency", "tokens/s", "speedup", "error")
 NOTES = [
     "Prefill: batch 1, no cache before, one kept after, logits of the last token. Decode: one more token on such a cache.",
     "Speedup: over transformers' own path in the same dtype. Error: of the logits, to transformers' in float64, relative "
     "to the largest (random weights magnify rounding); none above twice transformers' own error in that dtype counts.",
+    RULE,
 ]
 CONFIG = {"vocab_size": 50280, "hidden_size": 768, "num_hidden_layers": 24, "state_size": 16}
 LENGTHS = (128, 1024, 4096)
@@ -38,9 +40,7 @@ def cases(setup):
         raise ValueError(f"huggingface needs transformers: {install_command('test')}")
     shapes = [("prefill", length) for length in (LENGTHS[:1] if setup.quick else LENGTHS)] + [("decode", PROMPT)]
     return [
-        (f"{kind} L={length} {dtype}", partial(run, kind, length, dtype, setup))
-        for dtype in DTYPES
-        for kind, length in shapes
+        (f"{kind} L={length} {dtype}", partial(run, kind, length, dtype, setup)) for dtype in DTYPES for kind, length in shapes
     ]
 
 
@@ -92,7 +92,7 @@ def run(kind, length, dtype, setup) -> list[dict]:
                 "dtype": dtype,
                 "time": time,
                 "tokens_per_second": (length if kind == "prefill" else 1) / time.median,
-                "speedup": timings["transformers"].median / time.median if matches else None,
+                "speedup": speedup(time, timings["transformers"]) if matches else None,
                 "error": errors[name],
                 "matches": matches,
             }

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lifter.data import cmu, synthetic
+from lifter.data import synthetic
+
+from . import windows
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Clips:
 
 def load(path) -> Clips:
     """An npz with (clips, frames, 17, 2 or more) keypoints in pixels and `image_size`, as in cmu_pairs_small.npz."""
-    keypoints = _stacked(cmu.open_windows(path))
+    keypoints = _stacked(windows.open_windows(path))
     return Clips(keypoints, f"windows of {Path(path).name}: {len(keypoints)} clips of {keypoints.shape[1]} frames, normalised")
 
 

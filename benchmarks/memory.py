@@ -25,6 +25,7 @@ COLUMNS = [
     ("the same without the output itself", "extra_of_input_output", "{:.2f}"),
     ("", "note", "{}"),
 ]
+SCREEN = ("case", "lifter", "reference", "reference / lifter")
 NOTES = [
     "Of a second call, but for batch 16. A forward's peak includes its output, a training step's its activations and "
     "gradients; input and weights are there before.",
@@ -63,15 +64,15 @@ def cases(setup):
 
 
 def _row(name, setup):
-    peak = {backend: _in_a_process(name, backend, setup.device) for backend in CASES[name][1]}
-    row = {"case": name, "lifter_bytes": peak["lifter"]}
-    if "reference" in peak:
-        row |= {"reference_bytes": peak["reference"], "ratio": peak["reference"] / peak["lifter"]}
+    peaks = {backend: _in_a_process(name, backend, setup.device) for backend in CASES[name][1]}
+    row = {"case": name, "lifter_bytes": peaks["lifter"]}
+    if "reference" in peaks:
+        row |= {"reference_bytes": peaks["reference"], "ratio": peaks["reference"] / peaks["lifter"]}
     else:
         row["note"] = "the reference does not fit: compare with the line above"
     if name == SCAN:
-        row["of_input_output"] = peak["lifter"] / (2 * CLIP)
-        row["extra_of_input_output"] = (peak["lifter"] - CLIP) / (2 * CLIP)
+        row["of_input_output"] = peaks["lifter"] / (2 * CLIP)
+        row["extra_of_input_output"] = (peaks["lifter"] - CLIP) / (2 * CLIP)
     return [row]
 
 
@@ -82,6 +83,12 @@ def _in_a_process(*args) -> int:
     root = Path(__file__).parents[1]
     result = subprocess.run(command, env=environment, cwd=root, stdout=subprocess.PIPE, text=True, check=True)
     return int(result.stdout.split()[-1])
+
+
+def peak(name, backend, device) -> int:
+    """Of this process."""
+    with lifter.kernels.backend("reference") if backend == "reference" else nullcontext():
+        return _peak(CASES[name][0](device), device, warm=name != STEP)
 
 
 def _peak(call, device, warm) -> int:
@@ -105,6 +112,4 @@ def _resident(field) -> int:
 
 
 if __name__ == "__main__":
-    name, backend, device = sys.argv[1:]
-    with lifter.kernels.backend("reference") if backend == "reference" else nullcontext():
-        print(_peak(CASES[name][0](device), device, warm=name != STEP))
+    print(peak(*sys.argv[1:]))

@@ -12,7 +12,7 @@ from torch import nn
 
 from lifter.layers import DeformConv2d, DropPath
 from lifter.layers.graph_conv import known_graph, partly_learned
-from lifter.models.mixste import bones_or_default
+from lifter.models._inputs import bones_or_default
 
 from . import PEERS
 

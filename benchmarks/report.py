@@ -1,15 +1,20 @@
-"""Rows on the screen, as JSON, as Markdown, as a figure. A section is a module with TITLE, COLUMNS and NOTES."""
+"""Rows on the screen, as JSON, as Markdown, as a figure. A section is a module with TITLE, COLUMNS, SCREEN (the titles of the
+columns that the screen has room for) and NOTES, of which the screen has the first."""
 
 import itertools
 import json
 import math
 import re
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lifter.data.files import whole
+from lifter._io import whole
 
 from .timing import Timing
+
+WIDTH = 100  # of the screen
+LINES = 2  # of a cell there
 
 
 @dataclass
@@ -22,74 +27,105 @@ class Report:
     mode: str
     ceilings: dict = field(default_factory=dict)
     sections: dict = field(default_factory=dict)  # module -> rows
+    progress: str = "nothing measured yet"
+    remarks: list = field(default_factory=list)
 
     @property
     def facts(self) -> dict:
         dtype = "float32 unless the row says otherwise"
-        return {**self.environment, "device": self.device, "dtype": dtype, "input": self.input, "mode": self.mode}
+        facts = {"device": self.device, "dtype": dtype, "input": self.input, "mode": self.mode, "measured": self.progress}
+        return self.environment | facts | ({"remarks": "; ".join(self.remarks)} if self.remarks else {})
+
+    @property
+    def rows(self) -> list[dict]:
+        return [row for rows in self.sections.values() for row in rows]
 
 
-def table(section, rows) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of the columns that have something in them. A column is (title, key, template or function)."""
+def table(section, rows, wanted=None) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the columns that have something in them, or of the `wanted` ones among these. A column is (title,
+    key, template or function)."""
 
     def cell(value, template):
         return "" if value is None else template(value) if callable(template) else template.format(value)
 
-    columns = [[title, *(cell(row.get(key), template) for row in rows)] for title, key, template in section.COLUMNS]
+    columns = [
+        [title, *(cell(row.get(key), template) for row in rows)]
+        for title, key, template in section.COLUMNS
+        if wanted is None or title in wanted
+    ]
     titles, *lines = zip(*(column for column in columns if any(column[1:])))
     return titles, lines
 
 
 def show(section, rows):
-    """On the screen: rich's table, or Markdown without rich."""
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        print(_markdown(section, rows), flush=True)
-        return
-    notes = {"caption": "\n".join(section.NOTES), "caption_justify": "left"}
-    rich = Table(title=section.TITLE, title_justify="left", show_edge=False, **notes)
-    titles, lines = table(section, rows)
-    for title, *column in zip(titles, *lines):
-        number = all(text[:1] in "+-0123456789" for text in column)
-        rich.add_column(title, justify="right" if number else "left")
-    for line in lines:
-        rich.add_row(*line)
-    Console(width=None if Console().is_terminal else 200).print(rich)
+    """On the screen: plain text of WIDTH columns, whatever the screen is."""
+    print(f"\n{text(section, rows)}\n", flush=True)
+
+
+def text(section, rows) -> str:
+    """The columns that the screen has room for, the note of a row below it, and the first note of the section."""
+    titles, cells = table(section, rows, section.SCREEN)
+    columns = list(zip(titles, *cells))
+    widths, least = [max(map(len, column)) for column in columns], [_least(column) for column in columns]
+    numbers = [all(text[:1] in "+-0123456789" for text in column[1:]) for column in columns]
+    while sum(widths) + 2 * (len(widths) - 1) > WIDTH:
+        widest = [n if n > needed else 0 for n, needed in zip(widths, least)]
+        widest = widest if any(widest) else widths  # some cells are cut
+        widths[widest.index(max(widest))] -= 1
+
+    def lines(texts):
+        wrapped = [textwrap.wrap(text, n, max_lines=LINES, placeholder="...") for text, n in zip(texts, widths)]
+        for parts in itertools.zip_longest(*wrapped, fillvalue=""):
+            padded = [part.rjust(n) if right else part.ljust(n) for part, n, right in zip(parts, widths, numbers)]
+            yield "  ".join(padded).rstrip()
+
+    found = [section.TITLE, "", *lines(titles), "  ".join("-" * width for width in widths)]
+    for row, texts in zip(rows, cells):
+        found += lines(texts)
+        found += textwrap.wrap(row.get("note") or "", WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join([*found, "", *textwrap.wrap(section.NOTES[0], WIDTH)])
+
+
+def _least(column) -> int:
+    """The width at which no word of a column is broken and no cell has more than LINES lines."""
+    width = max(len(word) for text in column for word in text.split() or [""])
+    while any(len(textwrap.wrap(text, width)) > LINES for text in column):
+        width += 1
+    return width
 
 
 def write_json(path, report: Report):
     """A list of rows, each with its section and where it was measured."""
     rows = [
-        {"section": _name(section), **row, "run": report.facts}
-        for section, rows in report.sections.items()
-        for row in rows
+        {"section": name_of(section), **row, "run": report.facts} for section, rows in report.sections.items() for row in rows
     ]
     _dump(path, rows)
 
 
 def write(folder, report: Report):
     """results.json, report.md and, with matplotlib, speed.png."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    figure = draw(folder / "speed.png", write_results(folder, report))
+    write_report(folder, report, figure=draw(Path(folder) / "speed.png", write_results(folder, report)))
+
+
+def write_report(folder, report: Report, figure=False):
+    """report.md alone."""
     lines = ["# lifter benchmarks", "", *(f"- {key}: {value}" for key, value in report.facts.items() if value)]
     lines += [f"- {key}: {value:.4g}" for key, value in report.ceilings.items() if value]
     lines += ["", "![speed](speed.png)"] if figure else []
     for section, rows in report.sections.items():
-        lines += ["", _markdown(section, rows)]
-    (folder / "report.md").write_text("\n".join(lines) + "\n")
+        lines += ["", _markdown(section, rows)] if rows else []
+    with whole(Path(folder) / "report.md") as partly:
+        partly.write_text("\n".join(lines) + "\n")
 
 
 def write_results(folder, report: Report) -> dict:
     """results.json alone; its sections."""
-    sections = {_name(section): rows for section, rows in report.sections.items()}
+    sections = {name_of(section): rows for section, rows in report.sections.items()}
     _dump(Path(folder) / "results.json", {**report.facts, "ceilings": report.ceilings, **sections})
     return sections
 
 
-def _name(section) -> str:
+def name_of(section) -> str:
     return section.__name__.rpartition(".")[2]
 
 
@@ -126,7 +162,8 @@ def draw(path, sections) -> bool:
     compared = {case: found for case, found in times.items() if {"lifter", "reference"} <= found.keys()}
     drawn = re.compile(r"\w+ [LT]=\d+ forward")  # the float32 rows of the ops that have a length
     kernels = [row for row in sections.get("kernels", []) if row.get("bound") and drawn.fullmatch(row["case"])]
-    found = ((_draw_models, compared), (_draw_kernels, kernels), (_draw_streams, sections.get("stream")))
+    streams = [row for row in sections.get("stream", []) if "time" in row]  # not what failed
+    found = ((_draw_models, compared), (_draw_kernels, kernels), (_draw_streams, streams))
     panels = [(panel, data) for panel, data in found if data]
     if not panels:
         return False
@@ -139,7 +176,8 @@ def draw(path, sections) -> bool:
         panel(axes, data)
         axes.legend(fontsize=8, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    with whole(path, ".png") as partly:
+        figure.savefig(partly, dpi=150)
     return True
 
 

@@ -6,7 +6,7 @@ import torch
 
 from .bounds import exponential_seconds
 from .kernels import selective_scan
-from .timing import measure
+from .timing import RULE, measure, speedup
 
 TITLE = "Threads"
 COLUMNS = [
@@ -14,11 +14,12 @@ COLUMNS = [
     ("1 thread", "one_thread", "{}"),
     ("all threads", "all_threads", "{}"),
     ("threads", "threads", "{}"),
-    ("speedup", "scaling", "{:.2f}x"),
+    ("speedup", "scaling", "{}"),
     ("1 thread / exponentials", "one_thread_times_bound", "{:.2f}"),
     ("all threads / exponentials", "all_threads_times_bound", "{:.2f}"),
 ]
-NOTES = ["Time over the time of the same number of exponentials with the same vector code and threads."]
+SCREEN = ("case", "1 thread", "all threads", "threads", "speedup")
+NOTES = ["Time over the time of the same number of exponentials with the same vector code and threads.", RULE]
 
 
 def cases(setup):
@@ -51,7 +52,7 @@ def _row(setup):
             "threads": threads,
             "one_thread": timings[1],
             "all_threads": timings[threads],
-            "scaling": timings[1].median / timings[threads].median,
+            "scaling": speedup(timings[threads], timings[1]),
             "one_thread_times_bound": times_bound[1],
             "all_threads_times_bound": times_bound[threads],
         }

@@ -26,6 +26,7 @@ COLUMNS = [
     ("live", "live", lambda live: "yes" if live else "no"),
     ("state", "state_bytes", lambda size: f"{size / 1e6:,.3f} MB"),
 ]
+SCREEN = ("case", "implementation", "waited", "compute per chunk", "frames/s", "live", "state")
 FPS, FRAMES = 50, max(models.FRAMES)
 CHUNKS = (1, 3, 9, 27, 81, 243)
 QUICK_CHUNKS = (1, 9, 243)
@@ -50,7 +51,7 @@ def cases(setup):
 @cache
 def implementations(name, device) -> dict:
     """A model with a state is for this use: it is shown in all its forms."""
-    model = models.build(name, device)
+    model = models.build(name, FRAMES, device)
     found = {"lifter": model}
     if name == "poseretnet":
         found["lifter bfloat16"] = copy.deepcopy(model).bfloat16()

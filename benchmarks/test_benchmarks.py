@@ -7,7 +7,7 @@ from . import inputs, kernels, models
 from .__main__ import Setup
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SETUP = Setup(DEVICE, inputs.synthetic_gait(), quick=False, seconds=0.4, patience=20)
+SETUP = Setup(DEVICE, inputs.synthetic_gait(), "default", seconds=0.4, patience=20)
 
 
 CASES = [
@@ -28,10 +28,10 @@ def test_kernel(benchmark, case, implementation):
 
 
 @pytest.mark.parametrize(
-    "name, frames, batch", [(name, *clip) for name, clips in models.CLIPS.items() for clip in clips]
+    "name, frames, batch", [(name, *clip) for name, clips in models.planned(SETUP).items() for clip in clips]
 )
 def test_model(benchmark, name, frames, batch):
-    model = models.build(name, DEVICE)
-    clips = models.keypoints(model, SETUP, frames, batch)
+    model = models.build(name, frames, DEVICE)
+    given = models.inputs(model, SETUP, frames, batch)
     with torch.inference_mode():
-        benchmark(model, clips)
+        benchmark(model, *given)

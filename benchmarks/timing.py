@@ -1,4 +1,4 @@
-"""Interleaved timing: every candidate once per round, so that a noisy minute hits all of them alike."""
+"""Interleaved timing, every candidate once per round, so that a noisy minute hits all alike; and what the samples say."""
 
 import statistics
 import time
@@ -6,6 +6,16 @@ from dataclasses import dataclass, field
 
 import torch
 
+LONG = 4  # budgets: a call that lasts longer is called once
+SAMPLES = 3  # of any other call, at least
+NOISY = 1.25  # a row says so if the upper quartile of its samples is more than this times the lower one
+EQUAL = 1.03  # by what equal calls differ on a quiet machine
+FEW = 1.5  # by what calls must differ if one of them has fewer than SAMPLES samples
+RULE = (
+    f'"even": the samples do not tell the two apart. Medians and fastest samples must differ by more than {EQUAL - 1:.0%} in '
+    f"the same direction, and the middle halves of the samples must not overlap; with fewer than {SAMPLES} samples only a "
+    f'factor of {FEW} counts. "Noisy": the upper quartile of the samples is more than {NOISY} times the lower one.'
+)
 LAUNCHES = 9  # rounds of `launched`
 CLOCK = 2e9  # cycles per second, about: of torch.cuda._sleep
 
@@ -19,16 +29,48 @@ class Timing:
         return statistics.median(self.seconds)
 
     @property
+    def quartiles(self) -> list[float]:
+        several = len(self.seconds) > 1
+        return statistics.quantiles(self.seconds, n=4, method="inclusive") if several else 3 * self.seconds
+
+    @property
     def spread(self) -> float:
         """Half the distance between the quartiles, as a part of the median."""
-        if len(self.seconds) < 2:
-            return float("nan")
-        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
-        return (high - low) / 2 / self.median
+        low, _, high = self.quartiles
+        return (high - low) / 2 / self.median if len(self.seconds) > 1 else float("nan")
+
+    @property
+    def noisy(self) -> bool:
+        low, _, high = self.quartiles
+        return high > NOISY * low
 
     def __str__(self):
         spread = "" if len(self.seconds) < 2 else f" ±{self.spread:.0%}"
         return f"{milliseconds(self.median)}{spread} (n={len(self.seconds)})"
+
+
+class Ratio(float):
+    """How many times as long one call takes as another. `clear`: whether their samples tell the two apart."""
+
+    clear = True
+
+    def __str__(self):
+        return f"{float(self):.3g}x" if self.clear else "even"
+
+    @property
+    def slower(self) -> bool:
+        return self.clear and self < 1
+
+
+def speedup(ours: Timing, other: Timing) -> Ratio:
+    """How many times as fast as `other` ours is, by the medians; `RULE` says when that is clear."""
+    ratio = Ratio(other.median / ours.median)
+    if ours is not other:
+        slow, fast = (other, ours) if ratio > 1 else (ours, other)
+        least = EQUAL if min(len(ours.seconds), len(other.seconds)) >= SAMPLES else FEW
+        differ = slow.median > least * fast.median and min(slow.seconds) > least * min(fast.seconds)
+        ratio.clear = differ and slow.quartiles[0] > fast.quartiles[2]
+    return ratio
 
 
 def milliseconds(seconds: float) -> str:
@@ -38,22 +80,22 @@ def milliseconds(seconds: float) -> str:
 def measure(calls: dict, device="cpu", budget=0.5, rounds=50, sample=1e-3):
     """Time every call of `calls` -> (timings, outputs of the first calls), both by name.
 
-    The first call of each warms up and is no sample, unless it alone lasts 8 times the budget (seconds per candidate):
-    then it is the only one. A sample repeats a short call until it lasts `sample` seconds. A candidate leaves the
-    rounds when its budget is spent.
+    The first call of each warms up and is no sample, unless it alone lasts LONG budgets (seconds per candidate): then it is
+    the only one. A sample repeats a short call until it lasts `sample` seconds. A candidate leaves the rounds when its budget
+    is spent and it has SAMPLES samples.
     """
     timings = {name: Timing() for name in calls}
     outputs, repeats = {}, {}
     for name, call in calls.items():
         outputs[name], seconds = timed(call, device)
-        if seconds < 8 * budget:
+        if seconds < LONG * budget:
             _, seconds = timed(call, device)
             repeats[name] = max(1, round(sample / seconds))
         if seconds > budget:
             timings[name].seconds.append(seconds)
     spent = {name: sum(timings[name].seconds) for name in repeats}
     for _ in range(rounds):
-        for name in [name for name in repeats if spent[name] < budget]:
+        for name in [name for name in repeats if spent[name] < budget or len(timings[name].seconds) < SAMPLES]:
             seconds = timed(calls[name], device, repeats[name])[1]
             spent[name] += seconds
             timings[name].seconds.append(seconds / repeats[name])

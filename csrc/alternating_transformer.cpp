@@ -1,39 +1,37 @@
 // alternating_transformer on the CPU: mask, xPos tables, states and output around csrc/cpu/alternating_transformer.cpp.
 #include "cpu/alternating_transformer.h"
 
-#include "mask.h"
-#include "tensor.h"
-#include "xpos.h"
+#include "attention_mask.h"
+#include "glue.h"
+#include "rotary_tables.h"
 
 namespace lifter {
 namespace {
 
-std::tuple<Tensor, std::vector<Tensor>> forward(const Tensor& x_, const Tensor& weights_, const Tensor& vectors_,
-                                                const OptionalTensor& mask_, const OptionalTensor& xpos_scale,
+std::tuple<Tensor, std::vector<Tensor>> forward(const Tensor& x_, const Tensor& weights, const Tensor& vectors,
+                                                const OptionalTensor& mask, const OptionalTensor& xpos_scale,
                                                 std::vector<Tensor> states, int64_t positions, int64_t hidden, int64_t heads,
                                                 int64_t depth, double scale, int64_t chunk, bool causal, bool return_state) {
-  const Tensor x = packed(x_), weights = packed(weights_), vectors = packed(vectors_);
+  Inputs in;
+  const Tensor& x = in.contiguous(x_);
   AlternatingTransformer s{};
   s.batch = x.size(0), s.frames = x.size(1), s.joints = x.size(2), s.dim = x.size(3);
-  s.hidden = hidden, s.heads = heads, s.depth = depth, s.positions = positions, s.scale = static_cast<float>(scale), s.epsilon = 1e-6f;
-  s.bfloat16 = is_bfloat16("alternating_transformer", x);
-  s.pairs = s.bfloat16 && capability() == Capability::avx512_bf16;
-  s.x = x.data_ptr(), s.weights = weights.data_ptr(), s.vectors = data<float>(vectors);
+  s.hidden = hidden, s.heads = heads, s.depth = depth, s.positions = positions;
+  s.scale = static_cast<float>(scale), s.epsilon = 1e-6f;
+  s.precision = precision_of("alternating_transformer", x);
+  s.x = x.data_ptr(), s.weights = in.contiguous(weights).data_ptr(), s.vectors = in.data<float>(vectors);
   STD_TORCH_CHECK(s.dim % 2 == 0, "alternating_transformer: x has ", s.dim, " channels, expected an even number");
-  const OptionalTensor mask = mask_ ? OptionalTensor(with_contiguous_keys(*mask_)) : std::nullopt;
-  if (mask) set_mask(*mask, s.along_frames);
+  set_mask(in, mask, s.along_frames);
 
   const int64_t head = s.dim / heads;
-  std::vector<float> turns;
   std::vector<const float*> before;
   std::vector<float*> after;
   std::vector<Tensor> finals;
   if (xpos_scale) {
     s.retains = true, s.causal = causal, s.chunk = chunk < s.frames ? chunk : s.frames;
-    turns = xpos_turns(data<float>(packed(*xpos_scale)), head, s.chunk);
-    s.turns = turns.data(), s.turns_row = xpos_row(head);
+    s.rotary = in.data<float>(rotary_tables(*xpos_scale, head, s.chunk)), s.rotary_row = rotary_width(head);
   }
-  for (Tensor& state : states) before.push_back(data<float>(state = packed(state)));
+  for (const Tensor& state : states) before.push_back(in.data<float>(state));
   for (int64_t i = 0; return_state && i < depth; ++i) {
     finals.push_back(empty(x, {s.batch, s.joints, heads, head, head}, ScalarType::Float));
     after.push_back(output<float>(finals.back()));

@@ -1,7 +1,7 @@
 // causal_conv1d, its gradient and its update on the CPU: layouts, workspaces and outputs around csrc/cpu/causal_conv1d.cpp.
 #include "cpu/causal_conv1d.h"
 
-#include "tensor.h"
+#include "glue.h"
 
 namespace lifter {
 namespace {
@@ -20,53 +20,52 @@ Rows rows(const Tensor& t, bool channels_last) { return {t.data_ptr(), t.stride(
 // (width, dim): the taps of neighbouring channels side by side.
 Tensor by_tap(const Tensor& weight) { return torch::stable::contiguous(torch::stable::transpose(weight, 0, 1)); }
 
-// Owns what the kernel reads for as long as it reads.
-struct Inputs {
-  Inputs(const Tensor& x_, const Tensor& weight_, const OptionalTensor& bias_, const OptionalTensor& seq_idx,
-         const OptionalTensor& initial_states_, bool silu)
-      : x(in_rows(x_, in_channel_rows(x_))), weight(by_tap(weight_)), bias(packed(bias_)),
-        initial_states(packed(initial_states_)) {
-    s.batch = x.size(0), s.dim = x.size(1), s.length = x.size(2), s.width = weight.size(0);
-    s.bfloat16 = is_bfloat16("causal_conv1d", x), s.silu = silu, s.channels_last = in_channel_rows(x_);
-    s.x = rows(x, s.channels_last);
-    s.weight = data<float>(weight), s.bias = data<float>(bias);
-    s.initial_states = initial_states ? initial_states->data_ptr() : nullptr;
-    s.seen_stride = s.length + kSeenPadding;
-    seen = empty(x, {seq_idx ? s.batch * s.width * s.seen_stride : 0}, ScalarType::Int);
-    if (!seq_idx) return;
-    STD_TORCH_CHECK(!initial_states, "causal_conv1d: seq_idx and initial_states, expected one of them at most");
-    see(packed(*seq_idx));
+// (batch, width, length and its padding): all bits where step l sees step l - k of its own sequence.
+Tensor tap_mask(const Tensor& seq_idx_, int64_t width) {
+  const Tensor seq_idx = as_contiguous(seq_idx_);
+  const int64_t batch = seq_idx.size(0), length = seq_idx.size(1), row = length + kTapMaskPadding;
+  const Tensor mask = empty(seq_idx, {batch, width, row}, ScalarType::Int);
+  uint32_t* p = output<uint32_t>(mask);
+  for (int64_t b = 0; b < batch; ++b) {
+    const int32_t* numbers = data<int32_t>(seq_idx) + b * length;
+    for (int64_t k = 0; k < width; ++k)
+      for (int64_t l = 0; l < row; ++l)
+        *p++ = l >= k && l < length && numbers[l] >= 0 && numbers[l - k] == numbers[l] ? ~uint32_t{0} : 0;
   }
+  return mask;
+}
 
-  void see(const Tensor& seq_idx) {
-    uint32_t* p = output<uint32_t>(seen);
-    s.seen = p;
-    for (int64_t b = 0; b < s.batch; ++b) {
-      const int32_t* numbers = data<int32_t>(seq_idx) + b * s.length;
-      for (int64_t k = 0; k < s.width; ++k)
-        for (int64_t l = 0; l < s.seen_stride; ++l)
-          *p++ = l >= k && l < s.length && numbers[l] >= 0 && numbers[l - k] == numbers[l] ? ~uint32_t{0} : 0;
-    }
-  }
-
-  Tensor x, weight, seen;
-  OptionalTensor bias, initial_states;
+CausalConv1d convolution(Inputs& in, const Tensor& x_, const Tensor& weight_, const OptionalTensor& bias,
+                         const OptionalTensor& seq_idx, const OptionalTensor& initial_states, bool silu) {
   CausalConv1d s{};
-};
+  s.channels_last = in_channel_rows(x_), s.silu = silu;
+  const Tensor &x = in.keep(in_rows(x_, s.channels_last)), &weight = in.keep(by_tap(weight_));
+  s.batch = x.size(0), s.dim = x.size(1), s.length = x.size(2), s.width = weight.size(0);
+  s.bfloat16 = is_bfloat16("causal_conv1d", x);
+  s.x = rows(x, s.channels_last);
+  s.weight = data<float>(weight), s.bias = in.data<float>(bias);
+  if (const Tensor* states = in.contiguous(initial_states)) s.initial_states = states->data_ptr();
+  if (seq_idx) {
+    STD_TORCH_CHECK(!initial_states, "causal_conv1d: seq_idx and initial_states, expected one of them at most");
+    s.tap_mask = in.data<uint32_t>(tap_mask(*seq_idx, s.width)), s.tap_mask_stride = s.length + kTapMaskPadding;
+  }
+  return s;
+}
 
 Tensor forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& seq_idx,
                const OptionalTensor& initial_states, bool silu) {
-  const Inputs in(x, weight, bias, seq_idx, initial_states, silu);
+  Inputs in;
+  const CausalConv1d s = convolution(in, x, weight, bias, seq_idx, initial_states, silu);
   const Tensor out = map_like(x);
-  LIFTER_CALL(causal_conv1d_forward, in.s, out.data_ptr());
+  LIFTER_CALL(causal_conv1d_forward, s, out.data_ptr());
   return out;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& dout_, const Tensor& x, const Tensor& weight,
                                                     const OptionalTensor& bias, const OptionalTensor& seq_idx,
                                                     const OptionalTensor& initial_states, bool silu) {
-  const Inputs in(x, weight, bias, seq_idx, initial_states, silu);
-  const CausalConv1d& s = in.s;
+  Inputs in;
+  const CausalConv1d s = convolution(in, x, weight, bias, seq_idx, initial_states, silu);
   const Tensor dout = in_rows(dout_, s.channels_last), dx = map_like(x);
   const Tensor dweight = empty(x, {s.dim, s.width}, ScalarType::Float);
   const Tensor dbias = bias ? empty(x, {s.dim}, ScalarType::Float) : absent(x);
@@ -81,11 +80,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& dout_, const T
   return {dx, dweight, dbias, dinitial};
 }
 
-Tensor update(const Tensor& x, Tensor state, const Tensor& weight_, const OptionalTensor& bias_, bool silu,
-              const OptionalTensor& cache_seqlens_, const OptionalTensor& conv_state_indices_) {
-  const Tensor weight = by_tap(weight_), out = empty(x, {x.size(0), x.size(1), x.size(2)}, x.scalar_type());
-  const OptionalTensor bias = packed(bias_), cache_seqlens = packed(cache_seqlens_),
-                       conv_state_indices = packed(conv_state_indices_);
+Tensor update(const Tensor& x, Tensor state, const Tensor& weight_, const OptionalTensor& bias, bool silu,
+              const OptionalTensor& cache_seqlens, const OptionalTensor& conv_state_indices) {
+  Inputs in;
+  const Tensor weight = by_tap(weight_), out = contiguous_like(x);
   CausalConv1dUpdate s{};
   s.batch = x.size(0), s.dim = x.size(1), s.length = x.size(2), s.width = weight.size(0);
   s.states = state.size(2), s.state_rows = state.size(0);
@@ -93,8 +91,8 @@ Tensor update(const Tensor& x, Tensor state, const Tensor& weight_, const Option
   s.x = x.data_ptr(), s.x_batch = x.stride(0), s.x_channel = x.stride(1), s.x_step = x.stride(2);
   s.state = state.data_ptr();
   s.state_batch = state.stride(0), s.state_channel = state.stride(1), s.state_step = state.stride(2);
-  s.weight = data<float>(weight), s.bias = data<float>(bias);
-  s.cache_seqlens = data<int32_t>(cache_seqlens), s.conv_state_indices = data<int32_t>(conv_state_indices);
+  s.weight = data<float>(weight), s.bias = in.data<float>(bias);
+  s.cache_seqlens = in.data<int32_t>(cache_seqlens), s.conv_state_indices = in.data<int32_t>(conv_state_indices);
   s.out = out.data_ptr();
   LIFTER_CALL(causal_conv1d_update, s);
   return out;

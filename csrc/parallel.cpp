@@ -13,4 +13,8 @@ void out_of_memory(int64_t bytes) {
   STD_TORCH_CHECK(false, "lifter: no memory for the ", bytes, " bytes that a kernel works in");
 }
 
+void arena_overrun(int64_t used, int64_t size) {
+  STD_TORCH_CHECK(false, "lifter: a kernel takes ", used, " floats of an arena that it measured as ", size);
+}
+
 }  // namespace lifter

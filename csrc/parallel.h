@@ -6,8 +6,9 @@ namespace lifter {
 
 void parallel_for_raw(int64_t count, void (*body)(int64_t begin, int64_t end, void* context), void* context);
 
-// Throws; here because a kernel compiled for AVX-512 must not hold copies of the standard library's exceptions.
+// These throw; here because a kernel compiled for AVX-512 must not hold copies of the standard library's exceptions.
 [[noreturn]] void out_of_memory(int64_t bytes);
+[[noreturn]] void arena_overrun(int64_t used, int64_t size);
 
 // Calls f(begin, end) for contiguous ranges that cover [0, count), one per thread.
 template <class F>

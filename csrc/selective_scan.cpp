@@ -3,8 +3,7 @@
 
 #include <algorithm>
 
-#include "cpu/chunk.h"
-#include "tensor.h"
+#include "glue.h"
 
 namespace lifter {
 namespace {
@@ -13,49 +12,43 @@ namespace {
 Tensor in_order(const Tensor& t) {
   return t.stride(t.dim() - 1) == 1 || t.stride(t.dim() - 2) == 1 ? t : torch::stable::contiguous(t);
 }
-OptionalTensor in_order(const OptionalTensor& t) { return t ? OptionalTensor(in_order(*t)) : std::nullopt; }
 
 MapStrides strides(const Tensor& t) { return {t.stride(0), t.stride(t.dim() - 2), t.stride(t.dim() - 1)}; }
-MapStrides strides(const OptionalTensor& t) { return t ? strides(*t) : MapStrides{}; }
 
-// Owns inputs and the workspace for as long as the kernel reads them.
-struct Inputs {
-  Inputs(const Tensor& u_, const Tensor& delta_, const Tensor& A_, const Tensor& B_, const Tensor& C_,
-         const OptionalTensor& D_, const OptionalTensor& z_, const OptionalTensor& delta_bias_, bool softplus,
-         const OptionalTensor& initial_state_)
-      : u(in_order(u_)), delta(in_order(delta_)), A(packed(A_)), B(B_.dim() == 2 ? packed(B_) : in_order(B_)),
-        C(C_.dim() == 2 ? packed(C_) : in_order(C_)), D(packed(D_)), z(in_order(z_)), delta_bias(packed(delta_bias_)),
-        initial_state(packed(initial_state_)) {
-    scan.batch = u.size(0), scan.dim = u.size(1), scan.length = u.size(2), scan.states = A.size(1);
-    scan.constant_B = B.dim() == 2, scan.constant_C = C.dim() == 2;
-    STD_TORCH_CHECK(scan.constant_B || scan.constant_C || B.size(1) == C.size(1),
-                    "selective_scan: B has ", B.size(1), " groups and C has ", C.size(1), ", expected the same number");
-    scan.groups = !scan.constant_B ? B.size(1) : !scan.constant_C ? C.size(1) : 1;
-    scan.bfloat16 = is_bfloat16("selective_scan", u), scan.softplus = softplus;
-    scan.u = u.data_ptr(), scan.delta = delta.data_ptr(), scan.z = z ? z->data_ptr() : nullptr;
-    scan.u_strides = strides(u), scan.delta_strides = strides(delta), scan.z_strides = strides(z);
-    if (!scan.constant_B) scan.B_strides = strides(B), scan.B_group = B.stride(1);
-    if (!scan.constant_C) scan.C_strides = strides(C), scan.C_group = C.stride(1);
-    scan.A = data<float>(A), scan.B = B.data_ptr(), scan.C = C.data_ptr();
-    scan.D = data<float>(D), scan.delta_bias = data<float>(delta_bias);
-    scan.initial_state = data<float>(initial_state);
-    const bool rows_needed = !scan.constant_B || !scan.constant_C;
-    rows = empty(A, {rows_needed ? scan.batch * scan.groups * scan.length * 2 * scan.states : 0}, ScalarType::Float);
-    scan.rows = output<float>(rows);
+SelectiveScan selective_scan(Inputs& in, const Tensor& u_, const Tensor& delta_, const Tensor& A, const Tensor& B_,
+                             const Tensor& C_, const OptionalTensor& D, const OptionalTensor& z_,
+                             const OptionalTensor& delta_bias, bool softplus, const OptionalTensor& initial_state) {
+  SelectiveScan s{};
+  s.constant_B = B_.dim() == 2, s.constant_C = C_.dim() == 2;
+  const Tensor &u = in.keep(in_order(u_)), &delta = in.keep(in_order(delta_));
+  const Tensor& B = s.constant_B ? in.contiguous(B_) : in.keep(in_order(B_));
+  const Tensor& C = s.constant_C ? in.contiguous(C_) : in.keep(in_order(C_));
+  s.batch = u.size(0), s.dim = u.size(1), s.length = u.size(2), s.states = A.size(1);
+  STD_TORCH_CHECK(s.constant_B || s.constant_C || B.size(1) == C.size(1), "selective_scan: B has ", B.size(1),
+                  " groups and C has ", C.size(1), ", expected the same number");
+  s.groups = !s.constant_B ? B.size(1) : !s.constant_C ? C.size(1) : 1;
+  s.bfloat16 = is_bfloat16("selective_scan", u), s.softplus = softplus;
+  s.u = u.data_ptr(), s.delta = delta.data_ptr(), s.B = B.data_ptr(), s.C = C.data_ptr();
+  s.u_strides = strides(u), s.delta_strides = strides(delta);
+  if (z_) {
+    const Tensor& z = in.keep(in_order(*z_));
+    s.z = z.data_ptr(), s.z_strides = strides(z);
   }
-
-  Tensor u, delta, A, B, C;
-  OptionalTensor D, z, delta_bias, initial_state;
-  Tensor rows;
-  SelectiveScan scan{};
-};
+  if (!s.constant_B) s.B_strides = strides(B), s.B_group = B.stride(1);
+  if (!s.constant_C) s.C_strides = strides(C), s.C_group = C.stride(1);
+  s.A = in.data<float>(A), s.D = in.data<float>(D), s.delta_bias = in.data<float>(delta_bias);
+  s.initial_state = in.data<float>(initial_state);
+  if (!s.constant_B || !s.constant_C)
+    s.rows = output<float>(in.keep(empty(A, {s.batch, s.groups, s.length, 2 * s.states}, ScalarType::Float)));
+  return s;
+}
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
                                            const Tensor& C, const OptionalTensor& D, const OptionalTensor& z,
                                            const OptionalTensor& delta_bias, bool delta_softplus,
                                            const OptionalTensor& initial_state, bool save_states) {
-  const Inputs in(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state);
-  const SelectiveScan& s = in.scan;
+  Inputs in;
+  const SelectiveScan s = selective_scan(in, u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state);
   const Tensor out = map_like(u);
   const Tensor last_state = empty(u, {s.batch, s.dim, s.states}, ScalarType::Float);
   const int64_t chunks = save_states ? (s.length + kChunk - 1) / kChunk : 0;
@@ -67,23 +60,17 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& u, const Tensor& delta,
 
 using NineTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Tensor sum_over(const Tensor& partial, int64_t parts, std::initializer_list<int64_t> shape) {
-  const Tensor out = empty(partial, shape, ScalarType::Float);
-  LIFTER_CALL(sum_partials, data<float>(partial), parts, out.numel(), output<float>(out));
-  return out;
-}
-
-NineTensors backward(const Tensor& dout, const OptionalTensor& dlast_state, const Tensor& u, const Tensor& delta,
+NineTensors backward(const Tensor& dout_, const OptionalTensor& dlast_state, const Tensor& u, const Tensor& delta,
                      const Tensor& A, const Tensor& B, const Tensor& C, const OptionalTensor& D,
                      const OptionalTensor& z, const OptionalTensor& delta_bias, bool delta_softplus,
                      bool has_initial_state, const Tensor& states) {
-  const Inputs in(u, delta, A, B, C, D, z, delta_bias, delta_softplus, std::nullopt);
-  const SelectiveScan& s = in.scan;
-  const Tensor dout_c = in_order(dout), states_c = packed(states);
-  const OptionalTensor dlast_c = packed(dlast_state);
+  Inputs in;
+  const SelectiveScan s = selective_scan(in, u, delta, A, B, C, D, z, delta_bias, delta_softplus, std::nullopt);
 
   SelectiveScanGradient g{};
-  g.dout = dout_c.data_ptr(), g.dout_strides = strides(dout_c), g.dlast_state = data<float>(dlast_c), g.states = data<float>(states_c);
+  const Tensor& dout = in.keep(in_order(dout_));
+  g.dout = dout.data_ptr(), g.dout_strides = strides(dout);
+  g.dlast_state = in.data<float>(dlast_state), g.states = in.data<float>(states);
   // Enough tasks for the threads of a large machine, chosen by shape alone so that the sums never depend on threads.
   const int64_t most = std::max<int64_t>(1, (s.dim / s.groups + kMaxLanes - 1) / kMaxLanes);
   g.splits = std::clamp<int64_t>(64 / std::max<int64_t>(1, s.batch * s.groups), 1, most);

@@ -1,22 +1,25 @@
 // selective_state_update on the CPU: layouts and the output around csrc/cpu/selective_state_update.cpp.
 #include "cpu/selective_state_update.h"
 
-#include "tensor.h"
+#include "glue.h"
 
 namespace lifter {
 namespace {
 
-Tensor forward(Tensor state, const Tensor& x_, const Tensor& dt_, const Tensor& A_, const Tensor& B_, const Tensor& C_,
-               const OptionalTensor& D_, const OptionalTensor& z_, const OptionalTensor& dt_bias_, bool dt_softplus) {
-  const Tensor h = packed(state), x = packed(x_), dt = packed(dt_), A = packed(A_), B = packed(B_), C = packed(C_);
-  const OptionalTensor D = packed(D_), z = packed(z_), dt_bias = packed(dt_bias_);
-  const Tensor out = empty(x, {x.size(0), x.size(1)}, x.scalar_type());
+Tensor forward(Tensor state, const Tensor& x, const Tensor& dt, const Tensor& A, const Tensor& B, const Tensor& C,
+               const OptionalTensor& D, const OptionalTensor& z_, const OptionalTensor& dt_bias, bool dt_softplus) {
   STD_TORCH_CHECK(B.size(1) == C.size(1), "selective_state_update: B has ", B.size(1), " groups and C has ", C.size(1),
                   ", expected the same number");
-  const SelectiveStateUpdate s{x.size(0), x.size(1), A.size(1), B.size(1), is_bfloat16("selective_state_update", x),
-                               dt_softplus, output<float>(h), x.data_ptr(), dt.data_ptr(),
-                               z ? z->data_ptr() : nullptr, B.data_ptr(), C.data_ptr(), data<float>(A), data<float>(D),
-                               data<float>(dt_bias), out.data_ptr()};
+  Inputs in;
+  SelectiveStateUpdate s{};
+  s.batch = x.size(0), s.dim = x.size(1), s.states = A.size(1), s.groups = B.size(1);
+  s.bfloat16 = is_bfloat16("selective_state_update", x), s.softplus = dt_softplus;
+  const Tensor h = as_contiguous(state), out = contiguous_like(x);
+  s.state = output<float>(h), s.out = out.data_ptr();
+  s.x = in.contiguous(x).data_ptr(), s.dt = in.contiguous(dt).data_ptr();
+  if (const Tensor* z = in.contiguous(z_)) s.z = z->data_ptr();
+  s.B = in.contiguous(B).data_ptr(), s.C = in.contiguous(C).data_ptr();
+  s.A = in.data<float>(A), s.D = in.data<float>(D), s.dt_bias = in.data<float>(dt_bias);
   LIFTER_CALL(selective_state_update, s);
   if (!state.is_contiguous()) torch::stable::copy_(state, h);
   return out;

@@ -3,8 +3,7 @@
 
 #include <algorithm>
 
-#include "cpu/selective_scan.h"
-#include "tensor.h"
+#include "glue.h"
 
 namespace lifter {
 namespace {
@@ -13,51 +12,40 @@ namespace {
 // not over 64 MB, nor less than 4, which long clips still have threads for.
 constexpr int64_t kParts = 32, kFewParts = 4, kPartial = 1 << 24;
 
-Tensor with_channels_together(const Tensor& t) { return t.stride(3) == 1 ? t : torch::stable::contiguous(t); }
-
-Strides strides(const Tensor& t) { return {t.stride(0), t.stride(2), t.stride(1), 0}; }
-
-// Owns the inputs for as long as the kernel reads them.
-struct Inputs {
-  Inputs(const Tensor& x_, const Tensor& graph_, const OptionalTensor& mask_, double scale)
-      : x(with_channels_together(x_)), graph(packed(graph_)), mask(packed(mask_)) {
-    conv.batch = x.size(0), conv.frames = x.size(1), conv.joints = x.size(2), conv.channels = x.size(3);
-    conv.bfloat16 = is_bfloat16("temporal_graph_conv", x);
-    conv.pairs = conv.bfloat16 && capability() == Capability::avx512_bf16;
-    conv.x = x.data_ptr(), conv.x_strides = strides(x);
-    const int64_t frame = conv.joints * conv.channels;
-    conv.out_strides = {frame * conv.frames, conv.channels, frame, 0};
-    conv.graph = data<float>(graph), conv.mask = data<int32_t>(mask);
-    conv.scale = static_cast<float>(scale);
-  }
-
-  Tensor x, graph;
-  OptionalTensor mask;
-  TemporalGraphConv conv{};
-};
+TemporalGraphConv convolution(Inputs& in, const Tensor& x_, const Tensor& graph, const OptionalTensor& mask, double scale) {
+  const Tensor& x = in.contiguous_channels(x_);
+  TemporalGraphConv s{};
+  s.batch = x.size(0), s.frames = x.size(1), s.joints = x.size(2), s.channels = x.size(3);
+  s.precision = precision_of("temporal_graph_conv", x);
+  s.x = x.data_ptr(), s.x_strides = token_strides(x);
+  const int64_t frame = s.joints * s.channels;
+  s.out_strides = {frame * s.frames, s.channels, frame, 0};
+  s.graph = in.data<float>(graph), s.mask = in.data<int32_t>(mask);
+  s.scale = static_cast<float>(scale);
+  return s;
+}
 
 std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& graph, const OptionalTensor& mask, double scale) {
-  const Inputs in(x, graph, mask, scale);
-  const int64_t B = x.size(0), T = x.size(1), J = x.size(2), C = x.size(3);
-  const Tensor out = empty(x, {B, T, J, C}, x.scalar_type()), lse = empty(x, {B, T, J}, ScalarType::Float);
-  LIFTER_CALL(temporal_graph_conv_forward, in.conv, out.data_ptr(), output<float>(lse));
+  Inputs in;
+  const TemporalGraphConv s = convolution(in, x, graph, mask, scale);
+  const Tensor out = contiguous_like(x), lse = empty(x, {s.batch, s.frames, s.joints}, ScalarType::Float);
+  LIFTER_CALL(temporal_graph_conv_forward, s, out.data_ptr(), output<float>(lse));
   return {out, lse};
 }
 
-std::tuple<Tensor, Tensor> backward(const Tensor& dout_, const Tensor& x, const Tensor& graph, const Tensor& lse_,
+std::tuple<Tensor, Tensor> backward(const Tensor& dout_, const Tensor& x, const Tensor& graph, const Tensor& lse,
                                     const OptionalTensor& mask, double scale) {
-  const Inputs in(x, graph, mask, scale);
-  const Tensor dout = with_channels_together(dout_), lse = packed(lse_);
-  const int64_t B = x.size(0), T = x.size(1), J = x.size(2), C = x.size(3);
+  Inputs in;
+  const TemporalGraphConv s = convolution(in, x, graph, mask, scale);
+  const Tensor& dout = in.contiguous_channels(dout_);
   // Chosen by shape alone, so that the sum never depends on the number of threads.
-  const int64_t parts = std::min(B * J, std::clamp(kPartial / (T * T), kFewParts, kParts));
-  const Tensor dx = empty(x, {B, T, J, C}, x.scalar_type());
-  const Tensor partial = empty(x, {parts, T, T}, ScalarType::Float), dgraph = empty(x, {T, T}, ScalarType::Float);
-  const TemporalGraphConvGradient g{dout.data_ptr(), strides(dout), data<float>(lse), dx.data_ptr(), parts,
+  const int64_t size = s.frames * s.frames;
+  const int64_t parts = std::min(s.batch * s.joints, std::clamp(kPartial / size, kFewParts, kParts));
+  const Tensor dx = contiguous_like(x), partial = empty(x, {parts, size}, ScalarType::Float);
+  const TemporalGraphConvGradient g{dout.data_ptr(), token_strides(dout), in.data<float>(lse), dx.data_ptr(), parts,
                                     output<float>(partial)};
-  LIFTER_CALL(temporal_graph_conv_backward, in.conv, g);
-  LIFTER_CALL(sum_partials, data<float>(partial), parts, T * T, output<float>(dgraph));
-  return {dx, dgraph};
+  LIFTER_CALL(temporal_graph_conv_backward, s, g);
+  return {dx, sum_over(partial, parts, {s.frames, s.frames})};
 }
 
 }  // namespace

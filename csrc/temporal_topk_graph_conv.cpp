@@ -2,80 +2,63 @@
 // csrc/cpu/temporal_topk_graph_conv.cpp.
 #include "cpu/temporal_topk_graph_conv.h"
 
-#include <utility>
+#include <algorithm>
 
-#include "cpu/selective_scan.h"  // sum_partials
-#include "tensor.h"
+#include "glue.h"
 
 namespace lifter {
 namespace {
 
-OptionalTensor with_channels(const OptionalTensor& map) {
-  return map && map->stride(4) != 1 ? torch::stable::contiguous(*map) : map;
+// `like` is what out looks like; the values and the root are null where the backward needs neither.
+TemporalTopkGraphConv convolution(Inputs& in, const Tensor& like, int64_t words, const std::vector<int64_t>& windows,
+                                  const OptionalTensor& values_, const OptionalTensor& root_, const OptionalTensor& scale) {
+  TemporalTopkGraphConv s{};
+  s.batch = like.size(0), s.frames = like.size(1), s.joints = like.size(2), s.sizes = like.size(3), s.width = like.size(4);
+  s.windows = windows.data(), s.words = words;
+  s.precision = precision_of("temporal_topk_graph_conv", like);
+  if (const Tensor* values = in.contiguous_channels(values_))
+    s.values = values->data_ptr(), s.values_strides = token_strides(*values, 3);
+  if (const Tensor* root = in.contiguous_channels(root_)) s.root = root->data_ptr(), s.root_strides = token_strides(*root, 3);
+  s.scale = in.data<float>(scale);
+  return s;
 }
-
-Strides strides(const Tensor& map) { return {map.stride(0), map.stride(2), map.stride(1), map.stride(3)}; }
-
-const void* pointer(const OptionalTensor& t) { return t ? t->data_ptr() : nullptr; }
-
-// Owns what the kernels read, for as long as they do. `like` is what out looks like.
-struct Inputs {
-  Inputs(const Tensor& like, int64_t words, std::vector<int64_t> windows_, const OptionalTensor& values_,
-         const OptionalTensor& root_, const OptionalTensor& scale_)
-      : windows(std::move(windows_)), values(with_channels(values_)), root(with_channels(root_)), scale(packed(scale_)) {
-    conv.batch = like.size(0), conv.frames = like.size(1), conv.joints = like.size(2), conv.width = like.size(4);
-    conv.sizes = like.size(3), conv.windows = windows.data(), conv.words = words;
-    conv.bfloat16 = is_bfloat16("temporal_topk_graph_conv", like);
-    conv.values = pointer(values), conv.root = pointer(root), conv.scale = data<float>(scale);
-    if (values) conv.values_strides = strides(*values);
-    if (root) conv.root_strides = strides(*root);
-  }
-
-  std::vector<int64_t> windows;
-  OptionalTensor values, root, scale;
-  TemporalTopkGraphConv conv{};
-};
 
 std::tuple<Tensor, Tensor> forward(const Tensor& x_, const Tensor& values, int64_t k, std::vector<int64_t> windows,
                                    bool cosine, bool all_ties, const OptionalTensor& root, const OptionalTensor& scale,
-                                   const OptionalTensor& shift_, const OptionalTensor& residual_, bool relu) {
-  int64_t longest = 0;
-  for (const int64_t window : windows) longest = window > longest ? window : longest;
-  Inputs in(values, (longest + 31) / 32, std::move(windows), values, root, scale);
-  const Tensor x = x_.stride(3) == 1 ? x_ : torch::stable::contiguous(x_);
-  const OptionalTensor shift = packed(shift_), residual = with_channels(residual_);
-  TemporalTopkGraphConv& s = in.conv;
+                                   const OptionalTensor& shift, const OptionalTensor& residual_, bool relu) {
+  Inputs in;
+  const int64_t longest = windows.empty() ? 0 : *std::max_element(windows.begin(), windows.end());
+  TemporalTopkGraphConv s = convolution(in, values, (longest + kWordBits - 1) / kWordBits, windows, values, root, scale);
+  const Tensor& x = in.contiguous_channels(x_);
   s.channels = x.size(3), s.k = k, s.cosine = cosine, s.all_ties = all_ties, s.relu = relu;
-  s.pairs = s.bfloat16 && capability() == Capability::avx512_bf16;
   s.x = x.data_ptr(), s.x_batch = x.stride(0), s.x_frame = x.stride(1), s.x_joint = x.stride(2);
-  s.shift = data<float>(shift), s.residual = pointer(residual);
-  if (residual) s.residual_strides = strides(*residual);
-  const Tensor out = empty(values, {s.batch, s.frames, s.joints, s.sizes, s.width}, values.scalar_type());
+  s.shift = in.data<float>(shift);
+  if (const Tensor* residual = in.contiguous_channels(residual_))
+    s.residual = residual->data_ptr(), s.residual_strides = token_strides(*residual, 3);
+  const Tensor out = contiguous_like(values);
   const Tensor graph = empty(values, {s.batch, s.joints, s.sizes, s.frames, s.words}, ScalarType::Int);
   LIFTER_CALL(temporal_topk_graph_conv_forward, s, output<uint32_t>(graph), out.data_ptr());
   return {out, graph};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& dout_, const Tensor& graph_, int64_t,
-                                                            std::vector<int64_t> windows, const OptionalTensor& out_,
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& dout_, const Tensor& graph, int64_t,
+                                                            std::vector<int64_t> windows, const OptionalTensor& out,
                                                             const OptionalTensor& values, const OptionalTensor& root,
                                                             const OptionalTensor& scale) {
-  const Tensor dout = *with_channels(dout_), graph = packed(graph_);
-  const OptionalTensor out = packed(out_);
-  const Inputs in(dout, graph.size(4), std::move(windows), values, root, scale);
-  const TemporalTopkGraphConv& s = in.conv;
-  const auto map = [&](bool there) {
-    return there ? empty(dout, {s.batch, s.frames, s.joints, s.sizes, s.width}, dout.scalar_type()) : absent(dout);
-  };
+  Inputs in;
+  const Tensor& dout = in.contiguous_channels(dout_);
+  const TemporalTopkGraphConv s = convolution(in, dout, graph.size(4), windows, values, root, scale);
+  const auto map = [&](bool wanted) { return wanted ? contiguous_like(dout) : absent(dout); };
   const auto partial = [&] {
     return values ? empty(dout, {s.batch, s.joints, s.frames, s.sizes}, ScalarType::Float) : absent(dout);
   };
   const Tensor dvalues = map(true), droot = map(scale.has_value()), dresidual = map(out.has_value());
   const Tensor dscale = partial(), dshift = partial();
+  const Tensor* out_c = in.contiguous(out);
   const TemporalTopkGraphConvGradient g{dout.data_ptr(),
-                                        strides(dout),
-                                        pointer(out),
-                                        data<uint32_t>(graph),
+                                        token_strides(dout, 3),
+                                        out_c ? out_c->data_ptr() : nullptr,
+                                        in.data<uint32_t>(graph),
                                         dvalues.data_ptr(),
                                         output_or_null<void>(droot),
                                         output_or_null<void>(dresidual),
@@ -83,10 +66,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& dout_,
                                         output_or_null<float>(dshift)};
   LIFTER_CALL(temporal_topk_graph_conv_backward, s, g);
   const auto sum = [&](const Tensor& partials) {
-    if (!values) return partials;
-    const Tensor sums = empty(dout, {s.frames, s.sizes}, ScalarType::Float);
-    LIFTER_CALL(sum_partials, data<float>(partials), s.batch * s.joints, sums.numel(), output<float>(sums));
-    return sums;
+    return values ? sum_over(partials, s.batch * s.joints, {s.frames, s.sizes}) : partials;
   };
   return {dvalues, droot, dresidual, sum(dscale), sum(dshift)};
 }

@@ -1,4 +1,4 @@
-"""Weights of linear layers as the C++ kernels read them: transposed, in panels of columns. csrc/cpu/panels.h."""
+"""Weights of linear layers as the C++ kernels read them: transposed, in panels of columns. csrc/cpu/weight_panels.h."""
 
 import torch
 import torch.nn.functional as F

@@ -16,7 +16,7 @@ from ._torch import autocast_dtype, exporting, saves_states
 
 __all__ = ["selective_scan_fn", "selective_scan_ref"]
 
-CHUNK = 64  # steps between two saved states; csrc/cpu/scan.h has the same number
+CHUNK = 64  # steps between two saved states; kChunk in csrc/cpu/layout.h is the same
 MAX_STATES = 256
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 from . import compat, metrics
 from .checkpoints import load_checkpoint, save_checkpoint
@@ -9,8 +10,11 @@ from .inference import diffusion, streaming
 from .inference import windows as evaluation
 from .inference.streaming import Stream, StreamBatch
 from .metrics import losses, protocols
-from .pretrained import load_pretrained, save_pretrained
-from .registry import create_model, list_models
+
+if TYPE_CHECKING:
+    from .pretrained import load_pretrained, save_pretrained
+    from .registry import create_model, list_models
+    from .rewrite import freeze, optimize
 
 __version__ = "0.1.0"
 
@@ -23,9 +27,20 @@ __all__ = [
 for _name in ("diffusion", "evaluation", "losses", "protocols", "streaming"):
     sys.modules[f"{__name__}.{_name}"] = globals()[_name]
 
+# `import lifter` stays cheap: what needs the models, and with them the kernels, is imported when it is first used. But for
+# this, and for the subcommand that runs (`__main__.py`), lifter's modules import each other at their top.
+_LATE = {
+    "create_model": "registry", "list_models": "registry", "load_pretrained": "pretrained", "save_pretrained": "pretrained",
+    "freeze": "rewrite", "optimize": "rewrite",
+}  # fmt: skip
+
 
 def __getattr__(name):
-    """Import what brings the kernels with it when it is first used."""
-    if name in ("freeze", "optimize"):
-        return getattr(importlib.import_module("lifter.rewrite"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
+    return value
+
+
+def __dir__():
+    return sorted(globals().keys() | _LATE.keys())

@@ -13,6 +13,7 @@ import torch
 
 from lifter import __version__, _library
 from lifter._library import BACKENDS
+from lifter.kernels._op import registry
 
 
 def environment() -> dict:
@@ -36,8 +37,6 @@ def environment() -> dict:
 
 def report() -> str:
     """The text of `lifter info`."""
-    from lifter.kernels._op import registry
-
     env = environment()
     lines = [f"{key.replace('_', ' '):<16}{value}" for key, value in env.items() if value is not None]
     if _library.loaded:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from torch import nn
 
+from lifter._io import whole
+
 from .checkpoints import load_checkpoint, safetensors_metadata, save_checkpoint
-from .data.files import whole
 from .registry import create_model
 
 SHIPPED = Path(__file__).with_name("weights") / "lifter.safetensors"

@@ -3,17 +3,20 @@
 import json
 import math
 import re
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-
-pytest.importorskip("rich")
 
 import benchmarks.__main__ as command
 import lifter
@@ -25,12 +28,15 @@ from benchmarks import (
     kernels,
     models,
     published,
+    report,
+    runner,
     stream,
     tables,
     timing,
     zoo,
 )
-from benchmarks.kernels import selective_scan, selective_state_update
+from benchmarks.kernels import deform_conv2d, selective_scan, selective_state_update
+from benchmarks.kernels import retention as kernels_retention
 from lifter.kernels import axial_attention, pack_mask, retention
 from lifter.kernels._op import registry
 
@@ -141,16 +147,16 @@ def test_inputs(tmp_path):
     assert (gait.diff(dim=1).norm(dim=-1) < 0.05).all()  # nothing jumps
 
 
-SETUP = command.Setup("cpu", inputs.synthetic_gait(1), quick=True, seconds=0.01, patience=0.0)
+SETUP = command.Setup("cpu", inputs.synthetic_gait(1), "quick", seconds=0.01, patience=0.0)
 
 
 @pytest.mark.parametrize(
     "name, error",
     [
-        ("selective_scan L=17 forward+backward", 1e-5),
+        ("selective_scan L=27 forward+backward", 1e-5),
         ("selective_state_update B=1 forward", 1e-5),
-        ("selective_state_update B=64 bfloat16 forward", 1e-2),
-        ("deform_conv2d T=243 bfloat16 forward", 1e-2),
+        ("selective_state_update B=1 bfloat16 forward", 1e-2),
+        ("deform_conv2d T=27 bfloat16 forward", 1e-2),
     ],
 )
 def test_kernel_row(name, error):
@@ -182,9 +188,9 @@ def test_no_speedup_for_wrong_output(tmp_path, monkeypatch, broken):
     ours = selective_scan.ours
     monkeypatch.setattr(selective_scan, "ours", lambda **inputs: wrong(ours(**inputs)))
     wrong = lambda y: y if kernels_forced() else broken(y)
-    assert run("kernels", "--quick", "--only", "selective_scan L=1 forward$", "--json", tmp_path / "rows.json") == 1
+    assert run("kernels", "--quick", "--only", "selective_scan L=27 forward$", "--json", tmp_path / "rows.json") == 1
     (row,) = json.loads((tmp_path / "rows.json").read_text())
-    assert row["matches"] is False and row["speedup"] is None and row["note"] == "WRONG OUTPUT"
+    assert row["matches"] is False and row["speedup"] is None and row["note"].startswith("WRONG OUTPUT")
 
 
 def kernels_forced():
@@ -193,29 +199,70 @@ def kernels_forced():
     return _op._forced == "reference"
 
 
-def test_model_rows():
-    """Slow references are left out and said to be; what they would take comes from the cases before."""
-    setup, reference = replace(SETUP, patience=1e9), models.Reference()
-    rows = models.run("sasmamba", 3, 1, setup, reference)
+@pytest.fixture
+def small(monkeypatch):
+    """`create_model` of the smallest networks of their classes: all else is as in earnest."""
+    sizes = [
+        {"dim": 16, "depth": 1, "num_heads": 2},
+        {"dim": 16, "depth": 6, "num_heads": 2},
+        {"dim": 16, "depth": 1},
+        {"dim": 16},
+        {},
+    ]
+    create, fitting = lifter.create_model, {}
+
+    def create_small(name, *frames, **kwargs):
+        for i in [fitting[name]] if name in fitting else range(len(sizes)):
+            try:
+                model = create(name, *frames, **sizes[i] | kwargs)
+            except (TypeError, ValueError) as error:  # no such size, or it is too small
+                failure = error
+                continue
+            fitting[name] = i
+            return model
+        raise failure
+
+    monkeypatch.setattr(lifter, "create_model", create_small)
+    for function in (models.build, models.fixed, stream.implementations):
+        function.cache_clear()
+    yield
+    for function in (models.build, models.fixed, stream.implementations):
+        function.cache_clear()
+
+
+def test_model_rows(small):
+    """Slow references are left out and said to be; what is compared then is a shorter clip."""
+    rows = models.run("sasmamba", 9, 1, replace(SETUP, patience=1e9))
     ours = ["lifter", "lifter bfloat16", "lifter frozen", "lifter frozen bfloat16"]
     assert [row["implementation"] for row in rows] == [*ours, "reference"]
     assert all(row["matches"] and row["speedup"] for row in rows)
     for row in rows[:4]:
         assert row["times_bound"] > 0 and row["bound"].keys() >= {"products", "exponentials", "bytes"}
     assert rows[2]["bound"]["products"] > 0
-    assert reference.estimate("sasmamba", 6, 8) == pytest.approx(16 * rows[4]["time"].median)
 
-    rows = models.run("sasmamba", 3, 8, SETUP, reference)
+    rows = models.run("sasmamba", 9, 8, SETUP)
     assert "left out" in rows[4]["note"] and "time" not in rows[4]
-    assert rows[0]["matches"] and rows[0]["speedup"] is None  # compared on the first clip
+    assert rows[0]["matches"] and rows[0]["error"] < 1e-4 and rows[0]["speedup"] is None
 
 
-def test_sampler_rows(monkeypatch):
-    """By the same `build` as in earnest, of small networks."""
-    sizes = {"num_frames": 27, "dim": 16, "depth": 6, "num_heads": 2}
-    create = lifter.create_model
-    monkeypatch.setattr(lifter, "create_model", lambda name: create(name, **sizes))
-    monkeypatch.setattr(models, "build", models.build.__wrapped__)  # it remembers what it built
+def test_the_models_of_a_run():
+    """One size of the five architectures and the wide hosts; everything, which has them too."""
+    usual, quick = (models.planned(replace(SETUP, mode=mode)) for mode in ("default", "quick"))
+    assert usual.keys() == models.CLIPS.keys() and all(len(clips) == 1 for clips in usual.values())
+    assert usual.keys() - quick.keys() == {"mixste", "motionbert"}
+    assert models.planned(replace(SETUP, mode="full")) is models.CLIPS
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [("mixste", (27, 81, 243)), ("mixsynthformer_h36m", (101, 243)), ("mixsynthformer_lifter", (101,)),
+     ("mixsynthformer_jhmdb", (11, 27, 81, 243)), ("motionagformer_b", (27, 81, 243))],
+)  # fmt: skip
+def test_a_model_gets_the_frames_that_it_takes(name, expected):
+    assert models.lengths(name, models.FRAMES) == expected
+
+
+def test_sampler_rows(small, monkeypatch):
     monkeypatch.setattr(diffusion, "FRAMES", 27)
     ((name, case),) = diffusion.cases(SETUP)
     assert re.search("htp|d3dp|ktpformer", name)
@@ -228,12 +275,12 @@ def test_sampler_rows(monkeypatch):
 
 
 def test_report(tmp_path):
-    assert run("kernels", "--quick", "--only", "T=1 forward$", "--out", tmp_path / "results") == 0
+    assert run("kernels", "--quick", "--only", "conv2d T=27 forward$", "--out", tmp_path / "results") == 0
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert {"torch", "commit", "threads", "input", "ceilings", "kernels"} <= results.keys()
     assert {row["dtype"] for row in results["kernels"]} == {"float32"}
     report = (tmp_path / "results" / "report.md").read_text()
-    assert "synthetic gait" in report and "| deform_conv2d T=1 forward |" in report
+    assert "synthetic gait" in report and "| deform_conv2d T=27 forward |" in report
     assert (tmp_path / "results" / "speed.png").exists()
 
 
@@ -273,31 +320,23 @@ def test_bound_of_attention_is_its_products_and_exponentials():
     assert shapes(chunked[0]) == inside + [(24, 1, 8, 8), (24, 2, 8, 8), (48, 8, 2, 8)]
 
 
-def test_zoo_rows(monkeypatch):
-    """A model that is slower on its kernels says so, and what takes too long is named."""
-    fast = {"sasmamba": {"dim": 16, "depth": 1}, "d3dp": {"dim": 16, "depth": 1, "num_heads": 2}, "mixsynthformer_jhmdb": {}}
-    create = lifter.create_model
-    monkeypatch.setattr(lifter, "create_model", lambda name, *frames: create(name, *frames, **fast[name]))
-    for name in fast:
+def test_zoo_rows(small, monkeypatch):
+    """What takes too long is named."""
+    for name in ("sasmamba", "d3dp", "mixsynthformer_jhmdb"):
         (row,) = zoo.run(name, 27, 2, SETUP)
         assert row["matches"] and row["speedup"] > 0 and row["time"].seconds, name
-    assert zoo.run("mixsynthformer_jhmdb", 3, 1, SETUP) == []  # its window is longer
     monkeypatch.setattr(zoo, "LONGEST", {"lifter": 0, "reference": 0})
     assert "left out" in zoo.run("sasmamba", 27, 1, SETUP)[0]["note"]
     assert zoo.run("sasmamba", 3, 1, replace(SETUP, patience=math.inf))[0]["time"]
 
 
-def test_a_slower_row_fails_the_run(monkeypatch, tmp_path):
+def test_a_slower_row_fails_the_run(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(zoo, "cases", lambda setup: [("zoo", lambda: [{"case": "a model", "slower": True, "matches": True}])])
-    assert run("models", "--only", "^zoo", "--json", tmp_path / "rows.json") == 1
+    assert run("zoo", "--json", tmp_path / "rows.json") == 1
+    assert "Slower    a model" in capsys.readouterr().out
 
 
-def test_stream_rows(tmp_path, monkeypatch):
-    sizes = {"num_frames": 243, "dim": 16, "depth": 1, "num_heads": 2}
-    create = lifter.create_model
-    monkeypatch.setattr(lifter, "create_model", lambda name: create(name, **sizes))
-    monkeypatch.setattr(models, "build", models.build.__wrapped__)  # it remembers what it built
-    monkeypatch.setattr(stream, "implementations", stream.implementations.__wrapped__)
+def test_stream_rows(small, tmp_path):
     only = "^(poseretnet|mixste) chunk (1|9)$"
     assert run("stream", "--quick", "--only", only, "--out", tmp_path) == 0
     rows = json.loads((tmp_path / "results.json").read_text())["stream"]
@@ -329,7 +368,7 @@ def test_huggingface(monkeypatch):
     monkeypatch.setattr(huggingface, "LENGTHS", (8,))
     monkeypatch.setitem(sys.modules, "kernels", None)
     forget_models()
-    setup = command.Setup("cpu", None, quick=True, seconds=1e-3, patience=1)
+    setup = command.Setup("cpu", None, "quick", seconds=1e-3, patience=1)
     rows = [row for _, case in huggingface.cases(setup) for row in case()]
     assert [row["case"] for row in rows[::2]] == [
         "prefill L=8 float32", "decode L=16 float32", "prefill L=8 bfloat16", "decode L=16 bfloat16",
@@ -341,7 +380,7 @@ def test_huggingface(monkeypatch):
     forget_models()
 
 
-def test_zoo_measures_again_what_seems_slower(monkeypatch):
+def test_zoo_measures_again_what_seems_slower(small, monkeypatch):
     """And a choice that rounding decides is no wrong output, where the reference in float64 chooses as ours."""
     calls = []
 
@@ -352,8 +391,6 @@ def test_zoo_measures_again_what_seems_slower(monkeypatch):
         return {name: timing.Timing([seconds[name]] * rounds) for name in calls_}, outputs
 
     monkeypatch.setattr(zoo, "measure", measured)
-    create = lifter.create_model
-    monkeypatch.setattr(lifter, "create_model", lambda name, *frames: create(name, *frames, dim=16, depth=1))
     (row,) = zoo.run("sasmamba", 9, 1, SETUP)
     assert calls == [zoo.SAMPLES, 3 * zoo.SAMPLES] and not row["slower"] and len(row["time"].seconds) == sum(calls)
 
@@ -361,5 +398,100 @@ def test_zoo_measures_again_what_seems_slower(monkeypatch):
     given = [torch.randn(1, 9, 17, model.in_channels)]
     with torch.no_grad():
         out = model(*given)
-        off = zoo.errors_in_float64(model, given, {"lifter": out, "reference": out + 1})
-        assert off["lifter"] < 1e-4 < off["reference"]
+        call = partial(model, *given)
+        assert models.near_in_float64(call, out, out + 1)[0] and not models.near_in_float64(call, out + 1, out)[0]
+
+
+def test_a_case_that_fails_is_a_row(monkeypatch, tmp_path, capsys):
+    """Whether it is called or built, or the section cannot be planned; the others are measured, and the exit status is 1."""
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(kernels, "ops", lambda: ["deform_conv2d", "retention", "topk_temporal_mask"])
+    monkeypatch.setattr(deform_conv2d, "ours", broken)
+    monkeypatch.setattr(kernels_retention, "cases", broken)
+    monkeypatch.setattr(stream, "cases", broken)
+    assert run("stream", "kernels", "--quick", "--seconds", "0", "--out", tmp_path) == 1
+    results = json.loads((tmp_path / "results.json").read_text())
+    notes = {row["case"]: row["note"] for row in results["stream"] + results["kernels"] if row["matches"] is False}
+    assert notes.keys() == {
+        "benchmarks.stream", "retention", "deform_conv2d T=27 forward", "deform_conv2d T=27 forward+backward",
+        "deform_conv2d T=27 bfloat16 forward",
+    }  # fmt: skip
+    assert set(notes.values()) == {"FAILS: RuntimeError: broken on purpose"}
+    assert any(row["case"] == "topk_temporal_mask T=27 forward" and row["matches"] for row in results["kernels"])
+    screen = capsys.readouterr().out
+    assert screen.count("broken on purpose") == 10 and "\nReport    " in screen
+
+
+def test_a_killed_run_leaves_what_it_has_measured(tmp_path):
+    """At the third case, as by kill -9: the first two are on disk, and what is there is whole."""
+    program = (
+        "import os, signal; import benchmarks.__main__ as command; from benchmarks import tables; cases = tables.cases(None);"
+        "kill = lambda: os.kill(os.getpid(), signal.SIGKILL); tables.cases = lambda setup: [*cases[-2:], ('kill', kill)];"
+        f"command.main(['tables', '--out', {str(tmp_path)!r}, '--json', {str(tmp_path / 'rows.json')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert len(json.loads((tmp_path / "rows.json").read_text())) == 2
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert len(results["tables"]) == 2 and results["measured"] == "2 of 3 cases"
+
+
+def test_a_section_that_has_used_its_share_takes_fewer_samples(monkeypatch, capsys, tmp_path):
+    """And fewer still the later the case; what it says of that is on the last screen."""
+    given = []
+
+    def case(setup):
+        given.append((setup.seconds, setup.patience))
+        time.sleep(0.06)
+        return [{"case": "slow", "lifter": timing.Timing([0.06]), "reference": timing.Timing([0.06])}]
+
+    monkeypatch.setattr(kernels, "cases", lambda setup: [(f"case {i}", partial(case, setup)) for i in range(3)])
+    monkeypatch.setattr(command, "SHARES", {"default": {"kernels": 0.1}})
+    assert run("kernels", "--out", tmp_path) == 0
+    seconds, patience = zip(*given)
+    assert patience[0] <= 0.1 / 3 and seconds[-1] == patience[-1] == runner.LEAST
+    assert "used up before the last 1 of 3 cases" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_screen_is_100_columns_wide():
+    """Whatever the cells; none has more than two lines; notes stand below their row."""
+    section = SimpleNamespace(
+        TITLE="t", SCREEN=("case", "time", "text"), NOTES=["note " * 50],
+        COLUMNS=[("case", "case", "{}"), ("time", "time", "{}"), ("text", "text", "{}"), ("left out", "more", "{}")],
+    )  # fmt: skip
+    rows = [{"case": "c" * 60, "time": timing.Timing([1.0, 2.0]), "text": "word " * 40, "more": 1, "note": "n " * 90}] * 2
+    lines = report.text(section, rows).splitlines()
+    assert max(map(len, lines)) <= 100 and not any("left out" in line for line in lines)
+    begin = next(i for i, line in enumerate(lines) if line.startswith("ccc"))
+    assert lines[begin + 2].startswith("    n n") and "..." in lines[begin + 1]
+
+
+@pytest.mark.parametrize(
+    "ours, other, expected",
+    [
+        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "2x"),
+        ([2.0, 2.0, 2.0], [1.0, 1.0, 1.0], "0.5x"),
+        ([1.0, 1.0, 1.0], [1.02, 1.02, 1.02], "even"),  # by as much equal calls differ
+        ([1.0, 1.5, 2.0, 2.5], [1.1, 1.9, 2.4, 3.0], "even"),  # the middle halves overlap
+        ([0.9, 2.0, 2.0], [1.0, 1.0, 1.0], "even"),  # the fastest says the contrary
+        ([1.0], [1.4], "even"),  # a single sample
+        ([1.0], [1.6], "1.6x"),
+    ],
+)
+def test_what_two_timings_tell(ours, other, expected):
+    ratio = timing.speedup(timing.Timing(ours), timing.Timing(other))
+    assert str(ratio) == expected and ratio.slower is (expected == "0.5x")
+    assert timing.Timing([1.0, 1.0, 2.0, 2.0]).noisy and not timing.Timing([1.0, 1.1, 1.2]).noisy
+
+
+def test_help_has_an_example_of_every_part(capsys):
+    with pytest.raises(SystemExit):
+        run("--help")
+    text = capsys.readouterr().out
+    for part, (_, example, _) in command.PARTS.items():
+        assert example.startswith(part) and f"python -m benchmarks {example}" in text
+        *parts, only = example.split(" --only ") if " --only " in example else (example, "")
+        re.compile(only)

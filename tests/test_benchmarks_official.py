@@ -15,7 +15,7 @@ import lifter
 from benchmarks import comparison, inputs, official
 from lifter.models import PoseRetNet
 
-SETUP = command.Setup("cpu", inputs.synthetic_gait(), quick=True, seconds=1e-3, patience=1)
+SETUP = command.Setup("cpu", inputs.synthetic_gait(), "quick", seconds=1e-3, patience=1)
 
 
 class Official(PoseRetNet):

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 import lifter
-from benchmarks import gpu, inputs, kernels, zoo
+from benchmarks import gpu, inputs, kernels, models
 from benchmarks.__main__ import Setup
 from benchmarks.accuracy import error
 from lifter import diffusion
 from lifter.kernels import backend
 
 pytestmark = pytest.mark.gpu
-SETUP = Setup("cuda", inputs.synthetic_gait(2), quick=True, seconds=0.0, patience=0.0)
+SETUP = Setup("cuda", inputs.synthetic_gait(2), "quick", seconds=0.0, patience=0.0)
 FRAMES = 101  # one window, or several, of those that refine windows
 CASES = [case for case in kernels.all_cases(SETUP) if not case.compiled]
 
@@ -22,8 +22,8 @@ CASES = [case for case in kernels.all_cases(SETUP) if not case.compiled]
 @pytest.fixture(params=lifter.list_models())
 def network(request):
     """A model, and what it takes."""
-    model = zoo.build(request.param, FRAMES, "cuda")
-    return model, zoo.inputs(model, SETUP, FRAMES, 2)
+    model = models.build(request.param, FRAMES, "cuda")
+    return model, models.inputs(model, SETUP, FRAMES, 2)
 
 
 def test_model(network):
@@ -77,7 +77,7 @@ def test_op_as_a_graph(case):
 
 
 def test_sampler_as_a_graph():
-    model = zoo.build("d3dp", 27, "cuda")
+    model = models.build("d3dp", 27, "cuda")
     clips, noise = torch.randn(1, 27, 17, 2, device="cuda"), torch.randn(2, 1, 3, 27, 17, 3, device="cuda")
     with torch.no_grad():
         check_graph(lambda: diffusion.sample(model, clips, hypotheses=3, steps=2, noise=noise))

@@ -16,16 +16,16 @@ import torch
 import lifter.kernels
 
 from .. import gpu
-from ..accuracy import error, first_line, tolerance
+from ..accuracy import error, fail, first_line, tolerance
 from ..bounds import lower_bound
-from ..timing import measure
+from ..timing import RULE, measure, speedup
 
 TITLE = "Kernels: time, speedup, share of the machine's bound"
 COLUMNS = [
     ("case", "case", "{}"),
     ("lifter", "lifter", "{}"),
     ("reference", "reference", "{}"),
-    ("speedup", "speedup", "{:.1f}x"),
+    ("speedup", "speedup", "{}"),
     *gpu.COLUMNS,
     ("error", "error", "{:.1e}"),
     ("peers", "peers_text", "{}"),
@@ -33,28 +33,36 @@ COLUMNS = [
     ("share of bound", "share_of_bound", "{:.0%}"),
     ("", "note", "{}"),
 ]
+SCREEN = ("case", "lifter", "reference", "speedup", "peers", "share of bound")
 NOTES = [
     "Time: median per call ± half the distance between the quartiles, n samples, all implementations interleaved.",
     "Reference: plain PyTorch, step by step. Error: largest difference to it, relative to the largest value (of each "
     "gradient too); where it is too large no speedup is printed.",
+    RULE,
     "Bound: what the machine needs for the products, exponentials and bytes of the op, timed in this run at the same "
     "size; its kind is the largest of them. Share: bound / time, on a GPU the device's.",
     *gpu.NOTES,
 ]
+OURS = ("lifter", "reference")
 # On a GPU, beside what is measured everywhere: many clips of these lengths, and the reference under torch.compile, which takes
 # seconds to compile, of some of them.
-OURS = ("lifter", "reference")
 LENGTHS, BATCHES = (27, 81, 243), (8, 64)
 COMPILED = re.compile(r" T=243( B=64)?$")
+USUAL = (27, 243)  # of a run that is not of everything
 
 
-def sizes(setup, lengths, quick, letter="T") -> list[tuple[str, int, int]]:
+def sizes(setup, lengths, letter="T") -> list[tuple[str, int, int]]:
     """(label, length, batch) of an op's cases, as ("T=27 B=8", 27, 8)."""
-    found = [(n, 1) for n in (quick if setup.quick else lengths)]
-    if setup.device != "cpu" and not setup.quick:
+    found = [(n, 1) for n in chosen(setup, lengths, USUAL)]
+    if setup.device != "cpu" and setup.everything:
         many = [(n, batch) for batch in BATCHES for n in LENGTHS]
         found = many + [(n, 1) for n in sorted({*lengths, *LENGTHS})]
     return [(f"{letter}={n}{f' B={batch}' if batch > 1 else ''}", n, batch) for n, batch in found]
+
+
+def chosen(setup, everything, usual) -> tuple:
+    """The sizes of a run: of `everything`, of the `usual` ones, or if it is quick the first of those."""
+    return everything if setup.everything else usual[:1] if setup.quick else usual
 
 
 @dataclass(frozen=True)
@@ -111,19 +119,27 @@ class Case:
 
 def all_cases(setup) -> list[Case]:
     """Forward, and forward and backward, of what the files beside this one declare; the last of each in bfloat16 too, on a GPU
-    everything."""
-    found, everything = [], setup.device != "cpu"
-    for module in pkgutil.iter_modules(__path__):
-        declared = importlib.import_module(f"{__name__}.{module.name}").cases(setup)
-        if everything:
-            declared = [replace(case, compiled=_compiles(case)) for case in declared if case.dtype == torch.float32]
-        half = [replace(case, name=f"{case.name} bfloat16", dtype=torch.bfloat16) for case in declared]
-        for case in declared + half if everything else declared:
-            found.append(replace(case, name=f"{case.name} forward"))
-            if case.differentiable:
-                found.append(replace(case, name=f"{case.name} forward+backward", backward=True))
-        if not everything:
-            found.append(replace(half[-1], name=f"{half[-1].name} forward"))
+    all of them."""
+    return [case for op in ops() for case in cases_of(op, setup)]
+
+
+def ops() -> list[str]:
+    """The files beside this one."""
+    return [module.name for module in pkgutil.iter_modules(__path__)]
+
+
+def cases_of(op, setup) -> list[Case]:
+    found, on_gpu = [], setup.device != "cpu"
+    declared = importlib.import_module(f"{__name__}.{op}").cases(setup)
+    if on_gpu:
+        declared = [replace(case, compiled=_compiles(case)) for case in declared if case.dtype == torch.float32]
+    half = [replace(case, name=f"{case.name} bfloat16", dtype=torch.bfloat16) for case in declared]
+    for case in declared + half if on_gpu else declared:
+        found.append(replace(case, name=f"{case.name} forward"))
+        if case.differentiable:
+            found.append(replace(case, name=f"{case.name} forward+backward", backward=True))
+    if half and not on_gpu:
+        found.append(replace(half[-1], name=f"{half[-1].name} forward"))
     return [replace(case, device=setup.device) for case in found]
 
 
@@ -132,7 +148,14 @@ def _compiles(case) -> bool:
 
 
 def cases(setup):
-    return [(case.name, partial(run, case, setup)) for case in all_cases(setup)]
+    """An op whose cases cannot be told is one case, which fails."""
+    found = []
+    for op in ops():
+        try:
+            found += [(case.name, partial(run, case, setup)) for case in cases_of(op, setup)]
+        except Exception as failure:
+            found.append((op, partial(fail, failure)))
+    return found
 
 
 def run(case: Case, setup) -> list[dict]:
@@ -157,12 +180,14 @@ def run(case: Case, setup) -> list[dict]:
     peers = {
         name: {
             "time": timings[name],
-            "speedup": timings[name].median / ours if matches and errors[name] <= tolerance(case.dtype) else None,
+            "speedup": speedup(timings["lifter"], timings[name])
+            if matches and errors[name] <= tolerance(case.dtype)
+            else None,
             "error": errors[name],
             **apart[name],
         }
         for name in timings
-            if name not in OURS
+        if name not in OURS
     }
     notes = ([] if matches else ["WRONG OUTPUT"]) + [apart["lifter"].pop("graph_note", "")] + notes
     return [
@@ -171,12 +196,12 @@ def run(case: Case, setup) -> list[dict]:
             "dtype": str(case.dtype).removeprefix("torch."),
             "lifter": timings["lifter"],
             "reference": timings["reference"],
-            "speedup": timings["reference"].median / ours if matches else None,
+            "speedup": speedup(timings["lifter"], timings["reference"]) if matches else None,
             **apart["lifter"],
             "error": errors["lifter"],
             "matches": matches,
             "peers": peers,
-            "peers_text": ", ".join(f"{name} {p['speedup']:.1f}x" for name, p in peers.items() if p["speedup"]),
+            "peers_text": ", ".join(f"{name} {p['speedup']}" for name, p in peers.items() if p["speedup"]),
             "bound": bound and bound.asdict(),
             "bound_kind": bound and bound.kind,
             "share_of_bound": bound and bound.seconds / apart["lifter"].get("device", ours),

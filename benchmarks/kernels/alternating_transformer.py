@@ -9,11 +9,10 @@ import lifter
 from lifter.kernels import alternating_transformer
 from lifter.rewrite.rules.trunks import pack_trunk
 
-from . import Case
+from . import Case, chosen
 
 CHUNKS = (1, 3, 9, 27)
 FRAMES = (27, 81, 243)
-QUICK = (1,), (243,)
 
 
 @cache
@@ -54,6 +53,6 @@ def case(name, label, frames, **sizes):
 def cases(setup):
     if setup.device != "cpu":
         return []
-    chunks, frames = QUICK if setup.quick else (CHUNKS, FRAMES)
+    chunks, frames = chosen(setup, CHUNKS, (1, 9)), chosen(setup, FRAMES, FRAMES[:1])
     streamed = [case("poseretnet", "stream", n, chunk_size=n) for n in chunks]
     return streamed + [case("mixste", "attention", n) for n in frames]

@@ -5,11 +5,10 @@ import torch.nn.functional as F
 
 from lifter.kernels import causal_conv1d_fn
 
-from . import Case
+from . import Case, chosen
 
 DIM, WIDTH = 1536, 4
 LENGTHS = (27, 128, 243, 1024, 4096)
-QUICK = (128, 1024)
 
 
 def inputs(length, last, device, dtype):
@@ -37,9 +36,11 @@ def cases(setup):
     return [
         Case(
             f"causal_conv1d L={length}{' channels last' if last else ''}",
-            lambda device, dtype, n=length, last=last: inputs(n, last, device, dtype), ours, found,
+            lambda device, dtype, n=length, last=last: inputs(n, last, device, dtype),
+            ours,
+            found,
         )  # fmt: skip
-        for length in (QUICK if setup.quick else LENGTHS)
+        for length in chosen(setup, LENGTHS, (128, 1024))
         for last in (False, True)
     ]
 

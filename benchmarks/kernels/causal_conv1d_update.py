@@ -4,10 +4,9 @@ import torch
 
 from lifter.kernels import causal_conv1d_update
 
-from . import Case, causal_conv1d
+from . import Case, causal_conv1d, chosen
 
 BATCHES = (1, 8, 64)
-QUICK = (1, 64)
 
 
 def inputs(batch, device, dtype):
@@ -25,10 +24,13 @@ def cases(setup):
     found = peers(setup.device)
     return [
         Case(
-            f"causal_conv1d_update B={batch}", lambda device, dtype, n=batch: inputs(n, device, dtype), ours, found,
+            f"causal_conv1d_update B={batch}",
+            lambda device, dtype, n=batch: inputs(n, device, dtype),
+            ours,
+            found,
             differentiable=False,
         )  # fmt: skip
-        for batch in (QUICK if setup.quick else BATCHES)
+        for batch in chosen(setup, BATCHES, (1, 64))
     ]
 
 

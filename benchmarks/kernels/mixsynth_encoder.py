@@ -9,10 +9,9 @@ import lifter
 from lifter.kernels import backend, mixsynth_encoder
 from lifter.rewrite.rules.mixsynthformer import pack_encoder, sizes
 
-from . import Case
+from . import Case, chosen
 
 MODELS = ("h36m", "jhmdb", "3dpw", "aist")
-QUICK = ("h36m",)
 BATCHES = (1, 256)
 
 
@@ -45,4 +44,4 @@ def case(name, batch):
 
 
 def cases(setup):
-    return [case(name, batch) for name in (QUICK if setup.quick else MODELS) for batch in BATCHES]
+    return [case(name, batch) for name in chosen(setup, MODELS, MODELS[:1]) for batch in BATCHES]

@@ -7,11 +7,10 @@ import torch.nn.functional as F
 
 from lifter.kernels import selective_state_update
 
-from . import Case
+from . import Case, chosen
 
 DIM, STATES, GROUPS = 512, 16, 4
 BATCHES = (1, 8, 64)
-QUICK = (1, 64)
 
 
 def inputs(batch, device, dtype):
@@ -45,7 +44,7 @@ def cases(setup):
     found = peers(setup.device)
     return [
         Case(f"selective_state_update B={batch}", partial(inputs, batch), ours, found, differentiable=False)
-        for batch in (QUICK if setup.quick else BATCHES)
+        for batch in chosen(setup, BATCHES, (1, 64))
     ]
 
 

@@ -15,7 +15,6 @@ from .selective_scan import peers as scans
 
 CHANNELS, JOINTS, STATES, RANK = 128, 17, 16, 4
 FRAMES = (1, 2, 3, 9, 27, 81, 129, 243)
-QUICK = (1, 27, 243)
 
 
 def inputs(frames, batch, device, dtype):
@@ -38,7 +37,7 @@ def cases(setup):
     found = {f"copies + {name}": partial(copies, scan) for name, scan in scans(setup.device).items()}
     return [
         Case(f"skeleton_scan {label}", partial(inputs, frames, batch), skeleton_scan, found, unrolls=True)
-        for label, frames, batch in sizes(setup, FRAMES, QUICK)
+        for label, frames, batch in sizes(setup, FRAMES)
     ]
 
 

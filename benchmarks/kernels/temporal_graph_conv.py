@@ -10,7 +10,6 @@ from . import Case, sizes
 
 JOINTS, CHANNELS = 17, 512
 FRAMES = (27, 81, 243)
-QUICK = (243,)
 
 
 def inputs(frames, batch, device, dtype):
@@ -21,7 +20,7 @@ def inputs(frames, batch, device, dtype):
 
 
 def cases(setup):
-    return [case(*size) for size in sizes(setup, FRAMES, QUICK)]
+    return [case(*size) for size in sizes(setup, FRAMES)]
 
 
 def case(label, frames, batch):

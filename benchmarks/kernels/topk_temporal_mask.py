@@ -11,7 +11,6 @@ from . import Case, sizes
 
 CHANNELS, JOINTS = 512, 17
 FRAMES = (27, 81, 243)
-QUICK = (243,)
 
 
 def inputs(frames, batch, device, dtype):
@@ -25,7 +24,7 @@ def inputs(frames, batch, device, dtype):
 
 
 def cases(setup):
-    return [case(*size) for size in sizes(setup, FRAMES, QUICK)]
+    return [case(*size) for size in sizes(setup, FRAMES)]
 
 
 def case(label, frames, batch):

@@ -8,7 +8,7 @@ import torch
 from lifter.kernels import pack_block, transformer_block
 from lifter.layers import AxialAttention, TransformerBlock
 
-from . import Case
+from . import Case, chosen
 
 WIDTHS = {"512": (512, 1024), "128": (128, 512)}
 FRAMES = (27, 81, 243)
@@ -36,5 +36,5 @@ def case(width, axis, frames):
 def cases(setup):
     if setup.device != "cpu":
         return []
-    frames = FRAMES[-1:] if setup.quick else FRAMES
+    frames = chosen(setup, FRAMES, FRAMES[:2])
     return [case(width, axis, n) for width in WIDTHS for axis in ("joint", "frame") for n in frames]

@@ -1,8 +1,8 @@
 // Transformer blocks that mix joints and frames in turn, layer after layer, each shared by all threads.
 #include "alternating_transformer.h"
 
-#include "residual.h"
 #include "retention.h"
+#include "transformer_layers.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -11,8 +11,8 @@ constexpr int64_t kPose = 3;       // coordinates of a joint
 constexpr float kEpsilon = 1e-5f;  // of the norms in retention and head
 
 template <class Unit, class Packed>
-class Network : Residual<Unit, Packed> {
-  using Base = Residual<Unit, Packed>;
+class Network : TransformerLayers<Unit, Packed> {
+  using Base = TransformerLayers<Unit, Packed>;
   using typename Base::Element;
   using typename Base::T;
   using Base::x_;
@@ -29,7 +29,8 @@ class Network : Residual<Unit, Packed> {
   void operator()() {
     const T* x = static_cast<const T*>(s_.x);
     this->each_row([&](int64_t i) {
-      for (int64_t c = i * s_.dim, end = c + s_.dim; c < end; c += kLanes) store_some(x_ + c, load_some(x + c, end - c), end - c);
+      for (int64_t c = i * s_.dim, end = c + s_.dim; c < end; c += kLanes)
+        store_some(x_ + c, load_some(x + c, end - c), end - c);
     });
     const Norm spatial_norm = parameters_.norm(s_.dim), temporal_norm = parameters_.norm(s_.dim);
     for (int64_t i = 0; i < s_.depth; ++i) {
@@ -62,16 +63,16 @@ class Network : Residual<Unit, Packed> {
   // Retention along the frames of a joint, its norm and its gate.
   void retain(int64_t layer) {
     this->normalize_rows(parameters_.norm(s_.dim), s_.epsilon, x_, input_);
-    this->linear(parameters_.linear(s_.dim, 4 * s_.dim, false), input_, this->into(projections_, 4 * s_.dim));
+    this->linear(parameters_.linear(s_.dim, 4 * s_.dim, false), input_, this->store_to(projections_, 4 * s_.dim));
     Retention r{};
     r.batch = s_.batch, r.frames = s_.frames, r.joints = s_.joints, r.heads = s_.heads, r.chunk = s_.chunk;
     r.keys = r.values = s_.dim / s_.heads;
-    r.causal = s_.causal, r.bfloat16 = r.pairs = std::is_same<Unit, Pair>::value, r.scale = 1;
+    r.causal = s_.causal, r.precision = Base::kPrecision, r.scale = 1;
     r.q_strides = r.k_strides = r.v_strides = this->strides(4 * s_.dim, false), r.out_strides = this->strides(s_.dim, false);
     r.q = projections_, r.k = projections_ + s_.dim, r.v = projections_ + 2 * s_.dim;
     r.decay = parameters_.vector(s_.joints * s_.heads);
     r.state = s_.states ? s_.states[layer] + first_ : nullptr;
-    r.turns = s_.turns, r.turns_row = s_.turns_row;
+    r.rotary = s_.rotary, r.rotary_row = s_.rotary_row;
     retention_forward(r, mixed_, s_.finals ? s_.finals[layer] + first_ : nullptr);
 
     const Norm norm = parameters_.norm(s_.dim);
@@ -79,13 +80,14 @@ class Network : Residual<Unit, Packed> {
       const Element* gates = projections_ + i * 4 * s_.dim + 3 * s_.dim;
       for (int64_t c = 0; c < s_.dim; c += r.values) {
         Element* head = mixed_ + i * s_.dim + c;
-        normalize(head, r.values, {norm.weight + c, norm.bias + c}, kEpsilon, [&](int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA {
+        const Norm norm_of_head{norm.weight + c, norm.bias + c};
+        normalize(head, r.values, norm_of_head, kEpsilon, [&](int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA {
           const vfloat gate = load_some(gates + c + j, left);
           store_rounded(head + j, v * gate * sigmoid(gate), left);
         });
       }
     });
-    this->linear(parameters_.linear(s_.dim, s_.dim, false), mixed_, this->sum(x_, x_));
+    this->linear(parameters_.linear(s_.dim, s_.dim, false), mixed_, this->add_to(x_, x_));
   }
 
   const AlternatingTransformer& s_;
@@ -104,9 +106,10 @@ void forward(const AlternatingTransformer& s, T* poses) {
 }  // namespace
 
 void alternating_transformer_forward(const AlternatingTransformer& s, void* poses) {
-  if (!s.bfloat16) return forward<float, float>(s, static_cast<float*>(poses));
-  if (s.pairs) return forward<Pair, Pair>(s, static_cast<bfloat16*>(poses));
-  forward<float, Pair>(s, static_cast<bfloat16*>(poses));
+  with_packed_precision(s.precision, [&](auto unit, auto packed) {
+    using Packed = decltype(packed);
+    forward<decltype(unit), Packed>(s, static_cast<Dtype<Packed>*>(poses));
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -11,8 +11,8 @@ struct AlternatingTransformer : Transformer {
   bool retains;
   int64_t chunk;
   bool causal;
-  const float* turns;
-  int64_t turns_row;
+  const float* rotary;
+  int64_t rotary_row;
   const float* const* states;  // of every temporal block (batch, joints, heads, keys, keys), or null
   float* const* finals;        // the same after the last frame, or null
 };

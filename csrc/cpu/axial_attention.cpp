@@ -4,10 +4,11 @@
 
 #include <math.h>
 
-#include "problem.h"
-#include "product.h"
+#include "arena.h"
+#include "gemm.h"
 #include "softmax.h"
-#include "visible_keys.h"
+#include "sparse_mask.h"
+#include "work_item.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -18,31 +19,31 @@ LIFTER_INLINE vuint mix(vuint x) {
   return x ^ (x >> 16);
 }
 
-// What masks and dropout do to one problem's scores and weights, whose keys `columns` tells.
+// What masks and dropout do to one work item's scores and weights, whose keys `columns` tells.
 class Rules {
  public:
-  Rules(const AxialAttention& s, const Problem& p, const Columns& columns)
+  Rules(const AxialAttention& s, const WorkItem& p, const VisibleColumns& columns)
       : s_(s), columns_(columns), mask_offset_(p.batch * s.mask_strides[0] + p.row * s.mask_strides[1]),
         hash_(mix(vuint{} + (s.seed + static_cast<uint32_t>(p.number)))[0]) {
     for (int i = 0; i < kLanes; ++i) lane_[i] = i, bit_[i] = 1u << i;
   }
 
   // The bits of the keys that query `i` sees, of a packed mask.
-  const uint32_t* words(int64_t i) const { return s_.words + mask_offset_ + i * s_.mask_strides[2]; }
+  const uint32_t* words(int64_t i) const { return s_.bitmask + mask_offset_ + i * s_.mask_strides[2]; }
 
   // The columns of the block of queries from `i` on; in two words there is little to leave out.
-  void choose(Columns& columns, int64_t i, int64_t count) const {
-    if (s_.words && s_.length > 2 * kWord) columns.choose(words(i), s_.mask_strides[2], count);
+  void choose(VisibleColumns& columns, int64_t i, int64_t count) const {
+    if (s_.bitmask && s_.length > 2 * kWordBits) columns.choose(words(i), s_.mask_strides[2], count);
   }
 
   // Masks the scores of query `i`; what is no key becomes minus infinity, as what is not allowed.
   LIFTER_MEMBER void mask(float* row, int64_t i) const {
     const int64_t at = mask_offset_ + i * s_.mask_strides[2];
-    if (s_.words)
-      for (int64_t j = 0, keys = columns_.count(); j < keys; j += kWord) {
-        const vuint word = vuint{} + s_.words[at + columns_.key(j) / kWord];
+    if (s_.bitmask)
+      for (int64_t j = 0, keys = columns_.count(); j < keys; j += kWordBits) {
+        const vuint word = vuint{} + s_.bitmask[at + columns_.key(j) / kWordBits];
 #pragma GCC unroll 8
-        for (int64_t l = 0; l < kWord; l += kLanes)
+        for (int64_t l = 0; l < kWordBits; l += kLanes)
           if (j + l < keys) store(row + j + l, (word & (bit_ << l)) != 0 ? load(row + j + l) : splat(-INFINITY));
       }
     else if (s_.allowed)
@@ -78,7 +79,7 @@ class Rules {
 
  private:
   const AxialAttention& s_;
-  const Columns& columns_;
+  const VisibleColumns& columns_;
   int64_t mask_offset_;
   vuint bit_;
   uint32_t hash_;
@@ -106,30 +107,23 @@ class Forward {
 
  public:
   Forward(const AxialAttention& s, T* out, float* lse)
-      : s_(s), out_(out), lse_(lse), spread_(spread(s.length)), channels_(padded(s.channels)),
+      : s_(s), out_(out), lse_(lse), ld_(leading_dimension(s.length)), channels_(padded(s.channels)),
         units_(padded(Op::depth(s.channels))),
         few_(s.length < 4 * kLanes && s.length % kLanes <= kFew ? s.length % kLanes : 0),
-        scratch_(channels_ * (2 * s.length + 1 + 2 * kQueries) + units_ * (s.length + kQueries) +
-                 spread_ * (s.channels + kQueries) + s.length + Columns::room(s.length) + 10 * kLanes),
-        rows_(scratch_.take(s.length * channels_)), values_(scratch_.take((s.length + 1) * channels_)),
-        queries_(scratch_.take(kQueries * channels_)), sums_(scratch_.take(kQueries * channels_)),
-        key_units_(scratch_.take(s.length * units_)), query_units_(scratch_.take(kQueries * units_)),
-        keys_(scratch_.take(s.channels * spread_)), weights_(scratch_.take(kQueries * spread_)),
-        visible_(reinterpret_cast<uint32_t*>(scratch_.take(s.length + kLanes))),
-        columns_(s.length, scratch_.take(Columns::room(s.length))) {}
+        columns_(s.length), arena_([this](Arena& arena) { lay_out(arena); }) {}
 
-  void operator()(const Problem& p, const Problem& next) {
+  void operator()(const WorkItem& p, const WorkItem& next) {
     const auto& strides = s_.qkv_strides;
-    ahead_ = next.offset(strides) - p.offset(strides);
+    prefetch_ = next.offset(strides) - p.offset(strides);
     const T* qkv = static_cast<const T*>(s_.qkv) + p.offset(strides);
-    load_rows(qkv + s_.part, strides.token, s_.length, s_.channels, rows_, channels_, ahead_, s_.scale);
+    load_rows(qkv + s_.part, strides.token, s_.length, s_.channels, rows_, channels_, prefetch_, s_.scale);
     const Unit* keys = Op::over_columns(rows_, channels_, s_.length, channels_, key_units_, units_);
-    load_rows(qkv + 2 * s_.part, strides.token, s_.length, s_.channels, values_, channels_, ahead_);
+    load_rows(qkv + 2 * s_.part, strides.token, s_.length, s_.channels, values_, channels_, prefetch_);
 
     const Rules rules(s_, p, columns_);
     const Unit* values = nullptr;
     if (!few_visible(rules)) {
-      transpose_rows(keys, units_, s_.length - few_, Op::depth(s_.channels), keys_, spread_);
+      transpose_rows(keys, units_, s_.length - few_, Op::depth(s_.channels), keys_, ld_);
       values = Op::over_rows(values_, channels_, s_.length, channels_, values_);
     }
     for (int64_t i = 0; i < s_.length; i += kQueries) block(p, rules, keys, values, i, smaller(kQueries, s_.length - i));
@@ -143,26 +137,29 @@ class Forward {
   // 0.35 and 0.25; at 16 channels 0.3 and 0.2, at 128 more.
   static constexpr float kFewVisible = Op::kPairs ? 0.25f : 0.4f;
 
-  void block(const Problem& p, const Rules& rules, const Unit* keys, const Unit* values, int64_t first, int64_t count) {
+  void lay_out(Arena& arena) {
+    rows_ = arena.take(s_.length * channels_), values_ = arena.take((s_.length + 1) * channels_);
+    queries_ = arena.take(kQueries * channels_), sums_ = arena.take(kQueries * channels_);
+    key_units_ = arena.take(s_.length * units_), query_units_ = arena.take(kQueries * units_);
+    keys_ = arena.take(s_.channels * ld_), weights_ = arena.take(kQueries * ld_);
+    visible_ = arena.take<uint32_t>(s_.length + kLanes);
+    columns_.lay_out(arena);
+  }
+
+  void block(const WorkItem& p, const Rules& rules, const Unit* keys, const Unit* values, int64_t first, int64_t count) {
     const auto& strides = s_.qkv_strides;
     load_rows(static_cast<const T*>(s_.qkv) + p.offset(strides, first), strides.token, count, s_.channels, queries_, channels_,
-              ahead_);
+              prefetch_);
     const Unit* queries = Op::over_columns(queries_, channels_, count, channels_, query_units_, units_);
     alignas(64) float tops[padded(kQueries)] = {}, totals[padded(kQueries)] = {};
     if (values) meet_all(rules, queries, keys, values, first, count, tops, totals);
     else meet_visible(rules, queries, keys, first, count, tops, totals);
-    for (int64_t i = 0; i < count; ++i) {
-      const float factor = totals[i] == 0 ? 0 : 1 / totals[i];
-      for (int64_t c = 0; c < s_.channels; c += kLanes)
-        store_some(out_ + p.offset(s_.out_strides, first + i) + c, load(sums_ + i * channels_ + c) * factor, s_.channels - c);
-    }
-    log_sums(totals, count, tops);
-    for (int64_t i = 0; i < count; ++i) lse_[p.offset(s_.out_strides, first + i) / s_.channels] = tops[i];
+    store_attended(p, s_.out_strides, first, count, s_.channels, sums_, channels_, totals, tops, out_, lse_);
   }
 
   // Whether so few pairs are visible that it is cheaper to compute only those. Heads share a mask, and are neighbours.
   bool few_visible(const Rules& rules) {
-    if (!s_.words || rules.words(0) == counted_) return few_visible_;
+    if (!s_.bitmask || rules.words(0) == counted_) return few_visible_;
     counted_ = rules.words(0);
     int64_t visible = 0, computed = 0;
     for (int64_t i = 0; i < s_.length; i += kQueries) {
@@ -179,15 +176,15 @@ class Forward {
                 float* tops, float* totals) {
     rules.choose(columns_, first, count);
     columns_.each_run([&](int64_t column, int64_t key, int64_t n) {
-      product(count, padded(n - few_), Op::depth(s_.channels), queries, units_, 1, Op::of(keys_) + key, spread_,
-              weights_ + column, spread_);
+      gemm(count, padded(n - few_), Op::depth(s_.channels), queries, units_, 1, Op::of(keys_) + key, ld_,
+              weights_ + column, ld_);
     });
     const int64_t whole = s_.length - few_;
-    row_products(count, few_, units_, queries, units_, keys + whole * units_, units_, weights_ + whole, spread_);
+    gemm_few_columns(count, few_, units_, queries, units_, keys + whole * units_, units_, weights_ + whole, ld_);
     for (int64_t i = 0; i < count; ++i)
-      tops[i] = softmax<Op::kPairs>(rules, first + i, padded(columns_.count()), weights_ + i * spread_, totals + i);
+      tops[i] = softmax<Op::kPairs>(rules, first + i, padded(columns_.count()), weights_ + i * ld_, totals + i);
     columns_.each_run([&](int64_t column, int64_t key, int64_t n) {
-      product(count, channels_, Op::depth(n), Op::of(weights_) + Op::depth(column), spread_, 1,
+      gemm(count, channels_, Op::depth(n), Op::of(weights_) + Op::depth(column), ld_, 1,
               values + Op::depth(key) * channels_, channels_, sums_, channels_, column > 0);
     });
   }
@@ -206,14 +203,14 @@ class Forward {
   const AxialAttention& s_;
   T* out_;
   float* lse_;
-  int64_t ahead_ = 0;  // from a problem's elements to the next one's
-  const int64_t spread_, channels_, units_, few_;
-  Scratch scratch_;
+  int64_t prefetch_ = 0;  // from a work item's elements to the next one's
+  const int64_t ld_, channels_, units_, few_;
   float *rows_, *values_, *queries_, *sums_, *key_units_, *query_units_, *keys_, *weights_;
   uint32_t* visible_;  // the keys that a query sees
-  Columns columns_;
+  VisibleColumns columns_;
   const uint32_t* counted_ = nullptr;  // the mask that few_visible_ is of
   bool few_visible_ = false;
+  const Arena arena_;
 };
 
 template <class T, class Unit>
@@ -222,29 +219,19 @@ class Backward {
 
  public:
   Backward(const AxialAttention& s, const AxialAttentionGradient& g)
-      : s_(s), g_(g), spread_(spread(s.length)), channels_(padded(s.channels)),
+      : s_(s), g_(g), ld_(leading_dimension(s.length)), channels_(padded(s.channels)),
         units_(padded(Op::depth(s.channels))),
-        scratch_(channels_ * (4 * s.length + 1 + 5 * kQueries) + units_ * (s.length + 2 * kQueries) +
-                 spread_ * (2 * s.channels + 3 * kQueries) + Columns::room(s.length) + 16 * kLanes),
-        keys_(scratch_.take((s.length + 1) * channels_)), values_(scratch_.take(s.length * channels_)),
-        dkeys_(scratch_.take(s.length * channels_)), dvalues_(scratch_.take(s.length * channels_)),
-        queries_(scratch_.take(kQueries * channels_)), query_pairs_(scratch_.take(kQueries * channels_)),
-        douts_(scratch_.take(kQueries * channels_)), dout_pairs_(scratch_.take(kQueries * channels_)),
-        sums_(scratch_.take(kQueries * channels_)), units_rows_(scratch_.take(s.length * units_)),
-        query_units_(scratch_.take(kQueries * units_)), dout_units_(scratch_.take(kQueries * units_)),
-        keys_t_(scratch_.take(s.channels * spread_)), values_t_(scratch_.take(s.channels * spread_)),
-        weights_(scratch_.take(kQueries * spread_)), dscores_(scratch_.take(kQueries * spread_)),
-        dscore_units_(scratch_.take(kQueries * spread_)), columns_(s.length, scratch_.take(Columns::room(s.length))) {}
+        columns_(s.length), arena_([this](Arena& arena) { lay_out(arena); }) {}
 
-  void operator()(const Problem& p, const Problem& next) {
+  void operator()(const WorkItem& p, const WorkItem& next) {
     const auto& strides = s_.qkv_strides;
-    ahead_ = next.offset(strides) - p.offset(strides);
+    prefetch_ = next.offset(strides) - p.offset(strides);
     const T* qkv = static_cast<const T*>(s_.qkv) + p.offset(strides);
-    load_rows(qkv + s_.part, strides.token, s_.length, s_.channels, keys_, channels_, ahead_);
-    load_rows(qkv + 2 * s_.part, strides.token, s_.length, s_.channels, values_, channels_, ahead_);
+    load_rows(qkv + s_.part, strides.token, s_.length, s_.channels, keys_, channels_, prefetch_);
+    load_rows(qkv + 2 * s_.part, strides.token, s_.length, s_.channels, values_, channels_, prefetch_);
     for (auto [rows, transposed] : {std::make_pair(keys_, keys_t_), std::make_pair(values_, values_t_)}) {
-      const Unit* units = Op::over_columns(rows, channels_, s_.length, channels_, units_rows_, units_);
-      transpose_rows(units, units_, s_.length, Op::depth(s_.channels), transposed, spread_);
+      const Unit* units = Op::over_columns(rows, channels_, s_.length, channels_, key_units_, units_);
+      transpose_rows(units, units_, s_.length, Op::depth(s_.channels), transposed, ld_);
     }
     const Unit* keys = Op::over_rows(keys_, channels_, s_.length, channels_, keys_);
     memset(dkeys_, 0, s_.length * channels_ * sizeof(float));
@@ -261,10 +248,23 @@ class Backward {
  private:
   static constexpr int64_t kQueries = 48;  // more than forward: sums over queries are loaded and stored once per block
 
-  void block(const Problem& p, const Rules& rules, const Unit* keys, int64_t first, int64_t count) {
+  void lay_out(Arena& arena) {
+    keys_ = arena.take((s_.length + 1) * channels_), values_ = arena.take(s_.length * channels_);
+    dkeys_ = arena.take(s_.length * channels_), dvalues_ = arena.take(s_.length * channels_);
+    queries_ = arena.take(kQueries * channels_), query_pairs_ = arena.take(kQueries * channels_);
+    douts_ = arena.take(kQueries * channels_), dout_pairs_ = arena.take(kQueries * channels_);
+    sums_ = arena.take(kQueries * channels_);
+    key_units_ = arena.take(s_.length * units_), query_units_ = arena.take(kQueries * units_);
+    dout_units_ = arena.take(kQueries * units_);
+    keys_t_ = arena.take(s_.channels * ld_), values_t_ = arena.take(s_.channels * ld_);
+    weights_ = arena.take(kQueries * ld_), dscores_ = arena.take(kQueries * ld_), dscore_units_ = arena.take(kQueries * ld_);
+    columns_.lay_out(arena);
+  }
+
+  void block(const WorkItem& p, const Rules& rules, const Unit* keys, int64_t first, int64_t count) {
     const int64_t in = p.offset(s_.qkv_strides, first), out = p.offset(s_.out_strides, first);
     load_rows(static_cast<const T*>(s_.qkv) + in, s_.qkv_strides.token, count, s_.channels, queries_, channels_,
-              ahead_, s_.scale);
+              prefetch_, s_.scale);
     load_rows(static_cast<const T*>(g_.dout) + out, s_.out_strides.token, count, s_.channels, douts_, channels_, 0);
     load_rows(static_cast<const T*>(g_.out) + out, s_.out_strides.token, count, s_.channels, sums_, channels_, 0);
     const Unit* queries = Op::over_columns(queries_, channels_, count, channels_, query_units_, units_);
@@ -272,19 +272,19 @@ class Backward {
     const int64_t depth = Op::depth(s_.channels);
     rules.choose(columns_, first, count);
     columns_.each_run([&](int64_t column, int64_t key, int64_t n) {
-      product(count, padded(n), depth, queries, units_, 1, Op::of(keys_t_) + key, spread_, weights_ + column, spread_);
-      product(count, padded(n), depth, douts, units_, 1, Op::of(values_t_) + key, spread_, dscores_ + column, spread_);
+      gemm(count, padded(n), depth, queries, units_, 1, Op::of(keys_t_) + key, ld_, weights_ + column, ld_);
+      gemm(count, padded(n), depth, douts, units_, 1, Op::of(values_t_) + key, ld_, dscores_ + column, ld_);
     });
     for (int64_t i = 0; i < count; ++i) {
       vfloat dot = {};
-      for (int64_t c = 0; c < channels_; c += kLanes) dot += load(douts_ + i * channels_ + c) * load(sums_ + i * channels_ + c);
+      for (int64_t c = i * channels_; c < (i + 1) * channels_; c += kLanes) dot += load(douts_ + c) * load(sums_ + c);
       const float lse = g_.lse[(out + i * s_.out_strides.token) / s_.channels];
-      rules.mask(weights_ + i * spread_, first + i);
-      weights_to_gradients(rules, first + i, lse, sum_lanes(dot), weights_ + i * spread_, dscores_ + i * spread_);
+      rules.mask(weights_ + i * ld_, first + i);
+      weights_to_gradients(rules, first + i, lse, sum_lanes(dot), weights_ + i * ld_, dscores_ + i * ld_);
     }
-    const Unit* dscores = Op::over_columns(dscores_, spread_, count, padded(columns_.count()), dscore_units_, spread_);
+    const Unit* dscores = Op::over_columns(dscores_, ld_, count, padded(columns_.count()), dscore_units_, ld_);
     columns_.each_run([&](int64_t column, int64_t key, int64_t n) {
-      product(count, channels_, Op::depth(n), dscores + Op::depth(column), spread_, 1, keys + Op::depth(key) * channels_,
+      gemm(count, channels_, Op::depth(n), dscores + Op::depth(column), ld_, 1, keys + Op::depth(key) * channels_,
               channels_, sums_, channels_, column > 0);
     });
     for (int64_t c = 0; c < count * channels_; c += kLanes) store(sums_ + c, load(sums_ + c) * s_.scale);
@@ -295,11 +295,11 @@ class Backward {
   }
 
   // sums[key] += what each query of the block gives it: weights (queries, keys) transposed, times rows (queries, channels).
-  void add_over_queries(float* weights, const float* rows, float* room, int64_t count, float* sums) {
-    const Unit* a = Op::over_rows(weights, spread_, count, padded(columns_.count()), weights);
-    const Unit* b = Op::over_rows(rows, channels_, count, channels_, room);
+  void add_over_queries(float* weights, const float* rows, float* workspace, int64_t count, float* sums) {
+    const Unit* a = Op::over_rows(weights, ld_, count, padded(columns_.count()), weights);
+    const Unit* b = Op::over_rows(rows, channels_, count, channels_, workspace);
     columns_.each_run([&](int64_t column, int64_t key, int64_t n) {
-      product(n, channels_, Op::depth(count), a + column, 1, spread_, b, channels_, sums + key * channels_, channels_, true);
+      gemm(n, channels_, Op::depth(count), a + column, 1, ld_, b, channels_, sums + key * channels_, channels_, true);
     });
   }
 
@@ -316,26 +316,27 @@ class Backward {
 
   const AxialAttention& s_;
   const AxialAttentionGradient& g_;
-  int64_t ahead_ = 0;  // as in Forward
-  const int64_t spread_, channels_, units_;
-  Scratch scratch_;
-  float *keys_, *values_, *dkeys_, *dvalues_, *queries_, *query_pairs_, *douts_, *dout_pairs_, *sums_, *units_rows_,
+  int64_t prefetch_ = 0;  // as in Forward
+  const int64_t ld_, channels_, units_;
+  float *keys_, *values_, *dkeys_, *dvalues_, *queries_, *query_pairs_, *douts_, *dout_pairs_, *sums_, *key_units_,
       *query_units_, *dout_units_, *keys_t_, *values_t_, *weights_, *dscores_, *dscore_units_;
-  Columns columns_;
+  VisibleColumns columns_;
+  const Arena arena_;
 };
 
 }  // namespace
 
 void axial_attention_forward(const AxialAttention& s, void* out, float* lse) {
-  if (s.pairs) return each_problem<Forward<bfloat16, Pair>>(s.batch, s.rows, s.heads, s, static_cast<bfloat16*>(out), lse);
-  if (s.bfloat16) return each_problem<Forward<bfloat16, float>>(s.batch, s.rows, s.heads, s, static_cast<bfloat16*>(out), lse);
-  each_problem<Forward<float, float>>(s.batch, s.rows, s.heads, s, static_cast<float*>(out), lse);
+  with_precision(s.precision, [&](auto t, auto unit) {
+    using T = decltype(t);
+    each_work_item<Forward<T, decltype(unit)>>(s.batch, s.rows, s.heads, s, static_cast<T*>(out), lse);
+  });
 }
 
 void axial_attention_backward(const AxialAttention& s, const AxialAttentionGradient& g) {
-  if (s.pairs) return each_problem<Backward<bfloat16, Pair>>(s.batch, s.rows, s.heads, s, g);
-  if (s.bfloat16) return each_problem<Backward<bfloat16, float>>(s.batch, s.rows, s.heads, s, g);
-  each_problem<Backward<float, float>>(s.batch, s.rows, s.heads, s, g);
+  with_precision(s.precision, [&](auto t, auto unit) {
+    each_work_item<Backward<decltype(t), decltype(unit)>>(s.batch, s.rows, s.heads, s, g);
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -1,20 +1,19 @@
 #pragma once
 #include "../capability.h"
-#include "strides.h"
+#include "layout.h"
 
 namespace lifter {
 
 // Attention of the `length` tokens of a row, for every (batch, row, head).
 struct AxialAttention {
   int64_t batch, rows, length, heads, channels;
-  bool bfloat16;  // else float32, of qkv, out and their gradients
-  bool pairs;     // multiply bfloat16 as such
+  Precision precision;  // of qkv, out and their gradients
   const void* qkv;
   Strides qkv_strides, out_strides;
   int64_t part;  // elements from q to k, and from k to v
   const bool* allowed;    // (batch, rows, length, length), or null
   const float* additive;  // the same, or null
-  const uint32_t* words;  // (batch, rows, length, length / 32 rounded up): the bits of `allowed`, or null
+  const uint32_t* bitmask;  // (batch, rows, length, length / 32 rounded up): the bits of `allowed`, or null
   int64_t mask_strides[3];  // the last of any is 1
   float scale;
   bool drops;

@@ -3,8 +3,11 @@
 #include "causal_conv1d.h"
 
 #include "../parallel.h"
+#include "arena.h"
+#include "reduce.h"
 #include "simd.h"
-#include "tile.h"
+#include "tile_io.h"
+#include "vector_loop.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -13,7 +16,7 @@ constexpr int64_t kTask = 1 << 14;       // elements: fewer would cost more in w
 constexpr int64_t kSteps = 512;          // of a row of steps whose gradients are made at once
 constexpr int64_t kChannels = 256;       // of rows of channels that one task does: its taps stay in the first cache
 constexpr int64_t kBlock = 4;            // rows of channels that are done at once
-constexpr int64_t kRowsAhead = 8;        // that are asked for: pieces of rows are too short for the hardware to see a stream
+constexpr int64_t kPrefetchRows = 8;     // pieces of rows are too short for the hardware to see a stream
 
 // 1 / (1 + e^-v), which at +-87 is as good as where it ends. What it meets here is v, so that NaN stays NaN.
 LIFTER_INLINE vfloat gate(vfloat v) {
@@ -23,14 +26,6 @@ LIFTER_INLINE vfloat silu(vfloat v) { return v * gate(v); }
 LIFTER_INLINE vfloat silu_slope(vfloat v) {
   const vfloat e = gate(v);
   return e + v * (e - e * e);
-}
-
-// Calls f(i, lanes) for [begin, end) by vectors: lanes is a constant where they are whole, at last what is left.
-template <class F>
-LIFTER_INLINE void by_vectors(int64_t begin, int64_t end, const F& f) {
-  int64_t i = begin;
-  for (; i + kLanes <= end; i += kLanes) f(i, kLanes);
-  if (i < end) f(i, end - i);
 }
 
 LIFTER_INLINE vfloat where(vfloat v, vuint mask) { return (vfloat)((vuint)v & mask); }
@@ -61,7 +56,7 @@ class StepRow {
     else
       memset(head_, 0, (W - 1) * sizeof(T));
     memcpy(head_ + W - 1, x_, smaller(s.length, kLanes) * sizeof(T));
-    if (s.seen) seen_ = s.seen + b_ * W * s.seen_stride;
+    if (s.tap_mask) tap_mask_ = s.tap_mask + b_ * W * s.tap_mask_stride;
   }
 
   LIFTER_MEMBER void forward(T* out) const {
@@ -71,7 +66,7 @@ class StepRow {
       vfloat x[W];
       load_taps(p, l, lanes, x);
       const vfloat v = taps_.sum(x);
-      store_some(out + l, see(activated ? silu(v) : v, 0, l), lanes);
+      store_some(out + l, masked(activated ? silu(v) : v, 0, l), lanes);
     });
   }
 
@@ -90,7 +85,7 @@ class StepRow {
       each_vector(first, end, [&](const T* p, int64_t l, int64_t lanes) LIFTER_LAMBDA {
         vfloat x[W];
         load_taps(p, l, lanes, x);
-        vfloat slope = see(load_some(dout + l, lanes), 0, l);
+        vfloat slope = masked(load_some(dout + l, lanes), 0, l);
         if (activated) slope *= silu_slope(taps_.sum(x));
         store(slopes + kLanes + l - first, slope);
         for (int k = 0; k < W; ++k) dtap[k] += slope * x[k];
@@ -100,7 +95,7 @@ class StepRow {
       if (!over) store(slopes + kLanes + padded(end - first), vfloat{});
       by_vectors(first ? first - kLanes : 0, end - over, [&](int64_t l, int64_t lanes) LIFTER_LAMBDA {
         vfloat sum = {};
-        for (int k = 0; k < W; ++k) sum += taps_.tap[k] * see(load(slope_of_first + l - first + k), k, l + k);
+        for (int k = 0; k < W; ++k) sum += taps_.tap[k] * masked(load(slope_of_first + l - first + k), k, l + k);
         store_some(dx + l, sum, lanes);
       });
       store(slopes, load(slopes + kSteps));
@@ -121,12 +116,12 @@ class StepRow {
 
   const T* at(const Rows& rows) const { return static_cast<const T*>(rows.data) + b_ * rows.batch + d_ * rows.row; }
 
-  LIFTER_MEMBER vfloat see(vfloat v, int k, int64_t l) const {
-    return seen_ ? where(v, load(seen_ + k * s_.seen_stride + l)) : v;
+  LIFTER_MEMBER vfloat masked(vfloat v, int k, int64_t l) const {
+    return tap_mask_ ? where(v, load(tap_mask_ + k * s_.tap_mask_stride + l)) : v;
   }
 
   LIFTER_MEMBER void load_taps(const T* p, int64_t l, int64_t lanes, vfloat* x) const {
-    for (int k = 0; k < W; ++k) x[k] = see(load_some(p - k, lanes), k, l);
+    for (int k = 0; k < W; ++k) x[k] = masked(load_some(p - k, lanes), k, l);
   }
 
   // Calls f(p, l, lanes): p is step l, and what is before it can be read.
@@ -141,7 +136,7 @@ class StepRow {
   Taps<W> taps_;
   const T* x_;
   T head_[W - 1 + kLanes];  // the first vector of steps, with what is before it
-  const uint32_t* seen_ = nullptr;
+  const uint32_t* tap_mask_ = nullptr;
 };
 
 template <class F>
@@ -159,12 +154,11 @@ void each_step_row(const CausalConv1d& s, const F& f) {
 template <class T, int W>
 class ChannelRows {
  public:
-  static constexpr int64_t kFloats = 2 * (W - 1) * kChannels;
-
-  ChannelRows(const CausalConv1d& s, int64_t b, int64_t channel, Scratch& scratch)
-      : s_(s), b_(b), channel_(channel), count_(smaller(kChannels, s.dim - channel)),
-        past_(reinterpret_cast<T*>(scratch.take(kFloats))), dpast_(past_ + (W - 1) * kChannels) {
-    if (s.seen) seen_ = s.seen + b * W * s.seen_stride;
+  ChannelRows(const CausalConv1d& s, int64_t b, int64_t channel)
+      : s_(s), b_(b), channel_(channel), count_(smaller(kChannels, s.dim - channel)), arena_([this](Arena& arena) {
+          past_ = arena.take<T>((W - 1) * kChannels), dpast_ = arena.take<T>((W - 1) * kChannels);
+        }) {
+    if (s.tap_mask) tap_mask_ = s.tap_mask + b * W * s.tap_mask_stride;
     const int64_t state = (b * s.dim + channel) * (W - 1);
     by_vectors(0, count_, [&](int64_t c, int64_t lanes) {
       alignas(64) float tile[(W - 1) * kLanes] = {};
@@ -179,7 +173,7 @@ class ChannelRows {
     point(first, count, rows);
     out += (b_ * s_.length + first) * s_.dim + channel_;
     const bool activated = s_.silu;
-    const int64_t dim = s_.dim, ahead = kRowsAhead * s_.x.row, out_ahead = kRowsAhead * dim;
+    const int64_t dim = s_.dim, ahead = kPrefetchRows * s_.x.row, out_ahead = kPrefetchRows * dim;
     by_vectors(0, count_, [&](int64_t c, int64_t lanes) LIFTER_LAMBDA {
       const Taps<W> taps = load_filter(c, lanes);
       vfloat x[W];
@@ -189,7 +183,7 @@ class ChannelRows {
         __builtin_prefetch(out + r * dim + out_ahead + c, 1);
         advance(x, load_some(rows[W - 1 + r] + c, lanes));
         const vfloat v = sum(taps, x, first + r);
-        store_some(out + r * dim + c, see(activated ? silu(v) : v, 0, first + r), lanes);
+        store_some(out + r * dim + c, masked(activated ? silu(v) : v, 0, first + r), lanes);
       }
     });
   }
@@ -211,8 +205,8 @@ class ChannelRows {
     }
     const T* dout = static_cast<const T*>(g.dout.data) + b_ * g.dout.batch + first * g.dout.row + channel_;
     const bool activated = s_.silu;
-    const int64_t dout_row = g.dout.row, ahead = kRowsAhead * s_.x.row, dout_ahead = kRowsAhead * dout_row;
-    const int64_t dx_ahead = kRowsAhead * s_.dim;
+    const int64_t dout_row = g.dout.row, ahead = kPrefetchRows * s_.x.row, dout_ahead = kPrefetchRows * dout_row;
+    const int64_t dx_ahead = kPrefetchRows * s_.dim;
     by_vectors(0, count_, [&](int64_t c, int64_t lanes) LIFTER_LAMBDA {
       const Taps<W> taps = load_filter(c, lanes);
       vfloat x[W], slopes[kBlock + W - 1], dtap[W] = {}, dbias = {};
@@ -222,10 +216,10 @@ class ChannelRows {
         __builtin_prefetch(rows[W - 1 + r] + ahead + c, 0);
         __builtin_prefetch(dout + r * dout_row + dout_ahead + c, 0);
         advance(x, load_some(rows[W - 1 + r] + c, lanes));
-        vfloat slope = see(load_some(dout + r * dout_row + c, lanes), 0, first + r);
+        vfloat slope = masked(load_some(dout + r * dout_row + c, lanes), 0, first + r);
         if (activated) slope *= silu_slope(sum(taps, x, first + r));
         slopes[W - 1 + r] = slope;
-        for (int k = 0; k < W; ++k) dtap[k] += slope * see(x[k], k, first + r);
+        for (int k = 0; k < W; ++k) dtap[k] += slope * masked(x[k], k, first + r);
         dbias += slope;
       }
       for (int64_t r = there; r < count; ++r) slopes[W - 1 + r] = vfloat{};
@@ -233,7 +227,7 @@ class ChannelRows {
         if (!drows[i]) continue;
         __builtin_prefetch(drows[i] + dx_ahead + c, 1);
         vfloat dx = {};
-        for (int k = 0; k < W; ++k) dx += taps.tap[k] * see(slopes[i + k], k, first - (W - 1) + i + k);
+        for (int k = 0; k < W; ++k) dx += taps.tap[k] * masked(slopes[i + k], k, first - (W - 1) + i + k);
         store_some(drows[i] + c, dx, lanes);
       }
       if (!sums) return;
@@ -278,14 +272,14 @@ class ChannelRows {
     x[0] = step;
   }
 
-  LIFTER_MEMBER vfloat see(vfloat v, int k, int64_t l) const {
-    return seen_ ? where(v, vuint{} + seen_[k * s_.seen_stride + l]) : v;
+  LIFTER_MEMBER vfloat masked(vfloat v, int k, int64_t l) const {
+    return tap_mask_ ? where(v, vuint{} + tap_mask_[k * s_.tap_mask_stride + l]) : v;
   }
 
   LIFTER_MEMBER vfloat sum(const Taps<W>& taps, const vfloat* x, int64_t l) const {
-    vfloat seen[W];
-    for (int k = 0; k < W; ++k) seen[k] = see(x[k], k, l);
-    return taps.sum(seen);
+    vfloat met[W];
+    for (int k = 0; k < W; ++k) met[k] = masked(x[k], k, l);
+    return taps.sum(met);
   }
 
   LIFTER_MEMBER static void add(float* p, vfloat v) { store(p, load(p) + v); }
@@ -293,7 +287,8 @@ class ChannelRows {
   const CausalConv1d& s_;
   const int64_t b_, channel_, count_;
   T *past_, *dpast_;  // [W - 1][kChannels], the steps before the first and their gradients
-  const uint32_t* seen_ = nullptr;
+  const uint32_t* tap_mask_ = nullptr;
+  const Arena arena_;
 };
 
 // Calls f(batch, segment of `steps` steps, first channel).
@@ -317,8 +312,7 @@ void forward(const CausalConv1d& s, T* out) {
   }
   constexpr int64_t kRows = kTask / kChannels;
   each_segment(s, kRows, [&](int64_t b, int64_t segment, int64_t channel) {
-    Scratch scratch(ChannelRows<T, W>::kFloats);
-    const ChannelRows<T, W> rows(s, b, channel, scratch);
+    const ChannelRows<T, W> rows(s, b, channel);
     const int64_t end = smaller((segment + 1) * kRows, s.length);
     for (int64_t l = segment * kRows; l < end; l += kBlock) rows.forward(l, smaller(kBlock, end - l), out);
   });
@@ -331,9 +325,7 @@ void add_parts(const CausalConv1d& s, const CausalConv1dGradient& g) {
   parallel_for((s.dim + kShare - 1) / kShare, [&](int64_t task) {
     for (int64_t d = task * kShare; d < smaller((task + 1) * kShare, s.dim); d += kLanes) {
       for (int j = 0; j <= W; ++j) {
-        vfloat sum = {};
-        for (int64_t part = 0; part < g.parts; ++part)
-          sum += load_some(g.partial + (part * (W + 1) + j) * s.dim + d, s.dim - d);
+        const vfloat sum = sum_parts(g.partial + j * s.dim + d, g.parts, (W + 1) * s.dim, s.dim - d);
         if (j == W && g.dbias) store_some(g.dbias + d, sum, s.dim - d);
         for (int64_t i = 0; j < W && i < smaller(kLanes, s.dim - d); ++i) g.dweight[(d + i) * W + j] = sum[i];
       }
@@ -345,17 +337,17 @@ template <class T, int W>
 void backward(const CausalConv1d& s, const CausalConv1dGradient& g) {
   if (!s.channels_last) {
     each_step_row(s, [&](int64_t begin, int64_t end) {
-      Scratch scratch(StepRow<T, W>::kFloats);
-      float* slopes = scratch.take(StepRow<T, W>::kFloats);
+      float* slopes;
+      const Arena arena([&](Arena& arena) { slopes = arena.take(StepRow<T, W>::kFloats); });
       for (int64_t n = begin; n < end; ++n) StepRow<T, W>(s, n).backward(g, slopes);
     });
     return add_parts<W>(s, g);
   }
   each_segment(s, kSegment, [&](int64_t b, int64_t segment, int64_t channel) {
     constexpr int64_t kSums = (W + 1) * kChannels, kLast = (W - 1) * kChannels;
-    Scratch scratch(ChannelRows<T, W>::kFloats + kSums + kLast);
-    const ChannelRows<T, W> rows(s, b, channel, scratch);
-    float *sums = scratch.take(kSums), *last = scratch.take(kLast);
+    const ChannelRows<T, W> rows(s, b, channel);
+    float *sums, *last;
+    const Arena arena([&](Arena& arena) { sums = arena.take(kSums), last = arena.take(kLast); });
     memset(sums, 0, kSums * sizeof(float));
     memset(last, 0, kLast * sizeof(float));
     const int64_t begin = segment * kSegment, end = smaller(begin + kSegment, s.length);
@@ -416,8 +408,10 @@ void update(const CausalConv1dUpdate& s) {
   const int64_t tasks = (s.dim + kShare - 1) / kShare;
   parallel_for(s.batch * tasks, [&](int64_t task) {
     const FlushDenormals flush;
-    Scratch scratch((s.states + s.length + W - 1) * kLanes);
-    float *states = scratch.take(s.states * kLanes), *steps = scratch.take((s.length + W - 1) * kLanes);
+    float *states, *steps;
+    const Arena arena([&](Arena& arena) {
+      states = arena.take(s.states * kLanes), steps = arena.take((s.length + W - 1) * kLanes);
+    });
     const int64_t first = task % tasks * kShare;
     for (int64_t d = first; d < smaller(first + kShare, s.dim); d += kLanes)
       update_channels<T, W>(s, task / tasks, d, states, steps);

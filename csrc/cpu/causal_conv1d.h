@@ -15,12 +15,12 @@ struct CausalConv1d {
   bool silu, channels_last;
   Rows x;
   const float *weight, *bias;  // (width, dim), (dim) or null
-  const uint32_t* seen;        // (batch, width, seen_stride) or null: all bits where step l sees step l - k, k < width
-  int64_t seen_stride;         // at least length + kSeenPadding; zero behind the length
+  const uint32_t* tap_mask;        // (batch, width, tap_mask_stride) or null: all bits where step l sees step l - k, k < width
+  int64_t tap_mask_stride;         // at least length + kTapMaskPadding; zero behind the length
   const void* initial_states;  // (batch, dim, width - 1), contiguous, or null
 };
 
-constexpr int64_t kSeenPadding = 24;
+constexpr int64_t kTapMaskPadding = 24;
 
 // Gradients; outputs are contiguous, dx in the layout of x.
 struct CausalConv1dGradient {

@@ -3,7 +3,9 @@
 #include "deform_conv2d.h"
 
 #include "../parallel.h"
-#include "channels.h"
+#include "arena.h"
+#include "reduce.h"
+#include "vector_loop.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -25,13 +27,8 @@ class Places {
   float* weight[4];               // of each neighbour (upper left, upper right, lower left, lower right), times mask
   int32_t *top, *left, *inside;   // the upper left neighbour; bit i is set if neighbour i is a pixel
 
-  static int64_t floats(const DeformConv2d& s) { return 12 * (kPixels * taps_of(s) + 16); }
-
-  Places(const DeformConv2d& s, Scratch& scratch) : s_(s), taps_(taps_of(s)) {
-    const int64_t count = kPixels * taps_;
-    for (float** p : {&fy, &fx, &mask, &weight[0], &weight[1], &weight[2], &weight[3]}) *p = scratch.take(count);
-    for (int32_t** p : {&top, &left, &inside}) *p = reinterpret_cast<int32_t*>(scratch.take(count));
-    for (int64_t i = 0; i < count; ++i) fy[i] = fx[i] = mask[i] = 1.0f;
+  explicit Places(const DeformConv2d& s) : s_(s), taps_(taps_of(s)), arena_([this](Arena& arena) { lay_out(arena); }) {
+    for (int64_t i = 0; i < kPixels * taps_; ++i) fy[i] = fx[i] = mask[i] = 1.0f;
   }
 
   void find(const Pixels& at, int64_t group) {
@@ -66,6 +63,11 @@ class Places {
   }
 
  private:
+  void lay_out(Arena& arena) {
+    for (float** p : {&fy, &fx, &mask, &weight[0], &weight[1], &weight[2], &weight[3]}) *p = arena.take(kPixels * taps_);
+    for (int32_t** p : {&top, &left, &inside}) *p = arena.take<int32_t>(kPixels * taps_);
+  }
+
   // The places themselves, into fy and fx, and the mask.
   void gather(const Pixels& at, int64_t group) {
     const int64_t* stride = s_.offset_strides;
@@ -89,7 +91,8 @@ class Places {
   }
 
   const DeformConv2d& s_;
-  int64_t taps_;
+  const int64_t taps_;
+  const Arena arena_;
 };
 
 // The four pixels around one place, from channel c on; what is not inside is a row of zeros.
@@ -117,10 +120,8 @@ class Sampler {
   Places places;
   const int64_t taps;
 
-  static int64_t floats(const DeformConv2d& s) { return Places::floats(s) + s.channels + 16; }
-
-  Sampler(const DeformConv2d& s, Scratch& scratch)
-      : s(s), places(s, scratch), taps(taps_of(s)), zeros_(scratch.take(s.channels)) {
+  explicit Sampler(const DeformConv2d& s)
+      : s(s), places(s), taps(taps_of(s)), arena_([&](Arena& arena) { zeros_ = arena.take(s.channels); }) {
     memset(zeros_, 0, s.channels * sizeof(float));
     const int64_t dense[] = {s.height * s.width * s.channels, s.width * s.channels, s.channels};
     memcpy(strides_, s.widened ? dense : s.input_strides, sizeof strides_);
@@ -164,6 +165,7 @@ class Sampler {
  private:
   float* zeros_;
   int64_t strides_[3];
+  const Arena arena_;
 };
 
 // The rows [begin, end) of (batch, out_height) that belong to a share.
@@ -193,11 +195,10 @@ void forward(const DeformConv2d& s, void* result) {
   const int64_t taps = taps_of(s), C = s.channels;
   parallel_for(deform_conv2d_shares(s), [&](int64_t i) {
     const Share share(s, i);
-    Scratch scratch(Sampler::floats(s));
-    Sampler sampler(s, scratch);
+    Sampler sampler(s);
     sampler.over_pixels(share.begin, share.end, 0, s.groups, [&](const Pixel& pixel) {
       T* out = sampler.of(pixel, static_cast<T*>(result));
-      over_channels(pixel.begin, pixel.end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
+      vector_loop(pixel.begin, pixel.end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
         constexpr int V = vectors.count;
         vfloat sum[V];
 #pragma GCC unroll 8
@@ -244,7 +245,7 @@ void multiply(const Sampler& sampler, const Pixel& pixel, const T* dout, float* 
     const float* weight = s.weight ? s.weight + t * C : nullptr;
     float* sum = s.weight ? dweight + t * C : nullptr;
     vfloat dot[4] = {};
-    over_channels(pixel.begin, pixel.end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
+    vector_loop(pixel.begin, pixel.end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
 #pragma GCC unroll 8
       for (const int64_t end = c + vectors.count * kLanes; c < end; c += kLanes) {
         const vfloat d = load_some(dout + c, lanes), dsample = weight ? d * load_some(weight + c, lanes) : d;
@@ -294,9 +295,9 @@ void backward_places(const DeformConv2d& s, const DeformConv2dGradient& g) {
   parallel_for(shares, [&](int64_t i) {
     const Share share(s, i);
     const int64_t count = padded(4 * taps);
-    Scratch scratch(Sampler::floats(s) + count * (kLanes + 1) + 32);
-    Sampler sampler(s, scratch);
-    float *rows = scratch.take(count * kLanes), *dots = scratch.take(count);
+    Sampler sampler(s);
+    float *rows, *dots;
+    const Arena arena([&](Arena& arena) { rows = arena.take(count * kLanes), dots = arena.take(count); });
     memset(rows, 0, count * kLanes * sizeof(float));
     float* dweight = s.weight ? g.partials + i * size : nullptr;
     if (dweight) memset(dweight, 0, size * sizeof(float));
@@ -306,11 +307,9 @@ void backward_places(const DeformConv2d& s, const DeformConv2dGradient& g) {
       derive(sampler, pixel, dots, g);
     });
   });
-  for (int64_t i = 0; s.weight && i < size; ++i) {
-    float sum = 0;
-    for (int64_t share = 0; share < shares; ++share) sum += g.partials[share * size + i];
-    *(i < taps * C ? g.dweight + i : g.dbias + (i - taps * C)) = sum;
-  }
+  if (!s.weight) return;
+  sum_parts(g.partials, shares, size, taps * C, g.dweight);
+  sum_parts(g.partials + taps * C, shares, size, C, g.dbias);
 }
 
 // dinput. A task has some channels of one image for itself and visits the output pixels in order: no two tasks add to
@@ -323,15 +322,14 @@ void backward_input(const DeformConv2d& s, const DeformConv2dGradient& g) {
     const int64_t batch = task / per_group / s.groups, group = task / per_group % s.groups;
     const int64_t begin = group * (C / s.groups) + task % per_group * kScatterChannels;
     const int64_t end = smaller(begin + kScatterChannels, (group + 1) * (C / s.groups));
-    Scratch scratch(Sampler::floats(s));
-    Sampler sampler(s, scratch);
+    Sampler sampler(s);
     const Places& places = sampler.places;
     float* image = g.dinput_sum + batch * pixels * C;
     for (int64_t i = 0; i < pixels; ++i) memset(image + i * C + begin, 0, (end - begin) * sizeof(float));
 
     sampler.over_pixels(batch * s.out_height, (batch + 1) * s.out_height, group, group + 1, [&](const Pixel& pixel) {
       const T* dout = sampler.of(pixel, static_cast<const T*>(g.dout));
-      over_channels(begin, end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
+      vector_loop(begin, end, [&](auto vectors, int64_t c, int64_t lanes) __attribute__((always_inline)) {
         constexpr int V = vectors.count;
         for (int64_t t = 0; t < taps; ++t) {
           vfloat d[V];

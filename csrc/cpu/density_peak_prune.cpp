@@ -4,12 +4,13 @@
 #include <math.h>
 
 #include "../parallel.h"
-#include "gram.h"
+#include "arena.h"
+#include "pairwise_products.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
-constexpr int64_t kRoom = 1 << 18;  // floats of the clips that are worked on at a time: they stay in the caches
+constexpr int64_t kCachedFloats = 1 << 18;  // floats of the clips that are worked on at a time: they stay in the caches
 
 struct Clip {
   int64_t number;
@@ -26,9 +27,10 @@ template <class T, class Unit>
 class Prune {
  public:
   Prune(const DensityPeakPrune& s, int64_t* indices, float* scores)
-      : s_(s), indices_(indices), scores_(scores), gram_(s.frames, s.channels),
-        room_(gram_.spread * (gram_.units + s.frames) + 8 * gram_.width),
-        clips_(smaller(s.batch, kRoom / room_ + 1)), scratch_(clips_ * room_), clip_rooms_(scratch_.take(clips_ * room_)) {
+      : s_(s), indices_(indices), scores_(scores), pairwise_(s.frames, s.channels),
+        clip_size_(Arena::measure([this](Arena& arena) { clip(0, arena); })),
+        clips_(smaller(s.batch, kCachedFloats / clip_size_ + 1)),
+        arena_([this](Arena& arena) { clips_memory_ = arena.take(clips_ * clip_size_); }) {
     for (int i = 0; i < kLanes; ++i) lane_[i] = i;
   }
 
@@ -37,14 +39,17 @@ class Prune {
       const int64_t count = smaller(clips_, s_.batch - first);
       const auto each = [&](int64_t tasks, const auto& step) {
         parallel_ranges(count * tasks, [&](int64_t begin, int64_t end) {
-          Scratch lists(gram_.width + kLanes);
-          float* room = lists.take(gram_.width + kLanes);
-          for (int64_t i = begin; i < end; ++i) step(clip(first, i / tasks), i % tasks, room);
+          float* lists;
+          const Arena arena([&](Arena& arena) { lists = arena.take(pairwise_.width + kLanes); });
+          for (int64_t i = begin; i < end; ++i) {
+            Arena part(clips_memory_ + i / tasks * clip_size_, clip_size_);
+            step(clip(first + i / tasks, part), i % tasks, lists);
+          }
         });
       };
-      each(gram_.pack_tasks, [&](const Clip& c, int64_t i, float*) { pack(c, i); });
-      each(gram_.multiply_tasks, [&](const Clip& c, int64_t i, float*) { multiply(c, i); });
-      each(s_.frames, [&](const Clip& c, int64_t i, float* room) { measure(c, i, room); });
+      each(pairwise_.pack_tasks, [&](const Clip& c, int64_t i, float*) { pack(c, i); });
+      each(pairwise_.multiply_tasks, [&](const Clip& c, int64_t i, float*) { multiply(c, i); });
+      each(s_.frames, [&](const Clip& c, int64_t i, float* lists) { measure(c, i, lists); });
       each(1, [&](const Clip& c, int64_t, float*) { weigh(c); });
       each(s_.frames, [&](const Clip& c, int64_t i, float*) { score(c, i); });
       each(1, [&](const Clip& c, int64_t, float*) { select(c); });
@@ -52,36 +57,35 @@ class Prune {
   }
 
  private:
-  Clip clip(int64_t first, int64_t i) const {
-    float* room = clip_rooms_ + i * room_;
-    float *pairs = room + gram_.spread * gram_.units, *p = pairs + gram_.spread * s_.frames;
-    const auto row = [&](int n) { return p + n * gram_.width; };
-    return {first + i, room, pairs, row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)};
+  Clip clip(int64_t number, Arena& arena) const {
+    const auto row = [&] { return arena.take(pairwise_.width); };
+    float *x = arena.take(pairwise_.ld * pairwise_.units), *pairs = arena.take(pairwise_.ld * s_.frames);
+    return {number, x, pairs, row(), row(), row(), row(), row(), row(), row(), arena.take(1)};
   }
 
   // From their mean: frames that are much alike would else lose their distance in the rounding of the products.
   void pack(const Clip& c, int64_t task) {
-    gram_.pack(static_cast<const T*>(s_.x) + c.number * s_.x_batch, s_.x_frame, task, true, c.x);
+    pairwise_.pack(static_cast<const T*>(s_.x) + c.number * s_.x_batch, s_.x_frame, task, true, c.x);
   }
 
   void multiply(const Clip& c, int64_t task) {
-    gram_.multiply(c.x, task, c.pairs);
-    const int64_t first = gram_.first_row(task), next = first + gram_.kRows;
-    for (int64_t i = first; i < smaller(next, s_.frames); ++i) c.squares[i] = c.pairs[i * gram_.spread + i];
+    pairwise_.multiply(c.x, task, c.pairs);
+    const int64_t first = pairwise_.first_row(task), next = first + pairwise_.kRows;
+    for (int64_t i = first; i < smaller(next, s_.frames); ++i) c.squares[i] = c.pairs[i * pairwise_.ld + i];
     if (next >= s_.frames)
-      for (int64_t i = s_.frames; i < gram_.width; ++i) c.squares[i] = 0;
+      for (int64_t i = s_.frames; i < pairwise_.width; ++i) c.squares[i] = 0;
   }
 
   // Squared distances of frame `i`, their largest, and the sum of its nearest.
   void measure(const Clip& c, int64_t i, float* lists) {
-    float* row = c.pairs + i * gram_.spread;
+    float* row = c.pairs + i * pairwise_.ld;
     vfloat most = {}, hidden = {}, support = {};
     const float* mask = s_.mask ? s_.mask + c.number * s_.mask_batch + i * s_.mask_frame : nullptr;
     const bool* valid = s_.valid ? s_.valid + c.number * s_.frames : nullptr;
-    const int64_t depth = smaller(s_.nearest, gram_.width / kLanes);
+    const int64_t depth = smaller(s_.nearest, pairwise_.width / kLanes);
     for (int64_t n = 2; n < depth; ++n) store(lists + n * kLanes, splat(INFINITY));
     vfloat first = splat(INFINITY), second = first;  // the front of the lists
-    for (int64_t j = 0; j < gram_.width; j += kLanes) {
+    for (int64_t j = 0; j < pairwise_.width; j += kLanes) {
       const vint inside = lane_ < vint{} + static_cast<int32_t>(s_.frames - j);
       vfloat square = vmax(load(c.squares + j) + c.squares[i] - load(row + j) * 2.0f, vfloat{});
       most = inside ? vmax(square, most) : most;
@@ -139,15 +143,15 @@ class Prune {
       if (s_.mask) density *= (1 + c.support[i]) / support;  // the softmax of the logarithms
       c.density[i] = s_.valid && !s_.valid[at] ? 0 : density;
     }
-    for (int64_t i = s_.frames; i < gram_.width; ++i) c.density[i] = -INFINITY;
+    for (int64_t i = s_.frames; i < pairwise_.width; ++i) c.density[i] = -INFINITY;
   }
 
   // Frame `i`: its density times its distance to the nearest denser frame, of equally dense ones those before it.
   void score(const Clip& c, int64_t i) {
-    const float* row = c.pairs + i * gram_.spread;
+    const float* row = c.pairs + i * pairwise_.ld;
     const float density = c.density[i];
     vfloat least = splat(INFINITY);
-    for (int64_t j = 0; j < gram_.width; j += kLanes) {
+    for (int64_t j = 0; j < pairwise_.width; j += kLanes) {
       const vfloat other = load(c.density + j);
       const vint denser = (other > density) | ((other == density) & (lane_ < vint{} + static_cast<int32_t>(i - j)));
       least = denser ? vmin(load(row + j), least) : least;
@@ -182,19 +186,19 @@ class Prune {
   const DensityPeakPrune& s_;
   int64_t* indices_;
   float* scores_;
-  const Gram<T, Unit> gram_;
-  const int64_t room_, clips_;
-  Scratch scratch_;
-  float* clip_rooms_;
+  const PairwiseProducts<T, Unit> pairwise_;
+  const int64_t clip_size_, clips_;  // floats of a clip; how many clips are worked on at a time
+  float* clips_memory_;
+  const Arena arena_;
   vint lane_;
 };
 
 }  // namespace
 
 void density_peak_prune(const DensityPeakPrune& s, int64_t* indices, float* scores) {
-  if (s.pairs) return Prune<bfloat16, Pair>(s, indices, scores)();
-  if (s.bfloat16) return Prune<bfloat16, float>(s, indices, scores)();
-  Prune<float, float>(s, indices, scores)();
+  with_precision(s.precision, [&](auto t, auto unit) {
+    Prune<decltype(t), decltype(unit)>(s, indices, scores)();
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -1,13 +1,13 @@
 #pragma once
 #include "../capability.h"
+#include "layout.h"
 
 namespace lifter {
 
 // Strides are in elements; the channels of x and the last dimension of the mask are contiguous, as are noise and valid.
 struct DensityPeakPrune {
   int64_t batch, frames, channels, kept, nearest;
-  bool bfloat16;  // else float32, of x
-  bool pairs;     // multiply bfloat16 as such
+  Precision precision;  // of x
   const void* x;
   int64_t x_batch, x_frame;
   const float* mask;  // (batch, frames, frames), or null

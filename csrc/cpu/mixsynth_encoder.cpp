@@ -9,11 +9,13 @@
 
 #include <math.h>
 
-#include "panels.h"
-#include "problem.h"
-#include "product.h"
+#include "arena.h"
+#include "gemm.h"
+#include "reduce.h"
 #include "team.h"
-#include "tile.h"
+#include "tile_io.h"
+#include "weight_panels.h"
+#include "work_item.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -21,14 +23,14 @@ namespace {
 constexpr int64_t kGroup = 48;       // rows that a task should have at least: fewer would not repay loading the weights
 constexpr float kEpsilon = 1e-5f;    // of the norms
 
-LIFTER_INLINE int64_t row_of(int64_t n) { return spread(wide(n)); }
+LIFTER_INLINE int64_t row_of(int64_t n) { return leading_dimension(panel_columns(n)); }
 
 // The packed weights, read in order.
 class Reader {
  public:
   explicit Reader(const float* p) : p_(p) {}
-  LIFTER_MEMBER const float* matrix(int64_t in, int64_t out) { return take(in * wide(out)); }
-  LIFTER_MEMBER const float* vector(int64_t n) { return take(wide(n)); }
+  LIFTER_MEMBER const float* matrix(int64_t in, int64_t out) { return take(in * panel_columns(out)); }
+  LIFTER_MEMBER const float* vector(int64_t n) { return take(panel_columns(n)); }
   LIFTER_MEMBER const float* rest() const { return p_; }
 
  private:
@@ -46,7 +48,7 @@ struct Sizes {
       : keys(s.channel_keys + s.token_keys), mixes_channels(s.channel_keys < s.dim), mixes_frames(s.token_keys < s.frames),
         left_first(mixes_channels ? 0 : s.channel_keys), right_count(mixes_frames ? keys : s.channel_keys),
         few_frames(s.frames < 4 ? 1 : s.frames / 4), few_channels(s.dim < 4 ? 1 : s.dim / 4), ld_pose(row_of(s.poses)),
-        ld_dim(row_of(s.dim)), ld_left(row_of(s.channel_keys + wide(s.token_keys))), ld_hidden(row_of(s.hidden)) {}
+        ld_dim(row_of(s.dim)), ld_left(row_of(s.channel_keys + panel_columns(s.token_keys))), ld_hidden(row_of(s.hidden)) {}
 
   int64_t keys;  // first those of the channels, then those of the frames
   bool mixes_channels, mixes_frames;
@@ -81,9 +83,9 @@ struct Layer {
 // c[rows][out] = a weight, or += if `accumulate`.
 static void linear(int64_t rows, int64_t in, int64_t out, const float* a, int64_t lda, const float* weight, float* c,
                    int64_t ldc, bool accumulate = false) {
-  for (int64_t j = 0; j < out; j += kPanel) {
-    const int64_t width = smaller(kPanel, wide(out) - j);
-    product(rows, width, in, a, lda, 1, weight, width, c + j, ldc, accumulate);
+  for (int64_t j = 0; j < out; j += kPanelColumns) {
+    const int64_t width = smaller(kPanelColumns, panel_columns(out) - j);
+    gemm(rows, width, in, a, lda, 1, weight, width, c + j, ldc, accumulate);
     weight += in * width;
   }
 }
@@ -159,20 +161,7 @@ class Network {
   Network(const MixSynthEncoder& s, T* out, int64_t group, Team& team)
       : s_(s), z_(s), out_(out), team_(team), parts_(team.size()),
         share_((group * s.frames + parts_ - 1) / parts_),
-        scratch_(group * (s.frames * (z_.ld_pose + z_.ld_dim + z_.ld_left) + z_.keys * z_.ld_dim + s.keyframes * z_.ld_pose +
-                          4 * wide(s.frames) + 3 * wide(s.dim) + wide(z_.few_frames) + wide(z_.few_channels) + wide(z_.keys)) +
-                 (s.frames + z_.keys) * kLanes +
-                 parts_ * share_ * (z_.ld_hidden + z_.ld_dim) + 16 * kLanes),
-        keyframes_(scratch_.take(group * s.keyframes * z_.ld_pose)), poses_(scratch_.take(group * s.frames * z_.ld_pose)),
-        x_(scratch_.take(group * s.frames * z_.ld_dim)), left_(scratch_.take(group * s.frames * z_.ld_left)),
-        right_(scratch_.take(group * z_.keys * z_.ld_dim)), frame_means_(scratch_.take(group * wide(s.frames))),
-        gates_(scratch_.take(group * wide(s.frames))), factors_(scratch_.take(group * wide(s.frames))),
-        shares_(scratch_.take(group * wide(s.frames))),
-        channel_means_(scratch_.take(group * wide(s.dim))), channel_tops_(scratch_.take(group * wide(s.dim))),
-        channel_gates_(scratch_.take(group * wide(s.dim))), sums_(scratch_.take((s.frames + z_.keys) * kLanes)),
-        few_(scratch_.take(group * wide(z_.few_frames))),
-        few_channels_(scratch_.take(group * wide(z_.few_channels))), key_means_(scratch_.take(group * wide(z_.keys))),
-        rooms_(scratch_.take(parts_ * share_ * (z_.ld_hidden + z_.ld_dim))) {
+        arena_([=](Arena& arena) { lay_out(group, arena); }) {
     for (int i = 0; i < kLanes; ++i) inside_[i] = i < (s.token_keys - 1) % kLanes + 1 ? -1 : 0;
   }
 
@@ -201,6 +190,19 @@ class Network {
   }
 
  private:
+  void lay_out(int64_t group, Arena& arena) {
+    const int64_t rows = group * s_.frames, frames = panel_columns(s_.frames), channels = panel_columns(s_.dim);
+    keyframes_ = arena.take(group * s_.keyframes * z_.ld_pose), poses_ = arena.take(rows * z_.ld_pose);
+    x_ = arena.take(rows * z_.ld_dim), left_ = arena.take(rows * z_.ld_left), right_ = arena.take(group * z_.keys * z_.ld_dim);
+    for (float** p : {&frame_means_, &gates_, &factors_, &shares_}) *p = arena.take(group * frames);
+    for (float** p : {&channel_means_, &channel_tops_, &channel_gates_}) *p = arena.take(group * channels);
+    sums_ = arena.take((s_.frames + z_.keys) * kLanes);
+    few_ = arena.take(group * panel_columns(z_.few_frames));
+    few_channels_ = arena.take(group * panel_columns(z_.few_channels));
+    key_means_ = arena.take(group * panel_columns(z_.keys));
+    mixed_ = arena.take(parts_ * share_ * (z_.ld_hidden + z_.ld_dim));
+  }
+
   // Calls f(begin, end) with what `part` has of `count` rows, if it has any.
   template <class F>
   LIFTER_MEMBER void share_of(int64_t part, int64_t count, const F& f) const {
@@ -224,7 +226,7 @@ class Network {
         float* rows = poses_ + (w * s_.frames + from) * z_.ld_pose;
         if (!s_.keyframes)
           return load_rows(input(w) + from * s_.row_stride, s_.row_stride, to - from, s_.poses, rows, z_.ld_pose, 0);
-        product(to - from, wide(s_.poses), s_.keyframes, interpolation_ + from * s_.keyframes, s_.keyframes, 1,
+        gemm(to - from, panel_columns(s_.poses), s_.keyframes, interpolation_ + from * s_.keyframes, s_.keyframes, 1,
                 keyframes_ + w * s_.keyframes * z_.ld_pose, z_.ld_pose, rows, z_.ld_pose);
         for (int64_t t = from; t < to; ++t, rows += z_.ld_pose)
           for (int64_t j = 0; j < s_.poses; j += kLanes) store(rows + j, load(rows + j) + interpolation_bias_[t]);
@@ -246,17 +248,18 @@ class Network {
       for (int64_t i = begin; i < end; ++i) memcpy(left_ + i * z_.ld_left, x_ + i * z_.ld_dim, s_.dim * sizeof(float));
     each_window(begin, end, [&](int64_t w, int64_t from, int64_t to) {
       for (int64_t t = from; t < to; ++t)
-        frame_means_[w * wide(s_.frames) + t] =
+        frame_means_[w * panel_columns(s_.frames) + t] =
             sum_lanes(sum_of(left_ + (w * s_.frames + t) * z_.ld_left + s_.channel_keys, s_.token_keys)) / s_.token_keys;
     });
   }
 
   // Squeeze and excitation: the sigmoid of two layers without biases.
-  void gate(int64_t n, int64_t few, const float* means, const float* squeeze, float* room, const float* excite, float* gates) {
-    linear(count_, n, few, means, wide(n), squeeze, room, wide(few));
-    apply(count_, few, room, wide(few), nullptr, [](vfloat v) { return vmax(vfloat{}, v); });
-    linear(count_, few, n, room, wide(few), excite, gates, wide(n));
-    apply(count_, n, gates, wide(n), nullptr, [](vfloat v) { return sigmoid(v); });
+  void gate(int64_t n, int64_t few, const float* means, const float* squeeze, float* squeezed, const float* excite,
+            float* gates) {
+    linear(count_, n, few, means, panel_columns(n), squeeze, squeezed, panel_columns(few));
+    apply(count_, few, squeezed, panel_columns(few), nullptr, [](vfloat v) { return vmax(vfloat{}, v); });
+    linear(count_, few, n, squeezed, panel_columns(few), excite, gates, panel_columns(n));
+    apply(count_, n, gates, panel_columns(n), nullptr, [](vfloat v) { return sigmoid(v); });
   }
 
   // The frames' scores to weights; right.
@@ -264,15 +267,15 @@ class Network {
     share_of(part, rows_, [&](int64_t begin, int64_t end) {
       each_window(begin, end, [&](int64_t w, int64_t from, int64_t to) {
         for (int64_t t = from; t < to; ++t)
-          factors_[w * wide(s_.frames) + t] = softmax(left_ + (w * s_.frames + t) * z_.ld_left + s_.channel_keys,
-                                                      s_.token_keys, gates_[w * wide(s_.frames) + t]);
+          factors_[w * panel_columns(s_.frames) + t] = softmax(left_ + (w * s_.frames + t) * z_.ld_left + s_.channel_keys,
+                                                      s_.token_keys, gates_[w * panel_columns(s_.frames) + t]);
       });
     });
     for (int64_t w = 0; w < count_; ++w) {
       const float* x = x_ + w * s_.frames * z_.ld_dim;
       float* right = right_ + w * z_.keys * z_.ld_dim;
       share_of(part, z_.right_count, [&](int64_t begin, int64_t end) {
-        product(end - begin, wide(s_.dim), s_.frames, layer.right + begin * s_.frames, s_.frames, 1, x, z_.ld_dim,
+        gemm(end - begin, panel_columns(s_.dim), s_.frames, layer.right + begin * s_.frames, s_.frames, 1, x, z_.ld_dim,
                 right + begin * z_.ld_dim, z_.ld_dim);
         for (int64_t k = begin; k < end; ++k)
           for (int64_t c = 0; c < s_.dim; c += kLanes)
@@ -302,7 +305,7 @@ class Network {
 
   // The channels' scores to weights, and the frames' shares of the two attentions.
   void weigh(const Layer& layer) {
-    const int64_t frames = wide(s_.frames), dim = wide(s_.dim), keys = wide(z_.keys);
+    const int64_t frames = panel_columns(s_.frames), dim = panel_columns(s_.dim), keys = panel_columns(z_.keys);
     for (int64_t w = 0; w < count_; ++w)
       for (int64_t c = 0; c < dim; c += kLanes) {
         const float* scores = right_ + w * z_.keys * z_.ld_dim + c;
@@ -343,15 +346,15 @@ class Network {
       }
       sum_over_lanes(sums_, s_.frames, frame_means_ + w * frames);
     }
-    linear(count_, s_.frames, z_.few_frames, frame_means_, frames, layer.share1, few_, wide(z_.few_frames));
-    apply(count_, z_.few_frames, few_, wide(z_.few_frames), layer.share1_bias, [](vfloat v) { return gelu(v); });
-    linear(count_, z_.few_frames, s_.frames, few_, wide(z_.few_frames), layer.share2, shares_, frames);
+    linear(count_, s_.frames, z_.few_frames, frame_means_, frames, layer.share1, few_, panel_columns(z_.few_frames));
+    apply(count_, z_.few_frames, few_, panel_columns(z_.few_frames), layer.share1_bias, [](vfloat v) { return gelu(v); });
+    linear(count_, z_.few_frames, s_.frames, few_, panel_columns(z_.few_frames), layer.share2, shares_, frames);
     apply(count_, s_.frames, shares_, frames, layer.share2_bias, [](vfloat v) { return sigmoid(v); });
   }
 
   // All that follows the weights, row by row: to the scores of the next layer, or to the poses.
   void refine(const Layer& layer, const Layer* next, int64_t part) {
-    float* mixed = rooms_ + part * share_ * (z_.ld_hidden + z_.ld_dim);
+    float* mixed = mixed_ + part * share_ * (z_.ld_hidden + z_.ld_dim);
     float* hidden = mixed + share_ * z_.ld_dim;
     share_of(part, rows_, [&](int64_t begin, int64_t end) {
       const int64_t count = end - begin;
@@ -359,13 +362,13 @@ class Network {
         float* left = left_ + (w * s_.frames + from) * z_.ld_left;
         for (int64_t t = from; t < to; ++t) {
           float* row = left + (t - from) * z_.ld_left;
-          const float share = shares_[w * wide(s_.frames) + t], factor = factors_[w * wide(s_.frames) + t];
+          const float share = shares_[w * panel_columns(s_.frames) + t], factor = factors_[w * panel_columns(s_.frames) + t];
           for (int64_t k = 0; k < s_.channel_keys; k += kLanes)
             store_some(row + k, load_some(row + k, s_.channel_keys - k) * (1 - share), s_.channel_keys - k);
           for (int64_t k = s_.channel_keys; k < z_.keys; k += kLanes)
             store_some(row + k, load_some(row + k, z_.keys - k) * (share * factor), z_.keys - k);
         }
-        product(to - from, wide(s_.dim), z_.keys, left, z_.ld_left, 1, right_ + w * z_.keys * z_.ld_dim, z_.ld_dim,
+        gemm(to - from, panel_columns(s_.dim), z_.keys, left, z_.ld_left, 1, right_ + w * z_.keys * z_.ld_dim, z_.ld_dim,
                 mixed + (w * s_.frames + from - begin) * z_.ld_dim, z_.ld_dim);
       });
       float* x = x_ + begin * z_.ld_dim;
@@ -391,12 +394,12 @@ class Network {
   Team& team_;
   const int64_t parts_, share_;  // how many threads, and rows that one has at most
   int64_t first_ = 0, count_ = 0, rows_ = 0;
-  Scratch scratch_;
   float *keyframes_, *poses_, *x_, *left_, *right_, *frame_means_, *gates_, *factors_, *shares_, *channel_means_,
-      *channel_tops_, *channel_gates_, *sums_, *few_, *few_channels_, *key_means_, *rooms_;
+      *channel_tops_, *channel_gates_, *sums_, *few_, *few_channels_, *key_means_, *mixed_;
   vint inside_;  // of the last vector of the frames' weights
   const float *interpolation_ = nullptr, *interpolation_bias_ = nullptr, *embedding_ = nullptr, *embedding_bias_ = nullptr,
               *norm_ = nullptr, *norm_bias_ = nullptr, *fc_ = nullptr, *fc_bias_ = nullptr;
+  const Arena arena_;
 };
 
 template <class T>

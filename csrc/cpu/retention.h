@@ -1,6 +1,6 @@
 #pragma once
 #include "../capability.h"
-#include "strides.h"
+#include "layout.h"
 
 namespace lifter {
 
@@ -9,16 +9,15 @@ struct Retention {
   int64_t batch, frames, joints, heads, keys, values;  // keys and values: channels of a head
   int64_t chunk;
   bool causal;
-  bool bfloat16;  // else float32, of q, k, v, out and their gradients
-  bool pairs;     // multiply bfloat16 as such
+  Precision precision;  // of q, k, v, out and their gradients
   Strides q_strides, k_strides, v_strides, out_strides;
   const void *q, *k, *v;
   const float* decay;  // (joints, heads)
   const float* state;  // (batch, joints, heads, keys, values), or null for zeros
   // xPos, or null: (4, chunk + 1, row), what turns q and then k at frame n, x * cosines + (x with its pairs swapped) *
   // sines; a row is `keys` rounded up to 16.
-  const float* turns;
-  int64_t turns_row;
+  const float* rotary;
+  int64_t rotary_row;
   float scale;
 };
 

@@ -2,7 +2,7 @@
 // selective_scan and skeleton_scan. Tiles are [step][lane] or [state][lane]; rows of B and C are either shared by the
 // lanes (one number per state and step) or, where constant in time, own to each lane.
 #pragma once
-#include "chunk.h"
+#include "layout.h"
 #include "simd.h"
 
 namespace lifter::LIFTER_CAPABILITY {
@@ -54,11 +54,11 @@ LIFTER_INLINE Exponent exponent_for(const Range& delta, const Range& A) {
 
 // Memory that will be wanted after this chunk: lines are asked for step by step while the chunk computes, so that the
 // requests neither queue up nor come late. What a chunk reads is too short a piece for the hardware to see a stream.
-struct Ahead {
+struct Prefetch {
   const char* streams[3];
   int64_t row_bytes;  // between the rows of a stream; 0: nothing to ask for
   int log_lines;      // of the cache lines of a chunk in one row
-  LIFTER_MEMBER void ask(int64_t step) const {
+  LIFTER_MEMBER void issue(int64_t step) const {
     if (row_bytes == 0) return;
     const int64_t row = step >> log_lines, at = row * row_bytes + (step - (row << log_lines)) * 64;
     for (const char* p : streams) __builtin_prefetch(p + at);
@@ -67,13 +67,13 @@ struct Ahead {
 
 template <int kStates, bool kSharedB, bool kSharedC, Exponent kExponent>
 static void scan_states(int64_t steps, const float* u, const float* delta, const float* A, const float* B,
-                        int64_t stride_B, const float* C, int64_t stride_C, const Ahead& ahead, float* h, float* y) {
+                        int64_t stride_B, const float* C, int64_t stride_C, const Prefetch& prefetch, float* h, float* y) {
   vfloat state[kStates];
   for (int n = 0; n < kStates; ++n) state[n] = load(h + n * kLanes);
   for (int64_t l = 0; l < steps; ++l, B += stride_B, C += stride_C) {
     const vfloat d = load(delta + l * kLanes), du = d * load(u + l * kLanes);
     vfloat sum[2] = {load(y + l * kLanes), {}};
-    ahead.ask(l);
+    prefetch.issue(l);
 #pragma GCC unroll 16
     for (int n = 0; n < kStates; ++n) {
       state[n] = decay<kExponent>(d, load(A + n * kLanes)) * state[n] + du * coefficient<kSharedB>(B, n);
@@ -90,7 +90,7 @@ struct Chunk {
   const float* A;          // [state][lane]
   Coefficients B, C;
   Exponent exponent;
-  Ahead ahead;
+  Prefetch prefetch;
 };
 
 template <int kStates, bool kSharedB, bool kSharedC, Exponent kExponent>
@@ -98,7 +98,7 @@ static void scan_range(const Chunk& c, int64_t first, int64_t last, float* h, fl
   for (int64_t n = first; n + kStates <= last; n += kStates)
     scan_states<kStates, kSharedB, kSharedC, kExponent>(
         c.steps, c.u, c.delta, c.A + n * kLanes, c.B.data + (kSharedB ? n : n * kLanes), c.B.stride,
-        c.C.data + (kSharedC ? n : n * kLanes), c.C.stride, c.ahead, h + n * kLanes, y);
+        c.C.data + (kSharedC ? n : n * kLanes), c.C.stride, c.prefetch, h + n * kLanes, y);
 }
 
 template <bool kSharedB, bool kSharedC, Exponent kExponent>

@@ -1,11 +1,18 @@
+// The selective scan along the steps of a sequence. First B and C of every step are laid side by side (`pack_rows`). Then a
+// task takes a block of kLanes channels, one to a lane, and walks over its steps in chunks of kChunk: u and delta are
+// transposed into [step][lane] tiles (`load_chunk`, tile_io.h), the recurrence runs over the tile (`scan_chunk`, scan.h), and
+// what it adds to D u is gated by z and transposed back. Backward, a task has several blocks of a group, which share its sums
+// for dB and dC, and walks from the last chunk to the first; each begins from the state that forward has saved before it.
 #include "selective_scan.h"
 
 #include <initializer_list>
 #include <new>
 
 #include "../parallel.h"
+#include "arena.h"
+#include "reduce.h"
 #include "scan.h"
-#include "tile.h"
+#include "tile_io.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -48,26 +55,29 @@ void pack_rows(const SelectiveScan& s) {
 
 // The tiles of the chunk at hand, shared by the blocks of a task.
 struct Tiles {
-  static constexpr int64_t kFloats = 8 * kTile;
-  explicit Tiles(Scratch& scratch) {
-    for (float** p : {&u, &delta, &y, &gate, &dy, &du, &ddelta, &raw}) *p = scratch.take(kTile);
+  void lay_out(Arena& arena) {
+    for (float** p : {&u, &delta, &y, &gate, &dy, &du, &ddelta, &raw}) *p = arena.take(kTile);
   }
   float *u, *delta, *y, *gate, *dy, *du, *ddelta, *raw;
 };
 
-// One block of channels: its parameters and its state as [state][lane] tiles.
+// The parameters and the state of a block of channels, as [state][lane] tiles.
+struct BlockTiles {
+  void lay_out(const SelectiveScan& s, Arena& arena) {
+    for (float** p : {&A, &B, &C, &h}) *p = arena.take(s.states * kLanes);
+  }
+  float *A, *B, *C, *h;
+};
+
 template <class T>
-struct BlockScan : Tiles {
+struct BlockScan : Tiles, BlockTiles {
   const SelectiveScan& s;
   Block block;
-  float *A, *B, *C, *h;
   vfloat D, bias;
   Range range_A;
 
-  static int64_t floats(const SelectiveScan& s) { return 4 * s.states * kLanes; }
-
-  BlockScan(const SelectiveScan& scan, Block b, const Tiles& tiles, Scratch& scratch) : Tiles(tiles), s(scan), block(b) {
-    for (float** p : {&A, &B, &C, &h}) *p = scratch.take(s.states * kLanes);
+  BlockScan(const SelectiveScan& scan, Block b, const Tiles& tiles, const BlockTiles& own)
+      : Tiles(tiles), BlockTiles(own), s(scan), block(b) {
     load_states(s.A, A);
     for (int64_t n = 0; n < s.states; ++n) range_A.add(load(A + n * kLanes));
     if (s.constant_B) load_states(static_cast<const float*>(s.B), B);
@@ -129,10 +139,11 @@ void forward(const SelectiveScan& s, const SelectiveScanOutput& o) {
     steps_together &= m->step == 1 && m->channel == s.length;
   parallel_for(s.batch * s.groups * blocks.per_group, [&](int64_t task) {
     const FlushDenormals flush;
-    Scratch scratch(Tiles::kFloats + BlockScan<T>::floats(s));
-    const Tiles tiles(scratch);
+    Tiles tiles;
+    BlockTiles own;
+    const Arena arena([&](Arena& arena) { tiles.lay_out(arena), own.lay_out(s, arena); });
     const int64_t sequence = task / blocks.per_group;
-    BlockScan<T> scan(s, blocks.at(sequence / s.groups, sequence % s.groups, task % blocks.per_group), tiles, scratch);
+    BlockScan<T> scan(s, blocks.at(sequence / s.groups, sequence % s.groups, task % blocks.per_group), tiles, own);
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const int64_t start = chunk * kChunk, steps = smaller(kChunk, s.length - start);
       if (o.states) store_tile(scan.h, 1, s.dim, scan.block.lanes, s.states, scan.saved(o.states, chunk, chunks));
@@ -141,7 +152,7 @@ void forward(const SelectiveScan& s, const SelectiveScanOutput& o) {
         const auto at = [&](const void* p, const MapStrides& m, int64_t step) {
           return static_cast<const char*>(p) + scan.offset(m, step) * int64_t(sizeof(T));
         };
-        c.ahead = {{at(s.u, s.u_strides, start + kChunk), at(s.delta, s.delta_strides, start + kChunk),
+        c.prefetch = {{at(s.u, s.u_strides, start + kChunk), at(s.delta, s.delta_strides, start + kChunk),
                     at(o.out, o.out_strides, start)},
                    s.length * int64_t(sizeof(T)), sizeof(T) == 4 ? 2 : 1};
       }
@@ -159,21 +170,24 @@ void forward(const SelectiveScan& s, const SelectiveScanOutput& o) {
   });
 }
 
-// One block in the backward: its gradients wait in scratch from chunk to chunk.
+// What a block has in the backward besides: its gradients wait here from chunk to chunk.
+struct BlockGradientTiles : BlockTiles {
+  void lay_out(const SelectiveScan& s, Arena& arena) {
+    BlockTiles::lay_out(s, arena);
+    for (float** p : {&dh, &dA, &dB_own, &dC_own}) *p = arena.take(s.states * kLanes);
+  }
+  float *dh, *dA, *dB_own, *dC_own;
+};
+
 template <class T>
 struct BlockScanBackward : BlockScan<T> {
   float *dh, *dA, *dB_own, *dC_own;
   vfloat dD = {}, dbias = {};
 
-  static int64_t floats(const SelectiveScan& s) { return 2 * BlockScan<T>::floats(s); }
-
   BlockScanBackward(const SelectiveScan& s, const SelectiveScanGradient& g, Block b, const Tiles& tiles,
-                    Scratch& scratch)
-      : BlockScan<T>(s, b, tiles, scratch) {
-    for (float** p : {&dh, &dA, &dB_own, &dC_own}) {
-      *p = scratch.take(s.states * kLanes);
-      memset(*p, 0, s.states * kLanes * sizeof(float));
-    }
+                    const BlockGradientTiles& own)
+      : BlockScan<T>(s, b, tiles, own), dh(own.dh), dA(own.dA), dB_own(own.dB_own), dC_own(own.dC_own) {
+    for (float* p : {dh, dA, dB_own, dC_own}) memset(p, 0, s.states * kLanes * sizeof(float));
     if (g.dlast_state) this->load_states(g.dlast_state + b.batch * s.dim * s.states, dh);
   }
 
@@ -252,16 +266,23 @@ void backward(const SelectiveScan& s, const SelectiveScanGradient& g) {
     const int64_t split = task / sequences, sequence = task % sequences;
     const int64_t first = blocks.per_group * split / g.splits, last = blocks.per_group * (split + 1) / g.splits;
     const int64_t row = s.states * kLanes;
-    Scratch scratch(Tiles::kFloats + BlockScanBackward<T>::floats(s) * (last - first) + 2 * kChunk * row +
-                    2 * kBackwardStates * kTile);
-    const Tiles tiles(scratch);
-    float *dB = scratch.take(kChunk * row), *dC = scratch.take(kChunk * row);
-    float* history = scratch.take(2 * kBackwardStates * kTile);
-    Scratch objects(sizeof(BlockScanBackward<T>) / sizeof(float) * (last - first));
-    auto* scans = reinterpret_cast<BlockScanBackward<T>*>(objects.take(0));
-    for (int64_t i = first; i < last; ++i)
-      new (scans + i - first)
-          BlockScanBackward<T>(s, g, blocks.at(sequence / s.groups, sequence % s.groups, i), tiles, scratch);
+    Tiles tiles;
+    BlockGradientTiles own;
+    const int64_t own_size = Arena::measure([&](Arena& arena) { own.lay_out(s, arena); });
+    float *dB, *dC, *history, *owned;
+    BlockScanBackward<T>* scans;
+    const Arena arena([&](Arena& arena) {
+      tiles.lay_out(arena);
+      dB = arena.take(kChunk * row), dC = arena.take(kChunk * row);
+      history = arena.take(2 * kBackwardStates * kTile);
+      owned = arena.take(own_size * (last - first));
+      scans = arena.take<BlockScanBackward<T>>(last - first);
+    });
+    for (int64_t i = first; i < last; ++i) {
+      Arena part(owned + (i - first) * own_size, own_size);
+      own.lay_out(s, part);
+      new (scans + i - first) BlockScanBackward<T>(s, g, blocks.at(sequence / s.groups, sequence % s.groups, i), tiles, own);
+    }
 
     for (int64_t start = (s.length - 1) / kChunk * kChunk; start >= 0; start -= kChunk) {
       const int64_t steps = smaller(kChunk, s.length - start);
@@ -284,14 +305,6 @@ void selective_scan_forward(const SelectiveScan& s, const SelectiveScanOutput& o
 
 void selective_scan_backward(const SelectiveScan& s, const SelectiveScanGradient& g) {
   s.bfloat16 ? backward<bfloat16>(s, g) : backward<float>(s, g);
-}
-
-void sum_partials(const float* partial, int64_t parts, int64_t size, float* out) {
-  for (int64_t i = 0; i < size; ++i) {
-    float total = 0;
-    for (int64_t p = 0; p < parts; ++p) total += partial[p * size + i];
-    out[i] = total;
-  }
 }
 
 void sum_partial_rows(const float* partial, int64_t parts, int64_t sequences, int64_t length, int64_t states,

@@ -31,8 +31,8 @@ struct SelectiveScanOutput {
 };
 
 // Gradients; those of absent inputs are null. The partial sums are over the batch (dA, dD, ddelta_bias and constant B, C)
-// or over `splits` shares of a group's channels (B, C), and are added in that order by `sum_partials` and
-// `sum_partial_rows`.
+// or over `splits` shares of a group's channels (B, C), and are added in that order by `sum_partials`
+// (sum_partials.h) and `sum_partial_rows`.
 struct SelectiveScanGradient {
   const void* dout;             // (batch, dim, length)
   MapStrides dout_strides;
@@ -50,8 +50,7 @@ struct SelectiveScanGradient {
 
 LIFTER_KERNEL(void selective_scan_forward(const SelectiveScan&, const SelectiveScanOutput&))
 LIFTER_KERNEL(void selective_scan_backward(const SelectiveScan&, const SelectiveScanGradient&))
-// out[i] = sum over p of partial[p][i], in order.
-LIFTER_KERNEL(void sum_partials(const float* partial, int64_t parts, int64_t size, float* out))
-// The same for the gradient of B or C: partial is (parts, sequences, length, states), out (sequences, states, length).
+// The gradient of B or C as the sum of its parts: partial is (parts, sequences, length, states), out (sequences, states,
+// length).
 LIFTER_KERNEL(void sum_partial_rows(const float* partial, int64_t parts, int64_t sequences, int64_t length,
                                     int64_t states, bool bfloat16, void* out))

@@ -3,14 +3,11 @@
 // compiled for AVX-512 must never be the copy that the linker keeps for an older machine.
 #pragma once
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 #ifdef __SSE__
 #include <immintrin.h>
 #endif
-
-#include "../parallel.h"
 
 #define LIFTER_MEMBER inline __attribute__((always_inline))
 #define LIFTER_INLINE static LIFTER_MEMBER
@@ -316,30 +313,18 @@ class FlushDenormals {
 
  private:
   unsigned saved_;
-#endif
-};
-
-// Aligned floats for one task.
-class Scratch {
- public:
-  explicit Scratch(int64_t count) : data_(nullptr) {
-    const int64_t bytes = (count * int64_t(sizeof(float)) + 63) / 64 * 64;
-    if (posix_memalign(reinterpret_cast<void**>(&data_), 64, bytes)) out_of_memory(bytes);
+#elif defined(__aarch64__)
+  FlushDenormals() {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" : : "r"(saved_ | uint64_t{1} << 24));
   }
-  ~Scratch() { free(data_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  // The next `count` floats, rounded up to whole vectors.
-  float* take(int64_t count) {
-    float* p = data_ + used_;
-    used_ += padded(count);
-    return p;
-  }
+  ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
 
  private:
-  float* data_;
-  int64_t used_ = 0;
+  uint64_t saved_;
+#else
+  ~FlushDenormals() {}
+#endif
 };
 
 }  // namespace lifter::LIFTER_CAPABILITY

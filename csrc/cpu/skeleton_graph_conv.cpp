@@ -3,8 +3,11 @@
 #include "skeleton_graph_conv.h"
 
 #include "../parallel.h"
-#include "channels.h"
-#include "tile.h"
+#include "arena.h"
+#include "epilogue.h"
+#include "reduce.h"
+#include "tile_io.h"
+#include "vector_loop.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -54,18 +57,14 @@ void forward(const SkeletonGraphConv& s, void* out_) {
       const int64_t batch = n / s.frames, frame = n % s.frames;
       const Rows<T> x(s.x, batch, frame), root(s.root, batch, frame), residual(s.residual, batch, frame);
       for (int64_t j = 0; j < s.joints; ++j, out += s.channels) {
-        const float scale = s.scale ? s.scale[j] : 1.0f, shift = s.shift ? s.shift[j] : 0.0f;
-        over_channels(0, s.channels, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
+        const Epilogue<T> epilogue{s.scale ? s.scale[j] : 1, s.shift ? s.shift[j] : 0, residual.data ? residual[j] : nullptr,
+                                   s.relu};
+        vector_loop(0, s.channels, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
           constexpr int V = vectors.count;
           vfloat y[V];
           receive<V>(s.senders, x, root, j, c, lanes, y);
 #pragma GCC unroll 8
-          for (int v = 0; v < V; ++v) {
-            const int64_t at = c + v * kLanes;
-            y[v] = y[v] * scale + shift;
-            if (residual.data) y[v] += load_some(residual[j] + at, lanes);
-            store_some(out + at, s.relu ? vmax(vfloat{}, y[v]) : y[v], lanes);
-          }
+          for (int v = 0; v < V; ++v) epilogue.finish(y[v], out, c + v * kLanes, lanes);
         });
       }
     }
@@ -74,11 +73,6 @@ void forward(const SkeletonGraphConv& s, void* out_) {
 
 // What is summed over frames and channels, [joint][lane].
 struct Sums {
-  static int64_t floats(const SkeletonGraphConv& s) { return 2 * s.joints * kLanes; }
-  Sums(const SkeletonGraphConv& s, Scratch& scratch)
-      : dscale(scratch.take(s.joints * kLanes)), dshift(scratch.take(s.joints * kLanes)) {
-    memset(dscale, 0, floats(s) * sizeof(float));
-  }
   float *dscale, *dshift;
 };
 
@@ -90,34 +84,24 @@ void backward_frame(const SkeletonGraphConv& s, const SkeletonGraphConvGradient&
   const Rows<T> dout(g.dout, batch, frame), out(g.out, batch, frame);
   const auto of = [&](void* map, int64_t j) { return map ? static_cast<T*>(map) + (n * s.joints + j) * C : nullptr; };
   for (int64_t j = 0; j < s.joints; ++j) {
-    const float scale = s.scale ? s.scale[j] : 1.0f;
-    T *passed = of(g.passed, j), *droot = of(g.droot, j);
-    vfloat dscale = {}, dshift = {};
-    over_channels(0, C, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
+    EpilogueGradient<T> gradient{s.scale ? s.scale[j] : 1, dout[j], out.data ? out[j] : nullptr, of(g.passed, j),
+                                 of(g.droot, j)};
+    vector_loop(0, C, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
       constexpr int V = vectors.count;
       vfloat y[V] = {};
       if (x.data) receive<V>(s.senders, x, root, j, c, lanes, y);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        const int64_t at = c + v * kLanes;
-        vfloat d = load_some(dout[j] + at, lanes);
-        if (out.data) d = load_some(out[j] + at, lanes) <= 0.0f ? vfloat{} : d;
-        if (passed) store_some(passed + at, d, lanes);
-        if (x.data) dscale += d * y[v];
-        dshift += d;
-        d *= scale;
-        if (droot) store_some(droot + at, d, lanes);
-        store(dsum + j * row + at, d);
-      }
+      for (int v = 0; v < V; ++v)
+        store(dsum + j * row + c + v * kLanes, gradient.back(y[v], c + v * kLanes, lanes));
     });
-    store(sums.dscale + j * kLanes, load(sums.dscale + j * kLanes) + dscale);
-    store(sums.dshift + j * kLanes, load(sums.dshift + j * kLanes) + dshift);
+    store(sums.dscale + j * kLanes, load(sums.dscale + j * kLanes) + gradient.dscale);
+    store(sums.dshift + j * kLanes, load(sums.dshift + j * kLanes) + gradient.dshift);
   }
   const PoseMap received{dsum, 0, 0, row};
   const Rows<float> from(received, 0, 0), nothing(PoseMap{}, 0, 0);
   for (int64_t j = 0; j < s.joints; ++j) {
     T* dx = of(g.dx, j);
-    over_channels(0, C, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
+    vector_loop(0, C, [&](auto vectors, int64_t c, int64_t lanes) LIFTER_LAMBDA {
       constexpr int V = vectors.count;
       vfloat y[V];
       receive<V>(g.receivers, from, nothing, j, c, lanes, y);
@@ -129,23 +113,21 @@ void backward_frame(const SkeletonGraphConv& s, const SkeletonGraphConvGradient&
 
 // In two stages, whose order depends on nothing but the shape: lanes and frames of a share, then shares.
 void sum_shares(const SkeletonGraphConv& s, const SkeletonGraphConvGradient& g) {
-  const int64_t shares = skeleton_graph_conv_shares(s);
-  for (int which = 0; which < 2; ++which) {
-    float* out = which ? g.dshift : g.dscale;
-    for (int64_t j = 0; out && j < s.joints; ++j) {
-      float sum = 0;
-      for (int64_t i = 0; i < shares; ++i) sum += g.partials[(2 * i + which) * s.joints + j];
-      out[j] = sum;
-    }
-  }
+  const int64_t shares = skeleton_graph_conv_shares(s), J = s.joints;
+  if (g.dscale) sum_parts(g.partials, shares, 2 * J, J, g.dscale);
+  if (g.dshift) sum_parts(g.partials + J, shares, 2 * J, J, g.dshift);
 }
 
 template <class T>
 void backward(const SkeletonGraphConv& s, const SkeletonGraphConvGradient& g) {
   over_shares(s, [&](int64_t i, int64_t begin, int64_t end) {
-    Scratch scratch(s.joints * padded(s.channels) + Sums::floats(s));
-    float* dsum = scratch.take(s.joints * padded(s.channels));
-    const Sums sums(s, scratch);
+    float* dsum;
+    Sums sums;
+    const Arena arena([&](Arena& arena) {
+      dsum = arena.take(s.joints * padded(s.channels));
+      sums.dscale = arena.take(s.joints * kLanes), sums.dshift = arena.take(s.joints * kLanes);
+    });
+    for (float* sum : {sums.dscale, sums.dshift}) memset(sum, 0, s.joints * kLanes * sizeof(float));
     for (int64_t n = begin; n < end; ++n) backward_frame<T>(s, g, n, dsum, sums);
     sum_over_lanes(sums.dscale, s.joints, g.partials + 2 * i * s.joints);
     sum_over_lanes(sums.dshift, s.joints, g.partials + (2 * i + 1) * s.joints);

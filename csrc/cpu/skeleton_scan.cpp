@@ -1,11 +1,15 @@
+// The scans of a skeleton's walks. `plan_walks` lists the tokens in the order of every direction, `pack_rows` gathers dt, B
+// and C in that order; then, as in selective_scan.cpp, a task walks over the chunks of a block of channels, for all directions.
 #include "skeleton_scan.h"
 
 #include <initializer_list>
 #include <new>
 
 #include "../parallel.h"
+#include "arena.h"
+#include "reduce.h"
 #include "scan.h"
-#include "tile.h"
+#include "tile_io.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -102,29 +106,31 @@ void load_slice(const SkeletonScan& s, const void* map, int64_t batch, Block blo
 
 // The tiles of the chunk at hand, shared by the blocks of a task.
 struct Tiles {
-  static constexpr int64_t kFloats = 7 * kTile;
-  explicit Tiles(Scratch& scratch) {
-    for (float** p : {&u, &raw, &delta, &y, &dy, &du, &ddelta}) *p = scratch.take(kTile);
+  void lay_out(Arena& arena) {
+    for (float** p : {&u, &raw, &delta, &y, &dy, &du, &ddelta}) *p = arena.take(kTile);
   }
   float *u, *raw, *delta, *y, *dy, *du, *ddelta;
 };
 
-// One block of channels in one direction: its parameters and state as [state][lane] and [rank][lane] tiles.
+// The parameters and the state of a block of channels in one direction, as [state][lane] and [rank][lane] tiles.
+struct BlockTiles {
+  void lay_out(const SkeletonScan& s, Arena& arena) {
+    A = arena.take(s.states * kLanes), dt_weight = arena.take(s.rank * kLanes), h = arena.take(s.states * kLanes);
+  }
+  float *A, *dt_weight, *h;
+};
+
 template <class T>
-struct BlockScan : Tiles {
+struct BlockScan : Tiles, BlockTiles {
   const SkeletonScan& s;
   Shape shape;
   int64_t batch, k;
   Block block;
-  float *A, *dt_weight, *h;
   vfloat D, bias;
   Range range_A;
 
-  static int64_t floats(const SkeletonScan& s) { return (2 * s.states + s.rank) * kLanes; }
-
-  BlockScan(const SkeletonScan& scan, int64_t batch, int64_t k, Block block, const Tiles& tiles, Scratch& scratch)
-      : Tiles(tiles), s(scan), shape(scan), batch(batch), k(k), block(block), A(scratch.take(s.states * kLanes)),
-        dt_weight(scratch.take(s.rank * kLanes)), h(scratch.take(s.states * kLanes)) {
+  BlockScan(const SkeletonScan& scan, int64_t batch, int64_t k, Block block, const Tiles& tiles, const BlockTiles& own)
+      : Tiles(tiles), BlockTiles(own), s(scan), shape(scan), batch(batch), k(k), block(block) {
     load_tile(s.A + parameter() * s.states, s.states, 1, block.lanes, s.states, A);
     for (int64_t n = 0; n < s.states; ++n) range_A.add(load(A + n * kLanes));
     load_tile(s.dt_weight + parameter() * s.rank, s.rank, 1, block.lanes, s.rank, dt_weight);
@@ -182,15 +188,18 @@ void forward(const SkeletonScan& s, void* out, float* states) {
   const int64_t blocks = count_blocks(s);
   parallel_for(s.batch * blocks, [&](int64_t task) {
     const FlushDenormals flush;
-    Scratch scratch(Tiles::kFloats + BlockScan<T>::floats(s) * s.directions + (2 * shape.length + 1) * kLanes);
-    const Tiles tiles(scratch);
+    Tiles tiles;
+    BlockTiles own;
+    float *slice, *sums;  // the sums are over the directions, [frame][joint][lane]
+    const Arena arena([&](Arena& arena) {
+      tiles.lay_out(arena), own.lay_out(s, arena);
+      slice = arena.take((shape.length + 1) * kLanes), sums = arena.take(shape.length * kLanes);
+    });
     const Block block = find_block(s, task % blocks);
-    float* slice = scratch.take((shape.length + 1) * kLanes);
-    float* sums = scratch.take(shape.length * kLanes);  // over the directions, [frame][joint][lane]
     load_slice<T>(s, s.x, task / blocks, block, slice);
     memset(sums, 0, shape.length * kLanes * sizeof(float));
     for (int64_t k = 0; k < s.directions; ++k) {
-      BlockScan<T> scan(s, task / blocks, k, block, tiles, scratch);
+      BlockScan<T> scan(s, task / blocks, k, block, tiles, own);
       for (int64_t start = 0; start < shape.length; start += kChunk) {
         const int64_t steps = smaller(kChunk, shape.length - start);
         if (states) store_tile(scan.h, 1, s.channels, block.lanes, s.states, scan.saved(states, start / kChunk));
@@ -207,18 +216,25 @@ void forward(const SkeletonScan& s, void* out, float* states) {
   });
 }
 
-// The gradients of one block in one direction; they wait in scratch from chunk to chunk.
+// What a block has in the backward besides: its gradients wait here from chunk to chunk.
+struct BlockGradientTiles : BlockTiles {
+  void lay_out(const SkeletonScan& s, Arena& arena) {
+    BlockTiles::lay_out(s, arena);
+    dh = arena.take(s.states * kLanes), dA = arena.take(s.states * kLanes);
+    ddt_weight = arena.take(s.rank * kLanes), chunk_dw = arena.take(s.rank * kLanes);
+  }
+  float *dh, *dA, *ddt_weight, *chunk_dw;
+};
+
 template <class T>
 struct BlockScanBackward : BlockScan<T> {
   float *dh, *dA, *ddt_weight, *chunk_dw;
   vfloat dD = {}, dbias = {};
 
-  static int64_t floats(const SkeletonScan& s) { return 2 * BlockScan<T>::floats(s) + s.rank * kLanes; }
-
-  BlockScanBackward(const SkeletonScan& s, int64_t batch, int64_t k, Block block, const Tiles& tiles, Scratch& scratch)
-      : BlockScan<T>(s, batch, k, block, tiles, scratch), dh(scratch.take(s.states * kLanes)),
-        dA(scratch.take(s.states * kLanes)), ddt_weight(scratch.take(s.rank * kLanes)),
-        chunk_dw(scratch.take(s.rank * kLanes)) {
+  BlockScanBackward(const SkeletonScan& s, int64_t batch, int64_t k, Block block, const Tiles& tiles,
+                    const BlockGradientTiles& own)
+      : BlockScan<T>(s, batch, k, block, tiles, own), dh(own.dh), dA(own.dA), ddt_weight(own.ddt_weight),
+        chunk_dw(own.chunk_dw) {
     memset(dh, 0, s.states * kLanes * sizeof(float));
     memset(dA, 0, s.states * kLanes * sizeof(float));
     memset(ddt_weight, 0, s.rank * kLanes * sizeof(float));
@@ -286,15 +302,19 @@ void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
     const FlushDenormals flush;
     const int64_t batch = task % s.batch, split = task / s.batch;
     const int64_t first = blocks * split / g.splits, count = blocks * (split + 1) / g.splits - first;
-    const int64_t width = shape.width * kLanes, size = BlockScanBackward<T>::floats(s);
+    const int64_t width = shape.width * kLanes;
     const int64_t slice = (shape.length + 1) * kLanes;  // the row past the end takes what nothing reads
-    Scratch shared(Tiles::kFloats + 3 * count * slice + kChunk * width + 2 * kBackwardStates * kTile);
-    const Tiles tiles(shared);
-    float *x = shared.take(count * slice), *dout = shared.take(count * slice), *dx = shared.take(count * slice);
-    float* lanes = shared.take(kChunk * width);
-    float* history = shared.take(2 * kBackwardStates * kTile);
-    Scratch objects(sizeof(BlockScanBackward<T>) / sizeof(float) * (count));
-    auto* scans = reinterpret_cast<BlockScanBackward<T>*>(objects.take(0));
+    Tiles tiles;
+    BlockGradientTiles own;
+    const int64_t own_size = Arena::measure([&](Arena& arena) { own.lay_out(s, arena); });
+    float *x, *dout, *dx, *lanes, *history, *owned;
+    BlockScanBackward<T>* scans;
+    const Arena arena([&](Arena& arena) {
+      tiles.lay_out(arena);
+      x = arena.take(count * slice), dout = arena.take(count * slice), dx = arena.take(count * slice);
+      lanes = arena.take(kChunk * width), history = arena.take(2 * kBackwardStates * kTile);
+      owned = arena.take(own_size * count), scans = arena.take<BlockScanBackward<T>>(count);
+    });
     memset(dx, 0, count * slice * sizeof(float));
     for (int64_t i = 0; i < count; ++i) {
       load_slice<T>(s, s.x, batch, find_block(s, first + i), x + i * slice);
@@ -302,9 +322,11 @@ void backward_blocks(const SkeletonScan& s, const SkeletonScanGradient& g) {
     }
 
     for (int64_t k = 0; k < s.directions; ++k) {
-      Scratch scratch(size * count);
-      for (int64_t i = 0; i < count; ++i)
-        new (scans + i) BlockScanBackward<T>(s, batch, k, find_block(s, first + i), tiles, scratch);
+      for (int64_t i = 0; i < count; ++i) {
+        Arena part(owned + i * own_size, own_size);
+        own.lay_out(s, part);
+        new (scans + i) BlockScanBackward<T>(s, batch, k, find_block(s, first + i), tiles, own);
+      }
       for (int64_t start = (shape.length - 1) / kChunk * kChunk; start >= 0; start -= kChunk) {
         const int64_t steps = smaller(kChunk, shape.length - start);
         memset(lanes, 0, steps * width * sizeof(float));
@@ -330,8 +352,8 @@ void scatter_rows(const SkeletonScan& s, const SkeletonScanGradient& g) {
   const int64_t part = s.batch * s.directions * shape.length * shape.width;
   parallel_for(s.batch * s.frames, [&](int64_t task) {
     const int64_t batch = task / s.frames, frame = task % s.frames, frame_size = s.joints * shape.width;
-    Scratch scratch(frame_size + shape.width + 2 * kLanes);
-    float *sums = scratch.take(frame_size), *row = scratch.take(shape.width);
+    float *sums, *row;
+    const Arena arena([&](Arena& arena) { sums = arena.take(frame_size), row = arena.take(shape.width); });
     for (int64_t group = 0; group < s.groups; ++group)
       for (int64_t k = 0; k < s.directions; ++k) {
         memset(sums, 0, frame_size * sizeof(float));

@@ -2,7 +2,8 @@
 #pragma once
 #include <math.h>
 
-#include "product.h"
+#include "gemm.h"
+#include "work_item.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 
@@ -54,6 +55,21 @@ LIFTER_INLINE void log_sums(const float* totals, int64_t count, float* tops) {
   for (int64_t i = 0; i < count; i += kLanes) {
     const vfloat total = load(totals + i);
     store(tops + i, total == 0 ? splat(-INFINITY) : load(tops + i) + log_positive(total));
+  }
+}
+
+// Stores `count` rows of `sums`, `ld` apart, times 1 / total, as the tokens from `first` on, and the logarithms of the sums of
+// their weights, `tops` being their largest scores, a whole number of vectors.
+template <class T>
+static void store_attended(const WorkItem& p, const Strides& strides, int64_t first, int64_t count, int64_t channels,
+                           const float* sums, int64_t ld, const float* totals, float* tops, T* out, float* lse) {
+  log_sums(totals, count, tops);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = p.offset(strides, first + i);
+    const float factor = totals[i] == 0 ? 0 : 1 / totals[i];
+    for (int64_t c = 0; c < channels; c += kLanes)
+      store_some(out + at + c, load(sums + i * ld + c) * factor, channels - c);
+    lse[at / channels] = tops[i];
   }
 }
 

@@ -1,5 +1,7 @@
 // Threads that go through many short steps together. A step through torch's pool costs 2 us, which is as much as a step of a
-// small network takes; here one loop of the pool serves all steps and hands them out through one word of memory.
+// small network takes; here one loop of the pool serves all steps and hands them out through one word of memory. It also waits
+// for no thread that the system has taken away: one window of mixsynth_encoder (h36m, AVX2) on two threads of two cores with
+// 15 other processes takes 44 ms in the median of 8 runs, and 400 ms with a `parallel_for` for every step.
 #pragma once
 #include "simd.h"
 

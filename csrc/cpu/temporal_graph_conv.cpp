@@ -1,11 +1,12 @@
 // Attention of a joint's frames to each other, times a graph. The scores are symmetric, and so is what meets the frames in
 // their gradient: a thread keeps all (frames, frames) of a joint, no more than a few graphs, to compute but half of the
-// first and to add the transposed of the second. `product` runs as fast from the second cache as from the first.
+// first and to add the transposed of the second. `gemm` runs as fast from the second cache as from the first.
 #include "temporal_graph_conv.h"
 
-#include "problem.h"
-#include "product.h"
+#include "arena.h"
+#include "gemm.h"
 #include "softmax.h"
+#include "work_item.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
@@ -15,7 +16,7 @@ constexpr int64_t kRows = 48;  // of a block of scores, whole vectors: few, sinc
 // What scale, mask and graph do to the scores and weights of one joint.
 class Rules {
  public:
-  Rules(const TemporalGraphConv& s, const Problem& p) : s_(s), words_((s.frames + 31) / 32) {
+  Rules(const TemporalGraphConv& s, const WorkItem& p) : s_(s), words_((s.frames + 31) / 32) {
     if (s.mask) mask_ = s.mask + p.number * s.frames * words_;
     for (int i = 0; i < kLanes; ++i) lane_[i] = i, bit_[i] = 1u << i;
   }
@@ -52,98 +53,88 @@ class Frames {
 
  public:
   explicit Frames(const TemporalGraphConv& s)
-      : s_(s), width_(padded(s.frames)), spread_(spread(s.frames)), channels_(spread(s.channels)),
-        units_(spread(Op::depth(s.channels))),
-        scratch_(s.frames * (channels_ + units_) + (s.channels + s.frames) * spread_ + 4 * kLanes),
-        rows_(scratch_.take(s.frames * channels_)), row_units_(scratch_.take(s.frames * units_)),
-        columns_(scratch_.take(s.channels * spread_)), scores_(scratch_.take(s.frames * spread_)) {}
+      : s_(s), width_(padded(s.frames)), ld_(leading_dimension(s.frames)), channels_(leading_dimension(s.channels)),
+        units_(leading_dimension(Op::depth(s.channels))),
+        arena_([this](Arena& arena) { lay_out(arena); }) {}
 
  protected:
-  void load_frames(const Problem& p) {
+  void load_frames(const WorkItem& p) {
     load_rows(static_cast<const T*>(s_.x) + p.offset(s_.x_strides), s_.x_strides.token, s_.frames, s_.channels, rows_,
               channels_, 0);
     const Unit* units = Op::over_columns(rows_, channels_, s_.frames, padded(s_.channels), row_units_, units_);
-    transpose_rows(units, units_, s_.frames, Op::depth(s_.channels), columns_, spread_);
+    transpose_rows(units, units_, s_.frames, Op::depth(s_.channels), columns_, ld_);
     values_ = Op::over_rows(rows_, channels_, s_.frames, padded(s_.channels), rows_);
   }
 
   // Completes the rows of products from `first` on: before the diagonal, earlier blocks have done so.
   void multiply(int64_t first, int64_t count) {
-    float* block = scores_ + first * spread_;
+    float* block = scores_ + first * ld_;
     const Unit* columns = Op::of(columns_);
-    product(count, width_ - first, Op::depth(s_.channels), columns + first, 1, spread_, columns + first, spread_,
-            block + first, spread_);
+    gemm(count, width_ - first, Op::depth(s_.channels), columns + first, 1, ld_, columns + first, ld_,
+            block + first, ld_);
     const int64_t next = first + count;
     if (next < s_.frames)
-      transpose_rows(block + next, spread_, count, s_.frames - next, scores_ + next * spread_ + first, spread_);
+      transpose_rows(block + next, ld_, count, s_.frames - next, scores_ + next * ld_ + first, ld_);
   }
 
   const TemporalGraphConv& s_;
-  const int64_t width_, spread_, channels_, units_;
+  const int64_t width_, ld_, channels_, units_;
   const Unit* values_ = nullptr;  // the frames as what is summed
+  float *rows_, *row_units_, *columns_, *scores_;
 
  private:
-  Scratch scratch_;
-
- protected:
-  float *rows_, *row_units_, *columns_, *scores_;
+  void lay_out(Arena& arena) {
+    rows_ = arena.take(s_.frames * channels_), row_units_ = arena.take(s_.frames * units_);
+    columns_ = arena.take(s_.channels * ld_), scores_ = arena.take(s_.frames * ld_);
+  }
+  const Arena arena_;
 };
 
 template <class T, class Unit>
 class Forward : Frames<T, Unit> {
   using Op = Operand<Unit>;
   using Base = Frames<T, Unit>;
-  using Base::s_, Base::width_, Base::spread_, Base::channels_, Base::scores_, Base::values_;
+  using Base::s_, Base::width_, Base::ld_, Base::channels_, Base::scores_, Base::values_;
 
  public:
   Forward(const TemporalGraphConv& s, T* out, float* lse)
-      : Base(s), out_(out), lse_(lse), scratch_(kRows * channels_), sums_(scratch_.take(kRows * channels_)) {}
+      : Base(s), out_(out), lse_(lse), arena_([this](Arena& arena) { sums_ = arena.take(kRows * channels_); }) {}
 
-  void operator()(const Problem& p, const Problem&) {
+  void operator()(const WorkItem& p, const WorkItem&) {
     this->load_frames(p);
     const Rules rules(s_, p);
     for (int64_t i = 0; i < s_.frames; i += kRows) block(p, rules, i, smaller(kRows, s_.frames - i));
   }
 
  private:
-  void block(const Problem& p, const Rules& rules, int64_t first, int64_t count) {
+  void block(const WorkItem& p, const Rules& rules, int64_t first, int64_t count) {
     this->multiply(first, count);
-    float* weights = scores_ + first * spread_;
+    float* weights = scores_ + first * ld_;
     alignas(64) float tops[padded(kRows)] = {}, totals[padded(kRows)] = {};
     for (int64_t i = 0; i < count; ++i)
-      tops[i] = softmax<Op::kPairs>(rules, first + i, width_, weights + i * spread_, totals + i);
-    product(count, padded(s_.channels), Op::depth(s_.frames), Op::of(weights), spread_, 1, values_, channels_, sums_,
+      tops[i] = softmax<Op::kPairs>(rules, first + i, width_, weights + i * ld_, totals + i);
+    gemm(count, padded(s_.channels), Op::depth(s_.frames), Op::of(weights), ld_, 1, values_, channels_, sums_,
             channels_);
-    for (int64_t i = 0; i < count; ++i) {
-      const float factor = totals[i] == 0 ? 0 : 1 / totals[i];
-      for (int64_t c = 0; c < s_.channels; c += kLanes)
-        store_some(out_ + p.offset(s_.out_strides, first + i) + c, load(sums_ + i * channels_ + c) * factor, s_.channels - c);
-    }
-    log_sums(totals, count, tops);
-    for (int64_t i = 0; i < count; ++i) lse_[p.offset(s_.out_strides, first + i) / s_.channels] = tops[i];
+    store_attended(p, s_.out_strides, first, count, s_.channels, sums_, channels_, totals, tops, out_, lse_);
   }
 
   T* out_;
-  float* lse_;
-  Scratch scratch_;
-  float* sums_;
+  float *lse_, *sums_;
+  const Arena arena_;
 };
 
 template <class T, class Unit>
 class Backward : Frames<T, Unit> {
   using Op = Operand<Unit>;
   using Base = Frames<T, Unit>;
-  using Base::s_, Base::width_, Base::spread_, Base::channels_, Base::units_, Base::columns_, Base::scores_, Base::values_;
+  using Base::s_, Base::width_, Base::ld_, Base::channels_, Base::units_, Base::columns_, Base::scores_, Base::values_;
 
  public:
   Backward(const TemporalGraphConv& s, const TemporalGraphConvGradient& g)
-      : Base(s), g_(g),
-        scratch_((s.frames + kRows) * channels_ + s.frames * spread_ + kRows * units_ + 4 * kLanes),
-        douts_(scratch_.take(s.frames * channels_)), sums_(scratch_.take(kRows * channels_)),
-        dscores_(scratch_.take(s.frames * spread_)), dout_units_(scratch_.take(kRows * units_)) {}
+      : Base(s), g_(g), arena_([this](Arena& arena) { lay_out(arena); }) {}
 
   // Adds to `dgraph`, if it has something already.
-  void operator()(const Problem& p, float* dgraph, bool adds) {
+  void operator()(const WorkItem& p, float* dgraph, bool adds) {
     this->load_frames(p);
     load_rows(static_cast<const T*>(g_.dout) + p.offset(g_.dout_strides), g_.dout_strides.token, s_.frames, s_.channels,
               douts_, channels_, 0);
@@ -152,25 +143,30 @@ class Backward : Frames<T, Unit> {
 
     add_transposed(dscores_);
     const Unit* douts = Op::over_rows(douts_, channels_, s_.frames, padded(s_.channels), douts_);
-    const Unit* weights = Op::over_rows(scores_, spread_, s_.frames, width_, scores_);
-    const Unit* dscores = Op::over_rows(dscores_, spread_, s_.frames, width_, dscores_);
+    const Unit* weights = Op::over_rows(scores_, ld_, s_.frames, width_, scores_);
+    const Unit* dscores = Op::over_rows(dscores_, ld_, s_.frames, width_, dscores_);
     const int64_t cols = padded(s_.channels), depth = Op::depth(s_.frames);
     for (int64_t i = 0; i < s_.frames; i += kRows) {
       const int64_t count = smaller(kRows, s_.frames - i);
-      product(count, cols, depth, weights + i, 1, spread_, douts, channels_, sums_, channels_);
-      product(count, cols, depth, dscores + i, 1, spread_, values_, channels_, sums_, channels_, true);
+      gemm(count, cols, depth, weights + i, 1, ld_, douts, channels_, sums_, channels_);
+      gemm(count, cols, depth, dscores + i, 1, ld_, values_, channels_, sums_, channels_, true);
       store_rows(sums_, channels_, count, s_.channels, static_cast<T*>(g_.dx) + p.offset(s_.out_strides, i),
                  s_.out_strides.token);
     }
   }
 
  private:
-  void block(const Problem& p, const Rules& rules, float* dgraph, bool adds, int64_t first, int64_t count) {
+  void lay_out(Arena& arena) {
+    douts_ = arena.take(s_.frames * channels_), sums_ = arena.take(kRows * channels_);
+    dscores_ = arena.take(s_.frames * ld_), dout_units_ = arena.take(kRows * units_);
+  }
+
+  void block(const WorkItem& p, const Rules& rules, float* dgraph, bool adds, int64_t first, int64_t count) {
     this->multiply(first, count);
     const float* rows = douts_ + first * channels_;
     const Unit* douts = Op::over_columns(rows, channels_, count, padded(s_.channels), dout_units_, units_);
-    product(count, width_, Op::depth(s_.channels), douts, units_, 1, Op::of(columns_), spread_, dscores_ + first * spread_,
-            spread_);
+    gemm(count, width_, Op::depth(s_.channels), douts, units_, 1, Op::of(columns_), ld_, dscores_ + first * ld_,
+            ld_);
     for (int64_t i = first; i < first + count; ++i) {
       const float lse = g_.lse[p.offset(s_.out_strides, i) / s_.channels];
       gradients(rules, i, lse, dgraph + i * s_.frames, adds);
@@ -179,7 +175,7 @@ class Backward : Frames<T, Unit> {
 
   // Products of frame `i`, and of its dout, with all frames: to the weights that these met, and the gradients of its products.
   LIFTER_MEMBER void gradients(const Rules& rules, int64_t i, float lse, float* dgraph, bool adds) {
-    float *row = scores_ + i * spread_, *drow = dscores_ + i * spread_;
+    float *row = scores_ + i * ld_, *drow = dscores_ + i * ld_;
     rules.mask(row, i);
     vfloat sum = {};
     for (int64_t j = 0; j < width_; j += kLanes) {
@@ -202,20 +198,20 @@ class Backward : Frames<T, Unit> {
       for (int64_t j = i; j < s_.frames; j += kLanes) {
         vfloat above[kLanes], below[kLanes];
         for (int64_t r = 0; r < kLanes; ++r) {
-          above[r] = i + r < s_.frames ? load(a + (i + r) * spread_ + j) : vfloat{};
-          below[r] = j + r < s_.frames ? load(a + (j + r) * spread_ + i) : vfloat{};
+          above[r] = i + r < s_.frames ? load(a + (i + r) * ld_ + j) : vfloat{};
+          below[r] = j + r < s_.frames ? load(a + (j + r) * ld_ + i) : vfloat{};
         }
         transpose(below);
         for (int64_t r = 0; r < kLanes; ++r) below[r] += above[r];
-        for (int64_t r = 0; r < smaller(kLanes, s_.frames - i); ++r) store(a + (i + r) * spread_ + j, below[r]);
+        for (int64_t r = 0; r < smaller(kLanes, s_.frames - i); ++r) store(a + (i + r) * ld_ + j, below[r]);
         transpose(below);
-        for (int64_t r = 0; r < smaller(kLanes, s_.frames - j); ++r) store(a + (j + r) * spread_ + i, below[r]);
+        for (int64_t r = 0; r < smaller(kLanes, s_.frames - j); ++r) store(a + (j + r) * ld_ + i, below[r]);
       }
   }
 
   const TemporalGraphConvGradient& g_;
-  Scratch scratch_;
   float *douts_, *sums_, *dscores_, *dout_units_;
+  const Arena arena_;
 };
 
 // A part is the clips and joints that one thread does in order, however many threads there are.
@@ -228,7 +224,7 @@ static void each_part(const TemporalGraphConv& s, const TemporalGraphConvGradien
     for (int64_t part = begin; part < end; ++part) {
       const int64_t first = part * s.batch * s.joints / g.parts, last = (part + 1) * s.batch * s.joints / g.parts;
       for (int64_t n = first; n < last; ++n)
-        work(Problem(s.joints, 1, n), g.dgraph + part * s.frames * s.frames, n > first);
+        work(WorkItem(s.joints, 1, n), g.dgraph + part * s.frames * s.frames, n > first);
     }
   });
 }
@@ -236,15 +232,16 @@ static void each_part(const TemporalGraphConv& s, const TemporalGraphConvGradien
 }  // namespace
 
 void temporal_graph_conv_forward(const TemporalGraphConv& s, void* out, float* lse) {
-  if (s.pairs) return each_problem<Forward<bfloat16, Pair>>(s.batch, s.joints, 1, s, static_cast<bfloat16*>(out), lse);
-  if (s.bfloat16) return each_problem<Forward<bfloat16, float>>(s.batch, s.joints, 1, s, static_cast<bfloat16*>(out), lse);
-  each_problem<Forward<float, float>>(s.batch, s.joints, 1, s, static_cast<float*>(out), lse);
+  with_precision(s.precision, [&](auto t, auto unit) {
+    using T = decltype(t);
+    each_work_item<Forward<T, decltype(unit)>>(s.batch, s.joints, 1, s, static_cast<T*>(out), lse);
+  });
 }
 
 void temporal_graph_conv_backward(const TemporalGraphConv& s, const TemporalGraphConvGradient& g) {
-  if (s.pairs) return each_part<bfloat16, Pair>(s, g);
-  if (s.bfloat16) return each_part<bfloat16, float>(s, g);
-  each_part<float, float>(s, g);
+  with_precision(s.precision, [&](auto t, auto unit) {
+    each_part<decltype(t), decltype(unit)>(s, g);
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -1,14 +1,13 @@
 #pragma once
 #include "../capability.h"
-#include "strides.h"
+#include "layout.h"
 
 namespace lifter {
 
 // For every clip and joint: of maps, a row is a joint, and its tokens are its frames.
 struct TemporalGraphConv {
   int64_t batch, frames, joints, channels;
-  bool bfloat16;  // else float32, of x, out and their gradients
-  bool pairs;     // multiply bfloat16 as such
+  Precision precision;  // of x, out and their gradients
   const void* x;
   Strides x_strides, out_strides;  // out's also of dx, and without the channels of lse
   const float* graph;              // (frames, frames), contiguous

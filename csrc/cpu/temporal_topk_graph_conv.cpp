@@ -5,28 +5,28 @@
 #include <float.h>
 #include <math.h>
 
-#include "gram.h"
-#include "problem.h"
+#include "arena.h"
+#include "epilogue.h"
+#include "pairwise_products.h"
+#include "work_item.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
-constexpr int64_t kBits = 32;       // of a word
-constexpr int64_t kRoom = 1 << 18;  // floats of the windows that are worked on at a time: they stay in the caches
+constexpr int64_t kCachedFloats = 1 << 18;  // floats of the windows that are worked on at a time: they stay in the caches
 
 // What a frame chose: frames of its window, and what they weigh.
 class Edges {
  public:
   explicit Edges(int64_t frames)
-      : scratch_(2 * padded(frames)), weights_(scratch_.take(frames)),
-        frames_(reinterpret_cast<int32_t*>(scratch_.take(frames))) {}
+      : arena_([&](Arena& arena) { weights_ = arena.take(frames), frames_ = arena.take<int32_t>(frames); }) {}
 
   // The bits of a row of the graph, that of frame `i`; `degrees` are its window's.
   void read(const uint32_t* row, int64_t words, const float* degrees, int64_t i) {
     count_ = 0;
     for (int64_t w = 0; w < words; ++w)
       for (uint32_t bits = row[w]; bits; bits &= bits - 1) {
-        const int64_t frame = w * kBits + __builtin_ctz(bits);
+        const int64_t frame = w * kWordBits + __builtin_ctz(bits);
         frames_[count_] = static_cast<int32_t>(frame);
         weights_[count_++] = 1 / sqrtf(degrees[i] * degrees[frame]);
       }
@@ -45,10 +45,10 @@ class Edges {
   }
 
  private:
-  Scratch scratch_;
   float* weights_;
   int32_t* frames_;
   int64_t count_ = 0;
+  const Arena arena_;
 };
 
 // Which size has the products of this one: the largest that is made of its windows.
@@ -76,25 +76,26 @@ template <class T, class Unit>
 class Forward {
  public:
   Forward(const TemporalTopkGraphConv& s, int64_t owner, int64_t begin, int64_t length, uint32_t* graph, T* out)
-      : s_(s), owner_(owner), begin_(begin), length_(length), graph_(graph), out_(out), gram_(length, s.channels),
-        room_(gram_.spread * (gram_.units + length) + (1 + s.sizes) * gram_.width) {}
+      : s_(s), owner_(owner), begin_(begin), length_(length), graph_(graph), out_(out), pairwise_(length, s.channels),
+        window_size_(Arena::measure([this](Arena& arena) { window(0, 0, arena); })) {}
 
   void operator()(int64_t windows) {
-    const int64_t all = s_.batch * s_.joints * windows, some = smaller(all, kRoom / room_ + 1);
-    Scratch scratch(some * room_);
-    float* rooms = scratch.take(some * room_);
+    const int64_t all = s_.batch * s_.joints * windows, some = smaller(all, kCachedFloats / window_size_ + 1);
+    float* windows_memory;
+    const Arena arena([&](Arena& arena) { windows_memory = arena.take(some * window_size_); });
     for (int64_t first = 0; first < all; first += some) {
       const int64_t count = smaller(some, all - first);
       const auto each = [&](int64_t tasks, const auto& step) {
         parallel_ranges(count * tasks, [&](int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end; ++i) {
             const int64_t n = first + i / tasks;
-            step(window(n / windows, n % windows, rooms + i / tasks * room_), i % tasks);
+            Arena part(windows_memory + i / tasks * window_size_, window_size_);
+            step(window(n / windows, n % windows, part), i % tasks);
           }
         });
       };
-      each(gram_.pack_tasks, [&](const Window& c, int64_t i) { pack(c, i); });
-      each(gram_.multiply_tasks, [&](const Window& c, int64_t i) { multiply(c, i); });
+      each(pairwise_.pack_tasks, [&](const Window& c, int64_t i) { pack(c, i); });
+      each(pairwise_.multiply_tasks, [&](const Window& c, int64_t i) { multiply(c, i); });
       for (int64_t size = 0; size < s_.sizes; ++size) {
         if (owner(s_, size) != owner_) continue;
         const int64_t frames = smaller(s_.windows[size], length_), blocks = (frames + kLanes - 1) / kLanes;
@@ -111,22 +112,22 @@ class Forward {
   }
 
  private:
-  Window window(int64_t joint, int64_t i, float* room) const {
-    float *pairs = room + gram_.spread * gram_.units, *inverse = pairs + gram_.spread * length_;
-    return {joint, begin_ + i * length_, room, pairs, inverse, inverse + gram_.width};
+  Window window(int64_t joint, int64_t i, Arena& arena) const {
+    return {joint, begin_ + i * length_, arena.take(pairwise_.ld * pairwise_.units), arena.take(pairwise_.ld * length_),
+            arena.take(pairwise_.width), arena.take(s_.sizes * pairwise_.width)};
   }
 
   void pack(const Window& c, int64_t task) const {
     const int64_t batch = c.joint / s_.joints, joint = c.joint % s_.joints;
     const T* x = static_cast<const T*>(s_.x) + batch * s_.x_batch + joint * s_.x_joint + c.begin * s_.x_frame;
-    gram_.pack(x, s_.x_frame, task, false, c.x);
+    pairwise_.pack(x, s_.x_frame, task, false, c.x);
   }
 
   void multiply(const Window& c, int64_t task) const {
-    gram_.multiply(c.x, task, c.pairs);
-    const int64_t first = gram_.first_row(task);
-    for (int64_t i = first; i < smaller(first + gram_.kRows, length_); ++i) {
-      const float norm = sqrtf(c.pairs[i * gram_.spread + i]);
+    pairwise_.multiply(c.x, task, c.pairs);
+    const int64_t first = pairwise_.first_row(task);
+    for (int64_t i = first; i < smaller(first + pairwise_.kRows, length_); ++i) {
+      const float norm = sqrtf(c.pairs[i * pairwise_.ld + i]);
       c.inverse[i] = s_.cosine ? 1 / (norm > 1e-12f ? norm : 1e-12f) : 1;
     }
   }
@@ -138,12 +139,12 @@ class Forward {
   // similarity that is enough is found for all at once. Columns that are none give no bits.
   void choose(const Window& c, int64_t size, int64_t begin, int64_t frames, int64_t first) const {
     const int64_t k = smaller(s_.k, frames);
-    Scratch scratch((k + 1) * kLanes);
-    float* list = scratch.take((k + 1) * kLanes);  // the most similar, in order
+    float* list;  // the most similar, in order
+    const Arena arena([&](Arena& arena) { list = arena.take((k + 1) * kLanes); });
     for (int64_t n = 2; n < k; ++n) store(list + n * kLanes, splat(-INFINITY));
     vfloat best = splat(-INFINITY), second = best;  // its front
     for (int64_t j = begin; j < begin + frames; ++j) {
-      const vfloat other = similarity(load(c.pairs + j * gram_.spread + first), splat(c.inverse[j]));
+      const vfloat other = similarity(load(c.pairs + j * pairwise_.ld + first), splat(c.inverse[j]));
       const vfloat moved = vmin(other, best);
       best = vmax(other, best);
       vfloat third = vmin(moved, second);
@@ -156,47 +157,46 @@ class Forward {
     }
     store(list, best), store(list + kLanes, second);
 
-    const int64_t problem = c.joint * s_.sizes + size, end = begin + frames;
+    const int64_t item = c.joint * s_.sizes + size, end = begin + frames;
     for (int64_t i = first; i < smaller(first + kLanes, end); ++i) {
-      uint32_t* words = graph_ + (problem * s_.frames + c.begin + i) * s_.words;
-      const float* row = c.pairs + i * gram_.spread;
+      uint32_t* words = graph_ + (item * s_.frames + c.begin + i) * s_.words;
+      const float* row = c.pairs + i * pairwise_.ld;
       const float enough = list[(k - 1) * kLanes + i - first];
       int64_t degree = 0;
       memset(words, 0, s_.words * sizeof *words);
-      for (int64_t j = begin / kBits * kBits; j < end; j += kBits) {
+      for (int64_t j = begin / kWordBits * kWordBits; j < end; j += kWordBits) {
         uint32_t word = 0;
-        for (int64_t n = 0; n < smaller(kBits, end - j); n += kLanes)
+        for (int64_t n = 0; n < smaller(kWordBits, end - j); n += kLanes)
           word |= lane_bits(similarity(load(row + j + n), load(c.inverse + j + n)) >= enough) << n;
         if (j < begin) word &= ~0u << (begin - j);
-        if (end - j < kBits) word &= (1u << (end - j)) - 1;
-        words[j / kBits] = word, degree += __builtin_popcount(word);
+        if (end - j < kWordBits) word &= (1u << (end - j)) - 1;
+        words[j / kWordBits] = word, degree += __builtin_popcount(word);
       }
       for (int64_t j = end; !s_.all_ties && degree > k;) {  // the last of those that are just as similar are too many
         --j;
         const bool equal = similarity(splat(row[j]), splat(c.inverse[j]))[0] == enough;
-        if (equal) words[j / kBits] &= ~(1u << j % kBits), --degree;
+        if (equal) words[j / kWordBits] &= ~(1u << j % kWordBits), --degree;
       }
-      c.degrees[size * gram_.width + i] = degree;
+      c.degrees[size * pairwise_.width + i] = degree;
     }
   }
 
   // The result of a frame of a window.
   void sum(const Window& c, int64_t size, int64_t i, Edges& edges) const {
-    const Problem p(s_.joints, s_.sizes, c.joint * s_.sizes + size);
+    const WorkItem p(s_.joints, s_.sizes, c.joint * s_.sizes + size);
     const int64_t t = c.begin + i;
-    edges.read(graph_ + (p.number * s_.frames + t) * s_.words, s_.words, c.degrees + size * gram_.width, i);
+    edges.read(graph_ + (p.number * s_.frames + t) * s_.words, s_.words, c.degrees + size * pairwise_.width, i);
     const T* values = static_cast<const T*>(s_.values) + p.offset(s_.values_strides, c.begin);
     const T* root = s_.root ? static_cast<const T*>(s_.root) + p.offset(s_.root_strides, t) : nullptr;
-    const T* residual = s_.residual ? static_cast<const T*>(s_.residual) + p.offset(s_.residual_strides, t) : nullptr;
-    const float scale = s_.scale ? s_.scale[t * s_.sizes + size] : 1, shift = s_.shift ? s_.shift[t * s_.sizes + size] : 0;
+    const Epilogue<T> epilogue{
+        s_.scale ? s_.scale[t * s_.sizes + size] : 1, s_.shift ? s_.shift[t * s_.sizes + size] : 0,
+        s_.residual ? static_cast<const T*>(s_.residual) + p.offset(s_.residual_strides, t) : nullptr, s_.relu};
     T* out = out_ + (((p.batch * s_.frames + t) * s_.joints + p.row) * s_.sizes + size) * s_.width;
     for (int64_t d = 0; d < s_.width; d += kLanes) {
       const int64_t count = s_.width - d;
       vfloat y = edges.sum(values + d, s_.values_strides.token, count);
       if (root) y += load_some(root + d, count);
-      y = y * scale + shift;
-      if (residual) y += load_some(residual + d, count);
-      store_some(out + d, s_.relu ? vmax(vfloat{}, y) : y, count);
+      epilogue.finish(y, out, d, count);
     }
   }
 
@@ -204,8 +204,8 @@ class Forward {
   const int64_t owner_, begin_, length_;
   uint32_t* graph_;
   T* out_;
-  const Gram<T, Unit> gram_;
-  const int64_t room_;
+  const PairwiseProducts<T, Unit> pairwise_;
+  const int64_t window_size_;  // floats
 };
 
 template <class T, class Unit>
@@ -223,10 +223,10 @@ template <class T>
 class Backward {
  public:
   Backward(const TemporalTopkGraphConv& s, const TemporalTopkGraphConvGradient& g)
-      : s_(s), g_(g), width_(padded(s.width)), scratch_(s.frames * width_ + padded(s.frames)),
-        sums_(scratch_.take(s.frames * width_)), degrees_(scratch_.take(s.frames)), edges_(s.frames) {}
+      : s_(s), g_(g), width_(padded(s.width)), edges_(s.frames),
+        arena_([&](Arena& arena) { sums_ = arena.take(s.frames * width_), degrees_ = arena.take(s.frames); }) {}
 
-  void operator()(const Problem& p, const Problem&) {
+  void operator()(const WorkItem& p, const WorkItem&) {
     const uint32_t* graph = g_.graph + p.number * s_.frames * s_.words;
     for (int64_t t = 0; t < s_.frames; ++t) {
       degrees_[t] = 0;
@@ -245,32 +245,24 @@ class Backward {
 
  private:
   // Of (batch, frames, joints, sizes).
-  int64_t place(const Problem& p, int64_t t) const {
+  int64_t place(const WorkItem& p, int64_t t) const {
     return ((p.batch * s_.frames + t) * s_.joints + p.row) * s_.sizes + p.head;
   }
 
-  void frame(const Problem& p, int64_t begin, int64_t t) {
+  void frame(const WorkItem& p, int64_t begin, int64_t t) {
     const int64_t at = place(p, t) * s_.width;
-    const T* dout = static_cast<const T*>(g_.dout) + p.offset(g_.dout_strides, t);
-    const T* out = g_.out ? static_cast<const T*>(g_.out) + at : nullptr;
-    T* droot = g_.droot ? static_cast<T*>(g_.droot) + at : nullptr;
-    T* dresidual = g_.dresidual ? static_cast<T*>(g_.dresidual) + at : nullptr;
+    const auto of = [&](void* map) { return map ? static_cast<T*>(map) + at : nullptr; };
+    EpilogueGradient<T> gradient{s_.scale ? s_.scale[t * s_.sizes + p.head] : 1,
+                                 static_cast<const T*>(g_.dout) + p.offset(g_.dout_strides, t),
+                                 g_.out ? static_cast<const T*>(g_.out) + at : nullptr, of(g_.dresidual), of(g_.droot)};
     const T* values = g_.dscale ? static_cast<const T*>(s_.values) + p.offset(s_.values_strides, begin) : nullptr;
     const T* root = g_.dscale && s_.root ? static_cast<const T*>(s_.root) + p.offset(s_.root_strides, t) : nullptr;
-    const float scale = s_.scale ? s_.scale[t * s_.sizes + p.head] : 1;
-    vfloat dscale = {}, dshift = {};
     for (int64_t d = 0; d < s_.width; d += kLanes) {
       const int64_t count = s_.width - d;
-      vfloat dy = load_some(dout + d, count);
-      if (out) dy = load_some(out + d, count) > 0 ? dy : vfloat{};
-      if (dresidual) store_some(dresidual + d, dy, count);
-      if (values) {
-        vfloat y = edges_.sum(values + d, s_.values_strides.token, count);
-        if (root) y += load_some(root + d, count);
-        dscale += dy * y, dshift += dy;
-      }
-      dy = dy * scale;
-      if (droot) store_some(droot + d, dy, count);
+      vfloat y = {};
+      if (values) y = edges_.sum(values + d, s_.values_strides.token, count);
+      if (root) y += load_some(root + d, count);
+      const vfloat dy = gradient.back(y, d, count);
       for (int64_t i = 0; i < edges_.count(); ++i) {
         float* sum = sums_ + (begin + edges_.frame(i)) * width_ + d;
         store(sum, load(sum) + dy * edges_.weight(i));
@@ -278,29 +270,30 @@ class Backward {
     }
     if (values) {
       const int64_t partial = ((p.batch * s_.joints + p.row) * s_.frames + t) * s_.sizes + p.head;
-      g_.dscale[partial] = sum_lanes(dscale), g_.dshift[partial] = sum_lanes(dshift);
+      g_.dscale[partial] = sum_lanes(gradient.dscale), g_.dshift[partial] = sum_lanes(gradient.dshift);
     }
   }
 
   const TemporalTopkGraphConv& s_;
   const TemporalTopkGraphConvGradient& g_;
   const int64_t width_;
-  Scratch scratch_;
   float *sums_, *degrees_;
   Edges edges_;
+  const Arena arena_;
 };
 
 }  // namespace
 
 void temporal_topk_graph_conv_forward(const TemporalTopkGraphConv& s, uint32_t* graph, void* out) {
-  if (s.pairs) return forward<bfloat16, Pair>(s, graph, out);
-  if (s.bfloat16) return forward<bfloat16, float>(s, graph, out);
-  forward<float, float>(s, graph, out);
+  with_precision(s.precision, [&](auto t, auto unit) {
+    forward<decltype(t), decltype(unit)>(s, graph, out);
+  });
 }
 
 void temporal_topk_graph_conv_backward(const TemporalTopkGraphConv& s, const TemporalTopkGraphConvGradient& g) {
-  if (s.bfloat16) each_problem<Backward<bfloat16>>(s.batch, s.joints, s.sizes, s, g);
-  else each_problem<Backward<float>>(s.batch, s.joints, s.sizes, s, g);
+  with_precision(s.precision, [&](auto t, auto) {
+    each_work_item<Backward<decltype(t)>>(s.batch, s.joints, s.sizes, s, g);
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

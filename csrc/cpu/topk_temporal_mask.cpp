@@ -7,13 +7,14 @@
 #include <math.h>
 
 #include "../parallel.h"
-#include "gram.h"
+#include "arena.h"
+#include "layout.h"
+#include "pairwise_products.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
-constexpr int64_t kBits = 32;       // of a word
-constexpr int64_t kRoom = 1 << 18;  // floats of the joints that are worked on at a time: they stay in the caches
+constexpr int64_t kCachedFloats = 1 << 18;  // floats of the joints that are worked on at a time: they stay in the caches
 
 // Floats to integers of the same order, and back.
 LIFTER_INLINE vint ordered(vint bits) { return bits ^ (bits >> 31 & INT32_MAX); }
@@ -32,10 +33,10 @@ template <class T, class Unit>
 class Topk {
  public:
   Topk(const TopkTemporalMask& s, uint32_t* mask)
-      : s_(s), mask_(mask), words_((s.frames + kBits - 1) / kBits), gram_(s.frames, s.channels),
-        room_(gram_.spread * (gram_.units + s.frames) + 2 * gram_.width),
-        joints_(smaller(s.batch * s.joints, kRoom / room_ + 1)), scratch_(joints_ * room_),
-        joint_rooms_(scratch_.take(joints_ * room_)) {
+      : s_(s), mask_(mask), words_((s.frames + kWordBits - 1) / kWordBits), pairwise_(s.frames, s.channels),
+        joint_size_(Arena::measure([this](Arena& arena) { joint(0, arena); })),
+        joints_(smaller(s.batch * s.joints, kCachedFloats / joint_size_ + 1)),
+        arena_([this](Arena& arena) { joints_memory_ = arena.take(joints_ * joint_size_); }) {
     for (int i = 0; i < kLanes; ++i) lane_[i] = i;
   }
 
@@ -45,37 +46,38 @@ class Topk {
       const int64_t count = smaller(joints_, all - first);
       const auto each = [&](int64_t tasks, const auto& step) {
         parallel_ranges(count * tasks, [&](int64_t begin, int64_t end) {
-          Scratch columns(s_.frames * kLanes);
-          float* room = columns.take(s_.frames * kLanes);
-          for (int64_t i = begin; i < end; ++i) step(joint(first, i / tasks), i % tasks, room);
+          float* columns;
+          const Arena arena([&](Arena& arena) { columns = arena.take(s_.frames * kLanes); });
+          for (int64_t i = begin; i < end; ++i) {
+            Arena part(joints_memory_ + i / tasks * joint_size_, joint_size_);
+            step(joint(first + i / tasks, part), i % tasks, columns);
+          }
         });
       };
-      each(gram_.pack_tasks, [&](const Joint& c, int64_t i, float*) { pack(c, i); });
-      each(gram_.multiply_tasks, [&](const Joint& c, int64_t i, float*) { gram_.multiply(c.x, i, c.pairs); });
-      each(gram_.width / kLanes, [&](const Joint& c, int64_t i, float* room) { search(c, i, room); });
+      each(pairwise_.pack_tasks, [&](const Joint& c, int64_t i, float*) { pack(c, i); });
+      each(pairwise_.multiply_tasks, [&](const Joint& c, int64_t i, float*) { pairwise_.multiply(c.x, i, c.pairs); });
+      each(pairwise_.width / kLanes, [&](const Joint& c, int64_t i, float* columns) { search(c, i, columns); });
       each(s_.frames, [&](const Joint& c, int64_t i, float*) { select(c, i); });
     }
   }
 
  private:
-  Joint joint(int64_t first, int64_t i) const {
-    float* room = joint_rooms_ + i * room_;
-    float* pairs = room + gram_.spread * gram_.units;
-    float* enough = pairs + gram_.spread * s_.frames;
-    return {first + i, room, pairs, enough, enough + gram_.width};
+  Joint joint(int64_t number, Arena& arena) const {
+    return {number, arena.take(pairwise_.ld * pairwise_.units), arena.take(pairwise_.ld * s_.frames),
+            arena.take(pairwise_.width), arena.take(pairwise_.width)};
   }
 
   void pack(const Joint& c, int64_t task) const {
     const int64_t batch = c.number / s_.joints, joint = c.number % s_.joints;
     const T* x = static_cast<const T*>(s_.x) + batch * s_.x_batch + joint * s_.x_joint;
-    gram_.pack(x, s_.x_frame, task, false, c.x);
+    pairwise_.pack(x, s_.x_frame, task, false, c.x);
   }
 
   // What is enough for kLanes frames, one to a lane: bounds are halved until they part the frames as wanted, or are
   // neighbours. They are integers, whose halves are as many for all numbers: at most 32.
   void search(const Joint& c, int64_t task, float* columns) const {
     const int64_t first = task * kLanes, rows = smaller(kLanes, s_.frames - first);
-    transpose_rows(c.pairs + first * gram_.spread, gram_.spread, rows, s_.frames, columns, kLanes);
+    transpose_rows(c.pairs + first * pairwise_.ld, pairwise_.ld, rows, s_.frames, columns, kLanes);
     for (int64_t i = 0; i < rows; ++i) columns[(first + i) * kLanes + i] = -INFINITY;  // no frame selects itself
     vfloat least = splat(INFINITY), most = -least;
     for (int64_t j = 0; j < s_.frames; ++j) {
@@ -115,35 +117,35 @@ class Topk {
 
   // The bits of frame `i`.
   void select(const Joint& c, int64_t i) const {
-    const float* row = c.pairs + i * gram_.spread;
+    const float* row = c.pairs + i * pairwise_.ld;
     uint32_t* words = mask_ + (c.number * s_.frames + i) * words_;
     const float enough = c.enough[i], until = c.until[i];
-    for (int64_t j = 0; j < gram_.width; j += kLanes) {
+    for (int64_t j = 0; j < pairwise_.width; j += kLanes) {
       const vfloat similarity = load(row + j), others = load(c.enough + j);
       const vint chosen = (similarity > vmin(others, splat(enough))) |
                           ((similarity == enough) & (lane_ + static_cast<float>(j) <= until)) |
                           ((similarity == others) & (load(c.until + j) >= static_cast<float>(i)));
-      const uint32_t found = lane_bits(chosen) << j % kBits;
-      words[j / kBits] = j % kBits ? words[j / kBits] | found : found;
+      const uint32_t found = lane_bits(chosen) << j % kWordBits;
+      words[j / kWordBits] = j % kWordBits ? words[j / kWordBits] | found : found;
     }
-    words[i / kBits] |= 1u << i % kBits;
-    words[words_ - 1] &= ~0u >> (words_ * kBits - s_.frames);
+    words[i / kWordBits] |= 1u << i % kWordBits;
+    words[words_ - 1] &= ~0u >> (words_ * kWordBits - s_.frames);
   }
 
   const TopkTemporalMask& s_;
   uint32_t* mask_;
   const int64_t words_;
-  const Gram<T, Unit> gram_;
-  const int64_t room_, joints_;
-  Scratch scratch_;
-  float* joint_rooms_;
+  const PairwiseProducts<T, Unit> pairwise_;
+  const int64_t joint_size_, joints_;  // floats of a joint; how many joints are worked on at a time
+  float* joints_memory_;
+  const Arena arena_;
   vfloat lane_;  // its number; frames are numbered by floats, which are exact
 };
 
 void select_all(const TopkTemporalMask& s, uint32_t* mask) {
-  const int64_t words = (s.frames + kBits - 1) / kBits;
+  const int64_t words = (s.frames + kWordBits - 1) / kWordBits;
   parallel_for(s.batch * s.joints * s.frames, [&](int64_t i) {
-    for (int64_t j = 0; j < words; ++j) mask[i * words + j] = ~0u >> (j + 1 < words ? 0 : words * kBits - s.frames);
+    for (int64_t j = 0; j < words; ++j) mask[i * words + j] = ~0u >> (j + 1 < words ? 0 : words * kWordBits - s.frames);
   });
 }
 
@@ -151,9 +153,9 @@ void select_all(const TopkTemporalMask& s, uint32_t* mask) {
 
 void topk_temporal_mask(const TopkTemporalMask& s, uint32_t* mask) {
   if (s.k >= s.frames - 1) return select_all(s, mask);
-  if (s.pairs) return Topk<bfloat16, Pair>(s, mask)();
-  if (s.bfloat16) return Topk<bfloat16, float>(s, mask)();
-  Topk<float, float>(s, mask)();
+  with_precision(s.precision, [&](auto t, auto unit) {
+    Topk<decltype(t), decltype(unit)>(s, mask)();
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -1,14 +1,14 @@
 // A block of a transformer: attention along joints or frames if it has any, and an MLP.
 #include "transformer_block.h"
 
-#include "residual.h"
+#include "transformer_layers.h"
 
 namespace lifter::LIFTER_CAPABILITY {
 namespace {
 
 template <class Unit, class Packed>
-class Block : Residual<Unit, Packed> {
-  using Base = Residual<Unit, Packed>;
+class Block : TransformerLayers<Unit, Packed> {
+  using Base = TransformerLayers<Unit, Packed>;
   using typename Base::T;
   using Base::s_;
   using Base::x_;
@@ -36,9 +36,10 @@ void forward(const Transformer& s, Mixer mixer, T* out) {
 }  // namespace
 
 void transformer_block_forward(const Transformer& s, Mixer mixer, void* out) {
-  if (!s.bfloat16) return forward<float, float>(s, mixer, static_cast<float*>(out));
-  if (s.pairs) return forward<Pair, Pair>(s, mixer, static_cast<bfloat16*>(out));
-  forward<float, Pair>(s, mixer, static_cast<bfloat16*>(out));
+  with_packed_precision(s.precision, [&](auto unit, auto packed) {
+    using Packed = decltype(packed);
+    forward<decltype(unit), Packed>(s, mixer, static_cast<Dtype<Packed>*>(out));
+  });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

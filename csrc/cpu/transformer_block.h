@@ -8,8 +8,7 @@ namespace lifter {
 struct Transformer {
   int64_t batch, frames, joints;
   int64_t dim, hidden, heads;  // dim is even
-  bool bfloat16;       // else float32, of x, weights and result
-  bool pairs;          // multiply bfloat16 as such
+  Precision precision;  // of x, weights and result
   const void* x;         // (batch, frames, joints, dim), contiguous
   const void* weights;   // of the linear layers, and
   const float* vectors;  // all other parameters, as kernels/_panels.py packs them

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from .._op import triton_interpreted
 from .._panels import LANES, PANEL
-from ..mixsynth_encoder import MixSynthSizes, layout, mixsynth_encoder_ref
+from ..mixsynth_encoder import MixSynthSizes, layout, mixsynth_encoder_ref, packed_size
 from ._scan import launch
 
 PANEL_ = tl.constexpr(PANEL)
@@ -265,7 +265,6 @@ def windows(
 
 def aot_cases():
     """See `_aot`."""
-    from ..mixsynth_encoder import packed_size
     from ._aot import recorded
 
     sizes = {

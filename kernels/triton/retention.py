@@ -4,9 +4,9 @@ Inside a chunk of the kernels frame n sees frame m if m // stair <= n // stair: 
 causal, and the kernels' chunk any multiple of it. Launches:
 1. `carry`, if there is more than one chunk: the state at the start of each, over the chunks in order;
 2. `outputs`: a block of queries against the keys of its chunk and against its state.
-Backward: 1 again, `carry` in reverse for the gradients of the states, and `gradients`, half of whose programs take a
-block of keys against the queries that see it, and half a block of queries against its keys. All of it is linear in the
-value channels, so these come in blocks.
+Backward: 1 again, `carry` in reverse for the gradients of the states, `key_gradients`, a block of keys against the queries
+that see it, and `query_gradients`, a block of queries against its keys. All of it is linear in the value channels, so
+these come in blocks. csrc/cpu/retention.cpp begins with the derivation, whose names the kernels use.
 
 Even and odd channels of q and k lie in tiles of their own: xPos turns a pair in registers, and q k^T is two products.
 Frames n, m count from the start of their chunk.
@@ -58,8 +58,9 @@ def backward(dout, dfinal, q, k, v, decay, initial_state, xpos_scale, scale, chu
         last = None if initial_state is None else dstate
         _carry(q, dout, shape, tiles, dfinal, adjoints, last, start, partials, parts)
     dq, dk, dv = (x.new_empty(x.shape) for x in (q, k, v))
-    launch(gradients, B * J * H * parts, dout, dout.stride(), q, q.stride(), k, k.stride(), v, v.stride(), *shape,
-           start, adjoints, dq, dk, dv, partials, partials.shape[3], **tiles)  # fmt: skip
+    count, maps = B * J * H * chunks * blocks, (dout, dout.stride(), q, q.stride(), k, k.stride(), v, v.stride())
+    launch(key_gradients, count, *maps, *shape, adjoints, dk, dv, partials, partials.shape[3], **tiles)
+    launch(query_gradients, count, *maps, *shape, start, dq, partials, partials.shape[3], **tiles)
     return dq, dk, dv, partials.sum((0, 3)), dstate
 
 
@@ -357,14 +358,15 @@ def outputs(
 
 
 @triton.jit
-def gradients(
-    dout, dout_s, q, q_s, k, k_s, v, v_s, decay, decay_s, xpos, scale, T, J, H, length, stair, start, adjoints,
-    dq, dk, dv, partials, parts,
+def key_gradients(
+    dout, dout_s, q, q_s, k, k_s, v, v_s, decay, decay_s, xpos, scale, T, J, H, length, stair, adjoints, dk, dv,
+    partials, parts,
     K: tl.constexpr, V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Of a block of frames dk and dv, or dq; and the share of ddecay that is seen on the way."""
-    blocks = 2 * tl.cdiv(length, BN)
+    """dk and dv of a block of frames n, and its share of ddecay: dk_n = sum over m of w_mn dP_mn q_m + g^age dS' v_n,
+    dv_n = sum over m of P_mn do_m + g^age dS'^T k_n, where dS' is in `adjoints` and age = L - 1 - n."""
+    blocks = tl.cdiv(length, BN)
     row, place, chunk, block = _where(blocks, T, J, H, length)
     b, j, h = place
     state = row * tl.cdiv(T, length) + chunk
@@ -372,69 +374,92 @@ def gradients(
     log, rates = _log_decay(decay, decay_s, place), None
     if xpos is not None:
         rates = _rates(xpos, 0, K, BD)
-    n = block // 2 * BN + tl.arange(0, BN)
+    n = block * BN + tl.arange(0, BN)
     inside = n < size
     t = chunk * length + n
     written = (((b * T + t) * J + j) * H + h)[:, None]
     total = tl.zeros((BN,), tl.float32)
     even, odd = tl.zeros((BN, BD), tl.float32), tl.zeros((BN, BD), tl.float32)
-    if block % 2 == 0:
-        k_even, k_odd = _pairs(_at(k, k_s, place, t), inside, n, 0, K, rates, -1, BD)
-        age = tl.maximum(size - 1 - n, 0)
+    k_even, k_odd = _pairs(_at(k, k_s, place, t), inside, n, 0, K, rates, -1, BD)
+    age = tl.maximum(size - 1 - n, 0)
+    if adjoints is not None:
+        even, odd = _through_state(v, v_s, place, t, inside, adjoints, state, K, V, BN, BD, OPERAND, PRECISION)
+        even, odd = even * tl.exp2(age * log)[:, None], odd * tl.exp2(age * log)[:, None]
+        total += age * tl.sum(even * k_even + odd * k_odd, 1)
+    first = n // stair * stair  # of the queries that see a key
+    for v0 in range(0, V, BV):
+        e = v0 + tl.arange(0, BV)
+        e_mask = (e < V)[None, :]
+        dvalues = tl.zeros((BN, BV), tl.float32)
         if adjoints is not None:
-            even, odd = _through_state(v, v_s, place, t, inside, adjoints, state, K, V, BN, BD, OPERAND, PRECISION)
-            even, odd = even * tl.exp2(age * log)[:, None], odd * tl.exp2(age * log)[:, None]
-            total += age * tl.sum(even * k_even + odd * k_odd, 1)
-        first = n // stair * stair  # of the queries that see a key
-        for v0 in range(0, V, BV):
-            e = v0 + tl.arange(0, BV)
-            e_mask = (e < V)[None, :]
-            dvalues = tl.zeros((BN, BV), tl.float32)
-            if adjoints is not None:
-                s_even, s_odd = _load_state(adjoints, state, 0, e, K, V, BD)
-                dvalues = _dot(k_even, s_even, dvalues, OPERAND, PRECISION)
-                dvalues = _dot(k_odd, s_odd, dvalues, OPERAND, PRECISION) * tl.exp2(age * log)[:, None]
-            values = tl.load(_at(v, v_s, place, t) + e[None, :], mask=inside[:, None] & e_mask, other=0.0)
-            for m0 in range(tl.min(first), size, BM):
-                m = m0 + tl.arange(0, BM)
-                t_m = chunk * length + m
-                q_even, q_odd = _pairs(_at(q, q_s, place, t_m), m < size, m, 0, K, rates, 1, BD)
-                drop = tl.load(_at(dout, dout_s, place, t_m) + e[None, :], mask=(m < size)[:, None] & e_mask, other=0.0)
-                distance = _distance(n, m)
-                fades = _fade(distance, m[None, :] >= first[:, None], log, scale)
-                scores = _dot(k_even, tl.trans(q_even), tl.zeros((BN, BM), tl.float32), OPERAND, PRECISION)
-                scores = _dot(k_odd, tl.trans(q_odd), scores, OPERAND, PRECISION) * fades
-                dvalues = _dot(scores, drop, dvalues, OPERAND, PRECISION)
-                dscores = _dot(values, tl.trans(drop), tl.zeros((BN, BM), tl.float32), OPERAND, PRECISION)
-                total += tl.sum(scores * dscores * distance, 1)
-                dscores *= fades
-                even = _dot(dscores, q_even, even, OPERAND, PRECISION)
-                odd = _dot(dscores, q_odd, odd, OPERAND, PRECISION)
-            tl.store(dv + written * V + e[None, :], dvalues, mask=inside[:, None] & e_mask)
-        _store_pairs(dk + written * K, even, odd, inside, n, K, rates, -1, BD)
-    else:
-        if start is not None:
-            fade = (scale * tl.exp2((n + 1) * log))[:, None]
-            even, odd = _through_state(dout, dout_s, place, t, inside, start, state, K, V, BN, BD, OPERAND, PRECISION)
-            even, odd = even * fade, odd * fade
-            q_even, q_odd = _pairs(_at(q, q_s, place, t), inside, n, 0, K, rates, 1, BD)
-            total += (n + 1) * tl.sum(even * q_even + odd * q_odd, 1)
-        end = n // stair * stair + stair  # of the keys that a query sees
-        for v0 in range(0, V, BV):
-            e = v0 + tl.arange(0, BV)
-            e_mask = (e < V)[None, :]
-            drop = tl.load(_at(dout, dout_s, place, t) + e[None, :], mask=inside[:, None] & e_mask, other=0.0)
-            for m0 in range(0, tl.minimum(size, tl.max(end)), BM):
-                m = m0 + tl.arange(0, BM)
-                t_m = chunk * length + m
-                k_even, k_odd = _pairs(_at(k, k_s, place, t_m), m < size, m, 0, K, rates, -1, BD)
-                values = tl.load(_at(v, v_s, place, t_m) + e[None, :], mask=(m < size)[:, None] & e_mask, other=0.0)
-                dscores = _dot(drop, tl.trans(values), tl.zeros((BN, BM), tl.float32), OPERAND, PRECISION)
-                dscores *= _fade(_distance(n, m), m[None, :] < end[:, None], log, scale)
-                even = _dot(dscores, k_even, even, OPERAND, PRECISION)
-                odd = _dot(dscores, k_odd, odd, OPERAND, PRECISION)
-        _store_pairs(dq + written * K, even, odd, inside, n, K, rates, 1, BD)
-    tl.store(partials + row * parts + chunk * blocks + block, tl.sum(total) * tl.exp2(-log))
+            s_even, s_odd = _load_state(adjoints, state, 0, e, K, V, BD)
+            dvalues = _dot(k_even, s_even, dvalues, OPERAND, PRECISION)
+            dvalues = _dot(k_odd, s_odd, dvalues, OPERAND, PRECISION) * tl.exp2(age * log)[:, None]
+        values = tl.load(_at(v, v_s, place, t) + e[None, :], mask=inside[:, None] & e_mask, other=0.0)
+        for m0 in range(tl.min(first), size, BM):
+            m = m0 + tl.arange(0, BM)
+            t_m = chunk * length + m
+            q_even, q_odd = _pairs(_at(q, q_s, place, t_m), m < size, m, 0, K, rates, 1, BD)
+            drop = tl.load(_at(dout, dout_s, place, t_m) + e[None, :], mask=(m < size)[:, None] & e_mask, other=0.0)
+            distance = _distance(n, m)
+            fades = _fade(distance, m[None, :] >= first[:, None], log, scale)
+            scores = _dot(k_even, tl.trans(q_even), tl.zeros((BN, BM), tl.float32), OPERAND, PRECISION)
+            scores = _dot(k_odd, tl.trans(q_odd), scores, OPERAND, PRECISION) * fades
+            dvalues = _dot(scores, drop, dvalues, OPERAND, PRECISION)
+            dscores = _dot(values, tl.trans(drop), tl.zeros((BN, BM), tl.float32), OPERAND, PRECISION)
+            total += tl.sum(scores * dscores * distance, 1)
+            dscores *= fades
+            even = _dot(dscores, q_even, even, OPERAND, PRECISION)
+            odd = _dot(dscores, q_odd, odd, OPERAND, PRECISION)
+        tl.store(dv + written * V + e[None, :], dvalues, mask=inside[:, None] & e_mask)
+    _store_pairs(dk + written * K, even, odd, inside, n, K, rates, -1, BD)
+    tl.store(partials + row * parts + 2 * (chunk * blocks + block), tl.sum(total) * tl.exp2(-log))
+
+
+@triton.jit
+def query_gradients(
+    dout, dout_s, q, q_s, k, k_s, v, v_s, decay, decay_s, xpos, scale, T, J, H, length, stair, start, dq,
+    partials, parts,
+    K: tl.constexpr, V: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
+    OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dq of a block of frames n, and its share of ddecay: dq_n = sum over m of w_nm dP_nm k_m + g^(n + 1) S do_n, where S
+    is in `start`."""
+    blocks = tl.cdiv(length, BN)
+    row, place, chunk, block = _where(blocks, T, J, H, length)
+    b, j, h = place
+    size = tl.minimum(length, T - chunk * length)
+    log, rates = _log_decay(decay, decay_s, place), None
+    if xpos is not None:
+        rates = _rates(xpos, 0, K, BD)
+    n = block * BN + tl.arange(0, BN)
+    inside = n < size
+    t = chunk * length + n
+    total = tl.zeros((BN,), tl.float32)
+    even, odd = tl.zeros((BN, BD), tl.float32), tl.zeros((BN, BD), tl.float32)
+    if start is not None:
+        fade = (scale * tl.exp2((n + 1) * log))[:, None]
+        state = row * tl.cdiv(T, length) + chunk
+        even, odd = _through_state(dout, dout_s, place, t, inside, start, state, K, V, BN, BD, OPERAND, PRECISION)
+        even, odd = even * fade, odd * fade
+        q_even, q_odd = _pairs(_at(q, q_s, place, t), inside, n, 0, K, rates, 1, BD)
+        total += (n + 1) * tl.sum(even * q_even + odd * q_odd, 1)
+    end = n // stair * stair + stair  # of the keys that a query sees
+    for v0 in range(0, V, BV):
+        e = v0 + tl.arange(0, BV)
+        e_mask = (e < V)[None, :]
+        drop = tl.load(_at(dout, dout_s, place, t) + e[None, :], mask=inside[:, None] & e_mask, other=0.0)
+        for m0 in range(0, tl.minimum(size, tl.max(end)), BM):
+            m = m0 + tl.arange(0, BM)
+            t_m = chunk * length + m
+            k_even, k_odd = _pairs(_at(k, k_s, place, t_m), m < size, m, 0, K, rates, -1, BD)
+            values = tl.load(_at(v, v_s, place, t_m) + e[None, :], mask=(m < size)[:, None] & e_mask, other=0.0)
+            dscores = _dot(drop, tl.trans(values), tl.zeros((BN, BM), tl.float32), OPERAND, PRECISION)
+            dscores *= _fade(_distance(n, m), m[None, :] < end[:, None], log, scale)
+            even = _dot(dscores, k_even, even, OPERAND, PRECISION)
+            odd = _dot(dscores, k_odd, odd, OPERAND, PRECISION)
+    _store_pairs(dq + (((b * T + t) * J + j) * H + h)[:, None] * K, even, odd, inside, n, K, rates, 1, BD)
+    tl.store(partials + row * parts + 2 * (chunk * blocks + block) + 1, tl.sum(total) * tl.exp2(-log))
 
 
 def aot_cases():

@@ -1,2 +1,15 @@
-"""The subcommands of `lifter`, a module each: HELP, `add_arguments(parser)` and `run(args)`, the exit status. What they need
-is imported when they run."""
+"""The subcommands of `lifter`, a module each: `add_arguments(parser)` and `run(args)`, the exit status; or `main(argv)`."""
+
+COMMANDS = {  # in the order of `lifter --help`, which prints the line beside each
+    "info": "versions, and which kernels run here",
+    "models": "the models that create_model knows",
+    "data": "what keypoints and poses a file holds, and other formats of them",
+    "detect": "2D keypoints of a video, found by rtmlib, as lifter's npz",
+    "lift": "3D poses for files and folders of keypoints",
+    "stream": "live: keypoints in, poses out, as lines of JSON on standard input and output or on a socket",
+    "render": "poses as a film, or as a page to turn and compare them in",
+    "eval": "how far a model's poses are from those of a data set",
+    "export": "a model as a file of torch.export or ONNX, run and compared before it appears",
+    "verify": "compare with what the official code computed",
+    "train": "train a model by its published recipe, or by yours",
+}

@@ -1,5 +1,7 @@
 """Which model a command runs: options that several share."""
 
+from lifter.inference.files import Model
+
 
 def add_model_options(parser, positional=False):
     """See `model_of`. `positional`: the checkpoint is an argument, not an option."""
@@ -16,6 +18,4 @@ def add_model_options(parser, positional=False):
 
 def model_of(args):
     """What the options name, not yet loaded."""
-    from lifter.inference.files import Model
-
     return Model(args.checkpoint, args.model, args.num_frames, args.device, args.dtype)

@@ -1,24 +1,26 @@
 import argparse
 import sys
 
-HELP = "what keypoints and poses a file holds, and other formats of them"
+from lifter._errors import message
+from lifter.data.inspect import convert, describe
+from lifter.data.registry import WRITERS
 
 
 def add_arguments(parser):
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    inspect = commands.add_parser("inspect", help="say what a file or folder is, and whether it is sound")
-    inspect.add_argument("paths", nargs="+", metavar="PATH")
-    inspect.set_defaults(action=_inspect)
-    convert = commands.add_parser("convert", help="write it as npz, JSON, CSV, TRC or BVH")
-    convert.add_argument("path", metavar="IN")
-    convert.add_argument("out", metavar="OUT", help="NAME.npz, .json; of one sequence .csv, .trc, .bvh; or a folder")
-    convert.add_argument("--to", choices=("npz", "json", "csv", "trc", "bvh"), default="bvh", help="in that folder")
-    convert.add_argument("--select", nargs="+", default=(), metavar="PATTERN", help='names to take, as "S9/*"')
-    convert.add_argument("--skeleton", help="reorder the joints, as h36m")
-    convert.add_argument("--virtual-cameras", action="store_true", help="what four cameras around each motion see")
-    convert.add_argument("--noise", type=int, metavar="SEED", help="as a detector would find the keypoints")
-    convert.set_defaults(action=_convert)
-    for command in (inspect, convert):
+    inspector = commands.add_parser("inspect", help="say what a file or folder is, and whether it is sound")
+    inspector.add_argument("paths", nargs="+", metavar="PATH")
+    inspector.set_defaults(action=_inspect)
+    converter = commands.add_parser("convert", help="write it as npz, JSON, CSV, TRC or BVH")
+    converter.add_argument("path", metavar="IN")
+    converter.add_argument("out", metavar="OUT", help="NAME.npz, .json; of one sequence .csv, .trc, .bvh; or a folder")
+    converter.add_argument("--to", choices=sorted(WRITERS), default="bvh", help="in that folder")
+    converter.add_argument("--select", nargs="+", default=(), metavar="PATTERN", help='names to take, as "S9/*"')
+    converter.add_argument("--skeleton", help="reorder the joints, as h36m")
+    converter.add_argument("--virtual-cameras", action="store_true", help="what four cameras around each motion see")
+    converter.add_argument("--noise", type=int, metavar="SEED", help="as a detector would find the keypoints")
+    converter.set_defaults(action=_convert)
+    for command in (inspector, converter):
         add_reading_options(command)
 
 
@@ -51,8 +53,6 @@ def run(args) -> int:
 
 
 def _inspect(args) -> int:
-    from lifter.data.inspect import describe, message
-
     failed = 0
     for path in args.paths:
         try:
@@ -65,8 +65,6 @@ def _inspect(args) -> int:
 
 
 def _convert(args) -> int:
-    from lifter.data.inspect import convert, message
-
     options = {name: getattr(args, name) for name in ("to", "select", "skeleton", "virtual_cameras", "noise")}
     try:
         count = convert(args.path, args.out, **options, **reading_options(args))

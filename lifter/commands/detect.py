@@ -1,8 +1,12 @@
 import sys
+from pathlib import Path
 
+from lifter._errors import message
 from lifter._extras import needs
+from lifter.data import save
+from lifter.data.detectors import sequence_of
+from lifter.data.keypoints import tracks
 
-HELP = "2D keypoints of a video, found by rtmlib, as lifter's npz"
 LEAST = 0.3  # mean score of a person; where nobody is, rtmlib looks for joints in the whole image
 
 
@@ -16,8 +20,6 @@ def add_arguments(parser):
 
 
 def run(args) -> int:
-    from lifter.data.inspect import message
-
     try:
         with needs("detect", "lifter detect"):
             import av
@@ -38,13 +40,7 @@ def run(args) -> int:
 
 def _detect(body, video, args) -> int:
     """Writes a sequence for every person; how many."""
-    from pathlib import Path
-
     import numpy as np
-
-    from lifter.data import save
-    from lifter.data.detectors import sequence_of
-    from lifter.data.keypoints import tracks
 
     stream = video.streams.video[0]
     size, rate = (stream.width, stream.height), stream.average_rate

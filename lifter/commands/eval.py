@@ -1,11 +1,17 @@
 import json
 import sys
+from dataclasses import asdict
+
+from lifter._errors import message
+from lifter._io import whole
+from lifter.data import open_data
+from lifter.metrics.protocols import compare, evaluate_model
+from lifter.progress import Progress
+from lifter.skeleton import H36M
 
 from ._model import model_of
 from .data import add_reading_options, reading_options
 from .lift import add_lifting_options
-
-HELP = "how far a model's poses are from those of a data set"
 
 
 def add_arguments(parser):
@@ -19,9 +25,6 @@ def add_arguments(parser):
 
 
 def run(args) -> int:
-    from lifter.data.inspect import message
-    from lifter.metrics.protocols import compare
-
     try:
         evaluations = _evaluate(args)
         if args.json:
@@ -36,11 +39,6 @@ def run(args) -> int:
 
 
 def _evaluate(args):
-    from lifter.data import open_data
-    from lifter.metrics.protocols import evaluate_model
-    from lifter.progress import Progress
-    from lifter.skeleton import H36M
-
     data = open_data(args.data, **reading_options(args))
     data = data.select(*args.select) if args.select else data
     model = model_of(args).load()
@@ -49,10 +47,6 @@ def _evaluate(args):
 
 
 def _write(path, data, evaluations):
-    from dataclasses import asdict
-
-    from lifter.data.files import whole
-
     finite = lambda figures: {name: value if value == value else None for name, value in figures.items()}
     told = []
     for each in evaluations:

@@ -1,8 +1,11 @@
 import sys
 
-from ._model import add_model_options, model_of
+import lifter
+from lifter._errors import message
+from lifter.data import open_data
+from lifter.inference.export import export
 
-HELP = "a model as a file of torch.export or ONNX, run and compared before it appears"
+from ._model import add_model_options, model_of
 
 
 def add_arguments(parser):
@@ -14,11 +17,6 @@ def add_arguments(parser):
 
 
 def run(args) -> int:
-    import lifter
-    from lifter.data import open_data
-    from lifter.data.inspect import message
-    from lifter.inference.export import export
-
     try:
         if args.checkpoint in lifter.list_models():
             size = {"num_frames": args.num_frames} if args.num_frames else {}

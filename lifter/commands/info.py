@@ -1,4 +1,4 @@
-HELP = "versions, and which kernels run here"
+from lifter.info import report
 
 
 def add_arguments(parser):
@@ -6,7 +6,5 @@ def add_arguments(parser):
 
 
 def run(args) -> int:
-    from lifter.info import report
-
     print(report())
     return 0

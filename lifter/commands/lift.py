@@ -1,11 +1,16 @@
 import argparse
 import sys
 from collections import Counter
+from pathlib import Path
+
+from lifter._errors import message
+from lifter.data.registry import WRITERS
+from lifter.inference.files import Lift, find_sources, lift_files
+from lifter.inference.ray import lift_on_ray
+from lifter.progress import Progress
 
 from ._model import add_model_options, model_of
 from .data import add_reading_options, reading_options
-
-HELP = "3D poses for files and folders of keypoints"
 
 
 def add_arguments(parser):
@@ -13,7 +18,7 @@ def add_arguments(parser):
     parser.add_argument(
         "-o", "--out", required=True, metavar="OUT", help="a folder; or a file, for one file with one sequence"
     )
-    parser.add_argument("--to", choices=("npz", "json", "csv", "trc", "bvh"), help="default: OUT's suffix, or npz")
+    parser.add_argument("--to", choices=sorted(WRITERS), help="default: OUT's suffix, or npz")
     add_lifting_options(parser)
     parser.add_argument("--stride", type=int, help="frames from window to window; default: as many as the model sees")
     parser.add_argument("--place", action="store_true", help="put the root where the camera, which the file tells, sees it")
@@ -38,8 +43,6 @@ def run(args) -> int:
         print("lifter lift: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
-        from lifter.data.inspect import message
-
         problems.append(f"lifter lift: {message(error)}")
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
     if told:
@@ -49,9 +52,6 @@ def run(args) -> int:
 
 
 def _lift(args, told, problems):
-    from lifter.inference.files import find_sources, lift_files
-    from lifter.progress import Progress
-
     lift = _options(args)
     sources = find_sources(args.inputs, lift.out, args.format)
     if lift.format is None and len(sources) > 1:
@@ -65,19 +65,12 @@ def _lift(args, told, problems):
             progress.step(what == "source", f", {told['lifted']} sequences lifted")
 
         if args.engine == "ray":
-            from lifter.inference.ray import lift_on_ray
-
             lift_on_ray(sources, lift, report)
         else:
             lift_files(lift.model.load(), sources, lift, report)
 
 
 def _options(args):
-    from pathlib import Path
-
-    from lifter.data.outputs import WRITERS
-    from lifter.inference.files import Lift
-
     out, format = Path(args.out), args.to or "npz"
     suffix = out.suffix[1:].lower()
     if suffix in WRITERS and not out.is_dir():
@@ -85,6 +78,6 @@ def _options(args):
             raise ValueError(f"{out}: expected a name that ends in .{args.to}, or no --to")
         format = None
     elif out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file, expected a folder, or a name that ends in .{', .'.join(WRITERS)}")
+        raise ValueError(f"{out}: is a file, expected a folder, or a name that ends in .{', .'.join(sorted(WRITERS))}")
     names = ("flip", "batch", "stride", "place", "overwrite")
     return Lift(out, format, model_of(args), reading=reading_options(args), **{name: getattr(args, name) for name in names})

@@ -1,4 +1,4 @@
-HELP = "the models that create_model knows"
+from lifter import list_models
 
 
 def add_arguments(parser):
@@ -6,8 +6,6 @@ def add_arguments(parser):
 
 
 def run(args) -> int:
-    from lifter import list_models
-
     models = list_models()
     width = max(map(len, models)) + 2
     for name, line in models.items():

@@ -1,9 +1,11 @@
 import sys
 from pathlib import Path
 
+from lifter._errors import message
 from lifter.commands.data import parse_size
-
-HELP = "poses as a film, or as a page to turn and compare them in"
+from lifter.data import open_data
+from lifter.data.detectors import SizeUnknown
+from lifter.render import render
 
 
 def add_arguments(parser):
@@ -19,9 +21,6 @@ def add_arguments(parser):
 
 
 def run(args) -> int:
-    from lifter.data.inspect import message
-    from lifter.render import render
-
     try:
         names = args.names or [Path(path).stem for path in args.poses]
         if len(names) != len(args.poses):
@@ -46,9 +45,6 @@ def run(args) -> int:
 
 def _sequence(path, name):
     """The sequence of this name, or the only one that the file has."""
-    from lifter.data import open_data
-    from lifter.data.detectors import SizeUnknown
-
     try:
         data = open_data(path)
     except SizeUnknown:

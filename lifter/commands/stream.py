@@ -1,9 +1,15 @@
+import asyncio
+import json
+import signal
 import sys
+
+from lifter import StreamBatch
+from lifter._errors import message
+from lifter._io import whole
+from lifter.inference.server import Form, Server
 
 from ._model import add_model_options, model_of
 from .data import parse_size
-
-HELP = "live: keypoints in, poses out, as lines of JSON on standard input and output or on a socket"
 
 
 def add_arguments(parser):
@@ -21,10 +27,6 @@ def add_arguments(parser):
 
 
 def run(args) -> int:
-    import asyncio
-
-    from lifter.data.inspect import message
-
     try:
         return asyncio.run(_serve(args))
     except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
@@ -33,12 +35,6 @@ def run(args) -> int:
 
 
 async def _serve(args) -> int:
-    import asyncio
-    import signal
-
-    from lifter import StreamBatch
-    from lifter.inference.server import Form, Server
-
     model = model_of(args).load()
     batch = StreamBatch(model, args.chunk_size, args.fps, args.look_ahead, args.missing)
     server = Server(batch, Form(model.in_channels, args.size, args.layout, args.variant), args.strict)
@@ -57,10 +53,6 @@ async def _serve(args) -> int:
 
 
 def _report(summary, path):
-    import json
-
-    from lifter.data.files import whole
-
     times = (
         f"{kind.removesuffix('_ms')} p50 {summary[kind]['p50']}, p95 {summary[kind]['p95']}, max {summary[kind]['max']} ms"
         for kind in ("latency_ms", "compute_ms")

@@ -1,12 +1,15 @@
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+from lifter import list_models
+from lifter._errors import message
 from lifter._extras import needs
+from lifter.data import open_data
+from lifter.data.mocap import film
 
 from .data import add_reading_options, reading_options
-
-HELP = "train a model by its published recipe, or by yours"
 
 
 def main(argv) -> int:
@@ -18,8 +21,6 @@ def main(argv) -> int:
     except ImportError as error:
         print(error, file=sys.stderr)
         return 1
-
-    from lifter.data.inspect import message
 
     try:
         args = _parser(argv).parse_args(argv)
@@ -87,11 +88,6 @@ def _model(argv):
 
 
 def _train(args):
-    from dataclasses import fields
-
-    from lifter import list_models
-    from lifter.data import open_data
-    from lifter.data.mocap import film
     from lifter.training import Recipe, find_recipe, split, train
 
     recipe = Recipe(**{field.name: args[field.name] for field in fields(Recipe)})

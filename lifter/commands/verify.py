@@ -1,8 +1,8 @@
 import os
 
-from lifter._library import BACKENDS
+import torch
 
-HELP = "compare with what the official code computed"
+from lifter._library import BACKENDS
 
 
 def add_arguments(parser):
@@ -20,10 +20,8 @@ def add_arguments(parser):
 
 
 def run(args) -> int:
-    import torch
-
     if args.backend == "triton" and not torch.cuda.is_available():
-        os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it is first imported
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # triton reads it when it is first imported, as the kernels do
     from lifter.verify import verify
 
     failed = 0

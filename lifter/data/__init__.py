@@ -1,9 +1,10 @@
-"""Data: keypoints and poses as they lie on disk, read one sequence at a time. `open_data` tells the format itself."""
+"""Data as sequences: what is read (`open_data`), and what is written (`save`, `write`)."""
 
+from . import formats  # noqa: F401  (each registers itself)
 from .cameras import Camera, denormalise, normalise
-from .formats import FORMATS, detect, open_data
+from .formats.own import save
 from .outputs import write
-from .own import save
+from .registry import FORMATS, detect, open_data
 from .sequence import Dataset, Sequence, Window, windows
 
 __all__ = [

@@ -9,10 +9,8 @@ import math
 import os
 import pickle
 import re
-import secrets
 import sys
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +23,6 @@ def existing(path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no file or folder of that name")
     return path
-
-
-@contextmanager
-def whole(path, suffix=""):
-    """The path of a file beside `path` to write to: it takes its place when all is written, and goes if it is not.
-
-    No other call writes to it, in whatever process. Its name ends in `suffix`, for writers that look.
-    """
-    path = Path(path)
-    partly = path.with_name(f".{secrets.token_hex(8)}.part{suffix}")
-    try:
-        yield partly
-        os.replace(partly, path)
-    finally:
-        partly.unlink(missing_ok=True)
 
 
 def read_json(path):
@@ -63,6 +46,14 @@ def take(container, key, where):
     if key not in container:
         raise KeyError(f"{where}: no key {key!r}, it has {', '.join(map(str, list(container)[:20])) or 'none'}")
     return container[key]
+
+
+def take_dict(archive, key):
+    """The dict that an array of an npz is."""
+    data = archive[key]
+    if not isinstance(data, dict):
+        raise ValueError(f"{archive.path}: {key}: a {type(data).__name__}, expected a dict")
+    return data
 
 
 def numbers(value, shape, where, dtype=np.float64):

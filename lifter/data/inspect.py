@@ -4,12 +4,13 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from lifter._errors import message
 from lifter.skeleton import SKELETONS
 
-from . import outputs, own
+from . import outputs
 from .detectors import SizeUnknown
-from .formats import FORMATS, detect, open_data
 from .mocap import film
+from .registry import FORMATS, WRITERS, detect, open_data
 from .sequence import FRAMEWISE, Dataset
 
 STAND_IN = (1000, 1000)  # the size of an image, for a look at a file that does not tell it
@@ -46,7 +47,7 @@ def describe(path, format=None, **options) -> tuple[list[str], list[str]]:
         if sequence.keypoints is not None and sequence.keypoints.shape[-1] == 3:
             filled += int((sequence.keypoints[..., 2] == 0).sum())
             joints += sequence.keypoints[..., 2].size
-    lines = [f"{path}: {format}, {FORMATS[format]}"]
+    lines = [f"{path}: {format}, {FORMATS[format].about}"]
     lines += [f"sequences: {len(data)}, {len(problems)} of them broken"]
     if lengths:
         lines += [f"frames: {sum(lengths)}, {min(lengths)} to {max(lengths)} in a sequence"]
@@ -64,7 +65,7 @@ def convert(
 
     Args:
         out: an .npz or .json is lifter's own format; a .csv, .trc or .bvh has one sequence; or, without suffix, a folder with
-            a file for each, in the format `to` (of `lifter.data.outputs.WRITERS`).
+            a file for each, in the format `to` (of `lifter.data.registry.WRITERS`).
         select: patterns of names. skeleton: reorder the joints to those of this skeleton, by name.
         virtual_cameras: motions in the world become what four cameras around them see. noise: the seed of a detector's
             noise on that, or on motion capture that has cameras.
@@ -80,10 +81,10 @@ def convert(
             raise ValueError(f"skeleton is {skeleton!r}, expected {' or '.join(SKELETONS)}")
         reads = {name: partial(_reordered, read, SKELETONS[skeleton]) for name, read in data.items.items()}
         data = Dataset(data.format, data.path, reads)
-    if out.suffix in (".npz", ".json"):
-        return {".npz": own.save, ".json": own.save_json}[out.suffix](out, data)
     if out.suffix:
-        outputs.output_format(out)
+        writer = WRITERS[outputs.output_format(out)]
+        if writer.many:
+            return writer.write(out, data)
         if len(data) > 1:
             raise ValueError(f"{out}: {path} has {len(data)} sequences: choose one by --select, or name a folder")
     for sequence in data:
@@ -93,9 +94,3 @@ def convert(
 
 def _reordered(read, skeleton):
     return read().to(skeleton)
-
-
-def message(error) -> str:
-    """An error in one line."""
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split())

@@ -6,24 +6,9 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
-from . import bvh, own, tables
+from .registry import WRITERS
 
 LONGEST = 240  # bytes of a file's name without its suffix; most file systems take 255
-
-
-def _npz(path, sequence):
-    own.save(path, [sequence])
-
-
-def _json(path, sequence):
-    own.save_json(path, [sequence])
-
-
-def _bvh(path, sequence):
-    bvh.write(path, bvh.of_sequence(sequence))
-
-
-WRITERS = {"npz": _npz, "json": _json, "csv": tables.write_csv, "trc": tables.write_trc, "bvh": _bvh}
 
 
 def write(path, sequence):
@@ -32,14 +17,15 @@ def write(path, sequence):
     path = Path(path)
     format = output_format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    WRITERS[format](path, sequence)
+    writer = WRITERS[format]
+    writer.write(path, [sequence] if writer.many else sequence)
 
 
 def output_format(path) -> str:
     """The key of `WRITERS` that a file's suffix says."""
     format = path.suffix[1:].lower()
     if format not in WRITERS:
-        raise ValueError(f"{path}: expected a name that ends in .{', .'.join(WRITERS)}")
+        raise ValueError(f"{path}: expected a name that ends in .{', .'.join(sorted(WRITERS))}")
     return format
 
 

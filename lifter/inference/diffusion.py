@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from lifter.geometry import beside, check_poses, mirror, project, recover_root
 from lifter.skeleton import H36M
 
 CLAMP = 1.1  # poses, clean or noisy, are seen within this many times the scale
@@ -20,12 +21,6 @@ def cosine_schedule(timesteps=1000):
     signal = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     betas = (1 - signal[1:] / signal[:-1]).clamp(0, 0.999)
     return betas, (1 - betas).cumprod(0)
-
-
-def mirror(poses, skeleton=H36M):
-    """Poses or keypoints (..., J, C) seen in a mirror: x is negated, left and right are swapped."""
-    poses = poses[..., list(skeleton.flip), :]
-    return torch.cat((-poses[..., :1], poses[..., 1:]), -1)
 
 
 def diffuse(poses, time, noise, timesteps=1000, scale=1.0):
@@ -48,7 +43,7 @@ def diffuse(poses, time, noise, timesteps=1000, scale=1.0):
     if time.numel() and not 0 <= time.min() <= time.max() < timesteps:
         got = f"time goes from {time.min()} to {time.max()}"
         raise ValueError(f"diffuse: {got}, expected 0 to timesteps - 1 = {timesteps - 1}")
-    signal = _beside(cosine_schedule(timesteps)[1].to(poses.device)[time], poses.dim())
+    signal = beside(cosine_schedule(timesteps)[1].to(poses.device)[time], poses.dim())
     left, added = signal.sqrt().to(poses.dtype), (1 - signal).sqrt().to(poses.dtype)  # in half precision 1 - signal would be 0
     bound = CLAMP * scale
     return (left * scale * poses + added * noise).clamp(-bound, bound) / scale
@@ -225,7 +220,7 @@ def aggregate_reprojection(poses, keypoints, camera, root=None):
             not know the answer. None: found by `recover_root` for the mean of the hypotheses, the same for all of them.
             `Aggregated.root_source` tells which was used.
     """
-    _check_poses("aggregate_reprojection", poses, keypoints)
+    check_poses("aggregate_reprojection", poses, keypoints)
     exact = poses.to(torch.promote_types(poses.dtype, torch.float32))
     keypoints = keypoints.to(exact)
     source = "least squares" if root is None else "given"
@@ -233,7 +228,7 @@ def aggregate_reprojection(poses, keypoints, camera, root=None):
         root = recover_root(aggregate_mean(exact), keypoints, camera)
         place = root.unsqueeze(-3)
     elif root.shape == (poses.shape[0], *poses.shape[-3:-2], 3):
-        place = _beside(root, poses.dim() - 1)
+        place = beside(root, poses.dim() - 1)
     else:
         expected = (poses.shape[0], poses.shape[-3], 3)
         raise ValueError(f"aggregate_reprojection: root has shape {tuple(root.shape)}, expected {expected}")
@@ -242,80 +237,12 @@ def aggregate_reprojection(poses, keypoints, camera, root=None):
     return Aggregated(_take(poses, selected), selected.squeeze(-3), root, source)
 
 
-def project(points, camera):
-    """Points in the camera (B, ..., 3) -> their places in the image (B, ..., 2), as Human3.6M's cameras form it.
-
-    `camera`: (9,) or (B, 9), fx, fy, cx, cy, then radial k1, k2, k3 and tangential p1, p2 of the distortion. x / z and
-    y / z beyond 1 are moved there, as in D3DP.
-    """
-    focal, center, radial, tangential = _parameters("project", camera, points)
-    depth = points[..., 2:]
-    plane = (points[..., :2] / torch.where(depth == 0, torch.finfo(depth.dtype).tiny, depth)).clamp(-1, 1)
-    factor, shift = _distortion(plane, radial, tangential)
-    return focal * (plane * factor + shift) + center
-
-
-def recover_root(poses, keypoints, camera):
-    """Where the root is, by least squares: (B, ..., T, J, 3) poses relative to it, (B, T, J, 2) keypoints -> (B, ..., T, 3).
-
-    With u the keypoint on the plane z = 1, free of distortion, every joint asks for x + root_x = u_x (z + root_z), and
-    the same of y; of the three unknowns this is linear. Exact if pose and keypoints are.
-    """
-    _check_poses("recover_root", poses, keypoints)
-    u = _beside(_undistort(keypoints, camera), poses.dim())
-    a = u * poses[..., 2:] - poses[..., :2]  # root_xy = a + u root_z, joint by joint
-    centred_u, centred_a = u - u.mean(-2, keepdim=True), a - a.mean(-2, keepdim=True)
-    spread = centred_u.square().sum((-2, -1)).clamp(min=torch.finfo(u.dtype).tiny)
-    z = -(centred_u * centred_a).sum((-2, -1)) / spread
-    xy = a.mean(-2) + u.mean(-2) * z[..., None]
-    return torch.cat((xy, z[..., None]), -1)
-
-
-def _undistort(keypoints, camera):
-    """Places in the image (B, ..., 2) -> the plane z = 1: the fixed point of the distortion's inverse."""
-    focal, center, radial, tangential = _parameters("recover_root", camera, keypoints)
-    distorted = (keypoints - center) / focal
-    plane = distorted
-    for _ in range(20):  # each gains about a digit for the distortion of an ordinary lens
-        factor, shift = _distortion(plane, radial, tangential)
-        plane = ((distorted - shift) / factor).clamp(-1, 1)
-    return plane
-
-
-def _distortion(plane, radial, tangential):
-    """The factor and shift by which the lens moves points of the plane z = 1."""
-    r2 = plane.square().sum(-1, keepdim=True)
-    factor = 1 + (radial * torch.cat((r2, r2**2, r2**3), -1)).sum(-1, keepdim=True)
-    return factor + (tangential * plane).sum(-1, keepdim=True), tangential * r2
-
-
-def _parameters(name, camera, like):
-    """Focal lengths, centre, radial and tangential parameters, each of as many dimensions as `like`."""
-    if camera.shape not in ((9,), (1, 9), (like.shape[0], 9)):
-        raise ValueError(f"{name}: camera has shape {tuple(camera.shape)}, expected (9,) or ({like.shape[0]}, 9)")
-    camera = _beside(camera.to(like).expand(like.shape[0], 9), like.dim())
-    return camera.split([2, 2, 3, 2], -1)
-
-
-def _beside(x, dims):
-    """(B, ...) with dimensions of size 1 after the first, to make it `dims`."""
-    return x.reshape(x.shape[0], *[1] * (dims - x.dim()), *x.shape[1:])
-
-
-def _check_poses(name, poses, keypoints):
-    B, T, J = poses.shape[0], *poses.shape[-3:-1]
-    if poses.shape[-1] != 3:
-        raise ValueError(f"{name}: poses have shape {tuple(poses.shape)}, expected (B, ..., T, J, 3)")
-    if keypoints.shape != (B, T, J, 2):
-        raise ValueError(f"{name}: keypoints have shape {tuple(keypoints.shape)}, expected {(B, T, J, 2)} as poses")
-
-
 def _errors(poses, target):
     """Distances (B, ..., H, T, J) of (B, ..., H, T, J, C) to (B, T, J, C)."""
     expected = (poses.shape[0], *poses.shape[-3:])
     if target.shape != expected:
         raise ValueError(f"target has shape {tuple(target.shape)}, expected {expected} as poses")
-    return torch.linalg.vector_norm(poses - _beside(target, poses.dim()), dim=-1)
+    return torch.linalg.vector_norm(poses - beside(target, poses.dim()), dim=-1)
 
 
 def _take(poses, hypothesis):

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 
 from lifter._extras import needs
-from lifter.data.files import whole
+from lifter._io import whole
+from lifter.data.synthetic import open_gait
 from lifter.kernels import backend
 
 from .windows import centre
@@ -116,8 +117,6 @@ def example(model, motion, batch, frames):
 
 
 def _gait():
-    from lifter.data.synthetic import open_gait
-
     return torch.from_numpy(next(iter(open_gait(1, 1000, fps=10))).keypoints)
 
 

@@ -13,20 +13,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from lifter._errors import message
 from lifter.data import detect, open_data
 from lifter.data.files import existing
-from lifter.data.formats import options_of
-from lifter.data.inspect import message
 from lifter.data.outputs import output_path, write
+from lifter.data.registry import FORMATS, options_of
+from lifter.geometry import recover_root
 from lifter.models import MixSynthFormer
 from lifter.pretrained import load_pretrained
 from lifter.rewrite import freeze
 from lifter.skeleton import H36M
 
-from .diffusion import recover_root
 from .windows import lift_sequences
 
-SUFFIXES = (".npz", ".npy", ".json", ".csv", ".pkl", ".mat")  # of files in folders that may hold keypoints
+SUFFIXES = tuple(sorted({format.suffix for format in FORMATS.values()} - {None}))  # of files that may hold keypoints
 WINDOW = 243  # frames at once for a model that takes any number
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -81,7 +81,7 @@ class Lift:
     """What is to become of the files.
 
     Attributes:
-        out: a folder. format: of `lifter.data.outputs.WRITERS`; None: `out` is the file for the one sequence there is.
+        out: a folder. format: of `lifter.data.registry.WRITERS`; None: `out` is the file for the one sequence there is.
         flip, batch, stride: of `lifter.evaluation.lift_sequences`.
         place: put the root where the sequence's camera sees it (`lifter.diffusion.recover_root`), else at (0, 0, 0).
         overwrite: also what is there.
@@ -109,7 +109,7 @@ def find_sources(inputs, out, format=None) -> list[Source]:
     *inputs, out = (path.resolve() if ".." in path.parts else path.absolute() for path in (*map(existing, inputs), Path(out)))
     found, bases = {}, []
     for path in inputs:
-        is_folder = path.is_dir() and not _is_one(path, os.listdir(path), format)
+        is_folder = path.is_dir() and not _is_one(os.listdir(path), format)
         if is_folder and (out == path or out in path.parents):
             raise ValueError(f"{out}: holds {path}, which is to be lifted; expected another folder")
         bases.append(path if is_folder else path.parent)
@@ -127,7 +127,7 @@ def find_sources(inputs, out, format=None) -> list[Source]:
 
 def _walk(folder, out, format):
     for here, folders, files in os.walk(folder):
-        if _is_one(here, files, format):
+        if _is_one(files, format):
             folders.clear()
             yield Path(here)
             continue
@@ -135,13 +135,10 @@ def _walk(folder, out, format):
         yield from (Path(here, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
 
 
-def _is_one(folder, files, format):
-    """Whether a folder with these files is read as one."""
-    if format in (None, "openpose") and any(name.endswith("_keypoints.json") for name in files):
-        return True
-    if format == "openpose":
-        return any(name.endswith(".json") for name in files)
-    return format in (None, "h36m") and any(name.startswith("data_2d_h36m_") and name.endswith(".npz") for name in files)
+def _is_one(names, format):
+    """Whether a folder with files of these names is read as one; `format`: what the user says that it is of."""
+    asked = [each for each in FORMATS.values() if each.folder and format in (None, each.name)]
+    return any(each.folder(names, each.name == format) for each in asked)
 
 
 def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None]):

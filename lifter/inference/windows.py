@@ -6,9 +6,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lifter.geometry import mirror
 from lifter.skeleton import H36M
 
-from .diffusion import Sampler, mirror
+from .diffusion import Sampler
 
 
 @torch.no_grad()

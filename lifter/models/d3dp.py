@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.registry import register_model, register_official
-
-from .mixste import MixSTE, check_keypoints
+from ._inputs import check_keypoints
+from ._register import register_model, register_official
+from .mixste import MixSTE
 
 # The schedule's tables that an official checkpoint carries beside the weights; ours follow from the number of timesteps.
 SCHEDULE = (

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from lifter.layers import DensityPeakPrune, FrameRecovery
-from lifter.registry import register_model, register_official
 
+from ._register import register_model, register_official
 from .mixste import MixSTE
 
 

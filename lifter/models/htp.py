@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from lifter.layers import MGPTP, SFT, TCEP, FrameRecovery, SkeletonGraphConv, both_ways
-from lifter.registry import register_model
 
+from ._inputs import bones_or_default
+from ._register import register_model
 from .d3dp import D3DP
-from .mixste import MixSTE, bones_or_default
+from .mixste import MixSTE
 from .motionbert import MotionBERT
 
 MOST_KEPT = 54  # frames of a long clip; of one below 162 a third

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from lifter.layers import LearnedGraphConv
-from lifter.registry import register_model, register_official
 
-from .mixste import MixSTE, bones_or_default
+from ._inputs import bones_or_default
+from ._register import register_model, register_official
+from .mixste import MixSTE
 
 # Where an official checkpoint keeps what begins with these; the first that fits counts. The other blocks count from 0 there.
 OFFICIAL = {

@@ -3,9 +3,8 @@
 import torch
 from torch import nn
 
-from lifter.registry import register_model
-
-from .mixste import check_keypoints
+from ._inputs import check_keypoints
+from ._register import register_model
 
 
 class LinearLifter(nn.Module):

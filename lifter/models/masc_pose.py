@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from lifter.layers import AMTM, SAGCN, ScaledBlock, SkeletonGraphConv, TemporalGraphConv, both_ways
-from lifter.registry import register_model
 
-from .mixste import bones_or_default
+from ._inputs import bones_or_default
+from ._register import register_model
 from .motionagformer import DualStream, TwoStreams, attentions
 
 FUSED = 3  # layers whose result is fused

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lifter.layers import MixSynthEncoder
-from lifter.registry import register_model, register_official
+
+from ._register import register_model, register_official
 
 
 class MixSynthFormer(nn.Module):

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from lifter.layers import AxialAttention, ScaledBlock, SkeletonGraphConv, TemporalGraphConv, both_ways, fuse_streams
-from lifter.registry import register_model, register_official
 
-from .mixste import bones_or_default, check_keypoints
+from ._inputs import bones_or_default, check_keypoints
+from ._register import register_model, register_official
 
 # The official list of neighbours forgets these: the pelvis does not receive from the left hip, nor the thorax from the
 # shoulders, which receive from them.

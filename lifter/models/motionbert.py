@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from lifter.layers import AxialAttention, Retention, TransformerBlock, fuse_streams, joint_decays
-from lifter.registry import register_model, register_official
 
-from .mixste import check_keypoints
+from ._inputs import check_keypoints
+from ._register import register_model, register_official
 
 
 class BlockPair(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lifter.layers import SkeletonBlock, SkeletonMixer
-from lifter.registry import register_model, register_official
 
+from ._register import register_model, register_official
 from .mixste import Alternating
 
 # The neighbour that each joint adds to itself in the "local" scan. Not the parent of every joint: 9 and 10 (neck, head)

@@ -6,8 +6,8 @@ ECCV 2024. Equation and figure numbers are those of the paper.
 from functools import partial
 
 from lifter.layers import AxialAttention, Retention, TransformerBlock, joint_decays, shared_decays
-from lifter.registry import register_model, register_official
 
+from ._register import register_model, register_official
 from .mixste import Alternating
 
 

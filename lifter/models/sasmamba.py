@@ -8,8 +8,8 @@ from functools import partial
 import torch
 
 from lifter.layers import DeformConv, SkeletonMixer, StructureConv
-from lifter.registry import register_model, register_official
 
+from ._register import register_model, register_official
 from .posemamba import SkeletonMamba, limb_gather
 
 

@@ -2,10 +2,9 @@
 
 from torch import nn
 
-from lifter.registry import register_model
-
+from ._inputs import check_keypoints
+from ._register import register_model
 from .linear import LinearLifter
-from .mixste import check_keypoints
 from .mixsynthformer import MixSynthFormer
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from lifter.kernels import axial_attention
 from lifter.layers import AxialAttention, DropPath, Mlp, ScaledBlock
-from lifter.registry import register_model, register_official
 
+from ._register import register_model, register_official
 from .motionagformer import DualStream, TwoStreams, attentions
 
 PARTS = 3  # of a clip

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lifter._extras import needs
-from lifter.data.files import whole
+from lifter._io import whole
 
 from . import html
 from .scene import compose

@@ -112,10 +112,6 @@ def difference(name, exact, ours, theirs=None):
     return None if error(ours) <= allowed else f"{name} differs from lifter's by {error(ours):.1e}"
 
 
-def first_line(error):
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
 # ---- modules with other methods --------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,9 @@ import warnings
 import torch
 from torch import nn
 
-from .engine import difference, draw, first_line, rewrite
+from lifter._errors import first_line
+
+from .engine import difference, draw, rewrite
 from .rules import FREEZING
 
 

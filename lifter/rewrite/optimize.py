@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from lifter._errors import first_line
 from lifter.kernels import backend
 
-from .engine import difference, draw, first_line, rewrite
+from .engine import difference, draw, rewrite
 from .rules import SWAPS
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lifter.data.files import whole
+from lifter._io import whole
 
 KEPT = 2  # should the last one be damaged, there is one before it
 

@@ -5,7 +5,7 @@ import torch
 from torch.utils import data as torch_data
 
 from lifter.data import Dataset
-from lifter.inference.diffusion import mirror
+from lifter.geometry import mirror
 from lifter.inference.windows import window_starts
 
 KEPT = 1024  # sequences in memory

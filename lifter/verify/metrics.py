@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from lifter import metrics
-from lifter.inference.diffusion import mirror
+from lifter.geometry import mirror
 from lifter.inference.windows import overlap_average
 from lifter.metrics import losses
 

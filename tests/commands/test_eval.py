@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import benchmarks.windows  # noqa: F401  (registers the form of cmu_pairs_small.npz)
 import lifter
 from lifter.__main__ import main
 from lifter.data import Sequence, open_data, save

@@ -92,11 +92,11 @@ def test_convert_motion_capture(shared, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["out.txt"], "out.txt: expected a name that ends in .npz, .json, .csv, .trc, .bvh"),
+        (["out.txt"], "out.txt: expected a name that ends in .bvh, .csv, .json, .npz, .trc"),
         (["out.bvh"], "has 2 sequences: choose one by --select, or name a folder"),
         (["out.npz", "--select", "x"], "no sequence matches x"),
         (["out.npz", "--skeleton", "cat"], "skeleton is 'cat', expected h36m or"),
-        (["out.npz", "--format", "cat"], "format is 'cat', expected lifter or"),
+        (["out.npz", "--format", "cat"], "format is 'cat', expected 3dhp or"),
         (["out.npz", "--layout", "coco"], "lifter knows no layout"),
         (["out.npz", "--format", "bvh"], "expected HIERARCHY"),
     ],

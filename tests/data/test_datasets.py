@@ -11,9 +11,9 @@ import torch
 
 from lifter.data import detect, normalise, open_data
 from lifter.data.cameras import Camera, around, image_poses
-from lifter.data.h36m import JOINTS, SIZES, cameras
-from lifter.data.mpi3dhp import TRAIN_CAMERAS
-from lifter.inference.diffusion import project
+from lifter.data.formats.h36m import JOINTS, SIZES, cameras
+from lifter.data.formats.mpi3dhp import TRAIN_CAMERAS
+from lifter.geometry import project
 from lifter.skeleton import H36M, JHMDB, LSP, MPI3DHP, PW3D
 
 from .conftest import objects, save_json

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifter.data import files
-from lifter.data.files import Npz, numbers, read_json, read_npy, read_pickle, whole
+from lifter.data.files import Npz, numbers, read_json, read_npy, read_pickle
 
 DATA = {
     "floats": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -215,17 +215,3 @@ def test_numbers():
         numbers([1, 2, 3], (None, 17, 3), "file: key")
     with pytest.raises(ValueError, match="a list, expected a dict with 'a'"):
         files.take([], "a", "file")
-
-
-def test_two_writers_of_one_file(tmp_path):
-    """Neither writes into what the other is writing; the last one's is there, and nothing else."""
-    path = tmp_path / "a.npz"
-    with whole(path) as first, whole(path, ".npz") as second:
-        first.write_text("first")
-        second.write_text("second")
-        assert first != second and second.suffix == ".npz" and not path.exists()
-    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ZeroDivisionError), whole(path) as partly:
-        partly.write_text("broken")
-        1 / 0  # noqa: B018
-    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]

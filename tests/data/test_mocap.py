@@ -6,9 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lifter.data import bvh, open_data
+import benchmarks.windows  # noqa: F401  (registers the form of cmu_pairs_small.npz)
+from lifter.data import open_data
 from lifter.data.cameras import Camera, around, denormalise, look_at, normalise
-from lifter.data.mocap import Asf, film, open_asf, rotation
+from lifter.data.formats import bvh
+from lifter.data.formats.asf import Asf, open_asf
+from lifter.data.mocap import film, rotation
 from lifter.data.noise import FACTORS, detect
 from lifter.data.sequence import Dataset
 from lifter.data.synthetic import open_gait

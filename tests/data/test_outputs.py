@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from lifter.__main__ import main
 from lifter.data import Sequence, open_data
 from lifter.data.cameras import Camera
+from lifter.data.formats.own import save_json
 from lifter.data.outputs import LONGEST, output_path, write
-from lifter.data.own import save_json
 from lifter.skeleton import H36M, MPI3DHP
 
 from .conftest import assert_same

@@ -18,7 +18,8 @@ import torch
 import lifter
 from lifter.__main__ import main
 from lifter.data import Sequence, open_data, save
-from lifter.data.outputs import WRITERS, write
+from lifter.data.outputs import write
+from lifter.data.registry import WRITERS
 from lifter.data.synthetic import open_gait
 from lifter.inference.files import Lift, find_sources, lift_files
 from lifter.inference.windows import lift_sequence
@@ -265,7 +266,7 @@ def test_damaged_at_random(lift, tmp_path, rng):
     "arguments, message",
     [
         (["none"], "none: there is no file or folder of that name"),
-        (["empty"], "empty: no file that ends in .npz, .npy, .json"),
+        (["empty"], "empty: no file that ends in .csv, .json, .mat, .npy, .npz, .pkl"),
         (["in", "-o", "in/a.npz"], "in/a.npz: is to be lifted, expected another name"),
         (["in", "-o", "."], "in, which is to be lifted; expected another folder"),
         (["in", "-o", "empty/../in"], "in, which is to be lifted; expected another folder"),
@@ -319,7 +320,7 @@ def test_stopped(lift, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     save(tmp_path / "x.npz", [seen()])
-    monkeypatch.setattr("lifter.inference.files.lift_files", interrupted)
+    monkeypatch.setattr("lifter.commands.lift.lift_files", interrupted)
     assert lift(tmp_path / "x.npz")[:2] == (130, ["lifter lift: stopped; the same command goes on from here"])
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lifter import create_model, kernels
-from lifter.inference.diffusion import mirror
+from lifter.geometry import mirror
 from lifter.inference.windows import centre, lift_sequence, lift_sequences, overlap_average, window_starts
 
 

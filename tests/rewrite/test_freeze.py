@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import lifter
-from lifter.rewrite.rules.linear import PackedLinear, packs
 from lifter.layers import AxialAttention, Mamba, Retention, SkeletonMixer, shared_decays
 from lifter.layers.block import Mlp
 from lifter.models import D3DP, HoTMixSTE, HTPMixSTE, KTPFormer, MixSTE, PoseRetNet, SasMamba
+from lifter.rewrite.rules.linear import PackedLinear, packs
 from lifter.rewrite.rules.trunks import FrozenTransformer
 from tests.conftest import assert_as_good
 

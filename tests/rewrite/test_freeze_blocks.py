@@ -8,8 +8,6 @@ from torch import nn
 
 import lifter
 from lifter.layers import AxialAttention, Retention, ScaledBlock, TransformerBlock, shared_decays
-from lifter.rewrite.rules.blocks import FrozenBlock
-from lifter.rewrite.rules.linear import packs
 from lifter.models import (
     HTP,
     HoTMixSTE,
@@ -21,6 +19,8 @@ from lifter.models import (
     MotionBERT,
     TCPFormer,
 )
+from lifter.rewrite.rules.blocks import FrozenBlock
+from lifter.rewrite.rules.linear import packs
 from tests.conftest import assert_as_good
 
 SIZES = {"num_frames": 9, "dim": 16, "depth": 2}

@@ -1,0 +1,171 @@
+"""Sequences as text tables: CSV, and OpenSim's marker files, TRC. A file has one sequence, called as the file.
+
+A CSV file has a column "frame", a column "time" in seconds where the frames per second are known, and columns
+"right_hip_x", "_y", "_z" of poses in metres, "right_hip_u", "_v", "_confidence" of normalised keypoints, in steps of 1e-7.
+A TRC file has the poses alone, with y up, in millimetres, in steps of 1e-4.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lifter._io import whole
+from lifter.skeleton import SKELETONS
+
+from ..files import existing
+from ..mocap import y_up, z_up
+from ..registry import register_format, register_writer
+from ..sequence import Dataset, Sequence
+
+_COLUMNS = {"poses": ("x", "y", "z"), "keypoints": ("u", "v", "confidence")}
+_UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+FPS = 30.0  # of a TRC file, which has to say it, where it is not known
+
+
+@register_writer("csv")
+def write_csv(path, sequence):
+    """Write the poses and the keypoints of a sequence."""
+    numbers = sequence.start + np.arange(len(sequence))
+    columns, formats, values = ["frame"], ["%d"], [numbers]
+    if sequence.fps:
+        columns, formats, values = [*columns, "time"], [*formats, "%.9g"], [*values, numbers / sequence.fps]
+    for field, suffixes in _COLUMNS.items():
+        array = getattr(sequence, field)
+        if array is not None:
+            columns += [f"{joint}_{suffix}" for joint in sequence.skeleton.joints for suffix in suffixes[: array.shape[2]]]
+            formats += ["%.7f"] * array[0].size
+            values += list(array.reshape(len(array), -1).T)
+    if len(columns) <= 2:
+        raise ValueError(f"{sequence.name}: neither poses nor keypoints to write")
+    _write(path, [",".join(columns)], ",".join(formats), values)
+
+
+@register_format(
+    "csv",
+    "lifter's CSV: poses and keypoints, a column per coordinate",
+    guess=lambda file: file.suffix == ".csv",
+    suffix=".csv",
+)
+def open_csv(path) -> Dataset:
+    """What `write_csv` wrote: frames in a row, of the joints of a known skeleton. The frames per second follow from the
+    times, from nine digits."""
+    path = existing(path)
+    return Dataset("csv", path, {path.stem: partial(_read_csv, path)})
+
+
+def _read_csv(path) -> Sequence:
+    head, *lines = _lines(path) or [""]
+    columns = head.strip().split(",")
+    where = {column: index for index, column in enumerate(columns)}
+    joints = tuple(dict.fromkeys(column.rpartition("_")[0] for column in columns if column not in ("frame", "time")))
+    skeleton = next((skeleton for skeleton in SKELETONS.values() if skeleton.joints == joints), None)
+    fields, used = {}, where.keys() & {"frame", "time"}
+    for field, suffixes in _COLUMNS.items():
+        suffixes = [suffix for suffix in suffixes if f"{joints[0]}_{suffix}" in where] if joints else ()
+        wanted = [f"{joint}_{suffix}" for joint in joints for suffix in suffixes]
+        if wanted and where.keys() >= set(wanted):
+            fields[field] = [where[column] for column in wanted]
+            used |= set(wanted)
+    if skeleton is None or not fields or used != where.keys():
+        raise ValueError(
+            f"{path}: columns {', '.join(columns[:8])[:200]}, ..., expected frame, time and those of all joints of one of "
+            f"{', '.join(SKELETONS)}: JOINT_x, _y and _z of poses, or _u, _v and perhaps _confidence of keypoints"
+        )
+    values = _values(path, lines, 2, ",", len(columns))
+    arrays = {field: values[:, wanted].reshape(len(values), len(joints), -1) for field, wanted in fields.items()}
+    numbers = values[:, where["frame"]] if "frame" in where else np.arange(len(values))
+    if (np.diff(numbers) != 1).any():
+        raise ValueError(f"{path}: the numbers of frames are not in a row")
+    fps = None
+    if "time" in where and len(values) > 1:
+        duration = values[-1, where["time"]] - values[0, where["time"]]
+        fps = float(f"{(len(values) - 1) / duration:.9g}") if duration > 0 else None
+    return Sequence(path.stem, skeleton, **arrays, fps=fps, start=_start(numbers, path), source=str(path))
+
+
+@register_writer("trc")
+def write_trc(path, sequence):
+    """Write the poses of a sequence as markers that are called as the joints: for OpenSim, y up."""
+    poses, joints = y_up(sequence) * 1000, sequence.skeleton.joints
+    first, fps = sequence.start + 1, sequence.fps or FPS
+    times = np.arange(len(poses)) / fps  # since OrigDataStartFrame, as OpenSim has it
+    numbers = [f"{fps:.9g}", f"{fps:.9g}", len(poses), len(joints), "mm", f"{fps:.9g}", first, len(poses)]
+    head = [
+        "PathFileType\t4\t(X/Y/Z)\t" + " ".join(Path(path).name.split()),
+        "DataRate\tCameraRate\tNumFrames\tNumMarkers\tUnits\tOrigDataRate\tOrigDataStartFrame\tOrigNumFrames",
+        "\t".join(map(str, numbers)),
+        "Frame#\tTime\t" + "\t\t\t".join(joints) + "\t\t",
+        "\t\t" + "\t".join(f"{axis}{marker}" for marker in range(1, len(joints) + 1) for axis in "XYZ"),
+        "",
+    ]
+    formats = "\t".join(["%d", "%.9g", *["%.4f"] * poses[0].size])
+    _write(path, head, formats, [first + np.arange(len(poses)), times, *poses.reshape(len(poses), -1).T])
+
+
+@register_format("trc", "markers that are called as the joints, for OpenSim, .trc", guess=lambda file: file.suffix == ".trc")
+def open_trc(path) -> Dataset:
+    """Markers that are called as the joints of a known skeleton, as poses in the world, z up, in metres."""
+    path = existing(path)
+    return Dataset("trc", path, {path.stem: partial(_read_trc, path)})
+
+
+def _read_trc(path) -> Sequence:
+    lines = [line.rstrip("\r\n") for line in _lines(path)]
+    if len(lines) < 6 or not lines[0].startswith("PathFileType"):
+        raise ValueError(f"{path}: not a TRC file, expected PathFileType and four more lines before the frames")
+    head = dict(zip(lines[1].split("\t"), lines[2].split("\t")))
+    try:
+        unit, fps, frames = _UNITS[head["Units"]], float(head["DataRate"]), int(head["NumFrames"])
+    except (KeyError, ValueError):
+        expected = f"DataRate, NumFrames, and Units of {', '.join(_UNITS)}"
+        raise ValueError(f"{path}: line 3 is {lines[2][:100]!r}, expected {expected}") from None
+    markers = [name for name in lines[3].split("\t")[2:] if name]
+    known = sorted(SKELETONS.values(), key=lambda skeleton: skeleton.joints != tuple(markers))  # some differ in order only
+    skeleton = next((skeleton for skeleton in known if sorted(skeleton.joints) == sorted(markers)), None)
+    if skeleton is None:
+        raise ValueError(f"{path}: markers {', '.join(markers[:20])}, expected the joints of one of {', '.join(SKELETONS)}")
+    rows = [(number, line) for number, line in enumerate(lines[5:], 6) if line.strip()]
+    if len(rows) != frames:
+        raise ValueError(f"{path}: {len(rows)} frames, expected {frames} as NumFrames says")
+    values = _values(path, [line for _, line in rows], rows[0][0] if rows else 0, "\t", 2 + 3 * len(markers))
+    points = values[:, 2:].reshape(frames, len(markers), 3)[:, [markers.index(joint) for joint in skeleton.joints]]
+    start = _start(values[:, 0] - 1, path)
+    return Sequence(path.stem, skeleton, poses=z_up(points) * unit, fps=fps, start=start, source=str(path))
+
+
+def _lines(path):
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path}: not readable ({error})") from None
+
+
+def _write(path, head, formats, columns):
+    rows = zip(*(column.tolist() for column in columns))
+    lines = [*head, *(formats % row for row in rows)]
+    with whole(path) as partly:
+        partly.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
+
+
+def _values(path, lines, first, separator, width):
+    """The numbers (T, width) of lines, the first of which has the number `first`."""
+    rows = np.empty((len(lines), width))
+    for index, line in enumerate(lines):
+        words = line.rstrip().split(separator)
+        where = f"{path}: line {first + index}"
+        if len(words) != width:
+            raise ValueError(f"{where}: {len(words)} columns, expected {width}")
+        try:
+            rows[index] = words
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    if not lines:
+        raise ValueError(f"{path}: no frames")
+    return rows
+
+
+def _start(numbers, path):
+    if not (np.isfinite(numbers).all() and abs(numbers[0]) < 1e15):
+        raise ValueError(f"{path}: numbers of frames that are none")
+    return int(numbers[0])

@@ -1,0 +1,182 @@
+"""The formats of data that are known: how a file's format is found, and what opens and writes it.
+
+A format is a file in `lifter/data/formats`, which registers itself:
+
+    @register_format("bvh", "motion capture, .bvh", guess=lambda file: file.suffix == ".bvh")
+    def open_bvh(path, unit=None) -> Dataset: ...
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from .files import Npz, existing, read_json
+from .sequence import Dataset
+
+
+class Candidate:
+    """A file or folder whose format is asked for. It is read once, however many formats look at it."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.is_folder = self.path.is_dir()
+        self.suffix = "" if self.is_folder else self.path.suffix.lower()
+
+    @cached_property
+    def start(self) -> bytes:
+        """The first bytes of a file."""
+        if self.is_folder:
+            return b""
+        with self.path.open("rb") as file:
+            return file.read(4096)
+
+    @cached_property
+    def npz(self) -> Npz | None:
+        return Npz(self.path) if self.start[:4] == b"PK\x03\x04" or self.suffix == ".npz" else None
+
+    @cached_property
+    def arrays(self) -> set[str]:
+        """The names of the arrays of an npz."""
+        return set() if self.npz is None else set(self.npz.keys)
+
+    @cached_property
+    def is_json(self) -> bool:
+        text = self.suffix == ".json" or self.start.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[")
+        return text and self.npz is None
+
+    @cached_property
+    def json(self):
+        """What a JSON file holds; None of others."""
+        return read_json(self.path) if self.is_json else None
+
+    @cached_property
+    def keys(self) -> set[str]:
+        """The keys of a JSON file that is an object."""
+        return set(self.json) if isinstance(self.json, dict) else set()
+
+    @cached_property
+    def first(self):
+        """Of a JSON file that is a list the first entry that is not empty."""
+        return next((entry for entry in self.json if entry), None) if isinstance(self.json, list) else None
+
+    @cached_property
+    def first_keys(self) -> set[str]:
+        return set(self.first) if isinstance(self.first, dict) else set()
+
+
+def _never(_):
+    return False
+
+
+@dataclass(frozen=True)
+class Format:
+    name: str
+    about: str
+    open: Callable[..., Dataset]
+    sniff: Callable[[Candidate], bool]
+    guess: Callable[[Candidate], bool]
+    suffix: str | None
+    folder: Callable[[list[str], bool], bool] | None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What `open` takes beside the path."""
+        return tuple(inspect.signature(self.open).parameters)[1:]
+
+
+@dataclass(frozen=True)
+class Writer:
+    write: Callable
+    many: bool  # it takes sequences, and one sequence if not
+
+
+FORMATS: dict[str, Format] = {}
+WRITERS: dict[str, Writer] = {}  # by the suffix of their files, without the dot
+
+
+def register_format(name, about, *, sniff=_never, guess=_never, suffix=None, folder=None):
+    """Make `function(path, **options) -> Dataset` what opens a format.
+
+    Args:
+        name: as `lifter data inspect` and `--format` call it. about: one line on it.
+        sniff: tells from a `Candidate` whether it is of this format, by its content.
+        guess: the same by less than that, as a file's name. It is asked if no format's `sniff` says yes.
+        suffix: of its files, if they may hold keypoints: `lifter lift` looks for them in folders.
+        folder: tells from the names in a folder whether `lifter lift` reads it as one, `folder(names, named)`, with `named`
+            true if the user named this format.
+    """
+
+    if name in FORMATS:
+        raise ValueError(f"register_format: there is a format {name!r} already")
+
+    def decorate(function):
+        FORMATS[name] = Format(name, about, function, sniff, guess, suffix, folder)
+        return function
+
+    return decorate
+
+
+def register_writer(suffix, many=False):
+    """Make `function(path, sequence)` what writes files with this suffix; with `many`, `function(path, sequences)`."""
+
+    if suffix in WRITERS:
+        raise ValueError(f"register_writer: there is a writer of {suffix!r} already")
+
+    def decorate(function):
+        WRITERS[suffix] = Writer(function, many)
+        return function
+
+    return decorate
+
+
+def detect(path) -> str:
+    """The format of a file or folder, one of `FORMATS`: by its content where that tells, else by its name.
+
+    Raises:
+        ValueError for what is of no known format, and for what may be of several; it names them.
+    """
+    file = Candidate(existing(path))
+    for ask in ("sniff", "guess"):
+        found = [format.name for format in FORMATS.values() if getattr(format, ask)(file)]
+        if len(found) > 1:
+            raise ValueError(f"{path}: may be {' or '.join(found)}, expected one format: name it by format=, or --format")
+        if found:
+            return found[0]
+    known = f"known are {', '.join(sorted(FORMATS))}"
+    if file.is_folder:
+        names = ", ".join(sorted(entry.name for entry in file.path.iterdir())[:10])
+        raise ValueError(f"{path}: a folder of no known format; it has {names or 'nothing'}")
+    if file.npz is not None:
+        raise ValueError(f"{path}: an npz of no known format, it has {', '.join(file.npz.keys[:20]) or 'nothing'}")
+    if file.json == []:
+        raise ValueError(f"{path}: an empty list, no person in any frame")
+    raise ValueError(f"{path}: {'JSON ' if file.is_json else ''}of no known format; {known}")
+
+
+def open_data(path, format=None, **options) -> Dataset:
+    """The sequences of a file or folder, read one at a time.
+
+    Args:
+        format: one of `FORMATS`; None: what `detect` says.
+        options: of the format's function, None where not wanted: `size`, `fps`, `layout`, `variant` of detectors' files
+            (`lifter.data.detectors.register_detector`), `keypoints` and `cameras` of Human3.6M
+            (`lifter.data.formats.h36m.open_h36m`), `noise` of "cmu", `unit` of "bvh".
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: they name the file, and in it what is wrong. So does reading a sequence.
+    """
+    format = detect(path) if format is None else format
+    options = {name: value for name, value in options.items() if value is not None}
+    known = options_of(format)
+    if unknown := options.keys() - set(known):
+        raise ValueError(f"{path}: {format} knows no {', '.join(sorted(unknown))}, only {', '.join(known) or 'no options'}")
+    return FORMATS[format].open(path, **options)
+
+
+def options_of(format) -> tuple[str, ...]:
+    """The options of `open_data` that a format takes."""
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}, expected {' or '.join(sorted(FORMATS))}")
+    return FORMATS[format].options

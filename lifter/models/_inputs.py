@@ -1,0 +1,23 @@
+"""What models check of their arguments."""
+
+from lifter.skeleton import H36M
+
+
+def check_keypoints(name, keypoints, num_frames, num_joints, in_channels):
+    """ValueError or TypeError, naming the model, unless `keypoints` are what it takes; `num_frames` None: any number."""
+    if not keypoints.is_floating_point():
+        raise TypeError(f"{name}: keypoints have dtype {keypoints.dtype}, expected a floating-point dtype")
+    if keypoints.dim() != 4 or keypoints.shape[2:] != (num_joints, in_channels):
+        shape = tuple(keypoints.shape)
+        raise ValueError(f"{name}: keypoints have shape {shape}, expected (B, T, {num_joints}, {in_channels})")
+    frames = keypoints.shape[1]
+    if frames < 1 or (num_frames is not None and frames > num_frames):
+        expected = "at least 1" if num_frames is None else f"1 to num_frames={num_frames}"
+        raise ValueError(f"{name}: keypoints have {frames} frames, expected {expected}")
+
+
+def bones_or_default(name, bones, num_joints):
+    """`bones`, pairs of joints; None: those of Human3.6M. ValueError, naming the model, if it has other joints."""
+    if bones is None and num_joints != H36M.num_joints:
+        raise ValueError(f"{name}: bones is None with {num_joints} joints, expected the pairs of joints to connect")
+    return H36M.bones if bones is None else bones
