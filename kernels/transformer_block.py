@@ -82,8 +82,8 @@ def transformer_block_ref(x, packed, mask=None):
 
 
 def pack_block(parameters, **sizes):
-    """The parameters of a block by their names (norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2, as in the state_dict of
-    `lifter.layers.TransformerBlock`) -> `PackedBlock(weights, vectors, **sizes)`, whose linear layers keep their dtype."""
+    """Parameters by the names of `block_parameters` (norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2) ->
+    `PackedBlock(weights, vectors, **sizes)`, whose linear layers keep their dtype."""
     weights, vectors = pack(parameters, block_parameters(PackedBlock(None, None, **sizes)))
     return PackedBlock(weights, vectors, **sizes)
 
