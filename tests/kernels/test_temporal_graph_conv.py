@@ -107,7 +107,7 @@ def test_a_long_clip():
 
 @pytest.mark.parametrize("channels", [1, 3, 8, 17, 33, 64, 100, 256, 512, 1000])
 def test_channels(target, channels):
-    check(target, make_x(1, 18, 1 if target.slow else 2, channels))
+    check(target, make_x(1, 18, 1 if target.slow else 2, channels), rounding=32)  # sums of many
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
