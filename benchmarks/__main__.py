@@ -148,17 +148,19 @@ def run(plan, setup, args) -> int:
     if setup.device != "cpu":
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # as that of matrix products is
 
-    def write():
+    def write_results():
         if args.json:
             report.write_json(args.json, result)
         if folder:
             report.write_results(folder, result)
 
+    def write_report():
+        if folder:
+            report.write(folder, result)
+
     if plan.keys() - {tables}:
         result.ceilings = bounds.ceilings(setup.device)
-    runner.run(plan, setup, shares, result, write)
-    if folder:
-        report.write(folder, result)
+    runner.run(plan, setup, shares, result, write_results, write_report)
     where = [args.json] * bool(args.json) + [f"{folder}/report.md (all columns and notes), results.json"] * bool(folder)
     print(headlines.headlines(result, where, time.perf_counter() - start))
     return 1 if any(headlines.wrong(row) or row.get("slower") for row in result.rows) else 0

@@ -1,4 +1,4 @@
-"""When two outputs count as the same, and what is said of a call that fails."""
+"""When two outputs count as the same."""
 
 import torch
 
@@ -18,7 +18,3 @@ def tolerance(dtype) -> float:
 
 def fail(failure: Exception):
     raise failure
-
-
-def first_line(failure: Exception) -> str:
-    return f"{type(failure).__name__}: {failure}".strip().splitlines()[0]

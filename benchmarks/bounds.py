@@ -1,8 +1,8 @@
 """What the machine could do at best, measured in the same run, with the same threads.
 
 A call is recorded op by op. Each op is bound by the work that it cannot avoid: a matrix product by `torch.mm` of its
-shape, attention by its products (`torch.bmm`) and exponentials, a scan by its exponentials, everything else of ours by its
-bytes (arguments and results, each once), and all of them at least by these. Each kind is timed at the very size, best of
+shape, ours by the products and exponentials of its `Cost`, which stands beside the op, and all of ours at least by their
+bytes (arguments and results, each once). Each kind is timed at the very size, best of
 many: the product of that shape, as many exponentials, a copy of as many bytes.
 Elementwise ops of PyTorch (norms, activations, sums) are not in the bound.
 """
@@ -17,149 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lifter import _library
-from lifter.kernels import unpack_mask
-from lifter.kernels.temporal_topk_graph_conv import owner
+from lifter.kernels._op import cost
 
 from .timing import best_seconds
-
-
-def _keys(qkv, mask, axis):
-    """How many keys a query meets: of a packed mask those that it sees, on average."""
-    _, T, J, *_ = qkv.shape
-    if mask is None or mask.dtype != torch.int32:
-        return T if axis else J
-    return math.ceil(unpack_mask(mask, T).sum(-1, dtype=torch.float32).mean().item())
-
-
-def _attention_products(qkv, mask, axis):
-    """[(batch, m, k, n)] of q k^T and of the weights times v."""
-    B, T, J, _, H, D = qkv.shape
-    (rows, N), keys = (J, T) if axis else (T, J), _keys(qkv, mask, axis)
-    return [(B * rows * H, N, D, keys), (B * rows * H, N, keys, D)]
-
-
-def _retention_products(q, v, initial_state, chunk_size, final_state):
-    """The same of every chunk, all of it even if half is masked; and out of the state before it, into the one after it."""
-    B, T, J, H, K = q.shape
-    V, products = v.shape[-1], []
-    lengths = [chunk_size] * (T // chunk_size) + [T % chunk_size] * (T % chunk_size > 0)
-    reading = lengths if initial_state is not None else lengths[1:]
-    writing = lengths if final_state else lengths[:-1]
-    for length in sorted(set(lengths)):
-        batch = B * J * H * lengths.count(length)
-        products += [(batch, length, K, length), (batch, length, length, V)]
-    for length in sorted(set(reading)):
-        products += [(B * J * H * reading.count(length), length, K, V)]
-    for length in sorted(set(writing)):
-        products += [(B * J * H * writing.count(length), K, length, V)]
-    return products
-
-
-def _graph_products(x, backward=False):
-    """Of all pairs of frames, which are symmetric, and of their weights by the frames. Backward of dout by the frames too, and
-    of weights by dout; the two gradients that the scores give to the frames are one product."""
-    B, T, J, C = x.shape
-    pairs, weighted = [(B * J, T, C, (T + 1) // 2)], [(B * J, T, T, C)]
-    return pairs + [(B * J, T, C, T)] + 2 * weighted if backward else pairs + weighted
-
-
-def _mixsynth_products(x, frames, dim, hidden, depth, r_t, r_s, interpolates):
-    """The same of the layers, without squeeze-excitation and re-weighting; what has weights takes all windows at once."""
-    N, given, poses = x.shape
-    channel_keys, frame_keys = dim // r_s, frames // r_t
-    left, right = frame_keys + channel_keys * (r_s > 1), channel_keys + frame_keys * (r_t > 1)
-    layer = [(1, N * frames, dim, left), (N, right, frames, dim), (N, frames, channel_keys + frame_keys, dim)]
-    layer += [(1, N * frames, dim, dim), (1, N * frames, dim, hidden), (1, N * frames, hidden, dim)]
-    ends = [(1, N * frames, poses, dim), (1, N * frames, dim, poses)] + [(N, frames, given, poses)] * interpolates
-    return ends + layer * depth
-
-
-def _transformer_products(
-    x, mask, xpos_scale, states, positions, hidden, heads, depth, scale, chunk_size, causal, return_state
-):
-    """The same of the layers."""
-    B, T, J, C = x.shape
-    rows, spatial = B * T * J, _block_products(x, None, 0, hidden, heads)
-    if xpos_scale is None:
-        temporal = _block_products(x, mask, 1, hidden, heads)
-    else:
-        q = x.new_empty(B, T, J, heads, C // heads, device="meta")
-        temporal = [(1, rows, C, 4 * C)] + _retention_products(q, q, states or None, min(chunk_size, T), return_state)
-        temporal += [(1, rows, C, C), *_block_products(x, None, -1, hidden, heads)]
-    return (spatial + temporal) * depth + [(1, rows, C, 3)]
-
-
-def _block_products(x, mask, axis, hidden, heads):
-    """Those of a block."""
-    B, T, J, C = x.shape
-    rows, qkv = B * T * J, x.new_empty(B, T, J, 3, heads, C // heads, device="meta")
-    attention = [(1, rows, C, 3 * C), *_attention_products(qkv, mask, axis), (1, rows, C, C)]
-    return (attention if axis >= 0 else []) + [(1, rows, C, hidden), (1, rows, hidden, C)]
-
-
-def _gradient_products(products):
-    """Of a product (m, k) (k, n): (m, n) (n, k) and (k, m) (m, n). Attention's first product is repeated besides."""
-    return [p for b, m, k, n in products for p in ((b, m, n, k), (b, k, m, n))] + products[:1]
-
-
-def _pairs_of_frames(x, k):
-    """Half of the products of all pairs of frames of every joint, which are symmetric; where all are selected, none."""
-    B, T, J, C = x.shape
-    return [(B * J, T, C, (T + 1) // 2)] if k < T - 1 else []
-
-
-def _window_products(x, windows):
-    """All pairs of the frames of every window, symmetric; of windows that others are made of they are among theirs."""
-    B, T, J, C = x.shape
-    longest = sorted({owner(windows, size, T) for size in windows})
-    whole = [(B * J * (T // size), size) for size in longest]
-    rest = [(B * J, T % size) for size in longest if T % size]
-    return [(batch, size, C, (size + 1) // 2) for batch, size in whole + rest]
-
-
-# Matrix products of an op from its arguments.
-PRODUCTS = {
-    "alternating_transformer": lambda x, weights, vectors, *rest: _transformer_products(x, *rest),
-    "axial_attention": lambda qkv, mask, axis, *rest: _attention_products(qkv, mask, axis),
-    "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: _gradient_products(
-        _attention_products(qkv, mask, axis)
-    ),
-    "density_peak_prune": lambda x, *rest: [(len(x), x.shape[1], x.shape[2], (x.shape[1] + 1) // 2)],  # it is symmetric
-    "topk_temporal_mask": _pairs_of_frames,
-    "mixsynth_encoder": lambda x, weights, *sizes: _mixsynth_products(x, *sizes),
-    "retention": lambda q, k, v, decay, state, xpos_scale, scale, chunk_size, causal, final: _retention_products(
-        q, v, state, chunk_size, final
-    ),
-    "retention_bwd": lambda dout, dfinal, q, k, v, decay, state, xpos_scale, scale, chunk_size, causal: (
-        _gradient_products(_retention_products(q, v, state, chunk_size, dfinal is not None))
-    ),
-    "temporal_graph_conv": lambda x, *rest: _graph_products(x),
-    "temporal_graph_conv_bwd": lambda dout, x, *rest: _graph_products(x, backward=True),
-    "temporal_topk_graph_conv": lambda x, values, k, windows, *rest: _window_products(x, windows),
-    "transformer_block": lambda x, weights, vectors, mask, axis, hidden, heads, *rest: _block_products(
-        x, mask, axis, hidden, heads
-    ),
-}
-
-# Exponentials of an op from its arguments: of a scan one per step, channel and state. A backward pass evaluates them
-# again: to keep them would take N times the memory of the input.
-EXPONENTIALS = {
-    "selective_scan": lambda u, delta, A, *rest: u.numel() * A.shape[1],
-    "selective_scan_bwd": lambda dout, dlast_state, u, delta, A, *rest: u.numel() * A.shape[1],
-    "selective_state_update": lambda state, *rest: state.numel(),
-    "causal_conv1d": lambda x, weight, bias, seq_idx, states, silu: x.numel() * silu,
-    "causal_conv1d_bwd": lambda dout, x, weight, bias, seq_idx, states, silu: x.numel() * silu,
-    "causal_conv1d_update": lambda x, state, weight, bias, silu, *rest: x.numel() * silu,
-    "skeleton_scan": lambda x, proj, dt_weight, dt_bias, A, *rest: x.numel() * A.shape[0] * A.shape[2],
-    "skeleton_scan_bwd": lambda dout, x, proj, dt_weight, dt_bias, A, *rest: x.numel() * A.shape[0] * A.shape[2],
-    "axial_attention": lambda qkv, mask, axis, *rest: qkv[..., 0, :, 0].numel() * _keys(qkv, mask, axis),
-    "axial_attention_bwd": lambda dout, qkv, out, lse, mask, axis, *rest: lse.numel() * _keys(qkv, mask, axis),
-    "temporal_graph_conv": lambda x, *rest: x[..., 0].numel() * x.shape[1],
-    "temporal_graph_conv_bwd": lambda dout, x, *rest: x[..., 0].numel() * x.shape[1],
-    "mixsynth_encoder": lambda x, weights, frames, dim, hidden, depth, r_t, r_s, interpolates: (  # GELU's too
-        len(x) * depth * (frames * (frames // r_t) + dim * (dim // r_s) + frames * hidden)
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -229,12 +89,11 @@ class _Recorder(TorchDispatchMode):
             pixels = out.shape[0] * math.prod(out.shape[2:])
             self.products[(1, pixels, weight[0].numel(), weight.shape[0] // groups, weight.dtype)] += groups
         elif name.startswith(("lifter::", "lifter_triton::")):
-            op = name.split("::")[1]
             tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
             size = sum(min(x.numel() * x.itemsize, x.untyped_storage().nbytes()) for x in tensors)
             dtype = next(x.dtype for x in tensors)
-            products = tuple((*shape, dtype) for shape in PRODUCTS[op](*args)) if op in PRODUCTS else ()
-            self.ops[(products, EXPONENTIALS[op](*args) if op in EXPONENTIALS else 0, size)] += 1
+            work = cost(name.split("::")[1], *args)
+            self.ops[(tuple((*shape, dtype) for shape in work.products), work.exponentials, size)] += 1
         return out
 
 

@@ -7,9 +7,10 @@ from functools import partial
 import torch
 
 import lifter
+from lifter._errors import first_line
 
 from . import official
-from .accuracy import error, first_line, tolerance
+from .accuracy import error, tolerance
 from .models import build, candidates, cast, inputs
 from .timing import RULE, measure, speedup, timed
 

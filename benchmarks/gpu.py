@@ -2,7 +2,9 @@
 
 import torch
 
-from .accuracy import error, first_line, tolerance
+from lifter._errors import first_line
+
+from .accuracy import error, tolerance
 from .timing import launched, milliseconds
 
 COLUMNS = [("host", "host", milliseconds), ("device", "device", milliseconds), ("graph", "graph", milliseconds)]

@@ -10,10 +10,11 @@ import torch
 
 import lifter
 import lifter.kernels
+from lifter._errors import first_line
 from lifter.inference.windows import with_channels
 
 from . import gpu
-from .accuracy import error, first_line, tolerance
+from .accuracy import error, tolerance
 from .bounds import lower_bound
 from .timing import RULE, measure, speedup, timed
 

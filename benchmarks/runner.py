@@ -9,8 +9,10 @@ from functools import partial
 
 import torch
 
+from lifter._errors import first_line
+
 from . import report
-from .accuracy import fail, first_line
+from .accuracy import fail
 from .timing import Timing
 
 CALLS = 8  # about: the implementations of a case and its bound, a budget each
@@ -30,10 +32,10 @@ def planned(section, setup) -> list:
         return [(section.__name__, partial(fail, failure))]
 
 
-def run(plan, setup, shares, result, write):
+def run(plan, setup, shares, result, write_results, write_report):
     """Measure the cases of every section of `plan` within its share of the seconds, if it has one, into `result`.
 
-    `write()` is called after every case.
+    `write_results()` is called after every case, `write_report()` after every section.
     """
     start, done, total = time.perf_counter(), 0, sum(map(len, plan.values()))
     most, patience = setup.seconds, setup.patience
@@ -50,13 +52,14 @@ def run(plan, setup, shares, result, write):
             _progress(f"[{done}/{total}] {time.perf_counter() - start:.0f} s  {name}")
             rows += survived(name, case)
             result.progress = f"{done} of {total} cases"
-            write()
+            write_results()
         if late and any(isinstance(value, Timing) for row in rows for value in row.values()):
             result.remarks.append(
                 f"{report.name_of(section)}: its {share:.0f} s were used up before the last {late} of {len(cases)} cases, "
                 "which have as few samples as are honest"
             )
         _progress("")
+        write_report()
         report.show(section, rows)
     setup.seconds, setup.patience = most, patience
 

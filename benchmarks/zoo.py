@@ -7,9 +7,10 @@ from functools import partial
 import torch
 
 import lifter
+from lifter._errors import first_line
 
 from . import gpu, official
-from .accuracy import error, first_line, tolerance
+from .accuracy import error, tolerance
 from .models import FRAMES, build, cast, inputs, lengths, near_in_float64, on_reference
 from .timing import RULE, measure, milliseconds, speedup, timed
 

@@ -42,7 +42,9 @@ inline Precision precision_of(const char* op, const Tensor& t) {
 inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 template <class T>
-const T* data(const Tensor& t) { return static_cast<const T*>(t.data_ptr()); }
+const T* data(const Tensor& t) {
+  return static_cast<const T*>(t.data_ptr());
+}
 
 // Keeps the tensors that a kernel reads for as long as it does.
 class Inputs {
@@ -60,9 +62,13 @@ class Inputs {
 
   // The elements of a contiguous tensor, null if there is none.
   template <class T>
-  const T* data(const Tensor& t) { return lifter::data<T>(contiguous(t)); }
+  const T* data(const Tensor& t) {
+    return lifter::data<T>(contiguous(t));
+  }
   template <class T>
-  const T* data(const OptionalTensor& t) { return t ? data<T>(*t) : nullptr; }
+  const T* data(const OptionalTensor& t) {
+    return t ? data<T>(*t) : nullptr;
+  }
 
  private:
   std::deque<Tensor> kept_;  // whose elements stay where they are when it grows
@@ -90,10 +96,14 @@ inline Tensor contiguous_like(const Tensor& t) {
 inline Tensor absent(const Tensor& like) { return empty(like, {0}, ScalarType::Float); }
 
 template <class T>
-T* output(const Tensor& t) { return static_cast<T*>(t.data_ptr()); }
+T* output(const Tensor& t) {
+  return static_cast<T*>(t.data_ptr());
+}
 // The data of an output that may be `absent`.
 template <class T>
-T* output_or_null(const Tensor& t) { return t.numel() ? output<T>(t) : nullptr; }
+T* output_or_null(const Tensor& t) {
+  return t.numel() ? output<T>(t) : nullptr;
+}
 
 // (parts, ...) to their sum, in order.
 inline Tensor sum_over(const Tensor& partial, int64_t parts, std::initializer_list<int64_t> shape) {

@@ -1,4 +1,4 @@
-"""What every op shares: where it is registered, and which backend a call takes.
+"""What every op shares: where it is registered, which backend a call takes, and in which dtypes.
 
 An op is defined twice from one description: as `torch.ops.lifter.<name>` (C++ on the CPU, Triton on the GPU) and as
 `torch.ops.lifter_triton.<name>`, whose kernel is Triton on every device, so that the interpreter can run the GPU code
@@ -11,35 +11,57 @@ no kernels are, count with tensors on "meta".
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import os
 import warnings
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
 
 import torch
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.flop_counter import register_flop_formula
 
 from lifter import _library
 
+from ._checks import check_device, check_like
+from ._gradient import Formula
+from ._torch import autocast_dtype, derivative_lost, no_autocast
+
 _libraries = {name: torch.library.Library(name, "DEF") for name in ("lifter", "lifter_triton")}
-_registry: dict[str, "Op"] = {}
+_kernels: dict[str, "Kernel"] = {}
 _forced: str | None = None
-# Of the others torch would raise, "meta" for one. Not asked in a call: Dynamo of torch 2.11 cannot trace the question.
-_AUTOCAST = {kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind)}
 
 
-class Op:
-    """One op: its schema (without namespace), fake implementation, FLOP formula and, if differentiable, autograd formula.
+class Cost(NamedTuple):
+    """What a call costs, besides reading its arguments and writing its results once."""
 
-    `triton` names the function of `lifter.kernels.triton.<module>` that implements the schema; `cpu` says whether
-    csrc implements it. `backward(ops, ctx, *grads)` gets the namespace it must call, so that a gradient stays on the
-    backend of its forward.
+    flops: int  # by the conventions of FlopCounterMode
+    products: Sequence = ()  # (batch, m, k, n) of the matrix products (m, k) (k, n) that it cannot avoid
+    exponentials: int = 0  # that it cannot avoid
+
+
+def gradient_products(products):
+    """Of every product (m, k) (k, n) its two gradients, (m, n) (n, k) and (k, m) (m, n), and the first product again."""
+    return [p for b, m, k, n in products for p in ((b, m, n, k), (b, k, m, n))] + products[:1]
+
+
+class Kernel:
+    """One schema (without namespace) in both namespaces, with its fake implementation, its cost and its gradient.
+
+    Args:
+        fake: the fake implementation.
+        cost: function of the same arguments that returns their `Cost`.
+        triton: the function of `lifter.kernels.triton.<module>` that implements the schema, as "module:function".
+        cpu: whether csrc implements it.
+        backward: the `Kernel` of the gradient, named <name>_bwd. The names in its schema are the autograd formula (see
+            `_gradient`), if none is given:
+        formula: an object with `setup_context(ctx, inputs, output)` and `backward(ops, ctx, saved, *gradients)`, which
+            gets the namespace that it must call, so that a gradient stays on the backend of its forward.
     """
 
-    def __init__(self, schema, *, fake, triton=None, cpu=True, flops=None, setup_context=None, backward=None, public=True):
+    def __init__(self, schema, *, fake, cost, triton=None, cpu=True, backward=None, formula=None):
         self.name = schema.split("(", 1)[0]
-        self.cpu, self.triton, self.differentiable = cpu, triton, backward is not None
+        self.cost, self.triton, self.cpu, self.backward = cost, triton, cpu, backward
         for namespace, library in _libraries.items():
             library.define(schema, tags=torch.Tag.pt2_compliant_tag)
             qualname = f"{namespace}::{self.name}"
@@ -47,17 +69,27 @@ class Op:
             if triton:
                 for key in ("CUDA",) if namespace == "lifter" else ("CPU", "CUDA"):
                     library.impl(self.name, self._run_triton, key)
-            if self.name.endswith("_bwd"):
-                torch.library.register_autograd(qualname, self._no_second_derivative, lib=library)
-            if backward:
-                ops = getattr(torch.ops, namespace)
-                torch.library.register_autograd(
-                    qualname, partial(backward, ops), setup_context=setup_context, lib=library
-                )
-            if flops:
-                register_flop_formula(getattr(getattr(torch.ops, namespace), self.name))(flops)
-        if public:
-            _registry[self.name] = self
+            self._register_gradient(qualname, library, formula)
+            register_flop_formula(getattr(getattr(torch.ops, namespace), self.name), get_raw=True)(self._flops)
+        _kernels[self.name] = self
+
+    def _register_gradient(self, qualname, library, formula):
+        if self.name.endswith("_bwd"):
+            torch.library.register_autograd(qualname, self._no_second_derivative, lib=library)
+        if self.backward is None:
+            return
+        ops = getattr(torch.ops, library.ns)
+        formula = formula or Formula(self.name, self.schema, self.backward.schema)
+        # Saved tensors are read here, once for every op: checkpointing forbids a second time.
+        gradient = lambda ctx, *gradients: formula.backward(ops, ctx, ctx.saved_tensors, *gradients)
+        torch.library.register_autograd(qualname, gradient, setup_context=formula.setup_context, lib=library)
+
+    @property
+    def schema(self):
+        return getattr(torch.ops.lifter, self.name).default._schema
+
+    def _flops(self, *args, out_val=None, **kwargs):
+        return self.cost(*args, **kwargs).flops
 
     def _no_second_derivative(self, ctx, *grads):
         raise RuntimeError(f"{self.name.removesuffix('_bwd')}: its gradient has no gradient; backend('reference') has one")
@@ -65,6 +97,67 @@ class Op:
     def _run_triton(self, *args):
         module, function = self.triton.split(":")
         return getattr(importlib.import_module(f"lifter.kernels.triton.{module}"), function)(*args)
+
+
+class Op(Kernel):
+    """What a public function calls once its arguments are checked: `reference`, or the same from the kernels.
+
+    It casts for autocast, compares dtypes and devices, chooses the backend, and gives the kernels what they take: float16
+    widened on the CPU, where nothing computes in it, and parameters in float32. The first result comes back in the dtype of
+    the first map. An op without `backward` takes its reference where a derivative is wanted.
+
+    Args:
+        function: the public function, which errors name.
+        reference: what defines the op; a call takes its arguments, in order.
+        schema, **kernel: see `Kernel`.
+        maps: names of the arguments that must have the dtype of the first of them.
+        parameters: names of those that may have any float dtype.
+        kernels: function (ops, *args) that calls the kernels of a namespace; None: the schema takes what the reference
+            takes, and returns what it returns, then what the backward wants to keep.
+        autocast: False if autocast leaves the maps as they are.
+    """
+
+    def __init__(self, function, reference, schema, *, maps, parameters="", kernels=None, autocast=True, **kernel):
+        super().__init__(schema, **kernel)
+        self.function, self.reference = function, reference
+        self._autocast, self._kernels = autocast, kernels or self._call
+        self._names = list(inspect.signature(reference).parameters)
+        self._maps, self._parameters = ([self._names.index(name) for name in names.split()] for names in (maps, parameters))
+        self._first = self._maps[0]
+        results = [r.name for r in self.schema.returns]
+        if self.backward:
+            results = [name for name in results if f"d{name}" in {a.name for a in self.backward.schema.arguments}]
+        self._results = len(results)
+
+    def __call__(self, *args):
+        args = list(args)
+        x = args[self._first]
+        if self._autocast and (dtype := autocast_dtype(x)) is not None:
+            _cast(args, self._maps, dtype)
+            x = args[self._first]
+        for i in self._maps:
+            if args[i] is not None and args[i].dtype != x.dtype:
+                check_like(self.function.__name__, self._names[self._first], x, self._names[i], args[i])
+        tensors = [y for y in args if isinstance(y, torch.Tensor)]
+        if any(y.device != x.device for y in tensors):
+            for name, y in zip(self._names, args):
+                check_device(self.function.__name__, self._names[self._first], x, name, y)
+
+        ops = self.namespace(x, *tensors)
+        if ops is None:
+            with no_autocast(x):
+                return self.reference(*args)
+        if wide := x.dtype == torch.float16 and x.device.type == "cpu":
+            _cast(args, self._maps, torch.float32)
+        _cast(args, self._parameters, torch.float32)
+        results = self._kernels(ops, *args)
+        return _narrow(results, x.dtype) if wide else results
+
+    def _call(self, ops, *args):
+        results = getattr(ops, self.name)(*args)
+        if isinstance(results, torch.Tensor):
+            return results
+        return results[0] if self._results == 1 else results[: self._results]
 
     def availability(self) -> dict[str, tuple[bool, str]]:
         """For `lifter info`: backend -> (usable here, why or why not)."""
@@ -90,22 +183,17 @@ class Op:
 
         RuntimeError if any tensor carries a derivative that the kernels would lose.
         """
+        lost = not torch.compiler.is_compiling() and derivative_lost(x, *others)
+        if self.backward is None:
+            wanted = torch.is_grad_enabled() and any(y is not None and y.requires_grad for y in (x, *others))
+            return None if lost or wanted else self._namespace(x)
         ops = self._namespace(x)
-        followed = ops is not None and self.differentiable and not torch.compiler.is_compiling()
-        if followed and derivative_lost(x, *others):
+        if ops is not None and lost:
             raise RuntimeError(
                 f"{self.name}: the kernels have gradients for torch.autograd, not for torch.func nor in forward mode; "
                 "backend('reference') has them"
             )
         return ops
-
-    def inference_namespace(self, x, *others):
-        """`namespace` of an op without gradients: None, the reference, where a derivative is wanted."""
-        if torch.is_grad_enabled() and any(y.requires_grad for y in (x, *others)):
-            return None
-        if not torch.compiler.is_compiling() and derivative_lost(x, *others):
-            return None
-        return self.namespace(x)
 
     def _namespace(self, x):
         device = x.device.type
@@ -136,7 +224,12 @@ class Op:
 
 def registry() -> dict[str, Op]:
     """Every public op by name."""
-    return dict(_registry)
+    return {name: kernel for name, kernel in _kernels.items() if isinstance(kernel, Op)}
+
+
+def cost(name: str, *args) -> Cost:
+    """What a call of `torch.ops.lifter.<name>` costs."""
+    return _kernels[name].cost(*args)
 
 
 @contextlib.contextmanager
@@ -175,119 +268,17 @@ _triton_usable, _triton_note = _triton_state()
 @cache
 def _warn_slow(op: str, device: str) -> None:
     reason = {"cpu": _library.reason, "cuda": _triton_note}.get(device, f"there are no kernels for {device}")
-    warnings.warn(f"lifter.{op} runs its slow PyTorch reference on {device}: {reason}", stacklevel=5)
+    warnings.warn(f"lifter.{op} runs its slow PyTorch reference on {device}: {reason}", stacklevel=6)
 
 
-# ---- argument checks -------------------------------------------------------------------------------------------------
+def _cast(args, places, dtype):
+    for i in places:
+        if (y := args[i]) is not None and y.dtype != dtype:
+            args[i] = y.to(dtype)
 
 
-def check_shape(op: str, name: str, x: torch.Tensor | None, *expected) -> None:
-    """ValueError unless `x` is absent or has one of the `expected` shapes; a shape is a tuple of sizes and letters."""
-    if x is None or x.shape == expected[0]:
-        return
-    for shape in expected:
-        if len(shape) == x.dim() and all(isinstance(e, str) or e == s for e, s in zip(shape, x.shape)):
-            return
-    wanted = " or ".join(str(shape).replace("'", "") for shape in expected)
-    raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected {wanted}")
-
-
-def check_float(op: str, optional: dict | None = None, **tensors: torch.Tensor) -> None:
-    """TypeError unless each of `tensors` is a real floating-point tensor, and each of `optional` that or None."""
-    given = {name: x for name, x in (optional or {}).items() if x is not None}
-    for name, x in (tensors | given).items():
-        if not isinstance(x, torch.Tensor):
-            raise TypeError(f"{op}: {name} is {type(x).__name__}, expected a tensor")
-        if not x.dtype.is_floating_point:
-            raise TypeError(f"{op}: {name} has dtype {x.dtype}, expected a real floating-point dtype")
-
-
-def check_dtype(op: str, name: str, x: torch.Tensor, *expected: torch.dtype) -> None:
-    """TypeError unless `x` is a tensor of one of the `expected` dtypes."""
-    kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-    if kind not in expected:
-        raise TypeError(f"{op}: {name} has dtype {kind}, expected {' or '.join(map(str, expected))}")
-
-
-def check_like(op: str, first: str, x: torch.Tensor, **tensors: torch.Tensor | None) -> None:
-    """TypeError unless every given tensor has the dtype of `x`, ValueError unless it is on the same device."""
-    for name, y in tensors.items():
-        if y is None:
-            continue
-        if y.dtype != x.dtype:
-            raise TypeError(f"{op}: {name} has dtype {y.dtype}, expected {first}'s, {x.dtype}")
-    check_device(op, first, x, **tensors)
-
-
-def check_device(op: str, first: str, x: torch.Tensor, **tensors: torch.Tensor | None) -> None:
-    """ValueError unless every given tensor is on the device of `x`."""
-    for name, y in tensors.items():
-        if y is not None and y.device != x.device:
-            raise ValueError(f"{op}: {name} is on {y.device}, expected {first}'s device, {x.device}")
-
-
-def check_joints(op: str, name: str, joints: torch.Tensor, J: int) -> None:
-    """TypeError unless `joints` is int32; ValueError if one is J or more, where values can be read at once: not on a GPU,
-    nor while a graph is traced."""
-    check_dtype(op, name, joints, torch.int32)
-    traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
-    if joints.device.type == "cpu" and type(joints) is torch.Tensor and not traced and joints.numel():  # no fake tensor
-        if (joint := joints.max().item()) >= J:
-            raise ValueError(f"{op}: {name} names joint {joint}, expected less than {J}")
-
-
-def channels_last(x: torch.Tensor) -> bool:
-    """Whether a map (B, D, L) lies along its channels, as a (B, L, D) map does that is seen so."""
-    return x.stride(1) == 1 and x.stride(2) != 1
-
-
-def map_like(x: torch.Tensor) -> torch.Tensor:
-    """A new map in the layout of this one."""
-    batch, dim, length = x.shape
-    return x.new_empty(batch, length, dim).transpose(1, 2) if channels_last(x) else x.new_empty(batch, dim, length)
-
-
-def autocast_dtype(x: torch.Tensor) -> torch.dtype | None:
-    """The dtype that autocast wants for activations like `x`, or None outside autocast; float64 it leaves alone."""
-    kind = x.device.type
-    wanted = kind in _AUTOCAST and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
-    return torch.get_autocast_dtype(kind) if wanted else None
-
-
-def no_autocast(x: torch.Tensor):
-    """A reference computes in the dtypes that it names."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if kind in _AUTOCAST else contextlib.nullcontext()
-
-
-def saves_states(*tensors: torch.Tensor | None) -> bool:
-    """Whether a call must keep what its backward needs. An exported graph is for inference. Inside vmap nobody can tell."""
-    wanted = any(x is not None and x.requires_grad for x in tensors) or torch._C._are_functorch_transforms_active()
-    return torch.is_grad_enabled() and wanted and not exporting()
-
-
-def exporting() -> bool:
-    """Whether a graph is exported. Dynamo of torch 2.11 would say so of all that it traces."""
-    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
-
-
-def derivative_lost(*tensors: torch.Tensor | None) -> bool:
-    """Whether a transform of torch.func (grad, jvp, ...) follows any of the tensors, or one is a dual of forward mode."""
-    if not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0:
-        return False
-    functorch = torch._C._functorch
-    for x in tensors:
-        while x is not None and functorch.is_functorch_wrapped_tensor(x):  # vmap inside grad hides it
-            if functorch.is_gradtrackingtensor(x):
-                return True
-            x = functorch.get_unwrapped(x)
-        if x is not None and forward_ad.unpack_dual(x).tangent is not None:
-            return True
-    return False
-
-
-def kernel_dtype(*tensors: torch.Tensor | None) -> tuple:
-    """float16 on the CPU is widened: no CPU of today computes in it, and the copy costs less than a second kernel."""
-    return tuple(
-        x.float() if x is not None and x.dtype == torch.float16 and x.device.type == "cpu" else x for x in tensors
-    )
+def _narrow(results, dtype):
+    """The first of the results in the dtype of the call, if it is floating point."""
+    first, *others = results if isinstance(results, tuple) else (results,)
+    first = first.to(dtype) if first.is_floating_point() else first
+    return (first, *others) if others else first

@@ -11,12 +11,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, check_device, check_dtype, check_float, check_like, check_shape, no_autocast
+from ._checks import check_device, check_dtype, check_float, check_shape
+from ._op import Cost, Op
+from ._torch import no_autocast
 from .axial_attention import AXES, check_mask, kernel_mask
-from .axial_attention import flops as axial_attention_flops
-from .retention import MAX_XPOS_CHUNK, retention_ref
-from .retention import flops as retention_flops
-from .transformer_block import Reader, attention, block, check_sizes, count, has_kernel, norm, pack
+from .retention import MAX_XPOS_CHUNK, retention_cost, retention_ref
+from .transformer_block import NO_ATTENTION, Reader, attention, block, block_cost, check_sizes, count, has_kernel, norm, pack
+
+__all__ = ["PackedTransformer", "alternating_transformer", "alternating_transformer_ref", "pack_transformer"]
 
 BLOCK_EPS, EPS = 1e-6, 1e-5  # of the norms in and after blocks, and of those in retention and head
 
@@ -68,8 +70,6 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
     for name, tensor, size in zip(("weights", "vectors"), (p.weights, p.vectors), _counts(p), strict=True):
         check_shape(op, name, tensor, (size,))
     check_dtype(op, "vectors", p.vectors, torch.promote_types(p.weights.dtype, torch.float32))
-    check_like(op, "x", x, weights=p.weights)
-    check_device(op, "x", x, vectors=p.vectors, xpos_scale=p.xpos_scale)
     check_shape(op, "xpos_scale", p.xpos_scale, (p.dim // p.num_heads // 2,))
     check_mask(op, mask, "x", x)
     retains, head = p.xpos_scale is not None, p.dim // p.num_heads
@@ -85,19 +85,9 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
     for i, before in enumerate(state):
         check_float(op, **{f"state[{i}]": before})
         check_shape(op, f"state[{i}]", before, (B, J, p.num_heads, head, head))
-        check_device(op, "x", x, **{f"state[{i}]": before})
+        check_device(op, "x", x, f"state[{i}]", before)
 
-    ops = ALTERNATING_TRANSFORMER.inference_namespace(x, p.weights, p.vectors, *state)
-    mapped = torch._C._are_functorch_transforms_active()  # lists of tensors have no batching rule
-    if ops is None or mapped or not has_kernel(x.dtype, p.dim, head):
-        with no_autocast(x):
-            poses, after = alternating_transformer_ref(x, p, mask, state)
-    else:
-        xpos_scale = p.xpos_scale.float() if retains else None
-        poses, after = ops.alternating_transformer(
-            x, p.weights, p.vectors, kernel_mask(op, mask, x), xpos_scale, [s.float() for s in state], p.positions, p.hidden,
-            p.num_heads, p.depth, p.scale, p.chunk_size, p.causal, return_state,
-        )  # fmt: skip
+    poses, after = ALTERNATING_TRANSFORMER(x, p.weights, p.vectors, mask, p.xpos_scale, p, return_state, *state)
     return (poses, after) if return_state else poses
 
 
@@ -188,6 +178,22 @@ _known_count = cache(_count)  # of 200 parameters: it would take longer than a f
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
+def _reference(x, weights, vectors, mask, xpos_scale, packed, return_state, *state):
+    return alternating_transformer_ref(x, packed, mask, state)
+
+
+def _kernels(ops, x, weights, vectors, mask, xpos_scale, packed, return_state, *state):
+    p, mapped = packed, torch._C._are_functorch_transforms_active()  # lists of tensors have no batching rule
+    if mapped or not has_kernel(p.weights.dtype, p.dim, p.dim // p.num_heads):
+        with no_autocast(x):
+            return alternating_transformer_ref(x, p, mask, state)
+    mask = kernel_mask("alternating_transformer", mask, x)
+    return ops.alternating_transformer(
+        x, weights, vectors, mask, xpos_scale, [s.float() for s in state], p.positions, p.hidden, p.num_heads, p.depth,
+        p.scale, p.chunk_size, p.causal, return_state,
+    )  # fmt: skip
+
+
 def _fake(
     x, weights, vectors, mask, xpos_scale, state, positions, hidden, heads, depth, scale, chunk_size, causal, return_state
 ):
@@ -196,28 +202,35 @@ def _fake(
     return x.new_empty(B, T, J, 3), [vectors.new_empty(shape) for _ in range(depth if return_state else 0)]
 
 
-def _flops(
-    x_shape, weights_shape, vectors_shape, mask_shape, xpos_shape, state_shapes, positions, hidden, heads, depth, scale,
-    chunk_size, causal, return_state, out_shape=None, **kwargs,
-) -> int:  # fmt: skip
+def _cost(
+    x, weights, vectors, mask, xpos_scale, state, positions, hidden, heads, depth, scale, chunk_size, causal, return_state
+):
     """The products of the layers, as the ops of the parts count them."""
-    B, T, J, C = x_shape
-    head = C // heads
-    linears = depth * ((8 if xpos_shape is None else 9) * C * C + 4 * C * hidden) + 3 * C
-    mixers = axial_attention_flops((B, T, J, 3, heads, head), None, AXES["joint"])
-    if xpos_shape is None:
-        mixers += axial_attention_flops((B, T, J, 3, heads, head), mask_shape, AXES["frame"])
+    B, T, J, C = x.shape
+    rows, parts = B * T * J, [block_cost(x, None, AXES["joint"], hidden, heads)]
+    if xpos_scale is None:
+        parts.append(block_cost(x, mask, AXES["frame"], hidden, heads))
     else:
-        state = state_shapes[0] if state_shapes else None
-        q_shape = B, T, J, heads, head
-        mixers += retention_flops(q_shape, q_shape, q_shape, None, state, None, 1.0, min(chunk_size, T), causal, return_state)
-    return 2 * B * T * J * linears + depth * mixers
+        q = x.new_empty(B, T, J, heads, C // heads, device="meta")
+        retained = retention_cost(q, q, state or None, min(chunk_size, T), causal, return_state)
+        projections = [(1, rows, C, 4 * C), *retained.products, (1, rows, C, C)]
+        parts += [Cost(10 * rows * C * C + retained.flops, projections), block_cost(x, None, NO_ATTENTION, hidden, heads)]
+    return Cost(
+        flops=depth * sum(part.flops for part in parts) + 6 * rows * C,
+        products=[shape for part in parts for shape in part.products] * depth + [(1, rows, C, 3)],
+    )
 
 
 ALTERNATING_TRANSFORMER = Op(
+    alternating_transformer,
+    _reference,
     "alternating_transformer(Tensor x, Tensor weights, Tensor vectors, Tensor? mask, Tensor? xpos_scale, Tensor[] state, "
     "int positions, int hidden, int heads, int depth, float scale, int chunk_size, bool causal, bool return_state) "
     "-> (Tensor poses, Tensor[] state)",
+    maps="x weights",
+    parameters="xpos_scale",
+    kernels=_kernels,
+    autocast=False,
     fake=_fake,
-    flops=_flops,
+    cost=_cost,
 )

@@ -5,10 +5,15 @@ and along the frames in turn, HTP (arXiv 2508.21363) with a mask of the most sim
 (B, T, J, 3, H, D) buffer, as the projection wrote it.
 """
 
+import math
+
 import torch
 
-from ._op import Op, autocast_dtype, check_device, check_float, check_shape, kernel_dtype, no_autocast
+from ._checks import check_constant, check_device, check_float, check_map, check_shape
+from ._op import Cost, Kernel, Op, gradient_products
 from .topk_temporal_mask import BITS, unpack_mask
+
+__all__ = ["axial_attention", "axial_attention_ref"]
 
 AXES = {"joint": 0, "frame": 1}
 MAX_CHANNELS = 256  # of a head
@@ -40,9 +45,7 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
     check_float(op, qkv=qkv)
     if axis not in AXES:
         raise ValueError(f"{op}: axis is {axis!r}, expected 'joint' or 'frame'")
-    check_shape(op, "qkv", qkv, ("B", "T", "J", 3, "H", "D"))
-    if 0 in qkv.shape[1:]:
-        raise ValueError(f"{op}: qkv has shape {tuple(qkv.shape)}, expected no empty dimension after the first")
+    check_map(op, "qkv", qkv, ("B", "T", "J", 3, "H", "D"))
     if qkv.shape[5] > MAX_CHANNELS:
         raise ValueError(f"{op}: qkv has {qkv.shape[5]} channels per head, expected at most {MAX_CHANNELS}")
     if not 0 <= dropout_p < 1:
@@ -50,18 +53,9 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
     if mask is not None and axis != "frame":
         raise ValueError(f"{op}: mask is given with axis 'joint', expected None (masks are for the frame axis)")
     check_mask(op, mask, "qkv", qkv)
-    if (dtype := autocast_dtype(qkv)) is not None:
-        qkv = qkv.to(dtype)
     scale = qkv.shape[-1] ** -0.5 if scale is None else float(scale)
     seed = torch.randint(2**31, (1,), device=qkv.device) if dropout_p else None
-
-    ops = AXIAL_ATTENTION.namespace(qkv)
-    if ops is None:
-        with no_autocast(qkv):
-            return axial_attention_ref(qkv, axis, mask, scale, dropout_p, seed)
-    (x,) = kernel_dtype(qkv)
-    out, _ = ops.axial_attention(x, kernel_mask(op, mask, qkv), AXES[axis], scale, dropout_p, seed)
-    return out.to(qkv.dtype)
+    return AXIAL_ATTENTION(qkv, axis, mask, scale, dropout_p, seed)
 
 
 def axial_attention_ref(qkv, axis, mask=None, scale=None, dropout_p=0.0, seed=None):
@@ -115,21 +109,25 @@ def check_mask(op, mask, name, x):
     B, T, J = x.shape[:3]
     keys = -(-T // BITS) if kind == torch.int32 else T
     check_shape(op, "mask", mask, *((b, j, T, keys) for b in (B, 1) for j in (J, 1)))
-    check_device(op, name, x, mask=mask)
+    check_device(op, name, x, "mask", mask)
 
 
 def kernel_mask(op, mask, x):
     """A mask that is checked, as the kernels take it."""
     if mask is None:
         return None
-    if mask.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{op}: mask requires a gradient, which only backend('reference') has")
+    check_constant(op, "mask", mask)
     B, T, J = x.shape[:3]
     return (mask.float() if mask.is_floating_point() else mask).expand(B, J, T, -1)
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
 # The kernels read q, k and v by their strides; only D must be contiguous, and the three may lie anywhere.
+
+
+def _kernels(ops, qkv, axis, mask, scale, dropout_p, seed):
+    out, _ = ops.axial_attention(qkv, kernel_mask("axial_attention", mask, qkv), AXES[axis], scale, dropout_p, seed)
+    return out
 
 
 def _fake(qkv, mask, axis, scale, dropout_p, seed):
@@ -141,42 +139,51 @@ def _fake_bwd(dout, qkv, out, lse, mask, axis, scale, dropout_p, seed):
     return qkv.new_empty(qkv.shape)
 
 
-def _setup_context(ctx, inputs, output):
-    qkv, mask, ctx.axis, ctx.scale, ctx.dropout_p, seed = inputs
-    ctx.save_for_backward(qkv, *output, mask, seed)
+def attention_cost(qkv, mask, axis):
+    """The two products, as FlopCounterMode counts scaled_dot_product_attention; a mask saves no FLOPs. A kernel may skip what
+    a packed one hides."""
+    B, T, J, _, H, D = qkv.shape
+    (rows, N), keys = (J, T) if axis else (T, J), _keys(qkv, mask, axis)
+    return Cost(
+        flops=4 * B * T * J * N * H * D,
+        products=[(B * rows * H, N, D, keys), (B * rows * H, N, keys, D)],
+        exponentials=B * T * J * H * keys,
+    )
 
 
-def _backward(ops, ctx, dout, _):
-    qkv, out, lse, mask, seed = ctx.saved_tensors
-    dqkv = ops.axial_attention_bwd(dout, qkv, out, lse, mask, ctx.axis, ctx.scale, ctx.dropout_p, seed)
-    return dqkv, None, None, None, None, None
+def _keys(qkv, mask, axis):
+    """How many keys a query meets: of a packed mask that can be read those that it sees, on average."""
+    _, T, J, *_ = qkv.shape
+    if mask is None or mask.dtype != torch.int32 or mask.device.type == "meta" or type(mask) is not torch.Tensor:
+        return T if axis else J
+    return math.ceil(unpack_mask(mask, T).sum(-1, dtype=torch.float32).mean().item())
 
 
-def flops(qkv_shape, mask_shape, axis, *args, out_shape=None, **kwargs) -> int:
-    """The two products, as FlopCounterMode counts scaled_dot_product_attention; a mask saves nothing."""
-    B, T, J, _, H, D = qkv_shape
-    return 4 * B * T * J * (T if axis else J) * H * D
+def _cost(qkv, mask, axis, *args):
+    return attention_cost(qkv, mask, axis)
 
 
-def _flops_bwd(dout_shape, qkv_shape, out_shape_, lse_shape, mask_shape, axis, *args, out_shape=None, **kwargs) -> int:
+def _cost_bwd(dout, qkv, out, lse, mask, axis, *args):
     """Five products where the forward has two: the scores again, and two per gradient of the forward's."""
-    return flops(qkv_shape, mask_shape, axis) * 5 // 2
+    forward = attention_cost(qkv, mask, axis)
+    return Cost(forward.flops * 5 // 2, gradient_products(forward.products), forward.exponentials)
 
 
 AXIAL_ATTENTION = Op(
+    axial_attention,
+    axial_attention_ref,
     "axial_attention(Tensor qkv, Tensor? mask, int axis, float scale, float dropout_p, Tensor? seed) "
     "-> (Tensor out, Tensor lse)",
+    maps="qkv",
+    kernels=_kernels,
     fake=_fake,
+    cost=_cost,
     triton="axial_attention:forward",
-    flops=flops,
-    setup_context=_setup_context,
-    backward=_backward,
-)
-Op(
-    "axial_attention_bwd(Tensor dout, Tensor qkv, Tensor out, Tensor lse, Tensor? mask, int axis, float scale, "
-    "float dropout_p, Tensor? seed) -> Tensor dqkv",
-    fake=_fake_bwd,
-    triton="axial_attention:backward",
-    flops=_flops_bwd,
-    public=False,
+    backward=Kernel(
+        "axial_attention_bwd(Tensor dout, Tensor qkv, Tensor out, Tensor lse, Tensor? mask, int axis, float scale, "
+        "float dropout_p, Tensor? seed) -> Tensor dqkv",
+        fake=_fake_bwd,
+        cost=_cost_bwd,
+        triton="axial_attention:backward",
+    ),
 )

@@ -5,19 +5,13 @@ Source: Gu & Dao, "Mamba" (2023), section 3.4; signatures and layouts of the cau
 
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from ._op import (
-    Op,
-    autocast_dtype,
-    check_device,
-    check_dtype,
-    check_float,
-    check_shape,
-    kernel_dtype,
-    map_like,
-    no_autocast,
-)
+from ._checks import check_device, check_dtype, check_float, check_index, check_shape
+from ._layout import map_like
+from ._op import Cost, Kernel, Op
+from ._torch import autocast_dtype, written
+
+__all__ = ["causal_conv1d_fn", "causal_conv1d_ref", "causal_conv1d_update", "causal_conv1d_update_ref"]
 
 
 def causal_conv1d_fn(
@@ -64,22 +58,12 @@ def causal_conv1d_fn(
     check_shape(op, "seq_idx", seq_idx, (batch, length))
     if seq_idx is not None and (initial_states is not None or return_final_states):
         raise ValueError(f"{op}: seq_idx is given, expected neither initial_states nor return_final_states with it")
-    check_device(op, "x", x, weight=weight, bias=bias, seq_idx=seq_idx, initial_states=initial_states,
-                 final_states_out=final_states_out)  # fmt: skip
     if (dtype := autocast_dtype(x)) is not None:
         x = x.to(dtype)
     if initial_states is not None:
         initial_states = initial_states.to(x.dtype)
-
-    ops = CAUSAL_CONV1D.namespace(x, weight, bias, initial_states)
-    if ops is None:
-        with no_autocast(x):
-            return causal_conv1d_ref(
-                x, weight, bias, seq_idx, initial_states, return_final_states, final_states_out, activation
-            )
-    weight, bias = weight.float(), None if bias is None else bias.float()
-    y, states = kernel_dtype(x, initial_states)
-    out = ops.causal_conv1d(y, weight, bias, seq_idx, states, silu).to(x.dtype)
+    check_device(op, "x", x, "final_states_out", final_states_out)
+    out = CAUSAL_CONV1D(x, weight, bias, seq_idx, initial_states, silu)
     return (out, _final_states(x, initial_states, width, final_states_out)) if return_final_states else out
 
 
@@ -151,27 +135,10 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
     _check_int32(op, cache_seqlens=cache_seqlens, conv_state_indices=conv_state_indices)
     check_shape(op, "cache_seqlens", cache_seqlens, (batch,))
     check_shape(op, "conv_state_indices", conv_state_indices, (batch,))
-    check_device(op, "x", x, conv_state=conv_state, weight=weight, bias=bias, cache_seqlens=cache_seqlens,
-                 conv_state_indices=conv_state_indices)  # fmt: skip
-    _check_rows(op, conv_state_indices, conv_state.shape[0])
-    if (dtype := autocast_dtype(x)) is not None:
-        x = x.to(dtype)
-
+    if conv_state_indices is not None:
+        check_index(op, "conv_state_indices", conv_state_indices, "row", conv_state.shape[0])
     with torch.no_grad():
-        ops = CAUSAL_CONV1D_UPDATE.namespace(x)
-        if ops is None:
-            return causal_conv1d_update_ref(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
-        (y,) = kernel_dtype(x)
-        states = conv_state.to(y.dtype)
-        steps = y.unsqueeze(-1) if y.dim() == 2 else y
-        out = ops.causal_conv1d_update(
-            steps, states, weight.float(), None if bias is None else bias.float(), silu, cache_seqlens, conv_state_indices
-        )
-        if states is not conv_state:
-            conv_state.copy_(states)
-        elif not torch.compiler.is_compiling() and not conv_state.is_inference():
-            torch.autograd.graph.increment_version(conv_state)  # so that autograd sees the write
-        return out.view(x.shape).to(x.dtype)
+        return CAUSAL_CONV1D_UPDATE(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
 
 
 def causal_conv1d_update_ref(x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None):
@@ -216,15 +183,12 @@ def _check_int32(op, **tensors):
             check_dtype(op, name, x, torch.int32)
 
 
-def _check_rows(op, rows, count):
-    """ValueError if a row is `count` or more, where values can be read at once: not on a GPU, nor while a graph is traced."""
-    traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
-    if rows is not None and rows.device.type == "cpu" and type(rows) is torch.Tensor and not traced and rows.numel():
-        if (row := rows.max().item()) >= count:
-            raise ValueError(f"{op}: conv_state_indices names row {row}, expected less than {count}")
-
-
 # ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _reference(x, weight, bias, seq_idx, initial_states, silu):
+    activation = "silu" if silu else None
+    return causal_conv1d_ref(x, weight, bias, seq_idx, initial_states, activation=activation)
 
 
 def _fake(x, weight, bias, seq_idx, initial_states, silu):
@@ -237,56 +201,61 @@ def _fake_bwd(dout, x, weight, bias, seq_idx, initial_states, silu):
     return map_like(x), weight.new_empty(weight.shape), dbias, dinitial
 
 
-def _setup_context(ctx, inputs, output):
-    *tensors, ctx.silu = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward(ops, ctx, dout):
-    _, _, bias, _, initial_states = ctx.saved_tensors
-    dx, dweight, dbias, dinitial = ops.causal_conv1d_bwd(dout, *ctx.saved_tensors, ctx.silu)
-    return dx, dweight, None if bias is None else dbias, None, None if initial_states is None else dinitial, None
-
-
-def _flops(x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+def _cost(x, weight, bias, seq_idx, initial_states, silu):
     """A product and a sum per step, channel and weight, as FlopCounterMode counts a convolution."""
-    batch, dim, length = x_shape
-    return 2 * batch * dim * length * weight_shape[1]
+    return Cost(flops=2 * x.numel() * weight.shape[1], exponentials=x.numel() * silu)
 
 
-def _flops_bwd(dout_shape, x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+def _cost_bwd(dout, *args):
     """Twice the forward: the gradients of x and of the weights."""
-    return 2 * _flops(x_shape, weight_shape)
+    forward = _cost(*args)
+    return forward._replace(flops=2 * forward.flops)
+
+
+CAUSAL_CONV1D = Op(
+    causal_conv1d_fn,
+    _reference,
+    "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, Tensor? seq_idx, Tensor? initial_states, bool silu) -> Tensor out",
+    maps="x initial_states",
+    parameters="weight bias",
+    fake=_fake,
+    cost=_cost,
+    triton="causal_conv1d:forward",
+    backward=Kernel(
+        "causal_conv1d_bwd(Tensor dout, Tensor x, Tensor weight, Tensor? bias, Tensor? seq_idx, Tensor? initial_states, "
+        "bool silu) -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dinitial_states)",
+        fake=_fake_bwd,
+        cost=_cost_bwd,
+        triton="causal_conv1d:backward",
+    ),
+)
+
+
+def _update(ops, x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices):
+    states = conv_state.to(x.dtype)
+    steps, silu = x.unsqueeze(-1) if x.dim() == 2 else x, activation is not None
+    out = ops.causal_conv1d_update(steps, states, weight, bias, silu, cache_seqlens, conv_state_indices)
+    written(conv_state, states)
+    return out.view(x.shape)
 
 
 def _fake_update(x, conv_state, weight, bias, silu, cache_seqlens, conv_state_indices):
     return x.new_empty(x.shape)
 
 
-def _flops_update(x_shape, conv_state_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
-    return _flops(x_shape, weight_shape)
+def _cost_update(x, conv_state, weight, bias, silu, *rest):
+    return _cost(x, weight, bias, None, None, silu)
 
 
-CAUSAL_CONV1D = Op(
-    "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, Tensor? seq_idx, Tensor? initial_states, bool silu) -> Tensor out",
-    fake=_fake,
-    triton="causal_conv1d:forward",
-    flops=_flops,
-    setup_context=_setup_context,
-    backward=_backward,
-)
-Op(
-    "causal_conv1d_bwd(Tensor dout, Tensor x, Tensor weight, Tensor? bias, Tensor? seq_idx, Tensor? initial_states, "
-    "bool silu) -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dinitial_states)",
-    fake=_fake_bwd,
-    triton="causal_conv1d:backward",
-    flops=_flops_bwd,
-    public=False,
-)
 CAUSAL_CONV1D_UPDATE = Op(
+    causal_conv1d_update,
+    causal_conv1d_update_ref,
     "causal_conv1d_update(Tensor x, Tensor(a!) conv_state, Tensor weight, Tensor? bias, bool silu, Tensor? cache_seqlens, "
     "Tensor? conv_state_indices) -> Tensor out",
+    maps="x",
+    parameters="weight bias",
+    kernels=_update,
     fake=_fake_update,
+    cost=_cost_update,
     triton="causal_conv1d:update",
-    flops=_flops_update,
 )

@@ -7,16 +7,10 @@ the mask; torchvision.ops.deform_conv2d for the conventions. SasMamba samples th
 import torch
 import torch.nn.functional as F
 
-from ._op import (
-    Op,
-    autocast_dtype,
-    check_device,
-    check_float,
-    check_like,
-    check_shape,
-    kernel_dtype,
-    no_autocast,
-)
+from ._checks import check_float, check_shape
+from ._op import Cost, Kernel, Op
+
+__all__ = ["deform_conv2d", "deform_conv2d_ref"]
 
 
 def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
@@ -44,28 +38,21 @@ def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0
     check_float(op, {"bias": bias, "mask": mask}, input=input, offset=offset, weight=weight)
     stride, padding, dilation = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1)
     _check_shapes(op, input, offset, weight, bias, stride, padding, dilation, mask)
-    if (dtype := autocast_dtype(input)) is not None:
-        input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    check_like(op, "input", input, weight=weight, bias=bias)
-    check_device(op, "input", input, offset=offset, mask=mask)
-
+    out = DEFORM_CONV2D(input, offset, weight, bias, stride, padding, dilation, mask)
     channels_last = input.stride(1) == 1 and not input.is_contiguous()
-    ops = DEFORM_CONV2D.namespace(input, offset, mask, weight, bias)
-    if ops is None:
-        out = deform_conv2d_ref(input, offset, weight, bias, stride, padding, dilation, mask)
+    return out.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) if channels_last else out.contiguous()
+
+
+def _kernels(ops, input, offset, weight, bias, stride, padding, dilation, mask):
+    x = input.permute(0, 2, 3, 1)
+    x = x if x.stride(3) == 1 else x.contiguous()
+    if weight.shape[1] == 1 and weight.shape[0] == input.shape[1]:
+        weight, bias = weight.squeeze(1).permute(1, 2, 0).float(), None if bias is None else bias.float()
+        out = ops.deform_conv2d(x, offset, mask, weight, bias, stride, padding, dilation)
     else:
-        x, w, b = kernel_dtype(input, weight, bias)
-        x = x.permute(0, 2, 3, 1)
-        x = x if x.stride(3) == 1 else x.contiguous()
-        sampling = (offset.float(), None if mask is None else mask.float())
-        if weight.shape[1] == 1 and weight.shape[0] == input.shape[1]:
-            w, b = w.squeeze(1).permute(1, 2, 0).float(), None if b is None else b.float()
-            out = ops.deform_conv2d(x, *sampling, w, b, stride, padding, dilation)
-        else:
-            columns = ops.deform_sample(x, *sampling, list(weight.shape[2:]), stride, padding, dilation)
-            out = _multiply(columns, w, b)
-        out = out.permute(0, 3, 1, 2).to(input.dtype)
-    return out.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        columns = ops.deform_sample(x, offset, mask, list(weight.shape[2:]), stride, padding, dilation)
+        out = _multiply(columns, weight, bias)
+    return out.permute(0, 3, 1, 2)
 
 
 def _multiply(columns, weight, bias):
@@ -86,8 +73,7 @@ def deform_conv2d_ref(input, offset, weight, bias=None, stride=(1, 1), padding=(
     groups = input.shape[1] // weight.shape[1]
     columns = columns.unflatten(1, (groups, -1)).flatten(2, 3)
     weight = weight.to(dtype).flatten(1).unflatten(0, (groups, -1))
-    with no_autocast(input):  # the float32 above is meant
-        out = torch.einsum("bgkhw,gok->bgohw", columns, weight).flatten(1, 2)
+    out = torch.einsum("bgkhw,gok->bgohw", columns, weight).flatten(1, 2)
     if bias is not None:
         out = out + bias.to(dtype)[:, None, None]
     return out.to(input.dtype)
@@ -164,9 +150,7 @@ def _check_shapes(op, input, offset, weight, bias, stride, padding, dilation, ma
 
 
 def _out_size(size, kernel_size, stride, padding, dilation):
-    return tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel_size, stride, padding, dilation)
-    )
+    return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel_size, stride, padding, dilation))
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
@@ -191,87 +175,58 @@ def _fake_sample_bwd(dout, input, offset, mask, kernel_size, stride, padding, di
     return input.new_empty(input.shape), torch.empty_like(offset), dmask
 
 
-def _setup_context(ctx, inputs, output):
-    input, offset, mask, weight, bias, *ctx.geometry = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(input, offset, mask, weight)
-
-
-def _backward(ops, ctx, dout):
-    _, _, mask, _ = ctx.saved_tensors
-    dinput, doffset, dmask, dweight, dbias = ops.deform_conv2d_bwd(dout, *ctx.saved_tensors, *ctx.geometry)
-    return dinput, doffset, None if mask is None else dmask, dweight, dbias if ctx.has_bias else None, None, None, None
-
-
-def _setup_context_sample(ctx, inputs, output):
-    *tensors, ctx.kernel_size, ctx.stride, ctx.padding, ctx.dilation = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward_sample(ops, ctx, dcolumns):
-    _, _, mask = ctx.saved_tensors
-    dinput, doffset, dmask = ops.deform_sample_bwd(
-        dcolumns, *ctx.saved_tensors, ctx.kernel_size, ctx.stride, ctx.padding, ctx.dilation
-    )
-    return dinput, doffset, None if mask is None else dmask, None, None, None, None
-
-
-def _flops(input_shape, offset_shape, mask_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+def _cost(input, offset, mask, weight, *args):
     """Per output value and tap four multiply-adds to interpolate and one for the weight. Not counted, as it is shared
     by all channels: where to sample, and the mask."""
-    batch, _, _, channels = input_shape
-    return 10 * batch * offset_shape[2] * offset_shape[3] * weight_shape[0] * weight_shape[1] * channels
+    return Cost(flops=10 * _taps(input, offset, weight.shape[:2]))
 
 
-def _flops_bwd(dout_shape, *args, out_shape=None, **kwargs) -> int:
-    """Twice the forward, the convention of FlopCounterMode for a product and its two gradients."""
-    return 2 * _flops(*args)
-
-
-def _flops_sample(input_shape, offset_shape, mask_shape, kernel_size, *args, out_shape=None, **kwargs) -> int:
+def _cost_sample(input, offset, mask, kernel_size, *args):
     """Four multiply-adds per sampled value."""
-    batch, _, _, channels = input_shape
-    return 8 * batch * offset_shape[2] * offset_shape[3] * kernel_size[0] * kernel_size[1] * channels
+    return Cost(flops=8 * _taps(input, offset, kernel_size))
 
 
-def _flops_sample_bwd(dout_shape, *args, out_shape=None, **kwargs) -> int:
-    """Twice the forward."""
-    return 2 * _flops_sample(*args)
+def _taps(input, offset, kernel_size):
+    batch, _, _, channels = input.shape
+    return batch * offset.shape[2] * offset.shape[3] * kernel_size[0] * kernel_size[1] * channels
+
+
+def _twice(cost):
+    """The convention of FlopCounterMode for a product and its two gradients."""
+    return lambda dout, *args: Cost(flops=2 * cost(*args).flops)
 
 
 DEFORM_CONV2D = Op(
+    deform_conv2d,
+    deform_conv2d_ref,
     "deform_conv2d(Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, int[] stride, "
-    "int[] padding, int[] dilation) -> Tensor",
+    "int[] padding, int[] dilation) -> Tensor out",
+    maps="input weight bias",
+    parameters="offset mask",
+    kernels=_kernels,
     fake=_fake,
+    cost=_cost,
     triton="deform_conv2d:forward",
-    flops=_flops,
-    setup_context=_setup_context,
-    backward=_backward,
+    backward=Kernel(
+        "deform_conv2d_bwd(Tensor dout, Tensor input, Tensor offset, Tensor? mask, Tensor weight, int[] stride, "
+        "int[] padding, int[] dilation) "
+        "-> (Tensor dinput, Tensor doffset, Tensor dmask, Tensor dweight, Tensor dbias)",
+        fake=_fake_bwd,
+        cost=_twice(_cost),
+        triton="deform_conv2d:backward",
+    ),
 )
-Op(
-    "deform_conv2d_bwd(Tensor dout, Tensor input, Tensor offset, Tensor? mask, Tensor weight, int[] stride, "
-    "int[] padding, int[] dilation) "
-    "-> (Tensor dinput, Tensor doffset, Tensor dmask, Tensor dweight, Tensor dbias)",
-    fake=_fake_bwd,
-    triton="deform_conv2d:backward",
-    flops=_flops_bwd,
-    public=False,
-)
-Op(
+Kernel(
     "deform_sample(Tensor input, Tensor offset, Tensor? mask, int[] kernel_size, int[] stride, int[] padding, "
-    "int[] dilation) -> Tensor",
+    "int[] dilation) -> Tensor columns",
     fake=_fake_sample,
+    cost=_cost_sample,
     triton="deform_conv2d:sample",
-    flops=_flops_sample,
-    setup_context=_setup_context_sample,
-    backward=_backward_sample,
-    public=False,
-)
-Op(
-    "deform_sample_bwd(Tensor dcolumns, Tensor input, Tensor offset, Tensor? mask, int[] kernel_size, int[] stride, "
-    "int[] padding, int[] dilation) -> (Tensor dinput, Tensor doffset, Tensor dmask)",
-    fake=_fake_sample_bwd,
-    triton="deform_conv2d:sample_backward",
-    flops=_flops_sample_bwd,
-    public=False,
+    backward=Kernel(
+        "deform_sample_bwd(Tensor dcolumns, Tensor input, Tensor offset, Tensor? mask, int[] kernel_size, int[] stride, "
+        "int[] padding, int[] dilation) -> (Tensor dinput, Tensor doffset, Tensor dmask)",
+        fake=_fake_sample_bwd,
+        cost=_twice(_cost_sample),
+        triton="deform_conv2d:sample_backward",
+    ),
 )

@@ -7,7 +7,10 @@ every call; here the lower index wins, and noise is an argument.
 
 import torch
 
-from ._op import Op, check_device, check_float, check_shape, kernel_dtype, no_autocast
+from ._checks import check_float, check_map, check_shape
+from ._op import Cost, Op
+
+__all__ = ["density_peak_prune", "density_peak_prune_ref"]
 
 NOISE = 1e-6  # of the density, per unit of the noise
 
@@ -43,24 +46,14 @@ def density_peak_prune(x, kept, k=2, mask=None, noise=None, valid=None):
     """
     op = "density_peak_prune"
     check_float(op, x=x)
-    check_shape(op, "x", x, ("B", "T", "C"))
-    B, T, C = x.shape
-    if T == 0 or C == 0:
-        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")
+    B, T, _ = check_map(op, "x", x, ("B", "T", "C"))
     for name, value in (("kept", kept), ("k", k)):
         if not 1 <= value <= T:
             raise ValueError(f"{op}: {name} is {value}, expected 1 <= {name} <= T={T}")
     for name, y, shape in (("mask", mask, (B, T, T)), ("noise", noise, (B, T)), ("valid", valid, (B, T))):
-        _check_other(op, name, y, shape, x)
-    x = x.detach()
-
-    ops = DENSITY_PEAK_PRUNE.namespace(x)
-    if ops is None:
-        with no_autocast(x):
-            return density_peak_prune_ref(x, kept, k, mask, noise, valid)
-    (x,) = kernel_dtype(x)
-    mask, noise = (None if y is None else y.detach().float() for y in (mask, noise))
-    return ops.density_peak_prune(x, kept, k, mask, noise, valid)
+        _check_other(op, name, y, shape)
+    mask, noise = (None if y is None else y.detach() for y in (mask, noise))
+    return DENSITY_PEAK_PRUNE(x.detach(), kept, k, mask, noise, valid)
 
 
 @torch.no_grad()
@@ -90,7 +83,7 @@ def density_peak_prune_ref(x, kept, k=2, mask=None, noise=None, valid=None):
     return indices, scores
 
 
-def _check_other(op, name, y, shape, x):
+def _check_other(op, name, y, shape):
     if y is None:
         return
     bools, floats = name != "noise", name != "valid"
@@ -99,7 +92,6 @@ def _check_other(op, name, y, shape, x):
         expected = {"mask": "bool or floating point", "noise": "floating point", "valid": "bool"}[name]
         raise TypeError(f"{op}: {name} is {kind}, expected a tensor of {expected}")
     check_shape(op, name, y, shape)
-    check_device(op, "x", x, **{name: y})
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
@@ -110,16 +102,21 @@ def _fake(x, kept, k, mask, noise, valid):
     return x.new_empty(B, kept, dtype=torch.int64), x.new_empty(B, T, dtype=torch.float32)
 
 
-def _flops(x_shape, *args, out_shape=None, **kwargs) -> int:
-    """The product of the tokens with themselves, of which the CPU computes but half: it is symmetric."""
-    B, T, C = x_shape
-    return 2 * B * T * T * C
+def _cost(x, kept, k, mask, noise, valid):
+    """The product of the tokens with themselves. It is symmetric: half of it would do."""
+    B, T, C = x.shape
+    return Cost(flops=2 * B * T * T * C, products=[(B, T, C, (T + 1) // 2)])
 
 
 DENSITY_PEAK_PRUNE = Op(
+    density_peak_prune,
+    density_peak_prune_ref,
     "density_peak_prune(Tensor x, int kept, int k, Tensor? mask, Tensor? noise, Tensor? valid) "
     "-> (Tensor indices, Tensor scores)",
+    maps="x",
+    parameters="mask noise",
+    autocast=False,
     fake=_fake,
+    cost=_cost,
     triton="density_peak_prune:forward",
-    flops=_flops,
 )

@@ -10,8 +10,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, check_device, check_float, check_shape, kernel_dtype, no_autocast
+from ._checks import check_float, check_shape
+from ._op import Cost, Op
 from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panels
+
+__all__ = ["MixSynthSizes", "mixsynth_encoder", "mixsynth_encoder_ref", "pack_mixsynth"]
 
 
 class MixSynthSizes(NamedTuple):
@@ -53,18 +56,11 @@ def mixsynth_encoder(x, weights, sizes):
     size = packed_size(sizes) if torch.compiler.is_compiling() else _known_size(sizes)
     check_shape(op, "x", x, ("N", sizes.keyframes or sizes.frames, sizes.poses))
     check_shape(op, "weights", weights, (size,))
-    check_device(op, "x", x, weights=weights)
     wanted = torch.float64 if x.dtype == torch.float64 else torch.float32
     if weights.dtype != wanted:
         raise TypeError(f"{op}: weights has dtype {weights.dtype}, expected {wanted} for x of {x.dtype}")
 
-    ops = MIXSYNTH_ENCODER.inference_namespace(x, weights)
-    if ops is None:
-        with no_autocast(x):
-            return mixsynth_encoder_ref(x, weights, sizes)
-    (wide,) = kernel_dtype(x)
-    frames, keyframes, _, *rest = sizes
-    return ops.mixsynth_encoder(wide, weights, frames, *rest, bool(keyframes)).to(x.dtype)
+    return MIXSYNTH_ENCODER(x, weights, sizes)
 
 
 def mixsynth_encoder_ref(x, weights, sizes):
@@ -198,26 +194,44 @@ def layout(sizes):
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
+def _kernels(ops, x, weights, sizes):
+    frames, keyframes, _, *rest = sizes
+    return ops.mixsynth_encoder(x, weights, frames, *rest, bool(keyframes))
+
+
 def _fake(x, weights, frames, dim, hidden, depth, r_t, r_s, interpolates):
     return x.new_empty(x.shape[0], frames, x.shape[2])
 
 
-def _flops(x_shape, weights_shape, frames, dim, hidden, depth, r_t, r_s, interpolates, out_shape=None, **kwargs) -> int:
-    """The products, two per multiplication; those of squeeze-excitation and re-weighting too."""
-    N, given, poses = x_shape
+def _cost(x, weights, frames, dim, hidden, depth, r_t, r_s, interpolates):
+    """The products, two FLOPs per multiplication, those of squeeze-excitation and re-weighting too, which a bound leaves out.
+    What has weights takes all windows at once. Exponentials of the softmax and of GELU."""
+    N, given, poses = x.shape
     channel_keys, frame_keys = dim // r_s, frames // r_t
     few_frames, few_channels = max(1, frames // 4), max(1, dim // 4)
     left, right = frame_keys + channel_keys * (r_s > 1), channel_keys + frame_keys * (r_t > 1)
     attention = frames * dim * (left + right + frame_keys + channel_keys + dim)
     small = 4 * frames * few_frames + 2 * dim * few_channels
     layer = attention + small + 2 * frames * dim * hidden
-    return 2 * N * (depth * layer + 2 * frames * dim * poses + (frames * given * poses if interpolates else 0))
+    products = [(1, N * frames, dim, left), (N, right, frames, dim), (N, frames, channel_keys + frame_keys, dim)]
+    products += [(1, N * frames, dim, dim), (1, N * frames, dim, hidden), (1, N * frames, hidden, dim)]
+    ends = [(1, N * frames, poses, dim), (1, N * frames, dim, poses)] + [(N, frames, given, poses)] * interpolates
+    return Cost(
+        flops=2 * N * (depth * layer + 2 * frames * dim * poses + (frames * given * poses if interpolates else 0)),
+        products=ends + products * depth,
+        exponentials=N * depth * (frames * frame_keys + dim * channel_keys + frames * hidden),
+    )
 
 
 MIXSYNTH_ENCODER = Op(
+    mixsynth_encoder,
+    mixsynth_encoder_ref,
     "mixsynth_encoder(Tensor x, Tensor weights, int frames, int dim, int hidden, int depth, int r_t, int r_s, "
     "bool interpolates) -> Tensor",
+    maps="x",
+    kernels=_kernels,
+    autocast=False,
     fake=_fake,
+    cost=_cost,
     triton="mixsynth_encoder:forward",
-    flops=_flops,
 )

@@ -7,17 +7,11 @@ for xPos.
 
 import torch
 
-from ._op import (
-    Op,
-    autocast_dtype,
-    check_device,
-    check_float,
-    check_like,
-    check_shape,
-    exporting,
-    kernel_dtype,
-    no_autocast,
-)
+from ._checks import check_constant, check_float, check_map, check_shape
+from ._op import Cost, Kernel, Op, gradient_products
+from ._torch import exporting
+
+__all__ = ["retention", "retention_ref", "xpos_scale"]
 
 XPOS_BASE = 512  # frames over which a channel pair is scaled by its s_d once
 CAUSAL_CHUNK = 64  # frames between two states of the causal form, where it is free to choose
@@ -62,10 +56,6 @@ def retention(
     if decay is None:
         decay = 1 - torch.exp2(-5.0 - torch.arange(q.shape[-2], device=q.device, dtype=torch.float32))
     chunk_size = _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale)
-    if (dtype := autocast_dtype(q)) is not None:
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    check_like(op, "q", q, k=k, v=v)
-    check_device(op, "q", q, decay=decay, initial_state=initial_state, xpos_scale=xpos_scale)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
 
     # Rows (batch, joint) are clips whose joints are the row groups of the decay.
@@ -79,18 +69,7 @@ def retention(
         clip, state = [q, k, v], initial_state
     decay = decay.expand(clip[0].shape[2], -1)
 
-    ops = RETENTION.namespace(q, k, v, decay, state, xpos_scale)
-    if ops is None:
-        with no_autocast(q):
-            out, final = retention_ref(
-                *clip, decay, scale, state, chunk_size=chunk_size, causal=causal, xpos_scale=xpos_scale
-            )
-    else:
-        if xpos_scale is not None and xpos_scale.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{op}: xpos_scale requires a gradient, which only backend('reference') has")
-        as_float = [None if x is None else x.float() for x in (decay, state, xpos_scale)]
-        out, final = ops.retention(*kernel_dtype(*clip), *as_float, scale, chunk_size, causal, output_final_state)
-        out = out.to(q.dtype)
+    out, final = RETENTION(*clip, decay, state, xpos_scale, scale, chunk_size, causal, output_final_state)
     if rows:
         out, final = out.movedim(2, 1).flatten(0, 1), final.flatten(0, 1) if output_final_state else None
     return out, final if output_final_state else None
@@ -139,10 +118,7 @@ def xpos_scale(head_dim, device=None):
 def _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale):
     """The chunk size to use."""
     rows, clip = ("B", "T", "H", "K"), ("B", "T", "J", "H", "K")
-    check_shape(op, "q", q, rows, clip)
-    if 0 in q.shape[1:]:
-        raise ValueError(f"{op}: q has shape {tuple(q.shape)}, expected no empty dimension after the first")
-    *lead, K = q.shape
+    *lead, K = check_map(op, "q", q, rows, clip)
     B, T, *J, H = lead
     check_shape(op, "k", k, tuple(q.shape))
     check_shape(op, "v", v, (*lead, "V"))
@@ -171,64 +147,73 @@ def _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale):
 # The ops take clips (B, T, J, H, .) by their strides, with a contiguous last dimension; everything else is float32.
 
 
+def _reference(q, k, v, decay, initial_state, xpos_scale, scale, chunk_size, causal, output_final_state):
+    return retention_ref(q, k, v, decay, scale, initial_state, chunk_size=chunk_size, causal=causal, xpos_scale=xpos_scale)
+
+
+def _kernels(ops, q, k, v, decay, initial_state, xpos_scale, *sizes):
+    check_constant("retention", "xpos_scale", xpos_scale)
+    return ops.retention(q, k, v, decay, initial_state, xpos_scale, *sizes)
+
+
 def _fake(q, k, v, decay, initial_state, xpos_scale, scale, chunk_size, causal, output_final_state):
     B, T, J, H, K = q.shape
     state = (B, J, H, K, v.shape[-1]) if output_final_state else (0,)
     return v.new_empty(v.shape), decay.new_empty(state)
 
 
-def _fake_bwd(dout, dfinal, q, k, v, decay, initial_state, xpos_scale, scale, chunk_size, causal):
+def _fake_bwd(dout, dfinal_state, q, k, v, decay, initial_state, xpos_scale, scale, chunk_size, causal):
     dstate = decay.new_empty(0) if initial_state is None else initial_state.new_empty(initial_state.shape)
     return *(x.new_empty(x.shape) for x in (q, k, v, decay)), dstate
 
 
-def _setup_context(ctx, inputs, output):
-    *tensors, ctx.scale, ctx.chunk_size, ctx.causal, ctx.has_final = inputs
-    ctx.save_for_backward(*tensors)
+def _cost(q, k, v, decay, initial_state, xpos_scale, scale, chunk_size, causal, output_final_state):
+    return retention_cost(q, v, initial_state, chunk_size, causal, output_final_state)
 
 
-def _backward(ops, ctx, dout, dfinal):
-    initial_state = ctx.saved_tensors[4]
-    dfinal = dfinal if ctx.has_final else None
-    *grads, dstate = ops.retention_bwd(dout, dfinal, *ctx.saved_tensors, ctx.scale, ctx.chunk_size, ctx.causal)
-    return *grads, dstate if initial_state is not None else None, None, None, None, None, None
-
-
-def flops(
-    q_shape, k_shape, v_shape, decay_shape, initial_state_shape, xpos_shape, scale, chunk_size, causal,
-    output_final_state, *args, out_shape=None, **kwargs,
-) -> int:  # fmt: skip
-    """q k^T and its product with v over the frames that a query sees in its chunk; the product with the state for every
-    frame that has one before it, and into the state for every frame that has one after it."""
-    B, T, J, H, K = q_shape
-    V = v_shape[-1]
+def retention_cost(q, v, initial_state, chunk_size, causal, output_final_state):
+    """q k^T and its product with v over the frames that a query sees in its chunk, which a product computes all, even if half
+    is masked; the product with the state for every frame that has one before it, and into the state for every frame that has
+    one after it."""
+    B, T, J, H, K = q.shape
+    V, rows = v.shape[-1], B * J * H
     full, last = divmod(T, chunk_size)
-    pairs = sum(n * (n + 1) // 2 if causal else n * n for n in [chunk_size] * full + [last])
-    reading = T if initial_state_shape is not None else T - min(T, chunk_size)
-    writing = T if output_final_state else T - (last or chunk_size)
-    return B * J * H * (2 * pairs * (K + V) + 2 * (reading + writing) * K * V)
+    lengths = [chunk_size] * full + [last] * (last > 0)
+    reading = lengths if initial_state is not None else lengths[1:]
+    writing = lengths if output_final_state else lengths[:-1]
+    pairs = sum(n * (n + 1) // 2 if causal else n * n for n in lengths)
+    several = lambda of, *shapes: [(rows * of.count(n), *shape(n)) for n in sorted(set(of)) for shape in shapes]
+    inside = several(lengths, lambda n: (n, K, n), lambda n: (n, n, V))
+    states = several(reading, lambda n: (n, K, V)) + several(writing, lambda n: (K, n, V))
+    return Cost(
+        flops=rows * (2 * pairs * (K + V) + 2 * (sum(reading) + sum(writing)) * K * V),
+        products=inside + states,
+    )
 
 
-def _flops_bwd(dout_shape, dfinal_shape, q_shape, k_shape, v_shape, *args, out_shape=None, **kwargs) -> int:
+def _cost_bwd(dout, dfinal_state, q, k, v, decay, initial_state, xpos_scale, scale, chunk_size, causal):
     """Five products where the forward has two."""
-    return flops(q_shape, k_shape, v_shape, *args, dfinal_shape is not None) * 5 // 2
+    forward = retention_cost(q, v, initial_state, chunk_size, causal, dfinal_state is not None)
+    return Cost(flops=forward.flops * 5 // 2, products=gradient_products(forward.products))
 
 
 RETENTION = Op(
+    retention,
+    _reference,
     "retention(Tensor q, Tensor k, Tensor v, Tensor decay, Tensor? initial_state, Tensor? xpos_scale, float scale, "
     "int chunk_size, bool causal, bool output_final_state) -> (Tensor out, Tensor final_state)",
+    maps="q k v",
+    parameters="decay initial_state xpos_scale",
+    kernels=_kernels,
     fake=_fake,
+    cost=_cost,
     triton="retention:forward",
-    flops=flops,
-    setup_context=_setup_context,
-    backward=_backward,
-)
-Op(
-    "retention_bwd(Tensor dout, Tensor? dfinal, Tensor q, Tensor k, Tensor v, Tensor decay, Tensor? initial_state, "
-    "Tensor? xpos_scale, float scale, int chunk_size, bool causal) "
-    "-> (Tensor dq, Tensor dk, Tensor dv, Tensor ddecay, Tensor dstate)",
-    fake=_fake_bwd,
-    triton="retention:backward",
-    flops=_flops_bwd,
-    public=False,
+    backward=Kernel(
+        "retention_bwd(Tensor dout, Tensor? dfinal_state, Tensor q, Tensor k, Tensor v, Tensor decay, Tensor? initial_state, "
+        "Tensor? xpos_scale, float scale, int chunk_size, bool causal) "
+        "-> (Tensor dq, Tensor dk, Tensor dv, Tensor ddecay, Tensor dinitial_state)",
+        fake=_fake_bwd,
+        cost=_cost_bwd,
+        triton="retention:backward",
+    ),
 )

@@ -9,19 +9,12 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ._op import (
-    Op,
-    autocast_dtype,
-    check_device,
-    check_float,
-    check_like,
-    check_shape,
-    exporting,
-    kernel_dtype,
-    map_like,
-    no_autocast,
-    saves_states,
-)
+from ._checks import check_float, check_like, check_shape
+from ._layout import map_like
+from ._op import Cost, Kernel, Op
+from ._torch import autocast_dtype, exporting, saves_states
+
+__all__ = ["selective_scan_fn", "selective_scan_ref"]
 
 CHUNK = 64  # steps between two saved states; kChunk in csrc/cpu/layout.h is the same
 MAX_STATES = 256
@@ -59,32 +52,17 @@ def selective_scan_fn(
     Raises:
         ValueError for wrong shapes, TypeError for wrong dtypes; both name the argument.
     """
+    op = "selective_scan_fn"
     optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state}
-    check_float("selective_scan_fn", optional, u=u, delta=delta, A=A, B=B, C=C)
-    _check_shapes("selective_scan_fn", u, delta, A, B, C, D, z, delta_bias, initial_state)
+    check_float(op, optional, u=u, delta=delta, A=A, B=B, C=C)
+    _check_shapes(op, u, delta, A, B, C, D, z, delta_bias, initial_state)
+    # B and C are maps like u if they vary, and parameters if they do not.
     if (dtype := autocast_dtype(u)) is not None:
-        u, delta, z = u.to(dtype), delta.to(dtype), None if z is None else z.to(dtype)
-        B, C = (x.to(dtype) if x.dim() > 2 else x for x in (B, C))
-    varying = {name: x for name, x in (("B", B), ("C", C)) if x.dim() > 2}
-    check_like("selective_scan_fn", "u", u, delta=delta, z=z, **varying)
-    check_device("selective_scan_fn", "u", u, A=A, B=B, C=C, D=D, delta_bias=delta_bias, initial_state=initial_state)
-
-    ops = SELECTIVE_SCAN.namespace(u, delta, A, B, C, D, z, delta_bias, initial_state)
-    if ops is None:
-        with no_autocast(u):
-            return selective_scan_ref(
-                u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, initial_state
-            )
-    B, C = (x.unsqueeze(1) if x.dim() == 3 else x if x.dim() == 4 else x.float() for x in (B, C))
-    if B.dim() == C.dim() == 4:
-        B, C = same_groups(B, C)
-    A, D, delta_bias, initial_state = (None if x is None else x.float() for x in (A, D, delta_bias, initial_state))
-    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    out, last_state, _ = ops.selective_scan(
-        *kernel_dtype(u, delta), A, *kernel_dtype(B, C), D, *kernel_dtype(z), delta_bias, delta_softplus,
-        initial_state, saves_states(*tensors),
-    )  # fmt: skip
-    out = out.to(u.dtype)
+        u, B, C = (x.to(dtype) if x.dim() > 2 else x for x in (u, B, C))
+    for name, x in (("B", B), ("C", C)):
+        if x.dim() > 2:
+            check_like(op, "u", u, name, x)
+    out, last_state = SELECTIVE_SCAN(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
     return (out, last_state) if return_last_state else out
 
 
@@ -178,6 +156,19 @@ def _check_shapes(op, u, delta, A, B, C, D, z, delta_bias, initial_state):
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
+def _reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state):
+    return selective_scan_ref(u, delta, A, B, C, D, z, delta_bias, delta_softplus, True, initial_state)
+
+
+def _kernels(ops, u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state):
+    B, C = (x.float() if x.dim() == 2 else (x.unsqueeze(1) if x.dim() == 3 else x).to(u.dtype) for x in (B, C))
+    if B.dim() == C.dim() == 4:
+        B, C = same_groups(B, C)
+    save_states = saves_states(u, delta, A, B, C, D, z, delta_bias, initial_state)
+    out, last_state, _ = ops.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, save_states)
+    return out, last_state
+
+
 def _fake(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, save_states):
     batch, dim, length = u.shape
     states = A.shape[1]
@@ -198,50 +189,37 @@ def _fake_bwd(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_soft
     return map_like(u), map_like(delta), *(like(x) for x in (A, B, C, D)), dz, like(delta_bias), dinitial
 
 
-def _setup_context(ctx, inputs, output):
-    u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, save_states = inputs
-    ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, output[2])
-    ctx.delta_softplus, ctx.has_initial_state, ctx.saved = delta_softplus, initial_state is not None, save_states
-    ctx.set_materialize_grads(False)
+def _cost(u, delta, A, *args):
+    """The official count of mamba's authors: 9 L D N for the scan and L D for the skip, per sequence. An exponential per step,
+    channel and state."""
+    return Cost(flops=u.numel() * (9 * A.shape[1] + 1), exponentials=u.numel() * A.shape[1])
 
 
-def _backward(ops, ctx, dout, dlast_state, _):
-    if not ctx.saved:
-        raise RuntimeError("selective_scan: called with save_states=False, which gives no gradients")
-    *tensors, states = ctx.saved_tensors
-    u = tensors[0]
-    dout = u.new_zeros(u.shape) if dout is None else dout
-    grads = ops.selective_scan_bwd(dout, dlast_state, *tensors, ctx.delta_softplus, ctx.has_initial_state, states)
-    grads = [g if x is not None else None for g, x in zip(grads, tensors)] + [grads[8] if ctx.has_initial_state else None]
-    return *grads[:8], None, grads[8], None
-
-
-def _flops(u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
-    """The official count of mamba's authors: 9 L D N for the scan and L D for the skip, per sequence."""
-    batch, dim, length = u_shape
-    return batch * (9 * length * dim * A_shape[1] + length * dim)
-
-
-def _flops_bwd(dout_shape, dlast_shape, u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
-    """Twice the forward, the convention of FlopCounterMode for a product and its two gradients."""
-    return 2 * _flops(u_shape, delta_shape, A_shape)
+def _cost_bwd(dout, dlast_state, *args):
+    """Twice the forward, the convention of FlopCounterMode for a product and its two gradients. The exponentials again: to
+    keep them would take N times the memory of the input."""
+    forward = _cost(*args)
+    return forward._replace(flops=2 * forward.flops)
 
 
 SELECTIVE_SCAN = Op(
+    selective_scan_fn,
+    _reference,
     "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "bool delta_softplus, Tensor? initial_state, bool save_states) -> (Tensor out, Tensor last_state, Tensor states)",
+    maps="u delta z",
+    parameters="A D delta_bias initial_state",
+    kernels=_kernels,
     fake=_fake,
+    cost=_cost,
     triton="selective_scan:forward",
-    flops=_flops,
-    setup_context=_setup_context,
-    backward=_backward,
-)
-Op(
-    "selective_scan_bwd(Tensor dout, Tensor? dlast_state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, "
-    "Tensor? D, Tensor? z, Tensor? delta_bias, bool delta_softplus, bool has_initial_state, Tensor states) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    fake=_fake_bwd,
-    triton="selective_scan:backward",
-    flops=_flops_bwd,
-    public=False,
+    backward=Kernel(
+        "selective_scan_bwd(Tensor dout, Tensor? dlast_state, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, "
+        "Tensor? D, Tensor? z, Tensor? delta_bias, bool delta_softplus, bool has_initial_state, Tensor states) "
+        "-> (Tensor du, Tensor ddelta, Tensor dA, Tensor dB, Tensor dC, Tensor dD, Tensor dz, Tensor ddelta_bias, "
+        "Tensor dinitial_state)",
+        fake=_fake_bwd,
+        cost=_cost_bwd,
+        triton="selective_scan:backward",
+    ),
 )

@@ -3,8 +3,12 @@
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, autocast_dtype, check_device, check_float, check_like, check_shape, kernel_dtype
+from ._checks import check_float, check_shape
+from ._op import Cost, Op
+from ._torch import written
 from .selective_scan import MAX_STATES, same_groups
+
+__all__ = ["selective_state_update", "selective_state_update_ref"]
 
 
 def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
@@ -37,26 +41,8 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
             raise ValueError(f"{op}: {name} has {y.shape[1]} groups, which do not divide the {dim} channels of x")
     check_shape(op, "D", D, (dim,))
     check_shape(op, "dt_bias", dt_bias, (dim,))
-    if (dtype := autocast_dtype(x)) is not None:
-        x, dt, B, C, z = (None if y is None else y.to(dtype) for y in (x, dt, B, C, z))
-    check_like(op, "x", x, dt=dt, B=B, C=C, z=z)
-    check_device(op, "x", x, state=state, A=A, D=D, dt_bias=dt_bias)
-
     with torch.no_grad():
-        ops = SELECTIVE_STATE_UPDATE.namespace(x)
-        if ops is None:
-            return selective_state_update_ref(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-        B, C = same_groups(*(y.unsqueeze(1) if y.dim() == 2 else y for y in (B, C)))
-        A, D, dt_bias = (None if y is None else y.float() for y in (A, D, dt_bias))
-        h = state if state.dtype == torch.float32 else state.float()
-        out = ops.selective_state_update(
-            h, *kernel_dtype(x, dt), A, *kernel_dtype(B, C), D, *kernel_dtype(z), dt_bias, dt_softplus
-        )
-        if h is not state:
-            state.copy_(h)
-        elif not torch.compiler.is_compiling() and not state.is_inference():
-            torch.autograd.graph.increment_version(state)  # so that autograd sees the write
-        return out.to(x.dtype)
+        return SELECTIVE_STATE_UPDATE(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
 
 
 def selective_state_update_ref(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
@@ -66,7 +52,7 @@ def selective_state_update_ref(state, x, dt, A, B, C, D=None, z=None, dt_bias=No
     if dt_bias is not None:
         dt = dt + dt_bias.to(dtype)
     dt = (F.softplus(dt) if dt_softplus else dt).unsqueeze(-1)
-    B, C = (y.to(dtype).reshape(y.shape[0], -1, y.shape[-1]) for y in (B, C))
+    B, C = (y.to(dtype).unsqueeze(1) if y.dim() == 2 else y.to(dtype) for y in (B, C))
     B, C = (y.repeat_interleave(x.shape[1] // y.shape[1], dim=1) for y in (B, C))
     h = torch.exp(dt * A.to(dtype)) * state.to(dtype) + dt * B * x.unsqueeze(-1)
     state.copy_(h)
@@ -81,20 +67,33 @@ def selective_state_update_ref(state, x, dt, A, B, C, D=None, z=None, dt_bias=No
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
+def _kernels(ops, state, x, dt, A, B, C, *rest):
+    B, C = same_groups(*(y.unsqueeze(1) if y.dim() == 2 else y for y in (B, C)))
+    h = state.float()
+    out = ops.selective_state_update(h, x, dt, A, B, C, *rest)
+    written(state, h)
+    return out
+
+
 def _fake(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus):
     return x.new_empty(x.shape)
 
 
-def _flops(state_shape, *args, out_shape=None, **kwargs) -> int:
+def _cost(state, *args):
     """The official count of one step: 9 D N for the state and D for the skip, per sequence."""
-    batch, dim, states = state_shape
-    return batch * dim * (9 * states + 1)
+    batch, dim, states = state.shape
+    return Cost(flops=batch * dim * (9 * states + 1), exponentials=state.numel())
 
 
 SELECTIVE_STATE_UPDATE = Op(
+    selective_state_update,
+    selective_state_update_ref,
     "selective_state_update(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
     "Tensor? dt_bias, bool dt_softplus) -> Tensor",
+    maps="x dt B C z",
+    parameters="A D dt_bias",
+    kernels=_kernels,
     fake=_fake,
+    cost=_cost,
     triton="selective_state_update:forward",
-    flops=_flops,
 )

@@ -7,17 +7,10 @@ the graph acts on joints and they on channels, they may come before or after; be
 import torch
 import torch.nn.functional as F
 
-from ._op import (
-    Op,
-    autocast_dtype,
-    check_device,
-    check_float,
-    check_joints,
-    check_like,
-    check_shape,
-    kernel_dtype,
-    no_autocast,
-)
+from ._checks import check_float, check_index, check_map, check_shape
+from ._op import Cost, Kernel, Op
+
+__all__ = ["skeleton_graph_conv", "skeleton_graph_conv_ref"]
 
 
 def skeleton_graph_conv(x, neighbours, weights, root=None, scale=None, shift=None, residual=None, relu=False):
@@ -44,29 +37,14 @@ def skeleton_graph_conv(x, neighbours, weights, root=None, scale=None, shift=Non
     """
     op = "skeleton_graph_conv"
     check_float(op, {"root": root, "scale": scale, "shift": shift, "residual": residual}, x=x, weights=weights)
-    check_shape(op, "x", x, ("B", "T", "J", "C"))
-    if 0 in x.shape[1:]:
-        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")
-    J = x.shape[2]
-    check_joints(op, "neighbours", neighbours, J)
+    _, _, J, _ = check_map(op, "x", x, ("B", "T", "J", "C"))
+    check_index(op, "neighbours", neighbours, "joint", J)
     check_shape(op, "neighbours", neighbours, (J, "D"))
     check_shape(op, "weights", weights, tuple(neighbours.shape))
-    check_tail(op, "x", x, (J,), root, scale, shift, residual)
-    check_device(op, "x", x, neighbours=neighbours, weights=weights)
+    check_tail(op, x, (J,), root, scale, shift, residual)
     if weights.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{op}: weights requires a gradient, which it does not have")
-    if (dtype := autocast_dtype(x)) is not None:
-        x, root, residual = (None if y is None else y.to(dtype) for y in (x, root, residual))
-    check_like(op, "x", x, root=root, residual=residual)
-
-    ops = SKELETON_GRAPH_CONV.namespace(x, root, scale, shift, residual)
-    if ops is None:
-        with no_autocast(x):
-            return skeleton_graph_conv_ref(x, neighbours, weights, root, scale, shift, residual, relu)
-    y, root, residual = kernel_dtype(x, root, residual)
-    scale, shift = (None if p is None else p.float() for p in (scale, shift))
-    out = ops.skeleton_graph_conv(y, neighbours, weights.float(), root, scale, shift, residual, relu)
-    return out.to(x.dtype)
+    return SKELETON_GRAPH_CONV(x, neighbours, weights, root, scale, shift, residual, relu)
 
 
 def skeleton_graph_conv_ref(x, neighbours, weights, root=None, scale=None, shift=None, residual=None, relu=False):
@@ -81,13 +59,12 @@ def skeleton_graph_conv_ref(x, neighbours, weights, root=None, scale=None, shift
 # ---- the tail, which temporal_topk_graph_conv shares -----------------------------------------------------------------
 
 
-def check_tail(op, first, x, nodes, root, scale, shift, residual):
-    """Shapes and devices of the tail of a map like `x` with a batch norm over `nodes`."""
+def check_tail(op, x, nodes, root, scale, shift, residual):
+    """Shapes of the tail of a map like `x` with a batch norm over `nodes`."""
     for name, y in (("root", root), ("residual", residual)):
         check_shape(op, name, y, tuple(x.shape))
     for name, y in (("scale", scale), ("shift", shift)):
         check_shape(op, name, y, nodes)
-    check_device(op, first, x, root=root, scale=scale, shift=shift, residual=residual)
 
 
 def tail_ref(y, nodes, root, scale, shift, residual, relu):
@@ -113,63 +90,65 @@ def _fake(x, *args):
 def _fake_bwd(dout, neighbours, weights, scale, out, x, root, passed_wanted, root_wanted, shift_wanted):
     nothing = lambda: dout.new_empty(0, dtype=torch.float32)
     passed, droot = (dout.new_empty(dout.shape) if wanted else nothing() for wanted in (passed_wanted, root_wanted))
-    dscale, dshift = (
-        weights.new_empty(len(weights)) if wanted else nothing() for wanted in (x is not None, shift_wanted)
-    )
+    dscale, dshift = (weights.new_empty(len(weights)) if wanted else nothing() for wanted in (x is not None, shift_wanted))
     return dout.new_empty(dout.shape), passed, droot, dscale, dshift
 
 
-def _setup_context(ctx, inputs, output):
-    """The sign of the output, which the next layer keeps anyway, says where relu let pass. Only dscale needs the sums."""
-    x, neighbours, weights, root, scale, _, _, relu = inputs
-    summed = (x, root) if ctx.needs_input_grad[4] else (None, None)
-    ctx.save_for_backward(neighbours, weights, scale, output if relu else None, *summed)
+class _Formula:
+    """The sign of the output, which the next layer keeps anyway, says where relu let pass. Only dscale needs the sums. Without
+    relu the residual's gradient is dout itself, and without a scale the root's is the same."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, neighbours, weights, root, scale, _, _, relu = inputs
+        summed = (x, root) if ctx.needs_input_grad[4] else (None, None)
+        ctx.save_for_backward(neighbours, weights, scale, output if relu else None, *summed)
+
+    @staticmethod
+    def backward(ops, ctx, saved, dout):
+        _, _, scale, out, x, _ = saved
+        _, _, _, root, _, shift, residual, *_ = ctx.needs_input_grad
+        passes, scaled = out is not None, scale is not None
+        dx, passed, droot, dscale, dshift = ops.skeleton_graph_conv_bwd(
+            dout, *saved, passes and (residual or root and not scaled), scaled and root, shift
+        )
+        passed = passed if passes else dout
+        droot = droot if scaled else passed
+        return (
+            dx, None, None, droot if root else None, None if x is None else dscale, dshift if shift else None,
+            passed if residual else None, None,
+        )  # fmt: skip
 
 
-def _backward(ops, ctx, dout):
-    _, _, scale, out, x, _ = ctx.saved_tensors
-    _, _, _, root, _, shift, residual, *_ = ctx.needs_input_grad
-    passes, scaled = out is not None, scale is not None
-    dx, passed, droot, dscale, dshift = ops.skeleton_graph_conv_bwd(
-        dout, *ctx.saved_tensors, passes and (residual or root and not scaled), scaled and root, shift
-    )
-    # Without relu the residual's gradient is dout itself, and without a scale the root's is the same.
-    passed = passed if passes else dout
-    droot = droot if scaled else passed
-    return (
-        dx, None, None, droot if root else None, None if x is None else dscale, dshift if shift else None,
-        passed if residual else None, None,
-    )  # fmt: skip
-
-
-def _flops(x_shape, neighbours_shape, *args, out_shape=None, **kwargs) -> int:
+def _cost(x, neighbours, *args):
     """A product per neighbour, also where there is none."""
-    B, T, J, C = x_shape
-    return 2 * B * T * J * C * neighbours_shape[1]
+    return Cost(flops=2 * x.numel() * neighbours.shape[1])
 
 
-def _flops_bwd(dout_shape, neighbours_shape, weights, scale, out, x_shape, *args, out_shape=None, **kwargs) -> int:
+def _cost_bwd(dout, neighbours, weights, scale, out, x, *args):
     """The same for the way back, and for dscale the sums again."""
-    return _flops(dout_shape, neighbours_shape) * (1 if x_shape is None else 2)
+    return Cost(flops=_cost(dout, neighbours).flops * (1 if x is None else 2))
 
 
-SKELETON_GRAPH_CONV = Op(
-    "skeleton_graph_conv(Tensor x, Tensor neighbours, Tensor weights, Tensor? root, Tensor? scale, Tensor? shift, "
-    "Tensor? residual, bool relu) -> Tensor out",
-    fake=_fake,
-    triton="skeleton_graph_conv:forward",
-    flops=_flops,
-    setup_context=_setup_context,
-    backward=_backward,
-)
 # `passed`: dout where relu let it pass, if `out`, the output of a call with relu, is given. With `x`, and the root if there
 # was one, comes dscale.
-Op(
-    "skeleton_graph_conv_bwd(Tensor dout, Tensor neighbours, Tensor weights, Tensor? scale, Tensor? out, Tensor? x, "
-    "Tensor? root, bool passed_wanted, bool root_wanted, bool shift_wanted) "
-    "-> (Tensor dx, Tensor passed, Tensor droot, Tensor dscale, Tensor dshift)",
-    fake=_fake_bwd,
-    triton="skeleton_graph_conv:backward",
-    flops=_flops_bwd,
-    public=False,
+SKELETON_GRAPH_CONV = Op(
+    skeleton_graph_conv,
+    skeleton_graph_conv_ref,
+    "skeleton_graph_conv(Tensor x, Tensor neighbours, Tensor weights, Tensor? root, Tensor? scale, Tensor? shift, "
+    "Tensor? residual, bool relu) -> Tensor out",
+    maps="x root residual",
+    parameters="weights scale shift",
+    fake=_fake,
+    cost=_cost,
+    triton="skeleton_graph_conv:forward",
+    backward=Kernel(
+        "skeleton_graph_conv_bwd(Tensor dout, Tensor neighbours, Tensor weights, Tensor? scale, Tensor? out, Tensor? x, "
+        "Tensor? root, bool passed_wanted, bool root_wanted, bool shift_wanted) "
+        "-> (Tensor dx, Tensor passed, Tensor droot, Tensor dscale, Tensor dshift)",
+        fake=_fake_bwd,
+        cost=_cost_bwd,
+        triton="skeleton_graph_conv:backward",
+    ),
+    formula=_Formula,
 )

@@ -8,19 +8,12 @@ step softplus(dt_proj(dt) + bias) formed on the way, the directions summed into 
 import torch
 import torch.nn.functional as F
 
-from ._op import (
-    Op,
-    autocast_dtype,
-    check_device,
-    check_float,
-    check_joints,
-    check_like,
-    check_shape,
-    kernel_dtype,
-    no_autocast,
-    saves_states,
-)
+from ._checks import check_float, check_index, check_shape
+from ._op import Cost, Kernel, Op
+from ._torch import saves_states
 from .selective_scan import CHUNK, MAX_STATES, selective_scan_ref
+
+__all__ = ["skeleton_scan", "skeleton_scan_ref"]
 
 # Table 6 of the paper, in the order of the official weight groups. T walks frame by frame (joint fastest), S joint by
 # joint (frame fastest); bit 0 of the code is the walk, bit 1 the reversal.
@@ -64,30 +57,7 @@ def skeleton_scan(
     channel_groups = _check_shapes(
         op, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, len(codes)
     )
-    if (dtype := autocast_dtype(x)) is not None:
-        x, x_proj_weight = x.to(dtype), x_proj_weight.to(dtype)
-    check_like(op, "x", x, x_proj_weight=x_proj_weight)
-    check_device(op, "x", x, dt_proj_weight=dt_proj_weight, dt_proj_bias=dt_proj_bias, A=A, D=D, gather=gather)
-
-    ops = SKELETON_SCAN.namespace(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D)
-    if ops is None:
-        with no_autocast(x):
-            return skeleton_scan_ref(
-                x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, directions
-            )
-    if gather is None:
-        gather = torch.arange(x.shape[2], dtype=torch.int32, device=x.device).expand(len(codes), 1, 1, -1)
-    # Projecting before gathering keeps the gathered map out of memory: only R + 2N channels are gathered, in the kernel.
-    proj = [
-        F.linear(part, weight.flatten(0, 1))
-        for part, weight in zip(x.split(channel_groups, -1), x_proj_weight.split(channel_groups, -1))
-    ]
-    proj = torch.stack(proj, -2) if len(proj) > 1 else proj[0].unsqueeze(-2)
-    proj = proj.unflatten(-1, x_proj_weight.shape[:2])
-    parameters = [p.float() for p in (dt_proj_weight, dt_proj_bias, A, D)]
-    save_states = saves_states(x, proj, *parameters)
-    out, _ = ops.skeleton_scan(*kernel_dtype(x, proj), *parameters, gather, channel_groups, codes, save_states)
-    return out.to(x.dtype)
+    return SKELETON_SCAN(x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, directions)
 
 
 def skeleton_scan_ref(
@@ -171,7 +141,7 @@ def _check_shapes(op, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gath
         if len(channel_groups) > 1:
             raise ValueError(f"{op}: channel_groups is {channel_groups} without gather, expected None")
     else:
-        check_joints(op, "gather", gather, J)
+        check_index(op, "gather", gather, "joint", J)
         check_shape(op, "gather", gather, (K, len(channel_groups), "M", J))
         if gather.shape[2] < 1:
             raise ValueError(f"{op}: gather has shape {tuple(gather.shape)}, expected at least one term (M >= 1)")
@@ -179,6 +149,22 @@ def _check_shapes(op, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gath
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _kernels(ops, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, directions):
+    codes = _direction_codes(directions)
+    if gather is None:
+        gather = torch.arange(x.shape[2], dtype=torch.int32, device=x.device).expand(len(codes), 1, 1, -1)
+    # Projecting before gathering keeps the gathered map out of memory: only R + 2N channels are gathered, in the kernel.
+    proj = [
+        F.linear(part, weight.flatten(0, 1))
+        for part, weight in zip(x.split(channel_groups, -1), x_proj_weight.split(channel_groups, -1))
+    ]
+    proj = torch.stack(proj, -2) if len(proj) > 1 else proj[0].unsqueeze(-2)
+    proj = proj.unflatten(-1, x_proj_weight.shape[:2])
+    save_states = saves_states(x, proj, dt_proj_weight, dt_proj_bias, A, D)
+    out, _ = ops.skeleton_scan(x, proj, dt_proj_weight, dt_proj_bias, A, D, gather, channel_groups, codes, save_states)
+    return out
 
 
 def _fake(x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions, save_states):
@@ -191,46 +177,35 @@ def _fake_bwd(dout, x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, d
     return tuple(t.new_empty(t.shape) for t in (x, proj, dt_weight, dt_bias, A, D))
 
 
-def _setup_context(ctx, inputs, output):
-    *tensors, ctx.channel_groups, ctx.directions, ctx.saved = inputs
-    ctx.save_for_backward(*tensors, output[1])
+def _cost(x, proj, dt_weight, dt_bias, A, *args):
+    """dt_proj, and the official 9 L D N + L D of every direction's scan, with an exponential per step, channel and state."""
+    K, _, N = A.shape
+    return Cost(flops=x.numel() * K * (2 * dt_weight.shape[2] + 9 * N + 1), exponentials=x.numel() * K * N)
 
 
-def _backward(ops, ctx, dout, _):
-    if not ctx.saved:
-        raise RuntimeError("skeleton_scan: called with save_states=False, which gives no gradients")
-    *tensors, states = ctx.saved_tensors
-    grads = ops.skeleton_scan_bwd(dout, *tensors, ctx.channel_groups, ctx.directions, states)
-    return *grads, None, None, None, None
-
-
-def _flops(x_shape, proj_shape, dt_weight_shape, dt_bias_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
-    """dt_proj, and the official 9 L D N + L D of every direction's scan."""
-    B, T, J, C = x_shape
-    K, _, N = A_shape
-    return B * K * T * J * C * (2 * dt_weight_shape[2] + 9 * N + 1)
-
-
-def _flops_bwd(dout_shape, *args, out_shape=None, **kwargs) -> int:
-    """Twice the forward, the convention of FlopCounterMode for a product and its two gradients."""
-    return 2 * _flops(*args)
+def _cost_bwd(dout, *args):
+    """Twice the forward, the convention of FlopCounterMode for a product and its two gradients; the exponentials again."""
+    forward = _cost(*args)
+    return forward._replace(flops=2 * forward.flops)
 
 
 SKELETON_SCAN = Op(
+    skeleton_scan,
+    skeleton_scan_ref,
     "skeleton_scan(Tensor x, Tensor proj, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, Tensor gather, "
     "int[] channel_groups, int[] directions, bool save_states) -> (Tensor out, Tensor states)",
+    maps="x x_proj_weight",
+    parameters="dt_proj_weight dt_proj_bias A D",
+    kernels=_kernels,
     fake=_fake,
+    cost=_cost,
     triton="skeleton_scan:forward",
-    flops=_flops,
-    setup_context=_setup_context,
-    backward=_backward,
-)
-Op(
-    "skeleton_scan_bwd(Tensor dout, Tensor x, Tensor proj, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, "
-    "Tensor gather, int[] channel_groups, int[] directions, Tensor states) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    fake=_fake_bwd,
-    triton="skeleton_scan:backward",
-    flops=_flops_bwd,
-    public=False,
+    backward=Kernel(
+        "skeleton_scan_bwd(Tensor dout, Tensor x, Tensor proj, Tensor dt_weight, Tensor dt_bias, Tensor A, Tensor D, "
+        "Tensor gather, int[] channel_groups, int[] directions, Tensor states) "
+        "-> (Tensor dx, Tensor dproj, Tensor ddt_weight, Tensor ddt_bias, Tensor dA, Tensor dD)",
+        fake=_fake_bwd,
+        cost=_cost_bwd,
+        triton="skeleton_scan:backward",
+    ),
 )

@@ -6,8 +6,11 @@ aggregation. The projection, GELU and residual that follow are PyTorch's (`lifte
 
 import torch
 
-from ._op import Op, autocast_dtype, check_device, check_dtype, check_float, check_shape, kernel_dtype, no_autocast
+from ._checks import check_dtype, check_float, check_map, check_shape
+from ._op import Cost, Kernel, Op
 from .topk_temporal_mask import check_packed, unpack_mask
+
+__all__ = ["temporal_graph_conv", "temporal_graph_conv_ref"]
 
 
 def temporal_graph_conv(x, graph, mask=None, scale=None):
@@ -28,26 +31,12 @@ def temporal_graph_conv(x, graph, mask=None, scale=None):
     """
     op = "temporal_graph_conv"
     check_float(op, x=x, graph=graph)
-    check_shape(op, "x", x, ("B", "T", "J", "C"))
-    B, T, J, C = x.shape
-    if 0 in x.shape[1:]:
-        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")
+    B, T, J, C = check_map(op, "x", x, ("B", "T", "J", "C"))
     check_shape(op, "graph", graph, (T, T))
     if mask is not None:
         check_dtype(op, "mask", mask, torch.int32)
         check_packed(op, mask, B, T, J)
-    check_device(op, "x", x, graph=graph, mask=mask)
-    if (dtype := autocast_dtype(x)) is not None:
-        x = x.to(dtype)
-    scale = C**-0.5 if scale is None else float(scale)
-
-    ops = TEMPORAL_GRAPH_CONV.namespace(x, graph)
-    if ops is None:
-        with no_autocast(x):
-            return temporal_graph_conv_ref(x, graph, mask, scale)
-    (y,) = kernel_dtype(x)
-    out, _ = ops.temporal_graph_conv(y, graph.float(), mask, scale)
-    return out.to(x.dtype)
+    return TEMPORAL_GRAPH_CONV(x, graph, mask, C**-0.5 if scale is None else float(scale))
 
 
 def temporal_graph_conv_ref(x, graph, mask=None, scale=None):
@@ -76,40 +65,41 @@ def _fake_bwd(dout, x, graph, lse, mask, scale):
     return x.new_empty(x.shape), torch.empty_like(graph)
 
 
-def _setup_context(ctx, inputs, output):
-    x, graph, mask, ctx.scale = inputs
-    ctx.save_for_backward(x, graph, output[1], mask)
+def _cost(x, graph, mask, scale):
+    """The two products, as of attention; a mask saves nothing. The first is symmetric: half of it would do."""
+    B, T, J, C = x.shape
+    return Cost(
+        flops=4 * B * J * T * T * C,
+        products=[(B * J, T, C, (T + 1) // 2), (B * J, T, T, C)],
+        exponentials=B * J * T * T,
+    )
 
 
-def _backward(ops, ctx, dout, _):
-    x, graph, lse, mask = ctx.saved_tensors
-    return *ops.temporal_graph_conv_bwd(dout, x, graph, lse, mask, ctx.scale), None, None
-
-
-def _flops(x_shape, *args, out_shape=None, **kwargs) -> int:
-    """The two products, as of attention; a mask saves nothing. Of the first, which is symmetric, the CPU computes but half."""
-    B, T, J, C = x_shape
-    return 4 * B * J * T * T * C
-
-
-def _flops_bwd(dout_shape, x_shape, *args, out_shape=None, **kwargs) -> int:
-    """Four products where the forward has two: the scores again, dout x^T, and two of (T, T) by the frames of dout and x."""
-    return 2 * _flops(x_shape)
+def _cost_bwd(dout, x, graph, lse, mask, scale):
+    """Four products where the forward has two: the scores again, dout x^T, and the weights and their gradient by the frames:
+    of the latter the two that the scores give to the frames are one."""
+    B, T, J, C = x.shape
+    return Cost(
+        flops=8 * B * J * T * T * C,
+        products=[(B * J, T, C, (T + 1) // 2), (B * J, T, C, T), (B * J, T, T, C), (B * J, T, T, C)],
+        exponentials=B * J * T * T,
+    )
 
 
 TEMPORAL_GRAPH_CONV = Op(
+    temporal_graph_conv,
+    temporal_graph_conv_ref,
     "temporal_graph_conv(Tensor x, Tensor graph, Tensor? mask, float scale) -> (Tensor out, Tensor lse)",
+    maps="x",
+    parameters="graph",
     fake=_fake,
+    cost=_cost,
     triton="temporal_graph_conv:forward",
-    flops=_flops,
-    setup_context=_setup_context,
-    backward=_backward,
-)
-Op(
-    "temporal_graph_conv_bwd(Tensor dout, Tensor x, Tensor graph, Tensor lse, Tensor? mask, float scale) "
-    "-> (Tensor dx, Tensor dgraph)",
-    fake=_fake_bwd,
-    triton="temporal_graph_conv:backward",
-    flops=_flops_bwd,
-    public=False,
+    backward=Kernel(
+        "temporal_graph_conv_bwd(Tensor dout, Tensor x, Tensor graph, Tensor lse, Tensor? mask, float scale) "
+        "-> (Tensor dx, Tensor dgraph)",
+        fake=_fake_bwd,
+        cost=_cost_bwd,
+        triton="temporal_graph_conv:backward",
+    ),
 )

@@ -4,15 +4,15 @@ Sources: MotionAGFormer (arXiv 2310.16288), its temporal GCNFormer, whose window
 product; MASC-Pose, equations 3 to 9, with several windows and the cosine.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, autocast_dtype, check_float, check_like, check_shape, kernel_dtype, no_autocast
+from ._checks import check_float, check_map, check_shape
+from ._op import Cost, Kernel, Op
 from .skeleton_graph_conv import check_tail, tail_ref
+from .topk_temporal_mask import BITS
 
-BITS = 32  # pairs of a word
+__all__ = ["temporal_topk_graph_conv", "temporal_topk_graph_conv_ref"]
 
 
 def temporal_topk_graph_conv(
@@ -48,10 +48,7 @@ def temporal_topk_graph_conv(
     """
     op = "temporal_topk_graph_conv"
     check_float(op, {"root": root, "scale": scale, "shift": shift, "residual": residual}, x=x, values=values)
-    check_shape(op, "x", x, ("B", "T", "J", "C"))
-    if 0 in x.shape[1:]:
-        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")
-    B, T, J, _ = x.shape
+    B, T, J, _ = check_map(op, "x", x, ("B", "T", "J", "C"))
     if not isinstance(k, int) or k < 1:
         raise ValueError(f"{op}: k is {k!r}, expected an integer of at least 1")
     windows = _windows(op, window, T)
@@ -61,23 +58,8 @@ def temporal_topk_graph_conv(
         raise ValueError(f"{op}: similarity is {similarity!r}, expected 'dot' or 'cosine'")
     if ties not in ("first", "all"):
         raise ValueError(f"{op}: ties is {ties!r}, expected 'first' or 'all'")
-    check_tail(op, "x", values, (T, *several), root, scale, shift, residual)
-    x = x.detach()
-    if (dtype := autocast_dtype(x)) is not None:
-        x, values, root, residual = (None if y is None else y.to(dtype) for y in (x, values, root, residual))
-    check_like(op, "x", x, values=values, root=root, residual=residual)
-
-    ops = TEMPORAL_TOPK_GRAPH_CONV.namespace(values, root, scale, shift, residual)  # x is followed by nobody
-    if ops is None:
-        with no_autocast(x):
-            return temporal_topk_graph_conv_ref(x, values, k, window, similarity, ties, root, scale, shift, residual, relu)
-    x, *maps = kernel_dtype(x, values, root, residual)
-    y, root, residual = (y if y is None or several else y[:, :, :, None] for y in maps)
-    scale, shift = (None if p is None else p.float().reshape(T, -1) for p in (scale, shift))
-    out, _ = ops.temporal_topk_graph_conv(
-        x, y, k, windows, similarity == "cosine", ties == "all", root, scale, shift, residual, relu
-    )
-    return out.reshape(values.shape).to(values.dtype)
+    check_tail(op, values, (T, *several), root, scale, shift, residual)
+    return TEMPORAL_TOPK_GRAPH_CONV(x.detach(), values, k, window, similarity, ties, root, scale, shift, residual, relu)
 
 
 def temporal_topk_graph_conv_ref(
@@ -144,6 +126,18 @@ def owner(windows, size, frames):
     return max(window for window in windows if window % size == 0 or window == frames)
 
 
+def _kernels(ops, x, values, k, window, similarity, ties, root, scale, shift, residual, relu):
+    T, shape = x.shape[1], values.shape
+    if values.dim() == 4:
+        values, root, residual = (None if y is None else y[:, :, :, None] for y in (values, root, residual))
+    scale, shift = (None if p is None else p.reshape(T, -1) for p in (scale, shift))
+    windows = _windows("temporal_topk_graph_conv", window, T)
+    out, _ = ops.temporal_topk_graph_conv(
+        x, values, k, windows, similarity == "cosine", ties == "all", root, scale, shift, residual, relu
+    )
+    return out.reshape(shape)
+
+
 def _fake(x, values, k, windows, *args):
     B, T, J, S, _ = values.shape
     return values.new_empty(values.shape), x.new_empty(B, J, S, T, -(-max(windows) // BITS), dtype=torch.int32)
@@ -155,50 +149,61 @@ def _fake_bwd(dout, graph, k, windows, out, values, root, scale):
     return dout.new_empty(dout.shape), like(scale, *dout.shape), like(out, *dout.shape), *sums
 
 
-def _setup_context(ctx, inputs, output):
-    _, values, ctx.k, ctx.windows, _, _, root, scale, shift, _, ctx.relu = inputs
-    out, graph = output
-    learned = any(p is not None and p.requires_grad for p in (scale, shift))
-    ctx.save_for_backward(graph, out if ctx.relu else None, *((values, root) if learned else (None, None)), scale)
+class _Formula:
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, values, ctx.k, ctx.windows, _, _, root, scale, shift, _, ctx.relu = inputs
+        out, graph = output
+        learned = any(p is not None and p.requires_grad for p in (scale, shift))
+        ctx.save_for_backward(graph, out if ctx.relu else None, *((values, root) if learned else (None, None)), scale)
+
+    @staticmethod
+    def backward(ops, ctx, saved, dout, _):
+        graph, *saved, scale = saved
+        dvalues, droot, dresidual, dscale, dshift = ops.temporal_topk_graph_conv_bwd(
+            dout, graph, ctx.k, ctx.windows, *saved, scale
+        )
+        dresidual = dresidual if ctx.relu else dout
+        droot = dresidual if scale is None else droot
+        _, _, _, _, _, _, root_there, scale_there, shift_there, residual_there, _ = ctx.needs_input_grad
+        tail = (droot, root_there), (dscale, scale_there), (dshift, shift_there), (dresidual, residual_there)
+        return None, dvalues, *[None] * 4, *(y if wanted else None for y, wanted in tail), None
 
 
-def _backward(ops, ctx, dout, _):
-    graph, *saved, scale = ctx.saved_tensors
-    dvalues, droot, dresidual, dscale, dshift = ops.temporal_topk_graph_conv_bwd(
-        dout, graph, ctx.k, ctx.windows, *saved, scale
+def _cost(x, values, k, windows, *args):
+    """The products of all pairs of frames of the windows, and the k of every frame's sum. Those of a window are symmetric, and
+    among those of a window that is made of such."""
+    B, T, J, C = x.shape
+    longest = sorted({owner(windows, size, T) for size in windows})
+    parts = [(B * J * (T // size), size) for size in longest] + [(B * J, T % size) for size in longest if T % size]
+    return Cost(
+        flops=2 * B * T * J * (sum(windows) * C + len(windows) * k * values.shape[-1]),
+        products=[(batch, size, C, (size + 1) // 2) for batch, size in parts],
     )
-    dresidual = dresidual if ctx.relu else dout
-    droot = dresidual if scale is None else droot
-    _, _, _, _, _, _, root_there, scale_there, shift_there, residual_there, _ = ctx.needs_input_grad
-    tail = (droot, root_there), (dscale, scale_there), (dshift, shift_there), (dresidual, residual_there)
-    return None, dvalues, *[None] * 4, *(y if wanted else None for y, wanted in tail), None
 
 
-def _flops(x_shape, values_shape, k, windows, *args, out_shape=None, **kwargs) -> int:
-    """The products of all pairs of frames of the windows, and the k of every frame's sum."""
-    B, T, J, C = x_shape
-    return 2 * B * T * J * (sum(windows) * C + len(windows) * k * values_shape[-1])
-
-
-def _flops_bwd(dout_shape, graph_shape, k, windows, *args, out_shape=None, **kwargs) -> int:
+def _cost_bwd(dout, graph, k, *args):
     """The sums alone: what is chosen has no gradient."""
-    return 2 * math.prod(dout_shape) * k
+    return Cost(flops=2 * dout.numel() * k)
 
 
 TEMPORAL_TOPK_GRAPH_CONV = Op(
+    temporal_topk_graph_conv,
+    temporal_topk_graph_conv_ref,
     "temporal_topk_graph_conv(Tensor x, Tensor values, int k, int[] windows, bool cosine, bool all_ties, Tensor? root, "
     "Tensor? scale, Tensor? shift, Tensor? residual, bool relu) -> (Tensor out, Tensor graph)",
+    maps="x values root residual",
+    parameters="scale shift",
+    kernels=_kernels,
     fake=_fake,
+    cost=_cost,
     triton="temporal_topk_graph_conv:forward",
-    flops=_flops,
-    setup_context=_setup_context,
-    backward=_backward,
-)
-Op(
-    "temporal_topk_graph_conv_bwd(Tensor dout, Tensor graph, int k, int[] windows, Tensor? out, Tensor? values, "
-    "Tensor? root, Tensor? scale) -> (Tensor dvalues, Tensor droot, Tensor dresidual, Tensor dscale, Tensor dshift)",
-    fake=_fake_bwd,
-    triton="temporal_topk_graph_conv:backward",
-    flops=_flops_bwd,
-    public=False,
+    backward=Kernel(
+        "temporal_topk_graph_conv_bwd(Tensor dout, Tensor graph, int k, int[] windows, Tensor? out, Tensor? values, "
+        "Tensor? root, Tensor? scale) -> (Tensor dvalues, Tensor droot, Tensor dresidual, Tensor dscale, Tensor dshift)",
+        fake=_fake_bwd,
+        cost=_cost_bwd,
+        triton="temporal_topk_graph_conv:backward",
+    ),
+    formula=_Formula,
 )

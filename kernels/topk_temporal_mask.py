@@ -5,7 +5,10 @@ Source: HTP (arXiv 2508.21363), section IV-B and algorithm 1, phase 1.
 
 import torch
 
-from ._op import Op, autocast_dtype, check_dtype, check_float, check_shape, kernel_dtype, no_autocast
+from ._checks import check_dtype, check_float, check_map, check_shape
+from ._op import Cost, Op
+
+__all__ = ["pack_mask", "topk_temporal_mask", "topk_temporal_mask_ref", "unpack_mask"]
 
 BITS = 32  # pairs of a word
 
@@ -31,21 +34,10 @@ def topk_temporal_mask(x, k):
     """
     op = "topk_temporal_mask"
     check_float(op, x=x)
-    check_shape(op, "x", x, ("B", "T", "J", "C"))
-    if 0 in x.shape[1:]:
-        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected no empty dimension after the first")
+    check_map(op, "x", x, ("B", "T", "J", "C"))
     if not isinstance(k, int) or k < 1:
         raise ValueError(f"{op}: k is {k!r}, expected an integer of at least 1")
-    x = x.detach()
-    if (dtype := autocast_dtype(x)) is not None:
-        x = x.to(dtype)
-
-    ops = TOPK_TEMPORAL_MASK.namespace(x)
-    if ops is None:
-        with no_autocast(x):
-            return topk_temporal_mask_ref(x, k)
-    (x,) = kernel_dtype(x)
-    return ops.topk_temporal_mask(x, min(k, x.shape[1]))
+    return TOPK_TEMPORAL_MASK(x.detach(), min(k, x.shape[1]))
 
 
 @torch.no_grad()
@@ -90,15 +82,18 @@ def _fake(x, k):
     return x.new_empty(B, J, T, -(-T // BITS), dtype=torch.int32)
 
 
-def _flops(x_shape, *args, out_shape=None, **kwargs) -> int:
-    """The products of all pairs of frames, of which the CPU computes but half: they are symmetric."""
-    B, T, J, C = x_shape
-    return 2 * B * J * T * T * C
+def _cost(x, k):
+    """The products of all pairs of frames. They are symmetric: half of them would do; where all are selected, none."""
+    B, T, J, C = x.shape
+    return Cost(flops=2 * B * J * T * T * C, products=[(B * J, T, C, (T + 1) // 2)] if k < T - 1 else [])
 
 
 TOPK_TEMPORAL_MASK = Op(
+    topk_temporal_mask,
+    topk_temporal_mask_ref,
     "topk_temporal_mask(Tensor x, int k) -> Tensor mask",
+    maps="x",
     fake=_fake,
+    cost=_cost,
     triton="topk_temporal_mask:forward",
-    flops=_flops,
 )

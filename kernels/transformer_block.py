@@ -8,10 +8,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ._op import Op, check_device, check_dtype, check_float, check_like, check_shape, no_autocast
+from ._checks import check_dtype, check_float, check_shape
+from ._op import Cost, Op
 from ._panels import pack_panels, pack_vector, padded, panels_size, unpack_panels
-from .axial_attention import AXES, MAX_CHANNELS, axial_attention_ref, check_mask, kernel_mask
-from .axial_attention import flops as axial_attention_flops
+from ._torch import no_autocast
+from .axial_attention import AXES, MAX_CHANNELS, attention_cost, axial_attention_ref, check_mask, kernel_mask
+
+__all__ = ["PackedBlock", "pack_block", "transformer_block", "transformer_block_ref"]
 
 NO_ATTENTION = -1  # what the kernels take for the axis where there is none
 
@@ -54,19 +57,11 @@ def transformer_block(x, packed, mask=None):
     for name, tensor, size in zip(("weights", "vectors"), (p.weights, p.vectors), sizes, strict=True):
         check_shape(op, name, tensor, (size,))
     check_dtype(op, "vectors", p.vectors, torch.promote_types(p.weights.dtype, torch.float32))
-    check_like(op, "x", x, weights=p.weights)
-    check_device(op, "x", x, vectors=p.vectors)
     if mask is not None and p.axis != "frame":
         raise ValueError(f"{op}: mask is given, expected none without attention along the frames")
     check_mask(op, mask, "x", x)
 
-    ops = TRANSFORMER_BLOCK.inference_namespace(x, p.weights, p.vectors)
-    if ops is None or not has_kernel(x.dtype, p.dim, p.dim // p.num_heads if p.axis else 0):
-        with no_autocast(x):
-            return transformer_block_ref(x, p, mask)
-    axis = NO_ATTENTION if p.axis is None else AXES[p.axis]
-    mask = kernel_mask(op, mask, x)
-    return ops.transformer_block(x, p.weights, p.vectors, mask, axis, p.hidden, p.num_heads, p.scale, p.eps)
+    return TRANSFORMER_BLOCK(x, p.weights, p.vectors, mask, p)
 
 
 def has_kernel(dtype, dim, head):
@@ -87,8 +82,8 @@ def transformer_block_ref(x, packed, mask=None):
 
 
 def pack_block(parameters, **sizes):
-    """The parameters of a block by their names (norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2, as in the state_dict of
-    `lifter.layers.TransformerBlock`) -> `PackedBlock(weights, vectors, **sizes)`, whose linear layers keep their dtype."""
+    """Parameters by the names of `block_parameters` (norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2) ->
+    `PackedBlock(weights, vectors, **sizes)`, whose linear layers keep their dtype."""
     weights, vectors = pack(parameters, block_parameters(PackedBlock(None, None, **sizes)))
     return PackedBlock(weights, vectors, **sizes)
 
@@ -199,22 +194,50 @@ class Reader:
 # ---- registration ----------------------------------------------------------------------------------------------------
 
 
+def _reference(x, weights, vectors, mask, packed):
+    return transformer_block_ref(x, packed, mask)
+
+
+def _kernels(ops, x, weights, vectors, mask, packed):
+    p = packed
+    if not has_kernel(p.weights.dtype, p.dim, p.dim // p.num_heads if p.axis else 0):
+        with no_autocast(x):
+            return transformer_block_ref(x, p, mask)
+    axis = NO_ATTENTION if p.axis is None else AXES[p.axis]
+    mask = kernel_mask("transformer_block", mask, x)
+    return ops.transformer_block(x, weights, vectors, mask, axis, p.hidden, p.num_heads, p.scale, p.eps)
+
+
 def _fake(x, weights, vectors, mask, axis, hidden, heads, scale, eps):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _flops(x_shape, weights_shape, vectors_shape, mask_shape, axis, hidden, heads, scale, eps, out_shape=None, **kwargs):
+def _cost(x, weights, vectors, mask, axis, hidden, heads, scale, eps):
     """The products of the layers, as the ops of the parts count them."""
-    B, T, J, C = x_shape
-    layers = 4 * B * T * J * C * hidden
+    return block_cost(x, mask, axis, hidden, heads)
+
+
+def block_cost(x, mask, axis, hidden, heads):
+    B, T, J, C = x.shape
+    rows = B * T * J
+    mlp = [(1, rows, C, hidden), (1, rows, hidden, C)]
     if axis == NO_ATTENTION:
-        return layers
-    return layers + 8 * B * T * J * C * C + axial_attention_flops((B, T, J, 3, heads, C // heads), mask_shape, axis)
+        return Cost(flops=4 * rows * C * hidden, products=mlp)
+    attention = attention_cost(x.new_empty(B, T, J, 3, heads, C // heads, device="meta"), mask, axis)
+    return Cost(
+        flops=4 * rows * C * hidden + 8 * rows * C * C + attention.flops,
+        products=[(1, rows, C, 3 * C), *attention.products, (1, rows, C, C), *mlp],
+    )
 
 
 TRANSFORMER_BLOCK = Op(
+    transformer_block,
+    _reference,
     "transformer_block(Tensor x, Tensor weights, Tensor vectors, Tensor? mask, int axis, int hidden, int heads, float scale, "
     "float eps) -> Tensor",
+    maps="x weights",
+    kernels=_kernels,
+    autocast=False,
     fake=_fake,
-    flops=_flops,
+    cost=_cost,
 )

@@ -71,11 +71,14 @@ class Target:
         return f"{self.backend}-{self.device}"
 
 
-_TARGETS = [Target("cpu", "cpu"), Target("triton", "cpu")]
-_GPU_TARGETS = [pytest.param(Target("triton", "cuda"), marks=pytest.mark.gpu)]
+TARGETS = {
+    "cpu": pytest.param(Target("cpu", "cpu"), id="cpu"),
+    "triton": pytest.param(Target("triton", "cpu"), id="triton"),
+    "gpu": pytest.param(Target("triton", "cuda"), id="gpu", marks=pytest.mark.gpu),
+}
 
 
-@pytest.fixture(params=_TARGETS + _GPU_TARGETS, ids=["cpu", "triton", "gpu"])
+@pytest.fixture(params=TARGETS.values())
 def target(request) -> Target:
     """Every backend with kernels; `-m gpu` runs those of the GPU."""
     return request.param

@@ -26,6 +26,7 @@ from benchmarks import (
     huggingface,
     inputs,
     kernels,
+    memory,
     models,
     published,
     report,
@@ -495,3 +496,34 @@ def test_help_has_an_example_of_every_part(capsys):
         assert example.startswith(part) and f"python -m benchmarks {example}" in text
         *parts, only = example.split(" --only ") if " --only " in example else (example, "")
         re.compile(only)
+
+
+def plan_of(mode):
+    """(section, name, case) of a run, the setup of which gives every call once."""
+    setup = replace(SETUP, mode=mode, seconds=0.0, patience=math.inf)
+    parts = command.EVERYTHING if mode == "full" else command.USUAL
+    return [(section, *case) for section in (command.PARTS[part][0] for part in parts) for case in section.cases(setup)]
+
+
+SECTIONS = ("models", "zoo", "diffusion", "memory", "scaling", "stream", *(f"kernels.{op}" for op in kernels.ops()))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_case_runs(section, small, monkeypatch):
+    """All cases of the default and of the full plan, built and called once at the lengths and batches of the plan, by networks
+    of the smallest width and depth that their classes have; what the machine could do is not measured, nothing is compiled,
+    and memory is that of this process. The tables, which measure nothing, have a test of their own."""
+    monkeypatch.setattr(bounds, "best_seconds", lambda call, device: 1.0)
+    monkeypatch.setattr(bounds, "exponential_seconds", lambda *size: 1.0)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr(memory, "_in_a_process", memory.peak)
+    section, _, op = section.partition(".")
+    cases = {}
+    for mode in ("full", "default", "quick"):
+        for module, name, case in plan_of(mode):
+            if report.name_of(module) == section and (not op or name.split()[0] == op):
+                cases.setdefault(name, case)
+    assert cases
+    for name, case in cases.items():
+        for row in runner.survived(name, case):
+            assert row.get("matches") is not False, (name, row.get("note"))

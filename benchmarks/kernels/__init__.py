@@ -14,9 +14,10 @@ from functools import cached_property, partial
 import torch
 
 import lifter.kernels
+from lifter._errors import first_line
 
 from .. import gpu
-from ..accuracy import error, fail, first_line, tolerance
+from ..accuracy import error, fail, tolerance
 from ..bounds import lower_bound
 from ..timing import RULE, measure, speedup
 

@@ -15,8 +15,8 @@ struct CausalConv1d {
   bool silu, channels_last;
   Rows x;
   const float *weight, *bias;  // (width, dim), (dim) or null
-  const uint32_t* tap_mask;        // (batch, width, tap_mask_stride) or null: all bits where step l sees step l - k, k < width
-  int64_t tap_mask_stride;         // at least length + kTapMaskPadding; zero behind the length
+  const uint32_t* tap_mask;  // (batch, width, tap_mask_stride) or null: all bits where step l sees step l - k, k < width
+  int64_t tap_mask_stride;  // at least length + kTapMaskPadding; zero behind the length
   const void* initial_states;  // (batch, dim, width - 1), contiguous, or null
 };
 
@@ -27,8 +27,8 @@ struct CausalConv1dGradient {
   Rows dout;
   void* dx;
   void* dinitial_states;  // or null
-  float* partial;         // workspace (parts, width + 1, dim), to be added in order: dweight, then dbias
-  int64_t parts;          // batch, or with channels_last batch * (segments of a sequence)
+  float* partial;  // workspace (parts, width + 1, dim), to be added in order: dweight, then dbias
+  int64_t parts;  // batch, or with channels_last batch * (segments of a sequence)
   float *dweight, *dbias;  // (dim, width), (dim); the second may be null
 };
 
@@ -39,9 +39,9 @@ struct CausalConv1dUpdate {
   int64_t x_batch, x_channel, x_step;
   void* state;
   int64_t state_batch, state_channel, state_step;
-  const float *weight, *bias;                         // (width, dim), (dim) or null
+  const float *weight, *bias;  // (width, dim), (dim) or null
   const int32_t *cache_seqlens, *conv_state_indices;  // (batch) or null
-  void* out;                                          // (batch, dim, length), contiguous
+  void* out;  // (batch, dim, length), contiguous
 };
 
 constexpr int64_t kSegment = 256;  // rows of channels that share a partial sum

@@ -47,7 +47,7 @@ constexpr int64_t leading_dimension(int64_t n) { return padded(n) / kLanes % 2 ?
 
 template <class Unit, int M, int V>
 static void gemm_tile(int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b, int64_t ldb, float* c,
-                         int64_t ldc, bool accumulate) {
+                      int64_t ldc, bool accumulate) {
   vfloat sums[M][V];
 #pragma GCC unroll 8
   for (int i = 0; i < M; ++i)
@@ -71,8 +71,8 @@ static void gemm_tile(int64_t depth, const Unit* a, int64_t a_row, int64_t a_col
 }
 
 template <class Unit, int V>
-static void gemm_panel(int64_t rows, int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b,
-                          int64_t ldb, float* c, int64_t ldc, bool accumulate) {
+static void gemm_panel(int64_t rows, int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b, int64_t ldb,
+                       float* c, int64_t ldc, bool accumulate) {
   for (; rows >= kTileRows; rows -= kTileRows, a += kTileRows * a_row, c += kTileRows * ldc)
     gemm_tile<Unit, kTileRows, V>(depth, a, a_row, a_col, b, ldb, c, ldc, accumulate);
   switch (rows) {
@@ -88,21 +88,20 @@ static void gemm_panel(int64_t rows, int64_t depth, const Unit* a, int64_t a_row
 // cols is a multiple of kLanes.
 template <class Unit>
 static void gemm(int64_t rows, int64_t cols, int64_t depth, const Unit* a, int64_t a_row, int64_t a_col, const Unit* b,
-                    int64_t ldb, float* c, int64_t ldc, bool accumulate = false) {
+                 int64_t ldb, float* c, int64_t ldc, bool accumulate = false) {
   int64_t j = 0;
   for (; j + kTileVectors * kLanes <= cols; j += kTileVectors * kLanes)
     gemm_panel<Unit, kTileVectors>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
   if constexpr (kTileVectors > 2)
     for (; j + 2 * kLanes <= cols; j += 2 * kLanes)
       gemm_panel<Unit, 2>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
-  for (; j < cols; j += kLanes)
-    gemm_panel<Unit, 1>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
+  for (; j < cols; j += kLanes) gemm_panel<Unit, 1>(rows, depth, a, a_row, a_col, b + j, ldb, c + j, ldc, accumulate);
 }
 
 // c[rows][few] = a b^T for rows of units that are whole vectors: for a few columns, where `gemm` would waste most lanes.
 template <class Unit>
 static void gemm_few_columns(int64_t rows, int64_t few, int64_t depth, const Unit* a, int64_t lda, const Unit* b, int64_t ldb,
-                         float* c, int64_t ldc) {
+                             float* c, int64_t ldc) {
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < few; ++j) {
       vfloat sum = {};

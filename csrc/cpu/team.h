@@ -73,7 +73,7 @@ class Team {
   int64_t leader_ = 0;
   void (*step_)(const void*, int64_t) = nullptr;
   const void* context_ = nullptr;
-  uint64_t number_ = 0;                // of the step
+  uint64_t number_ = 0;  // of the step
   alignas(64) uint64_t state_ = ~uint64_t{0} >> kMost;  // the step, and below it a bit for every part that is begun
   alignas(64) int64_t done_ = 0;
 };

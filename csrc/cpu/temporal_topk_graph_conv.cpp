@@ -114,8 +114,12 @@ class Forward {
  private:
   // A shorter window may begin anywhere: the last vector of its columns can end a vector behind the products.
   Window window(int64_t joint, int64_t i, Arena& arena) const {
-    return {joint, begin_ + i * length_, arena.take(pairwise_.ld * pairwise_.units),
-            arena.take(pairwise_.ld * length_ + kLanes), arena.take(pairwise_.width), arena.take(s_.sizes * pairwise_.width)};
+    return {joint,
+            begin_ + i * length_,
+            arena.take(pairwise_.ld * pairwise_.units),
+            arena.take(pairwise_.ld * length_ + kLanes),
+            arena.take(pairwise_.width),
+            arena.take(s_.sizes * pairwise_.width)};
   }
 
   void pack(const Window& c, int64_t task) const {
@@ -189,9 +193,9 @@ class Forward {
     edges.read(graph_ + (p.number * s_.frames + t) * s_.words, s_.words, c.degrees + size * pairwise_.width, i);
     const T* values = static_cast<const T*>(s_.values) + p.offset(s_.values_strides, c.begin);
     const T* root = s_.root ? static_cast<const T*>(s_.root) + p.offset(s_.root_strides, t) : nullptr;
-    const Epilogue<T> epilogue{
-        s_.scale ? s_.scale[t * s_.sizes + size] : 1, s_.shift ? s_.shift[t * s_.sizes + size] : 0,
-        s_.residual ? static_cast<const T*>(s_.residual) + p.offset(s_.residual_strides, t) : nullptr, s_.relu};
+    const Epilogue<T> epilogue{s_.scale ? s_.scale[t * s_.sizes + size] : 1, s_.shift ? s_.shift[t * s_.sizes + size] : 0,
+                               s_.residual ? static_cast<const T*>(s_.residual) + p.offset(s_.residual_strides, t) : nullptr,
+                               s_.relu};
     T* out = out_ + (((p.batch * s_.frames + t) * s_.joints + p.row) * s_.sizes + size) * s_.width;
     for (int64_t d = 0; d < s_.width; d += kLanes) {
       const int64_t count = s_.width - d;
@@ -286,15 +290,11 @@ class Backward {
 }  // namespace
 
 void temporal_topk_graph_conv_forward(const TemporalTopkGraphConv& s, uint32_t* graph, void* out) {
-  with_precision(s.precision, [&](auto t, auto unit) {
-    forward<decltype(t), decltype(unit)>(s, graph, out);
-  });
+  with_precision(s.precision, [&](auto t, auto unit) { forward<decltype(t), decltype(unit)>(s, graph, out); });
 }
 
 void temporal_topk_graph_conv_backward(const TemporalTopkGraphConv& s, const TemporalTopkGraphConvGradient& g) {
-  with_precision(s.precision, [&](auto t, auto) {
-    each_work_item<Backward<decltype(t)>>(s.batch, s.joints, s.sizes, s, g);
-  });
+  with_precision(s.precision, [&](auto t, auto) { each_work_item<Backward<decltype(t)>>(s.batch, s.joints, s.sizes, s, g); });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -49,8 +49,7 @@ static void store_tile(const float* tile, int64_t lane_stride, int64_t step_stri
     }
   }
   for (; l < steps; ++l)
-    for (int64_t i = 0; i < lanes && i < kLanes; ++i)
-      store1(p + i * lane_stride + l * step_stride, tile[l * kLanes + i]);
+    for (int64_t i = 0; i < lanes && i < kLanes; ++i) store1(p + i * lane_stride + l * step_stride, tile[l * kLanes + i]);
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

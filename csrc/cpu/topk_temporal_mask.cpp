@@ -153,9 +153,7 @@ void select_all(const TopkTemporalMask& s, uint32_t* mask) {
 
 void topk_temporal_mask(const TopkTemporalMask& s, uint32_t* mask) {
   if (s.k >= s.frames - 1) return select_all(s, mask);
-  with_precision(s.precision, [&](auto t, auto unit) {
-    Topk<decltype(t), decltype(unit)>(s, mask)();
-  });
+  with_precision(s.precision, [&](auto t, auto unit) { Topk<decltype(t), decltype(unit)>(s, mask)(); });
 }
 
 }  // namespace lifter::LIFTER_CAPABILITY

@@ -95,9 +95,8 @@ class TransformerLayers {
   // `widest` is how many channels the widest layer makes for a row.
   TransformerLayers(const Transformer& s, int64_t widest)
       : s_(s), rows_(s.batch * s.frames * s.joints), tiles_((rows_ + kTileRows - 1) / kTileRows),
-        parameters_(static_cast<const Packed*>(s.weights), s.vectors), maps_([this](Arena& arena) {
-          x_ = arena.take(rows_ * s_.dim), lse_ = arena.take(rows_ * s_.heads);
-        }),
+        parameters_(static_cast<const Packed*>(s.weights), s.vectors),
+        maps_([this](Arena& arena) { x_ = arena.take(rows_ * s_.dim), lse_ = arena.take(rows_ * s_.heads); }),
         inputs_([this](Arena& arena) {
           mixed_ = arena.take<Element>(rows_ * s_.dim), input_ = arena.take<Element>(rows_ * s_.dim);
         }),
@@ -152,9 +151,8 @@ class TransformerLayers {
   template <class From, class To>
   void normalize_rows(const Norm& norm, float epsilon, const From* x, To* out) const {
     each_row([&](int64_t i) {
-      normalize(x + i * s_.dim, s_.dim, norm, epsilon, [&](int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA {
-        store_rounded(out + i * s_.dim + j, v, left);
-      });
+      normalize(x + i * s_.dim, s_.dim, norm, epsilon,
+                [&](int64_t j, vfloat v, int64_t left) LIFTER_LAMBDA { store_rounded(out + i * s_.dim + j, v, left); });
     });
   }
 

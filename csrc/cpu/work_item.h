@@ -23,8 +23,7 @@ static void each_work_item(int64_t batch, int64_t rows, int64_t heads, const Arg
     if (begin == end) return;
     const FlushDenormals flush;
     Work work(arguments...);
-    for (int64_t n = begin; n < end; ++n)
-      work(WorkItem(rows, heads, n), WorkItem(rows, heads, smaller(n + 1, end - 1)));
+    for (int64_t n = begin; n < end; ++n) work(WorkItem(rows, heads, n), WorkItem(rows, heads, smaller(n + 1, end - 1)));
   });
 }
 

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .._op import channels_last, map_like
+from .._layout import channels_last, map_like
 from ._scan import launch
 
 LONG, SHORT = 64, 16  # of a tile: along what is contiguous, and along the other

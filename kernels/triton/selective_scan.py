@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .._op import channels_last
+from .._layout import channels_last
 from ..selective_scan import CHUNK
 from ._scan import (
     carry_over,

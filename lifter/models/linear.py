@@ -22,7 +22,7 @@ class LinearLifter(nn.Module):
 
     def forward(self, keypoints):
         check_keypoints("LinearLifter", keypoints, None, self.num_joints, self.in_channels)
-        poses = self.linear(keypoints.to(self.linear.bias.dtype).flatten(2))  # of a frozen layer too, which has no weight
+        poses = self.linear(keypoints.to(self.linear.bias.dtype).flatten(2))
         return poses.unflatten(2, (self.num_joints, 3)).to(keypoints.dtype)
 
     @torch.no_grad()

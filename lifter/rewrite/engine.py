@@ -138,9 +138,9 @@ def shallow_copy(module):
 
 class _Extended:
     def __reduce_ex__(self, protocol):
-        """The class is made anew where an instance is unpickled, which has no name to import."""
-        make, (_, *args), *state = super().__reduce_ex__(max(2, protocol))
-        return _new, (*self._extends, *args), *state
+        """Where an instance is unpickled the class, which has no name to import, is made anew."""
+        make, (first, *args), *state = super().__reduce_ex__(max(2, protocol))
+        return (_new, (*self._extends, *args), *state) if first is type(self) else (make, (first, *args), *state)
 
 
 @cache

@@ -15,6 +15,7 @@ from lifter.kernels.alternating_transformer import linears_and_vectors
 from lifter.models import MixSTE, PoseRetNet
 from lifter.rewrite.rules.trunks import pack_trunk
 from tests.conftest import Target, assert_as_good
+from tests.kernels.samples import Sample
 
 CPU = Target("cpu", "cpu")
 TINY = {"dim": 24, "depth": 2, "num_heads": 4, "mlp_ratio": 1.3, "drop_path": 0.0}  # 6 channels of a head, 31 hidden ones
@@ -280,3 +281,15 @@ def test_bad_input():
     for change, error, message in cases:
         with pytest.raises(error, match=f"alternating_transformer: {message}"):
             alternating_transformer(**{"x": clip, "packed": weights, **change})
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(B=2, T=5):
+    model = build(False, num_frames=T)
+    inputs = {"x": make_x(model, B, T, torch.float32), "packed": packed(model, torch.float32)}
+    return Sample(alternating_transformer, inputs)
+
+
+SAMPLES = {"alternating_transformer": sample}

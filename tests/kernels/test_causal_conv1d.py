@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from lifter.kernels import (
     causal_conv1d_update_ref,
 )
 from tests.conftest import assert_as_good
+from tests.kernels.samples import Sample
 
 LAST = "channels last"
 
@@ -218,36 +221,6 @@ def test_gradcheck_of_the_reference():
     assert torch.autograd.gradcheck(call, [x for x in inputs.values() if x is not None])
 
 
-def test_no_silent_second_derivative(target):
-    x, weight, *_ = make_inputs(1, 2, 5).values()
-    x = x.to(target.device).requires_grad_()
-    with target.forced():
-        (grad,) = torch.autograd.grad(causal_conv1d_fn(x, weight.to(target.device)).square().sum(), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="causal_conv1d: its gradient has no gradient"):
-            torch.autograd.grad(grad.sum(), x)
-
-
-@layouts
-def test_opcheck(target, layout):
-    ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
-    for extra in ("states", "numbers"):
-        inputs = make_inputs(1, 3, 7, layout=layout, states=extra == "states", numbers=extra == "numbers")
-        moved = [None if x is None else x.to(target.device) for x in inputs.values()]
-        leaves = [x.requires_grad_() if x is not None and x.is_floating_point() else x for x in moved]
-        torch.library.opcheck(ops.causal_conv1d.default, (*leaves, True))
-
-
-@layouts
-def test_compiles_whole(target, layout):
-    inputs = make_inputs(1, 4, 20, layout=layout, states=True)
-    with target.forced():
-        compiled = torch.compile(causal_conv1d_fn, fullgraph=True, backend="aot_eager")
-        ours = results(compiled, inputs, device=target.device)
-        expected = results(causal_conv1d_fn, inputs, device=target.device)
-    for name in expected:
-        torch.testing.assert_close(ours[name], expected[name])
-
-
 def test_exports_with_any_length():
     class Convolution(torch.nn.Module):
         def forward(self, x, weight):
@@ -259,13 +232,6 @@ def test_exports_with_any_length():
     for length in (2, 65, 200):
         x = torch.randn(1, 4, length)
         torch.testing.assert_close(program(x, weight), causal_conv1d_fn(x, weight, activation="silu"))
-
-
-def test_autocast_computes_in_its_dtype(target):
-    inputs = {name: y if y is None else y.to(target.device) for name, y in make_inputs(states=True).items()}
-    with target.forced(), torch.autocast(target.device, torch.bfloat16):
-        out, states = causal_conv1d_fn(**inputs, return_final_states=True)
-    assert out.dtype == states.dtype == torch.bfloat16
 
 
 def test_flops_are_counted():
@@ -420,3 +386,27 @@ def test_update_compiles_whole(target):
 def test_update_bad_input(change, error, message):
     with pytest.raises(error, match=message):
         causal_conv1d_update(**{**make_step(), **change})
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(kind, B=2, T=5):
+    inputs = make_inputs(B, 3, T, states=kind == "states", numbers=kind == "packed")
+    inputs |= {"activation": "silu", "return_final_states": kind == "states"}
+    gradients = ("x", "weight", "bias") + (("initial_states",) if kind == "states" else ())
+    return Sample(causal_conv1d_fn, inputs, gradients, maps=("x", "initial_states"), exact=False)
+
+
+def update_sample(B=2, T=5):
+    inputs = make_inputs(B, 3, T)
+    inputs = {name: inputs[name] for name in ("x", "weight", "bias")} | {"activation": "silu"}
+    inputs["conv_state"] = torch.randn(B, 3, 4, generator=torch.Generator().manual_seed(1))
+    return Sample(causal_conv1d_update, inputs, maps=("x",), overwrites="conv_state", exact=False)
+
+
+SAMPLES = {
+    "causal_conv1d_fn states": partial(sample, "states"),
+    "causal_conv1d_fn packed": partial(sample, "packed"),
+    "causal_conv1d_update": update_sample,
+}

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lifter.kernels.deform_conv2d import _out_size, deform_conv2d, deform_conv2d_ref
 from tests.conftest import Target, assert_as_good
+from tests.kernels.samples import Sample
 
 NAMES = ("input", "offset", "weight", "bias", "mask")
 
@@ -294,40 +295,6 @@ def test_repeats(target, name):
 # ---- PyTorch's machinery ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("namespace", ["lifter", "lifter_triton"])
-@pytest.mark.parametrize("name", SMALL)
-def test_opcheck(namespace, name):
-    ops = getattr(torch.ops, namespace)
-    a = draw(CASES[name], torch.float32)
-    x, geometry = a["input"].permute(0, 2, 3, 1), [list(a[n]) for n in ("stride", "padding", "dilation")]
-    leaves = [t.clone().requires_grad_() for t in (x, a["offset"], a["mask"])]
-    kernel = CASES[name]["kernel"]
-    tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    opcheck = partial(torch.library.opcheck, test_utils=tests[:3] if namespace == "lifter_triton" else tests)
-    if name == "odd":
-        weight = a["weight"].squeeze(1).permute(1, 2, 0)
-        opcheck(ops.deform_conv2d, (*leaves, weight.clone().requires_grad_(), a["bias"], *geometry))
-        dout = torch.randn(x.shape[0], *a["offset"].shape[2:], x.shape[3])
-        opcheck(ops.deform_conv2d_bwd, (dout, x, a["offset"], a["mask"], weight, *geometry))
-        opcheck(ops.deform_conv2d_bwd, (dout, x, a["offset"], None, weight, *geometry))
-    else:
-        opcheck(ops.deform_sample, (*leaves, list(kernel), *geometry))
-        dout = torch.randn(x.shape[0], *a["offset"].shape[2:], kernel[0] * kernel[1], x.shape[3])
-        opcheck(ops.deform_sample_bwd, (dout, x, a["offset"], a["mask"], list(kernel), *geometry))
-
-
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("name", SMALL)
-def test_compile(target, name, dynamic):
-    torch._dynamo.reset()
-    arguments = draw(CASES[name], torch.float32)
-    run = lambda function: gradients(lambda **a: target.run(function, **a), arguments, torch.float32)
-    compiled = torch.compile(lambda **a: deform_conv2d(**a), fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    eager, ours = run(deform_conv2d), run(compiled)
-    for n in eager:
-        torch.testing.assert_close(ours[n], eager[n])
-
-
 def test_compile_with_inductor():
     arguments = draw(CASES["clip"], torch.float32)
     x = arguments["input"].permute(0, 2, 3, 1)
@@ -336,26 +303,6 @@ def test_compile_with_inductor():
         return deform_conv2d(**{**arguments, "input": clip.permute(0, 3, 1, 2)}).permute(0, 2, 3, 1) + clip
 
     torch.testing.assert_close(torch.compile(block, fullgraph=True)(x), block(x))
-
-
-def test_export():
-    arguments = draw(CASES["odd"], torch.float32)
-
-    class Model(torch.nn.Module):
-        def forward(self, x):
-            return deform_conv2d(**{**arguments, "input": x})
-
-    program = torch.export.export(Model(), (arguments["input"],))
-    assert torch.equal(program.module()(arguments["input"]), deform_conv2d(**arguments))
-
-
-def test_autocast(backend):
-    for name in SMALL:
-        arguments = draw(CASES[name], torch.float32)
-        with torch.autocast("cpu", torch.bfloat16):
-            out = deform_conv2d(**arguments)
-        low = {n: arguments[n].bfloat16() for n in ("input", "weight", "bias") if arguments[n] is not None}
-        assert out.dtype == torch.bfloat16 and torch.equal(out, deform_conv2d(**{**arguments, **low}))
 
 
 def test_float64_runs_on_the_reference():
@@ -418,3 +365,15 @@ def test_bad_input(change, error, message):
     deform_conv2d(**good)
     with pytest.raises(error, match=f"deform_conv2d: {message}"):
         deform_conv2d(**{**good, **change})
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(groups, B=2, T=5):
+    """`groups`: of the weight; four make a depthwise convolution."""
+    inputs = draw(case((T, 3), 4, (3, 2), groups=groups, batch=B, offset_groups=2, mask=True), torch.float32)
+    return Sample(deform_conv2d, inputs, gradients=NAMES, maps=("input", "weight", "bias"), exact=False)
+
+
+SAMPLES = {"deform_conv2d depthwise": partial(sample, 4), "deform_conv2d grouped": partial(sample, 2)}

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lifter.kernels import backend, density_peak_prune, density_peak_prune_ref
 from tests.conftest import Target
+from tests.kernels.samples import Sample
 
 
 def make_x(B=2, T=27, C=16, seed=0, dtype=torch.float32):
@@ -304,11 +305,6 @@ def test_input_that_is_not_finite_gives_some_frames(target, x):
     assert indices.shape == (1, 7) and (indices.diff() > 0).all() and 0 <= indices.min() and indices.max() < 20
 
 
-def test_empty_batch(target):
-    indices, scores = target.run(density_peak_prune, torch.zeros(0, 5, 4), 2)
-    assert indices.shape == (0, 2) and scores.shape == (0, 5)
-
-
 # ---- autograd, compilers, counters -----------------------------------------------------------------------------------
 
 
@@ -320,31 +316,6 @@ def test_the_gather_has_a_gradient_and_the_choice_none(target):
     x[torch.arange(2)[:, None], indices].sum().backward()
     expected = torch.zeros_like(x).index_put((torch.arange(2)[:, None], indices), torch.ones(()))
     assert torch.equal(x.grad, expected)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_opcheck(target, masked):
-    op = (torch.ops.lifter if target.backend == "cpu" else torch.ops.lifter_triton).density_peak_prune
-    others = [y.to(target.device) for y in make_others(2, 9).values()] if masked else [None] * 3
-    torch.library.opcheck(op, (make_x(2, 9, 5).to(target.device), 4, 2, *others))
-
-
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compile(dynamic):
-    function = torch.compile(density_peak_prune, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    for frames in (9, 17):
-        x, others = make_x(2, frames, 5), make_others(2, frames)
-        assert all(map(torch.equal, function(x, 4, **others), density_peak_prune(x, 4, **others)))
-
-
-def test_export():
-    class Prune(torch.nn.Module):
-        def forward(self, x, mask):
-            return density_peak_prune(x, 4, mask=mask)
-
-    x, mask = make_x(2, 9, 5), make_others(2, 9)["mask"]
-    exported = torch.export.export(Prune(), (x, mask)).module()
-    assert all(map(torch.equal, exported(x, mask), density_peak_prune(x, 4, mask=mask)))
 
 
 def test_autocast_leaves_the_tokens(target):
@@ -392,3 +363,13 @@ def test_flops_are_those_of_the_products(device):
 def test_bad_input(change, error, message):
     with pytest.raises(error, match=f"density_peak_prune: {message}"):
         density_peak_prune(**{"x": torch.zeros(1, 5, 4), "kept": 2, **change})
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(B=2, T=5):
+    return Sample(density_peak_prune, {"x": make_x(B, T, 4), "kept": 2, **make_others(B, T)})
+
+
+SAMPLES = {"density_peak_prune": sample}

@@ -14,6 +14,7 @@ from lifter.kernels.mixsynth_encoder import packed_size, unpack_mixsynth
 from lifter.layers import MixSynthEncoder
 from lifter.rewrite.rules.mixsynthformer import pack_encoder
 from tests.conftest import Target, assert_as_good
+from tests.kernels.samples import Sample
 
 CPU = Target("cpu", "cpu")
 TINY = MixSynthSizes(7, 3, 6, 8, 16, 2, 2, 2)
@@ -241,20 +242,6 @@ def test_weights_of_any_size(scale):
 # ---- PyTorch's machinery ---------------------------------------------------------------------------------------------
 
 
-def test_no_window(target):
-    for sizes in (TINY, TINY._replace(keyframes=0)):
-        assert target.run(mixsynth_encoder, make_x(sizes, 0), make_weights(sizes).float(), sizes).shape == (0, 7, 6)
-
-
-@pytest.mark.parametrize("keyframes", [0, 3])
-def test_opcheck(target, keyframes):
-    ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
-    sizes = TINY._replace(keyframes=keyframes, depth=1)
-    frames, _, _, *rest = sizes
-    x, weights = make_x(sizes, 2).to(target.device), make_weights(sizes).float().to(target.device)
-    torch.library.opcheck(ops.mixsynth_encoder.default, (x, weights, frames, *rest, bool(keyframes)))
-
-
 class Encoder(torch.nn.Module):
     def __init__(self, sizes):
         super().__init__()
@@ -263,16 +250,6 @@ class Encoder(torch.nn.Module):
 
     def forward(self, x):
         return mixsynth_encoder(x, self.weights, self.sizes)
-
-
-def test_compile_and_export(target):
-    module, x = Encoder(TINY._replace(depth=1)).to(target.device), make_x(TINY, 2).to(target.device)
-    with target.forced():
-        expected = module(x)
-        assert torch.equal(torch.compile(module, fullgraph=True, backend="aot_eager")(x), expected)
-        program = torch.export.export(module, (x,))
-        assert any("mixsynth_encoder" in str(node.target) for node in program.graph.nodes)
-        assert torch.equal(program.module()(x), expected)
 
 
 def test_gradients_are_those_of_the_reference():
@@ -331,3 +308,14 @@ def test_flops_are_those_of_the_layers(sizes, device):
 def test_bad_input(change, error, message):
     with pytest.raises(error, match=f"mixsynth_encoder: {message}"):
         mixsynth_encoder(**{"x": make_x(TINY), "weights": make_weights(TINY).float(), "sizes": TINY, **change})
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(B=2, T=5):
+    sizes = MixSynthSizes(frames=T, keyframes=0, poses=2, dim=4, hidden=4, depth=1, r_t=1, r_s=1)
+    return Sample(mixsynth_encoder, {"x": make_x(sizes, B), "weights": make_weights(sizes).float(), "sizes": sizes})
+
+
+SAMPLES = {"mixsynth_encoder": sample}

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from lifter import kernels
 from lifter.kernels import retention, xpos_scale
 from lifter.kernels.retention import MAX_XPOS_CHUNK
 from tests.conftest import Target, assert_as_good
+from tests.kernels.samples import Sample
 
 LENGTHS = [1, 2, 3, 17, 27, 81, 129, 243]
 LEAVES = ("q", "k", "v", "decay", "initial_state")
@@ -297,15 +300,6 @@ def test_expanded_inputs(target):
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results)) and results[0][1].any()
 
 
-def test_no_clip(target):
-    with target.forced():
-        results = outputs_and_gradients(make_inputs(0, state=True, chunk_size=2), device=target.device)
-        rows = retention(*torch.zeros(3, 0, 5, 2, 4, device=target.device), torch.ones(3, 2, device=target.device))[0]
-    assert results["out"].shape == (0, 5, 2, 2, 3) and results["final_state"].shape == (0, 2, 2, 4, 3)
-    assert results["ddecay"].shape == (2, 2) and not results["ddecay"].any()
-    assert rows.shape == (0, 5, 2, 4)
-
-
 # ---- PyTorch's machinery ---------------------------------------------------------------------------------------------
 
 
@@ -323,49 +317,6 @@ def test_repeats_bit_for_bit_on_any_number_of_threads(target):
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
-@pytest.mark.parametrize("state", [False, True])
-@pytest.mark.parametrize("positions", [False, True])
-def test_opcheck(target, state, positions):
-    ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
-    inputs = convert(make_inputs(T=4, J=1, state=state, positions=positions), device=target.device)
-    rest = (inputs["xpos_scale"], 0.5, 2, False)
-    torch.library.opcheck(ops.retention.default, (*(inputs[name] for name in LEAVES), *rest, state))
-    tensors = [None if inputs[name] is None else inputs[name].detach() for name in LEAVES]
-    torch.library.opcheck(ops.retention_bwd.default, (torch.ones_like(tensors[2]), tensors[4], *tensors, *rest))
-
-
-@pytest.mark.parametrize("state", [False, True])
-def test_compiles_whole(target, state):
-    inputs = convert(make_inputs(state=state, chunk_size=2), device=target.device)
-    wanted = [inputs[name] for name in LEAVES if inputs[name] is not None]
-
-    def loss(**inputs):
-        out, final = retention(**inputs)
-        return out.square().mean() + (0 if final is None else final.square().mean())
-
-    with target.forced():
-        expected = torch.autograd.grad(loss(**inputs), wanted)
-        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-        gradients = torch.autograd.grad(compiled(**inputs), wanted)
-    for ours, theirs in zip(gradients, expected):
-        torch.testing.assert_close(ours, theirs)
-
-
-def test_exports(target):
-    class Retain(torch.nn.Module):
-        def forward(self, q, k, v, decay, state, scale):
-            return retention(q, k, v, decay, initial_state=state, output_final_state=True, xpos_scale=scale)
-
-    inputs = make_inputs(state=True)
-    tensors = tuple(inputs[name].to(target.device) for name in (*LEAVES, "xpos_scale"))
-    with target.forced():
-        program = torch.export.export(Retain(), tensors)
-        names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-        assert any("retention" in name for name in names)
-        for ours, theirs in zip(program.module()(*tensors), Retain()(*tensors)):
-            torch.testing.assert_close(ours, theirs)
-
-
 def test_flops_are_counted(target):
     B, T, J, H, K, V = 2, 10, 2, 3, 4, 5
     inputs = convert(make_inputs(B, T, J, H, K, V, chunk_size=4), device=target.device)
@@ -380,36 +331,6 @@ def test_flops_are_counted(target):
     with target.forced(), FlopCounterMode(display=False) as counter:
         retention(**inputs | {"chunk_size": None, "causal": False})
     assert counter.get_total_flops() == B * J * H * 2 * T * T * (K + V)
-
-
-def test_autocast_computes_in_its_dtype(target):
-    inputs = convert(make_inputs(state=True), device=target.device)
-    with target.forced(), torch.autocast(target.device, torch.bfloat16):
-        ours, final = retention(**inputs)
-    assert ours.dtype == torch.bfloat16 and final.dtype == torch.float32
-    half = inputs | {name: inputs[name].bfloat16() for name in "qkv"}
-    assert torch.equal(ours, target.run(retention, **half)[0])
-
-
-def test_autocast_leaves_float64_and_the_reference_alone():
-    inputs = make_inputs()
-    double = {name: x.double() if isinstance(x, torch.Tensor) else x for name, x in inputs.items()}
-    with torch.autocast("cpu", torch.bfloat16):
-        assert retention(**double)[0].dtype == torch.float64
-        with kernels.backend("reference"):
-            inside = retention(**inputs)[0]
-    half = inputs | {name: inputs[name].bfloat16() for name in "qkv"}
-    with kernels.backend("reference"):
-        assert torch.equal(inside, retention(**half)[0])
-
-
-@pytest.mark.parametrize("name", LEAVES)
-def test_no_silent_second_derivative(target, name):
-    inputs = convert(make_inputs(state=True), device=target.device)
-    with target.forced():
-        (gradient,) = torch.autograd.grad(retention(**inputs)[0].square().sum(), inputs[name], create_graph=True)
-        with pytest.raises(RuntimeError, match="retention: its gradient has no gradient"):
-            torch.autograd.grad(gradient.sum(), inputs["q"])
 
 
 @pytest.mark.parametrize("name", [*LEAVES, "xpos_scale"])
@@ -470,3 +391,15 @@ def test_a_chunk_too_long_for_xpos():
     q = torch.zeros(1, T, 1, 2)
     with pytest.raises(ValueError, match=f"chunk_size is {T}, expected at most {MAX_XPOS_CHUNK} with xpos_scale"):
         retention(q, q, q, causal=False, xpos_scale=xpos_scale(2))
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(kind, B=2, T=5):
+    state = kind == "state"
+    inputs = make_inputs(B, T, H=1, state=state, positions=state, chunk_size=3 if state else None, causal=not state)
+    return Sample(retention, inputs, LEAVES if state else LEAVES[:-1], maps=("q", "k", "v"))
+
+
+SAMPLES = {"retention state": partial(sample, "state"), "retention causal": partial(sample, "causal")}

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from lifter.kernels import backend, selective_scan_fn, selective_scan_ref
 from tests.conftest import assert_as_good
+from tests.kernels.samples import Sample
 
 LENGTHS = [1, 2, 3, 17, 27, 81, 129, 243, 4131]
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
@@ -109,15 +112,6 @@ def test_nothing_to_scan(target, batch, dim):
         results = outputs_and_gradients(selective_scan_fn, inputs, device=target.device, delta_softplus=True)
     assert results["out"].shape == (batch, dim, 70)
     assert all(not results[f"d{name}"].any() for name in NAMES)
-
-
-def test_no_silent_second_derivative(target):
-    inputs = make_inputs(1, 2, 5, 2, optional=False)
-    leaves = {name: x.to(target.device).requires_grad_() for name, x in inputs.items() if x is not None}
-    with target.forced():
-        (grad,) = torch.autograd.grad(selective_scan_fn(**leaves).square().sum(), leaves["u"], create_graph=True)
-        with pytest.raises(RuntimeError, match="selective_scan: its gradient has no gradient"):
-            torch.autograd.grad(grad.sum(), leaves["u"])
 
 
 def test_exports_with_any_length():
@@ -268,47 +262,6 @@ def test_gradcheck_of_the_reference(softplus):
     assert torch.autograd.gradcheck(call, leaves)
 
 
-def test_opcheck(target):
-    inputs = make_inputs(1, 2, 66 if not target.slow else 3, 2, groups=2)
-    leaves = [x.to(target.device).requires_grad_() for x in inputs.values()]
-    ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
-    torch.library.opcheck(ops.selective_scan.default, (*leaves[:8], True, leaves[8], True))
-
-
-def test_compiles_whole(target):
-    inputs = {name: x.to(target.device) for name, x in make_inputs(1, 4, 66, 3).items()}
-    for x in inputs.values():
-        x.requires_grad_()
-
-    def loss(**kwargs):
-        out, last = selective_scan_fn(**kwargs, delta_softplus=True, return_last_state=True)
-        return out.square().mean() + last.square().mean()
-
-    with target.forced():
-        expected = torch.autograd.grad(loss(**inputs), list(inputs.values()))
-        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-        grads = torch.autograd.grad(compiled(**inputs), list(inputs.values()))
-    for ours, theirs in zip(grads, expected):
-        torch.testing.assert_close(ours, theirs)
-
-
-def test_exports():
-    class Scan(torch.nn.Module):
-        def forward(self, u, delta, A, B, C):
-            return selective_scan_fn(u, delta, A, B, C, delta_softplus=True)
-
-    inputs = tuple(list(make_inputs(1, 4, 20, 3).values())[:5])
-    program = torch.export.export(Scan(), inputs)
-    torch.testing.assert_close(program.module()(*inputs), Scan()(*inputs))
-
-
-def test_autocast_computes_in_its_dtype(target):
-    inputs = {name: x.to(target.device) for name, x in make_inputs(1, 4, 20, 3).items()}
-    with target.forced(), torch.autocast(target.device, torch.bfloat16):
-        out = selective_scan_fn(**inputs, delta_softplus=True)
-    assert out.dtype == torch.bfloat16
-
-
 def test_flops_are_counted():
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -354,3 +307,17 @@ def test_nan_goes_on(target):
     with target.forced():
         out = selective_scan_fn(**inputs, delta_softplus=True).cpu()
     assert out[0, 0, 2:].isnan().all() and not out[0, 0, :2].isnan().any() and not out[0, 1].isnan().any()
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(layout, B=2, T=5):
+    optional = layout == "grouped"
+    inputs = make_inputs(B, 4, T, 2, layout, layout, groups=2, optional=optional)
+    gradients = NAMES if optional else NAMES[:5]
+    maps = ("u", "delta", "z") + (("B", "C") if optional else ())
+    options = {"delta_softplus": optional, "return_last_state": optional}
+    return Sample(selective_scan_fn, inputs | options, gradients, maps, exact=False)
+
+
+SAMPLES = {"selective_scan_fn grouped": partial(sample, "grouped"), "selective_scan_fn constant": partial(sample, "constant")}

@@ -4,6 +4,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lifter.kernels import selective_scan_fn, selective_state_update, selective_state_update_ref
 from tests.conftest import assert_as_good
+from tests.kernels.samples import Sample
 
 
 def make_inputs(batch=2, dim=6, states=5, groups=None, dtype=torch.float32):
@@ -105,12 +106,6 @@ def test_groups_may_differ(target):
     check(target, {**inputs, "C": torch.randn(2, 3, 5)})
 
 
-def test_autocast(target):
-    inputs = {name: x.to(target.device) for name, x in make_inputs().items()}
-    with target.forced(), torch.autocast(target.device, torch.bfloat16):
-        assert selective_state_update(**{**inputs, "x": inputs["x"].bfloat16()}).dtype == torch.bfloat16
-
-
 def test_autograd_sees_the_write(target):
     inputs = {name: x.to(target.device) for name, x in make_inputs().items()}
     weight = torch.ones_like(inputs["state"], requires_grad=True)
@@ -119,33 +114,6 @@ def test_autograd_sees_the_write(target):
         selective_state_update(**inputs)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         saved.backward()
-
-
-def test_opcheck(target):
-    inputs = [x.to(target.device) for x in make_inputs(groups=2).values()]
-    ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
-    torch.library.opcheck(ops.selective_state_update.default, (*inputs, True))
-
-
-def test_compiles_whole(target):
-    inputs = {name: x.to(target.device) for name, x in make_inputs(groups=2).items()}
-    compiled = torch.compile(selective_state_update, fullgraph=True, backend="aot_eager")
-    with target.forced():
-        expected = step(selective_state_update, inputs, device=target.device)
-        ours = step(compiled, inputs, device=target.device)
-    assert all(torch.equal(ours[name], expected[name]) for name in expected)
-
-
-def test_exports():
-    class Step(torch.nn.Module):
-        def forward(self, state, x, dt, A, B, C):
-            return selective_state_update(state, x, dt, A, B, C, dt_softplus=True)
-
-    inputs = list(make_inputs().values())[:6]
-    program = torch.export.export(Step(), tuple(inputs)).module()
-    ours, expected = ([x.clone() for x in inputs] for _ in range(2))
-    assert torch.equal(program(*ours), Step()(*expected))
-    assert torch.equal(ours[0], expected[0]) and not torch.equal(ours[0], inputs[0])
 
 
 def test_flops_are_counted(target):
@@ -172,3 +140,14 @@ def test_flops_are_counted(target):
 def test_bad_input(change, error, message):
     with pytest.raises(error, match=message):
         selective_state_update(**{**make_inputs(), **change})
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(B=2, T=5):
+    inputs = make_inputs(B, 3, 2) | {"dt_softplus": True}
+    return Sample(selective_state_update, inputs, maps=("x", "dt", "B", "C", "z"), overwrites="state")
+
+
+SAMPLES = {"selective_state_update": sample}

@@ -1,5 +1,7 @@
 """skeleton_graph_conv against its meaning, written out joint by joint."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lifter.kernels import backend, skeleton_graph_conv, skeleton_graph_conv_ref
 from tests.conftest import Target, assert_as_good
+from tests.kernels.samples import Sample
 
 TAIL = ("root", "scale", "shift", "residual")
 DIFFERENTIABLE = ("x", *TAIL)
@@ -212,13 +215,6 @@ def test_repeats_with_any_number_of_threads(target):
     assert all(torch.equal(result[name], results[0][name]) for result in results for name in result)
 
 
-def test_no_clip(target):
-    run = lambda **inputs: target.run(skeleton_graph_conv, **inputs, relu=True)
-    results = output_and_gradients(run, make_inputs(B=0), device=target.device)
-    assert results["out"].shape == results["dx"].shape == results["droot"].shape == (0, 3, 5, 4)
-    assert torch.equal(results["dscale"].cpu(), torch.zeros(5)) and torch.equal(results["dshift"].cpu(), torch.zeros(5))
-
-
 def test_nan_passes(target):
     """From a joint to those that receive from it."""
     inputs = {"x": torch.randn(1, 1, 3, 2), "neighbours": torch.tensor([[1], [2], [-1]], dtype=torch.int32)}
@@ -288,40 +284,6 @@ def test_what_is_kept_for_the_backward(target, relu):
         assert {key for key in ("x", "root", "residual", "out") if maps[key] in kept} == wanted
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compile(target, dynamic):
-    def loss(x, scale, **inputs):
-        return skeleton_graph_conv(x, scale=scale, **inputs, relu=True).square().mean()
-
-    function = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    for T in (2, 9):
-        inputs = {name: y.to(target.device) for name, y in make_inputs(T=T).items()}
-        leaves = [inputs[name].requires_grad_() for name in ("x", "scale", "root")]
-        with target.forced():
-            ours, expected = (torch.autograd.grad(f(**inputs), leaves) for f in (function, loss))
-        torch.testing.assert_close(ours, expected)
-
-
-def test_export(target):
-    class Layer(torch.nn.Module):
-        def forward(self, x, neighbours, weights, root):
-            return skeleton_graph_conv(x, neighbours, weights, root)
-
-    inputs = tuple(y.to(target.device) for y in make_inputs(tail=("root",)).values())
-    with target.forced():
-        program = torch.export.export(Layer(), inputs)
-        assert any("skeleton_graph_conv" in str(node.target) for node in program.graph.nodes)
-        torch.testing.assert_close(program.module()(*inputs), skeleton_graph_conv(*inputs))
-
-
-def test_autocast():
-    inputs = make_inputs()
-    with torch.autocast("cpu", torch.bfloat16):
-        ours = skeleton_graph_conv(**inputs)
-    assert ours.dtype == torch.bfloat16
-    torch.testing.assert_close(ours.float(), skeleton_graph_conv(**inputs), rtol=0.02, atol=0.02)
-
-
 @pytest.mark.parametrize("wanted, products", [((), 1), (("x",), 2), (("x", "scale"), 3)])
 def test_flops_are_a_product_per_neighbour(wanted, products):
     inputs = {name: y.to("meta").requires_grad_(name in wanted) for name, y in make_inputs().items()}
@@ -336,17 +298,6 @@ def test_half_precision_and_float32_on_meta_keep_their_dtype():
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         out = skeleton_graph_conv(**{name: y.to("meta") for name, y in make_inputs(dtype=dtype).items()})
         assert (out.dtype, out.device.type) == (dtype, "meta")
-
-
-@pytest.mark.parametrize("tail", [TAIL, ()], ids=str)
-def test_opcheck(target, tail):
-    ops = torch.ops.lifter if target.backend == "cpu" else torch.ops.lifter_triton
-    inputs = {name: y.to(target.device) for name, y in make_inputs(tail=tail).items()}
-    args = [inputs["x"].clone().requires_grad_(), inputs["neighbours"], inputs["weights"], *map(inputs.get, TAIL), bool(tail)]
-    torch.library.opcheck(ops.skeleton_graph_conv.default, args)
-    x, kept = inputs["x"], (inputs["x"], inputs.get("root")) if tail else (None, None)
-    args = [x, *args[1:3], inputs.get("scale"), x if tail else None, *kept, *[bool(tail)] * 3]
-    torch.library.opcheck(ops.skeleton_graph_conv_bwd.default, args)
 
 
 @pytest.mark.parametrize(
@@ -378,3 +329,14 @@ def test_the_reference_takes_gradients_of_forward_mode():
     with backend("reference"):
         _, tangent = torch.func.jvp(lambda x: skeleton_graph_conv(**inputs | {"x": x}), (inputs["x"],), (inputs["x"],))
     torch.testing.assert_close(tangent, skeleton_graph_conv_ref(**inputs))
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(tail, B=2, T=5):
+    inputs = make_inputs(B, T, 3, 2, 2, tail) | {"relu": bool(tail)}
+    return Sample(skeleton_graph_conv, inputs, ("x", *tail), maps=("x", "root", "residual"))
+
+
+SAMPLES = {"skeleton_graph_conv": partial(sample, TAIL), "skeleton_graph_conv sum": partial(sample, ())}

@@ -8,6 +8,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from lifter.kernels import skeleton_scan, skeleton_scan_ref
 from lifter.kernels.skeleton_scan import DIRECTIONS
 from tests.conftest import assert_as_good
+from tests.kernels.samples import Sample
 
 ALL = ("T-f", "S-f", "T-b", "S-b")
 NAMES = ("x", "x_proj_weight", "dt_proj_weight", "dt_proj_bias", "A", "D")
@@ -171,39 +172,6 @@ def test_gradcheck_of_the_reference():
     assert torch.autograd.gradcheck(lambda *xs: skeleton_scan(*xs, inputs["gather"]), leaves)
 
 
-def test_no_clip(target):
-    with target.forced():
-        results = output_and_gradients(skeleton_scan, make_inputs(B=0), device=target.device)
-    assert results["out"].shape == (0, 5, 17, 6) and not any(x.any() for x in results.values())
-
-
-def test_opcheck(target):
-    inputs = make_inputs(T=2, J=3, C=2, N=3, terms=2)
-    leaves = [inputs[name].to(target.device).requires_grad_() for name in NAMES if name != "x_proj_weight"]
-    proj = torch.randn(1, 2, 3, 1, 4, 7, device=target.device, requires_grad=True)
-    ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
-    gather = inputs["gather"].to(target.device)
-    torch.library.opcheck(ops.skeleton_scan.default, (leaves[0], proj, *leaves[1:], gather, [2], [0, 1, 2, 3], True))
-
-
-def test_compiles_whole(target):
-    inputs = make_inputs(T=4, J=5, C=3, N=2)
-    leaves = [inputs[name].to(target.device).requires_grad_() for name in NAMES]
-    gather = inputs["gather"].to(target.device)
-    loss = lambda *xs: skeleton_scan(*xs, gather).square().mean()
-    with target.forced():
-        expected = torch.autograd.grad(loss(*leaves), leaves)
-        grads = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(*leaves), leaves)
-    for ours, theirs in zip(grads, expected):
-        torch.testing.assert_close(ours, theirs)
-
-
-def test_autocast_computes_in_its_dtype(target):
-    inputs = {name: x.to(target.device) if torch.is_tensor(x) else x for name, x in make_inputs().items()}
-    with target.forced(), torch.autocast(target.device, torch.bfloat16):
-        assert skeleton_scan(**inputs).dtype == torch.bfloat16
-
-
 def test_flops_are_counted():
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -289,3 +257,14 @@ def test_fake_tensors_need_no_values():
     with FakeTensorMode() as mode:
         inputs = {name: mode.from_tensor(x) if torch.is_tensor(x) else x for name, x in make_inputs().items()}
         assert skeleton_scan(**inputs).shape == inputs["x"].shape
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(B=2, T=5):
+    inputs = make_inputs(B, T, 3, 4, 2, groups=[1, 3])
+    return Sample(skeleton_scan, inputs, gradients=NAMES, maps=("x", "x_proj_weight"), repeats=False)
+
+
+SAMPLES = {"skeleton_scan": sample}

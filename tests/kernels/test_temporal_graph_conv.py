@@ -5,8 +5,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from lifter.kernels import backend, pack_mask, temporal_graph_conv, temporal_graph_conv_ref, topk_temporal_mask_ref
+from lifter.kernels import pack_mask, temporal_graph_conv, temporal_graph_conv_ref, topk_temporal_mask_ref
 from tests.conftest import Target, assert_as_good
+from tests.kernels.samples import Sample
 
 MASKS = ("alike", "some", "nothing")
 
@@ -272,66 +273,6 @@ def test_a_joint_depends_on_no_other(target):
     assert torch.equal(changed[1], out[1]) and torch.equal(changed[0, :, ::2], out[0, :, ::2])
 
 
-def test_no_clip(target):
-    results = run(target, make_x(0), make_graph(), torch.zeros(0, 4, 5, 1, dtype=torch.int32))
-    assert results["out"].shape == results["dx"].shape == (0, 5, 4, 8)
-    assert torch.equal(results["dgraph"].cpu(), torch.zeros(5, 5))
-
-
-@pytest.mark.parametrize("kind", [None, "some"])
-def test_opcheck(target, kind):
-    ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
-    x = make_x(T=3, C=3)
-    mask = make_mask(kind, x)
-    x, graph, mask = (None if y is None else y.to(target.device) for y in (x, make_graph(3), mask))
-    leaves = (x.clone().requires_grad_(), graph.clone().requires_grad_())
-    torch.library.opcheck(ops.temporal_graph_conv.default, (*leaves, mask, 0.5))
-    out, lse = ops.temporal_graph_conv(x, graph, mask, 0.5)
-    torch.library.opcheck(ops.temporal_graph_conv_bwd.default, (torch.ones_like(out), x, graph, lse, mask, 0.5))
-
-
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compiles_whole(target, dynamic):
-    loss = lambda x, graph, mask: temporal_graph_conv(x, graph, mask).square().mean()
-    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    with target.forced():
-        for frames in (5, 9):
-            x, graph = make_x(T=frames), make_graph(frames)
-            mask = make_mask("some", x).to(target.device)
-            leaves = [y.to(target.device).requires_grad_() for y in (x, graph)]
-            ours, expected = (torch.autograd.grad(f(*leaves, mask), leaves) for f in (compiled, loss))
-            torch.testing.assert_close(ours, expected)
-
-
-def test_export(target):
-    class Convolve(torch.nn.Module):
-        def forward(self, x, graph, mask):
-            return temporal_graph_conv(x, graph, mask)
-
-    inputs = [y.to(target.device) for y in (make_x(), make_graph(), make_mask("some", make_x()))]
-    with target.forced():
-        program = torch.export.export(Convolve(), tuple(inputs))
-        names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-        assert any("temporal_graph_conv" in name for name in names)
-        torch.testing.assert_close(program.module()(*inputs), temporal_graph_conv(*inputs))
-
-
-def test_autocast_computes_in_its_dtype(target):
-    x, graph = make_x().to(target.device), make_graph().to(target.device)
-    with target.forced(), torch.autocast(target.device, torch.bfloat16):
-        ours = temporal_graph_conv(x, graph)
-    assert ours.dtype == torch.bfloat16
-    assert torch.equal(ours, target.run(temporal_graph_conv, x.bfloat16(), graph))
-
-
-def test_autocast_leaves_float64_and_the_reference_alone():
-    with torch.autocast("cpu", torch.bfloat16):
-        assert temporal_graph_conv(make_x(dtype=torch.float64), make_graph()).dtype == torch.float64
-        with backend("reference"):
-            ours = temporal_graph_conv(make_x(), make_graph())
-    assert torch.equal(ours, temporal_graph_conv_ref(make_x(dtype=torch.bfloat16), make_graph()))
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_graphs_of_other_dtypes(target, dtype):
     x, graph = make_x(), make_graph().to(dtype)
@@ -347,14 +288,6 @@ def test_flops_are_those_of_the_products(device):
         out.sum().backward()
     assert flops.get_total_flops() == (2 + 4) * 2 * 2 * 5 * 6 * 6 * 8  # two products forward, four backward
     assert (out.shape, x.grad.shape, graph.grad.shape) == ((2, 6, 5, 8), (2, 6, 5, 8), (6, 6))
-
-
-def test_no_second_derivative(target):
-    x, graph = make_x().to(target.device).requires_grad_(), make_graph().to(target.device)
-    with target.forced():
-        (dx,) = torch.autograd.grad(temporal_graph_conv(x, graph).square().sum(), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="temporal_graph_conv: its gradient has no gradient"):
-            dx.sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -377,3 +310,14 @@ def test_no_second_derivative(target):
 def test_bad_input(change, error, message):
     with pytest.raises(error, match=f"temporal_graph_conv: {message}"):
         temporal_graph_conv(**{"x": make_x(), "graph": make_graph(), **change})
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(B=2, T=5):
+    x = make_x(B, T, 2, 3)
+    inputs = {"x": x, "graph": make_graph(T), "mask": make_mask("some", x)}
+    return Sample(temporal_graph_conv, inputs, gradients=("x", "graph"), maps=("x",))
+
+
+SAMPLES = {"temporal_graph_conv": sample}

@@ -1,5 +1,7 @@
 """temporal_topk_graph_conv against its meaning, written out frame by frame."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lifter.kernels import backend, temporal_topk_graph_conv, unpack_mask
 from tests.conftest import Target, assert_as_good
+from tests.kernels.samples import Sample
 
 TAIL = ("root", "scale", "shift", "residual")
 CPU = Target("cpu", "cpu")
@@ -312,13 +315,6 @@ def test_repeats_with_any_number_of_threads():
     assert all(torch.equal(result[name], results[0][name]) for result in results for name in result)
 
 
-def test_an_empty_batch(target):
-    call = lambda **inputs: target.run(temporal_topk_graph_conv, **inputs)
-    results = output_and_gradients(call, make_inputs(B=0), device=target.device)
-    assert results["out"].shape == results["dvalues"].shape == (0, 9, 3, 4)
-    assert not results["dscale"].any() and not results["dshift"].any()
-
-
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e30])
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 def test_tokens_that_are_not_finite_choose_some_frames(target, value, similarity):
@@ -350,36 +346,6 @@ def test_tokens_that_are_their_own_values():
     torch.testing.assert_close(x.grad, expected[1])
 
 
-@pytest.mark.parametrize("windows", [None, (3, 9)])
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compile(windows, dynamic):
-    call = lambda **inputs: temporal_topk_graph_conv(**inputs, window=windows, relu=True)
-    function = torch.compile(call, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    for T in (9, 18):
-        inputs = make_inputs(T=T, S=windows and 2)
-        ours, expected = (output_and_gradients(f, inputs) for f in (function, call))
-        assert all(torch.equal(ours[name], expected[name]) for name in expected)
-
-
-def test_export():
-    class Layer(torch.nn.Module):
-        def forward(self, x, values):
-            return temporal_topk_graph_conv(x, values, window=3)
-
-    inputs = tuple(make_inputs(tail=()).values())
-    expected = temporal_topk_graph_conv(*inputs, window=3)
-    torch.testing.assert_close(torch.export.export(Layer(), inputs).module()(*inputs), expected)
-
-
-def test_autocast():
-    inputs = make_inputs()
-    with torch.autocast("cpu", torch.bfloat16):
-        ours = temporal_topk_graph_conv(**inputs)
-    rounded = {name: y.bfloat16().float() if y.dim() > 2 else y for name, y in inputs.items()}
-    assert ours.dtype == torch.bfloat16
-    torch.testing.assert_close(ours.float(), temporal_topk_graph_conv(**rounded), rtol=0.01, atol=0.01)
-
-
 @pytest.mark.parametrize("windows, pairs", [(None, 9), (3, 3), ((3, 9), 12), (50, 9)])
 def test_flops_are_those_of_the_pairs_and_of_the_sums(windows, pairs):
     S = len(windows) if isinstance(windows, tuple) else None
@@ -393,15 +359,6 @@ def test_flops_are_those_of_the_pairs_and_of_the_sums(windows, pairs):
     with FlopCounterMode(display=False) as flops:
         out.backward(torch.ones_like(out))
     assert flops.get_total_flops() == 2 * 2 * 9 * 3 * (S or 1) * 2 * 4
-
-
-@pytest.mark.parametrize("given", [(), ("root",), TAIL], ids=str)
-def test_opcheck(target, given):
-    inputs = {name: y.to(target.device) for name, y in make_inputs(1, T=5, J=1, S=2, tail=given).items()}
-    leaf = lambda name: inputs[name].requires_grad_(name != "x") if name in inputs else None
-    x, values, *tail = map(leaf, ("x", "values", *TAIL))
-    op = (torch.ops.lifter if target.backend == "cpu" else torch.ops.lifter_triton).temporal_topk_graph_conv
-    torch.library.opcheck(op, (x, values, 2, [2, 4], True, False, *tail, bool(given)))
 
 
 def test_gradients_that_are_not_asked_for(target):
@@ -440,3 +397,17 @@ def test_gradients_that_are_not_asked_for(target):
 def test_bad_input(change, error, message):
     with pytest.raises(error, match=f"temporal_topk_graph_conv: {message}"):
         temporal_topk_graph_conv(**make_inputs() | change)
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(S, window, B=2, T=5):
+    inputs = make_inputs(B, T, 2, 3, 2, S) | {"window": window, "relu": S is None}
+    return Sample(temporal_topk_graph_conv, inputs, ("values", *TAIL), maps=("x", "values", "root", "residual"))
+
+
+SAMPLES = {
+    "temporal_topk_graph_conv": partial(sample, None, None),
+    "temporal_topk_graph_conv windows": partial(sample, 2, (2, 4)),
+}

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lifter.kernels import backend, pack_mask, topk_temporal_mask, topk_temporal_mask_ref, unpack_mask
 from tests.conftest import Target
+from tests.kernels.samples import Sample
 
 
 def make_x(B=2, T=27, J=3, C=16, seed=0, dtype=torch.float32):
@@ -228,29 +229,6 @@ def test_there_is_no_gradient(target):
         assert not topk_temporal_mask(x, 4).requires_grad
 
 
-def test_opcheck(target):
-    op = (torch.ops.lifter if target.backend == "cpu" else torch.ops.lifter_triton).topk_temporal_mask
-    for k in (4, 9):
-        torch.library.opcheck(op, (make_x(1, 9, 2, 5).to(target.device), k))
-
-
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compile(dynamic):
-    function = torch.compile(topk_temporal_mask, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    for frames in (9, 40):
-        x = make_x(2, frames, 3, 5)
-        assert torch.equal(function(x, 4), topk_temporal_mask(x, 4))
-
-
-def test_export():
-    class Graph(torch.nn.Module):
-        def forward(self, x):
-            return topk_temporal_mask(x, 4)
-
-    x = make_x(2, 9, 3, 5)
-    assert torch.equal(torch.export.export(Graph(), (x,)).module()(x), topk_temporal_mask(x, 4))
-
-
 def test_autocast_rounds_the_tokens(target):
     x = 1 + torch.arange(20.0)[None, :, None, None].to(target.device) / 1000
     with target.forced():
@@ -286,3 +264,25 @@ def test_flops_are_those_of_the_products(device):
 def test_bad_input(change, error, message):
     with pytest.raises(error, match=f"topk_temporal_mask: {message}"):
         topk_temporal_mask(**{"x": torch.zeros(1, 5, 2, 4), "k": 2, **change})
+
+
+@pytest.mark.parametrize("wrong", [[1.0], "x", 3.0, None])
+def test_no_mask(wrong):
+    for call in (pack_mask, lambda mask: unpack_mask(mask, 4)):
+        with pytest.raises(TypeError, match=rf"pack_mask: mask has dtype {type(wrong).__name__}, expected"):
+            call(wrong)
+
+
+def test_masks_of_other_lengths():
+    with pytest.raises(ValueError, match=r"unpack_mask: mask has shape \(1, 3, 4, 1\), expected \(1, 3, 4, 2\)"):
+        unpack_mask(torch.ones(1, 3, 4, 1, dtype=torch.int32), 33)
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(B=2, T=5):
+    return Sample(topk_temporal_mask, {"x": make_x(B, T, 2, 3), "k": 2}, maps=("x",))
+
+
+SAMPLES = {"topk_temporal_mask": sample}

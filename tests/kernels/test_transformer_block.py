@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lifter.kernels import backend, pack_block, pack_mask, transformer_block, transformer_block_ref
 from lifter.layers import AxialAttention, Mlp, TransformerBlock
 from tests.conftest import Target, assert_as_good
+from tests.kernels.samples import Sample
 
 CPU = Target("cpu", "cpu")
 AXES = ("joint", "frame", None)
@@ -238,3 +239,15 @@ def test_bad_input():
     for change, error, message in cases:
         with pytest.raises(error, match=f"transformer_block: {message}"):
             transformer_block(**{"x": x, "packed": weights, **change})
+
+
+# ---- what every op promises: test_conformance.py ---------------------------------------------------------------------
+
+
+def sample(B=2, T=5):
+    block = packed(*build("frame", dim=4, hidden=4, num_heads=2), torch.float32)
+    mask = torch.ones(B, 3, T, T, dtype=torch.bool).tril()
+    return Sample(transformer_block, {"x": make_x(B, T, 3, 4, torch.float32), "packed": block, "mask": mask})
+
+
+SAMPLES = {"transformer_block": sample}

@@ -33,7 +33,7 @@ def mixer(module):
         return "its forward calls none of the functions that are known"
     C = module.in_proj.in_features
     make = lambda module: extend(module, Mixer)
-    return Rewrite("Mamba mixer", make, [((2, 5, C),), ((1, 70, C),), ((1, 300, C),)], reference=True)
+    return Rewrite("Mamba mixer", make, [((2, 5, C),), ((1, 130, C),)], reference=True)
 
 
 class Mixer:

@@ -1,9 +1,10 @@
 """Freezing of MixSTE, D3DP and PoseRetNet: blocks and head in one call.
 
-A loop over `lifter.kernels.transformer_block` would do, but takes longer the fewer frames a call has. On a Zen 3 (AVX2, no
-AVX-512 nor bfloat16 instructions; busy, one thread, interleaved, processor time) it took 1.17 times as long for MixSTE at one
-frame and 1.05 times at nine, for PoseRetNet, whose retention is several calls, 1.30 and 1.10 times. Machines that multiply
-faster lose more by it.
+A loop over `lifter.kernels.transformer_block` would do, but takes longer where a call has few frames, as in a stream. Its time
+by that of the one call, at 1, 9, 27 and 243 frames: MixSTE 1.17, 1.05, 1.02, 0.91; D3DP 1.17, 1.03, 1.01 (243 not measured);
+PoseRetNet, whose retention is several calls, 1.30, 1.10, 0.97, 0.94. This is a Zen 3 (AVX2, no AVX-512 nor bfloat16
+instructions), one thread of a busy machine, medians of interleaved pairs in processor time, of three or four pairs alone at 27
+and 243 frames. The loop costs a constant for each block, so that machines that multiply faster lose more.
 """
 
 import torch
@@ -40,7 +41,7 @@ def trunk(module):
         return None
     if not module.STEblocks or not _is_plain(module) or not _fits(module):
         return None
-    keypoints = 1, min(9, module.num_frames or 9), module.num_joints, module.in_channels
+    keypoints = 1, min(3, module.num_frames or 3), module.num_joints, module.in_channels
     told = ((*keypoints[:3], 3), torch.ones(1)) if type(module) is D3DP else ()
     return Rewrite("trunk", _freeze, [(keypoints, *told)])
 

@@ -1,8 +1,9 @@
-"""`lifter.optimize` and `lifter.compat` on the models of Hugging Face transformers."""
+"""`lifter.freeze`, `lifter.optimize` and `lifter.compat` on the models of Hugging Face transformers."""
 
 import copy
 import importlib
 import inspect
+import pickle
 import sys
 
 import pytest
@@ -36,6 +37,30 @@ def build(transformers, kind):
         attn_layer_period=2, attn_layer_offset=1, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     return transformers.JambaForCausalLM(config)
+
+
+@pytest.mark.parametrize("kind", ["Mamba", "T5"])
+@torch.no_grad()
+def test_freeze(transformers, kind):
+    """T5 asks for the weights of linear layers, Mamba multiplies by them."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=40, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    t5 = kind == "T5"
+    model = (transformers.T5Model(transformers.T5Config(**sizes)) if t5 else build(transformers, kind)).eval()
+    tokens = torch.randint(3, 40, (2, 11))
+    call = dict(input_ids=tokens) | (dict(decoder_input_ids=tokens) if t5 else {})
+    frozen = lifter.freeze(model)
+    assert not any(type(m) is torch.nn.Linear for m in frozen.modules())
+    torch.testing.assert_close(frozen(**call)[0], model(**call)[0], atol=1e-5, rtol=1e-4)
+
+
+def test_optimized_models_are_pickled(transformers):
+    model = build(transformers, "Mamba").eval()
+    assert len(lifter.optimize(model).swapped) == 2
+    again, tokens = pickle.loads(pickle.dumps(model)), torch.randint(3, 40, (2, 11))
+    assert lifter.optimize(again).swapped == []
+    with torch.no_grad():
+        assert torch.equal(again(tokens).logits, model(tokens).logits)
 
 
 @pytest.mark.parametrize("kind", ["Mamba", "FalconMamba", "Jamba"])

@@ -1,0 +1,14 @@
+"""Maps (B, D, L), which lie along their steps or along their channels."""
+
+import torch
+
+
+def channels_last(x: torch.Tensor) -> bool:
+    """Whether a map (B, D, L) lies along its channels, as a (B, L, D) map does that is seen so."""
+    return x.stride(1) == 1 and x.stride(2) != 1
+
+
+def map_like(x: torch.Tensor) -> torch.Tensor:
+    """A new map in the layout of this one."""
+    batch, dim, length = x.shape
+    return x.new_empty(batch, length, dim).transpose(1, 2) if channels_last(x) else x.new_empty(batch, dim, length)

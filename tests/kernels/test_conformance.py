@@ -1,0 +1,305 @@
+"""What every op promises, on the samples of its test file: PyTorch's machinery, layouts, dtypes, threads, wrong arguments."""
+
+import inspect
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+from lifter import kernels
+from lifter.kernels import _op
+from tests.conftest import TARGETS
+from tests.kernels.samples import all_samples, tensors
+
+OPS = {op.function: op for op in _op.registry().values()}
+
+
+def pytest_generate_tests(metafunc):
+    """`make` is every sample, `trained` those with gradients; with a target, on every backend that has kernels of the op."""
+    names = [name for name in ("make", "trained") if name in metafunc.fixturenames]
+    if not names:
+        return
+    cases = []
+    for label, make in all_samples().items():
+        sample = make()
+        if names == ["trained"] and not sample.gradients:
+            continue
+        if "target" not in metafunc.fixturenames:
+            cases.append(pytest.param(make, id=label.replace(" ", "-")))
+            continue
+        for name, (values, marks, _) in TARGETS.items():
+            if OPS[sample.function].cpu if name == "cpu" else OPS[sample.function].triton:
+                cases.append(pytest.param(*values, make, id=f"{name}-{label.replace(' ', '-')}", marks=marks))
+    metafunc.parametrize(["target", *names] if "target" in metafunc.fixturenames else names, cases)
+
+
+def on(target, make, **sizes):
+    """The sample of a few steps of one clip where programs are interpreted."""
+    return make(**sizes or (dict(B=1, T=3) if target.slow else {})).on(target.device)
+
+
+def equal(ours, expected):
+    assert ours.keys() == expected.keys()
+    for name in expected:
+        assert ours[name].dtype == expected[name].dtype, name
+        assert torch.equal(ours[name], expected[name]), name
+
+
+def close(ours, expected, **bounds):
+    assert ours.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(ours[name], expected[name], msg=lambda text, name=name: f"{name}: {text}", **bounds)
+
+
+def test_every_op_has_a_sample():
+    functions = {make().function for make in all_samples().values()}
+    assert functions == set(OPS) and {function.__name__ for function in functions} <= set(kernels.__all__)
+
+
+# ---- PyTorch's machinery ---------------------------------------------------------------------------------------------
+
+
+class Calls(TorchDispatchMode):
+    """The ops of ours that run, and their arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace in ("lifter", "lifter_triton"):
+            self.found.append((func, [x.detach().clone() if isinstance(x, torch.Tensor) else x for x in args]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_opcheck(target, make):
+    """Of all ops that a call runs, forward and backward."""
+    with target.forced(), Calls() as calls:
+        on(target, make).run()
+    assert calls.found
+    for func, args in calls.found:
+        backward = _op._kernels[func._schema.name.split("::")[1]].backward
+        derived = {result.name for result in backward.schema.returns} if backward else ()
+        for argument, x in zip(func._schema.arguments, args):
+            if f"d{argument.name}" in derived and x is not None:
+                x.requires_grad_()
+        torch.library.opcheck(func, tuple(args))
+
+
+def test_compiles_whole(target, make):
+    """With gradients; first for the lengths of one call, then for any."""
+    compiled = torch.compile(make().function, fullgraph=True, backend="aot_eager")
+    with target.forced():
+        for T in (3, 5):
+            sample = on(target, make, B=2, T=T)
+            close(sample.run(compiled), sample.run())
+
+
+class Call(torch.nn.Module):
+    """A call of the tensors of a sample."""
+
+    def __init__(self, sample):
+        super().__init__()
+        self.function = sample.function
+        self.rest = {name: x for name, x in sample.inputs.items() if not isinstance(x, torch.Tensor)}
+
+    def forward(self, **given):
+        return self.function(**self.rest, **given)
+
+
+def test_exports(target, make):
+    sample = on(target, make)
+    given = lambda: {name: x.clone() for name, x in sample.inputs.items() if isinstance(x, torch.Tensor)}
+    with target.forced(), torch.no_grad():
+        program = torch.export.export(Call(sample), (), given())
+        names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+        assert any(name.startswith(f"lifter{'_triton' if target.backend == 'triton' else ''}.") for name in names), names
+        ours, expected = program.module()(**given()), sample.function(**sample.inputs | given())
+        torch.testing.assert_close(tensors(ours), tensors(expected))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap(target, trained):
+    """Over all that has a gradient, with gradients."""
+    sample = on(target, trained)
+    with target.forced():
+        call = lambda leaves: tensors(sample.function(**sample.inputs | leaves))
+        xs = {name: torch.stack([x, 0.5 * x]).detach().requires_grad_() for name, x in sample.leaves().items()}
+        ours = torch.vmap(call)(xs)
+        one_by_one = [call({name: x[i] for name, x in xs.items()}) for i in range(2)]
+        expected = [torch.stack(ys) for ys in zip(*one_by_one)]
+        losses = [sum(y.square().sum() for y in results if y.requires_grad) for results in (ours, expected)]
+        gradients = [torch.autograd.grad(loss, list(xs.values())) for loss in losses]
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing(target, trained, use_reentrant):
+    sample = on(target, trained)
+
+    def call(**inputs):
+        names = [name for name, x in inputs.items() if isinstance(x, torch.Tensor)]
+        function = lambda *given: sample.function(**inputs | dict(zip(names, given)))
+        return checkpoint(function, *(inputs[name] for name in names), use_reentrant=use_reentrant)
+
+    with target.forced():
+        equal(sample.run(call), sample.run())
+
+
+def test_saved_tensor_hooks(target, trained):
+    """What is saved goes through the hooks, and is asked for once."""
+    sample, unpacked = on(target, trained), []
+
+    def pack(x):
+        return len(unpacked), unpacked.append(0), x.cpu()
+
+    def unpack(packed):
+        unpacked[packed[0]] += 1
+        return packed[2].to(target.device)
+
+    with target.forced():
+        expected = sample.run()
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            equal(sample.run(), expected)
+    assert unpacked and max(unpacked) == 1
+
+
+def dual(function, x):
+    with forward_ad.dual_level():
+        return function(forward_ad.make_dual(x, x))
+
+
+TRANSFORMS = {
+    "grad": lambda f, x: torch.func.grad(lambda x: f(x).sum())(x),
+    "grad of vmap": lambda f, x: torch.func.grad(lambda xs: torch.vmap(f)(xs).sum())(x[None]),
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (x,)),
+    "forward mode": dual,
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_no_derivative_is_lost(trained, transform):
+    sample = trained()
+    name = sample.gradients[0]
+    function = lambda x: tensors(sample.function(**sample.inputs | {name: x}))[0]
+    with pytest.raises(RuntimeError, match="the kernels have gradients for torch.autograd, not for torch.func"):
+        TRANSFORMS[transform](function, sample.inputs[name])
+    with kernels.backend("reference"):
+        TRANSFORMS[transform](function, sample.inputs[name])
+
+
+def test_no_silent_second_derivative(target, trained):
+    sample = on(target, trained)
+    leaves = sample.leaves()
+    with target.forced():
+        loss = tensors(sample.function(**sample.inputs | leaves))[0].square().sum()
+        gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
+        with pytest.raises(RuntimeError, match=r"\w+: its gradient has no gradient"):
+            sum(g.square().sum() for g in gradients if g is not None).backward()
+
+
+def test_flops_need_no_kernels(make):
+    def flops(sample):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            sample.function(**sample.inputs)
+        return counter.get_total_flops()
+
+    assert 0 < flops(make().on("meta")) == flops(make())
+
+
+# ---- layouts, sizes, dtypes, threads ---------------------------------------------------------------------------------
+
+
+def sliced(x):
+    """Inside what is NaN."""
+    wide = F.pad(x, (2, 1) * x.dim(), value=torch.nan if x.is_floating_point() else 0)
+    return wide[tuple(slice(2, -1) for _ in x.shape)]
+
+
+LAYOUTS = {
+    "sliced": sliced,
+    "apart": lambda x: x.repeat_interleave(2, -1)[..., ::2],
+    "turned over": lambda x: x.permute(*reversed(range(x.dim()))).contiguous().permute(*reversed(range(x.dim()))),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides(target, make, layout):
+    """Views give what their copies give."""
+    sample = on(target, make)
+    views = sample.map(lambda name, x: LAYOUTS[layout](x) if x.dim() else x)
+    with target.forced():
+        (equal if sample.exact else close)(views.run(), sample.run())
+
+
+def test_no_clip(target, make):
+    """Outputs of no elements, and gradients of parameters that are zero."""
+    sample = on(target, make, B=0)
+    with target.forced():
+        ours = sample.run()
+    with kernels.backend("reference"):
+        close(ours, sample.run())
+
+
+def test_repeats_on_any_number_of_threads(make):
+    """Bit for bit."""
+    threads, results = torch.get_num_threads(), []
+    sample = make(B=7, T=50)
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(sample.run())
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        (equal if sample.repeats else close)(other, results[0])
+
+
+def test_autocast(target, make):
+    """Computes in its dtype what is a map, and leaves the rest alone."""
+    sample = on(target, make)
+    with target.forced(), torch.no_grad():
+        expected = sample.cast(torch.bfloat16).run()
+        with torch.autocast(target.device, torch.bfloat16):
+            equal(sample.run(), expected)
+
+
+def test_autocast_leaves_float64_and_the_reference_alone(make):
+    sample = make()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wide = sample.on("cpu", torch.float64).run()
+        with kernels.backend("reference"):
+            ours = sample.run()
+    assert all(y.dtype == torch.float64 for y in wide.values() if y.is_floating_point())
+    with torch.no_grad(), kernels.backend("reference"):
+        equal(ours, sample.cast(torch.bfloat16).run())
+
+
+# ---- wrong arguments -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_tensor(make):
+    """A TypeError that names the argument and says what came."""
+    sample = make()
+    sample.run()  # is fine as it is
+    for name, x in sample.inputs.items():
+        if isinstance(x, torch.Tensor):
+            optional = inspect.signature(sample.function).parameters[name].default is None
+            for wrong in ([1.0], "x", 3.0) + (() if optional else (None,)):
+                expected = rf"{sample.function.__name__}: {name} (is|has dtype) {type(wrong).__name__}, expected"
+                with pytest.raises(TypeError, match=expected):
+                    sample.function(**sample.inputs | {name: wrong})
+
+
+def test_other_devices(make):
+    """A ValueError that names the argument and the device that was expected."""
+    sample = make()
+    first, *others = [name for name, x in sample.inputs.items() if isinstance(x, torch.Tensor)]
+    for name in others:
+        with pytest.raises(ValueError, match=rf"{sample.function.__name__}: \w+ is on (meta|cpu), expected \w+'s device"):
+            sample.function(**sample.inputs | {name: sample.inputs[name].to("meta")})
