@@ -112,11 +112,12 @@ class Forward {
   }
 
  private:
+  // A shorter window may begin anywhere: the last vector of its columns can end a vector behind the products.
   Window window(int64_t joint, int64_t i, Arena& arena) const {
     return {joint,
             begin_ + i * length_,
             arena.take(pairwise_.ld * pairwise_.units),
-            arena.take(pairwise_.ld * length_),
+            arena.take(pairwise_.ld * length_ + kLanes),
             arena.take(pairwise_.width),
             arena.take(s_.sizes * pairwise_.width)};
   }
