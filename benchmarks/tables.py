@@ -109,9 +109,8 @@ def count(name, frames, **kwargs) -> dict:
             module.forward = partial(_shape_of_linear, module, products)
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         model(*inputs)
-    by_op = {str(op): number // 2 for op, number in flops.get_flop_counts().get("Global", {}).items()} | {
-        "linear": sum(products)
-    }
+    found = flops.get_flop_counts().get("Global", {})
+    by_op = {str(op): number // 2 for op, number in found.items()} | {"linear": sum(products)}
     return {
         "params": sum(p.numel() for p in model.parameters()),
         "params_paper_convention": sum(p.numel() for layer in layers for p in layer.parameters()),
