@@ -91,6 +91,12 @@ def test_override(originals):
     assert importlib.import_module("causal_conv1d_cuda") is theirs
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """The order of tests decides nothing."""
+    torch.manual_seed(0)
+
+
 # ---- selective_scan_cuda and its kin ---------------------------------------------------------------------------------
 
 
