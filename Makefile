@@ -16,6 +16,7 @@ $(PY):
 .venv/installed: $(SOURCES) | $(PY)
 	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install $(TORCH)
 	$(PY) -m pip install -q "setuptools>=77.0.3" cmake ninja
+	$(PY) -m pip uninstall -qy lifter 2>/dev/null # what this distribution was called once
 	$(PY) -m pip install -q --no-build-isolation -e ".[test]"
 	@if cat lifter/_build_failure.txt 2>/dev/null; then echo "WARNING: no C++ kernels (why: above)"; else touch $@; fi
 

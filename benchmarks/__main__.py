@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -116,6 +117,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError("--device cuda: PyTorch sees no GPU here")
         if args.threads:
             torch.set_num_threads(args.threads)
+        for folder in filter(None, (args.out, args.json and Path(args.json).parent)):
+            Path(folder).mkdir(parents=True, exist_ok=True)  # hours later would be too late to say that it cannot be
         seconds = SECONDS[mode] if args.seconds is None else args.seconds
         setup = Setup(args.device, clips, mode, seconds, PATIENCE[mode])
         plan = {PARTS[part][0]: runner.planned(PARTS[part][0], setup) for part in parts}
@@ -160,10 +163,17 @@ def run(plan, setup, args) -> int:
 
     if plan.keys() - {tables}:
         result.ceilings = bounds.ceilings(setup.device)
-    runner.run(plan, setup, shares, result, write_results, write_report)
+    try:
+        runner.run(plan, setup, shares, result, write_results, write_report)
+    except KeyboardInterrupt:
+        interrupted = True
+        result.remarks.append("interrupted")
+        write_report()
+    else:
+        interrupted = False
     where = [args.json] * bool(args.json) + [f"{folder}/report.md (all columns and notes), results.json"] * bool(folder)
     print(headlines.headlines(result, where, time.perf_counter() - start))
-    return 1 if any(headlines.wrong(row) or row.get("slower") for row in result.rows) else 0
+    return 130 if interrupted else int(any(headlines.wrong(row) or row.get("slower") for row in result.rows))
 
 
 def announced(plan, setup, shares) -> str:

@@ -53,7 +53,8 @@ def table(section, rows, wanted=None) -> tuple[list[str], list[list[str]]]:
         for title, key, template in section.COLUMNS
         if wanted is None or title in wanted
     ]
-    titles, *lines = zip(*(column for column in columns if any(column[1:])))
+    columns = [column for column in columns if any(column[1:])]
+    titles, *lines = zip(*columns) if columns else [[]]
     return titles, lines
 
 

@@ -17,6 +17,7 @@ from . import published
 
 TITLE = "Tables: parameters and multiply-accumulates of one clip"
 COLUMNS = [
+    ("case", "case", "{}"),  # of one that failed
     ("model", "name", "{}"),
     ("T", "frames", "{}"),
     ("source", "source", "{}"),
@@ -29,7 +30,7 @@ COLUMNS = [
     ("MACs, all", "macs", lambda macs: _macs(macs)),
     ("note", "note", "{}"),
 ]
-SCREEN = ("model", "T", "source", "published", "params, paper convention", "MACs, paper convention", "deviation")
+SCREEN = ("case", "model", "T", "source", "published", "params, paper convention", "MACs, paper convention", "deviation")
 NOTES = [
     "Paper convention: thop's. Only registered layers count (Linear, convolution, norm): no raw parameters, no "
     "products of them, no attention, no scan, no sampling.",

@@ -132,8 +132,9 @@ class Op(Kernel):
     def __call__(self, *args):
         args = list(args)
         x = args[self._first]
-        if self._autocast and (dtype := autocast_dtype(x)) is not None:
-            _cast(args, self._maps, dtype)
+        autocast = autocast_dtype(x)
+        if self._autocast and autocast is not None:
+            _cast(args, self._maps, autocast)
             x = args[self._first]
         for i in self._maps:
             if args[i] is not None and args[i].dtype != x.dtype:
@@ -150,7 +151,8 @@ class Op(Kernel):
         if wide := x.dtype == torch.float16 and x.device.type == "cpu":
             _cast(args, self._maps, torch.float32)
         _cast(args, self._parameters, torch.float32)
-        results = self._kernels(ops, *args)
+        with contextlib.nullcontext() if autocast is None else no_autocast(x):  # `kernels` may call PyTorch's ops
+            results = self._kernels(ops, *args)
         return _narrow(results, x.dtype) if wide else results
 
     def _call(self, ops, *args):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from ._checks import check_float, check_shape
 from ._op import Cost, Kernel, Op
+from ._torch import no_autocast
 
 __all__ = ["deform_conv2d", "deform_conv2d_ref"]
 
@@ -73,7 +74,8 @@ def deform_conv2d_ref(input, offset, weight, bias=None, stride=(1, 1), padding=(
     groups = input.shape[1] // weight.shape[1]
     columns = columns.unflatten(1, (groups, -1)).flatten(2, 3)
     weight = weight.to(dtype).flatten(1).unflatten(0, (groups, -1))
-    out = torch.einsum("bgkhw,gok->bgohw", columns, weight).flatten(1, 2)
+    with no_autocast(input):
+        out = torch.einsum("bgkhw,gok->bgohw", columns, weight).flatten(1, 2)
     if bias is not None:
         out = out + bias.to(dtype)[:, None, None]
     return out.to(input.dtype)

@@ -35,7 +35,13 @@ _LATE = {
 }  # fmt: skip
 
 
+# Modules that `import lifter` alone makes reachable, as `lifter.data`.
+_MODULES = ("data", "kernels", "layers", "models", "pretrained", "registry", "render", "rewrite", "training", "verify")
+
+
 def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
@@ -43,4 +49,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted(globals().keys() | _LATE.keys())
+    return sorted(globals().keys() | _LATE.keys() | set(_MODULES))

@@ -44,7 +44,7 @@ class Candidate:
     @cached_property
     def is_json(self) -> bool:
         text = self.suffix == ".json" or self.start.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[")
-        return text and self.npz is None
+        return text and self.npz is None and self.start[:6] != b"\x93NUMPY"
 
     @cached_property
     def json(self):

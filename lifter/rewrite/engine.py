@@ -96,7 +96,7 @@ def _is_touched(module):
 def draw(example, like):
     """The arguments that an example describes, random numbers with dtype and device of `like`; always the same ones."""
     generator = torch.Generator().manual_seed(0)
-    make = lambda shape: torch.randn(shape, generator=generator).to(like)
+    make = lambda shape: torch.randn(shape, generator=generator, device="cpu").to(like)
     return [make(arg) if isinstance(arg, tuple) else arg for arg in example]
 
 

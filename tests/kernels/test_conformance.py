@@ -260,12 +260,13 @@ def test_repeats_on_any_number_of_threads(make):
         (equal if sample.repeats else close)(other, results[0])
 
 
-def test_autocast(target, make):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(target, make, dtype):
     """Computes in its dtype what is a map, and leaves the rest alone."""
     sample = on(target, make)
     with target.forced(), torch.no_grad():
-        expected = sample.cast(torch.bfloat16).run()
-        with torch.autocast(target.device, torch.bfloat16):
+        expected = sample.cast(dtype).run()
+        with torch.autocast(target.device, dtype):
             equal(sample.run(), expected)
 
 

@@ -9,11 +9,13 @@ from ..detectors import detection, entries, register_detector
 from ..files import image_size, length, numbers, read_json, take
 
 LANDMARKS = ("landmark", "landmarks", "pose_landmarks", "poseLandmarks")
+OTHERS = ("lifter", "annotations", "instance_info", "people")  # keys of other formats, which may have "frames" too
 
 
 def _sniff(file):
     landmarks = isinstance(file.first, list) or not {*LANDMARKS, "x"}.isdisjoint(file.first_keys)
-    return "frames" in file.keys or landmarks
+    frames = "frames" in file.keys and isinstance(file.json["frames"], list) and file.keys.isdisjoint(OTHERS)
+    return frames or landmarks
 
 
 @register_detector("mediapipe", "MediaPipe's 33 landmarks (JSON)", sniff=_sniff, shares=True)

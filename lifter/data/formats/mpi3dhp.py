@@ -19,7 +19,11 @@ TRAIN_CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # those at the height of a person, whi
 _OF_28 = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)  # the 17 joints among the 28 of annot.mat
 
 
-@register_format("3dhp", "MPI-INF-3DHP as P-STMO stores it (npz)", sniff=lambda file: "data" in file.arrays, suffix=".npz")
+def _sniff(file):
+    return "data" in file.arrays and file.arrays.isdisjoint(("lifter", "positions_3d", "imgname"))  # others' names
+
+
+@register_format("3dhp", "MPI-INF-3DHP as P-STMO stores it (npz)", sniff=_sniff, suffix=".npz")
 def open_npz(path) -> Dataset:
     """P-STMO's npz: sequences "S1/Seq1/0" of the training set, or "TS1" of the test set, with the frames that count."""
     path = existing(path)

@@ -7,9 +7,19 @@ from ..registry import Candidate
 
 def _sniff(file):
     if file.is_folder:
-        return any(_sniff(Candidate(path)) for path in list(file.path.glob("*.json"))[:1])
+        if named := sorted(file.path.glob("*_keypoints.json")):
+            return _sniff(Candidate(named[0]))
+        return any(_is_frame(path) for path in sorted(file.path.glob("*.json"))[:1])
     frames = [file.json, *file.json.values()] if isinstance(file.json, dict) else []
     return any(isinstance(frame, dict) and not {"people", "bodies"}.isdisjoint(frame) for frame in frames)
+
+
+def _is_frame(path):
+    """A file of any other name may belong to something else, and is not read to its end if it is no JSON."""
+    try:
+        return _sniff(Candidate(path))
+    except ValueError:
+        return False
 
 
 def _folder(names, named):
