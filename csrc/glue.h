@@ -116,7 +116,7 @@ inline Tensor sum_over(const Tensor& partial, int64_t parts, std::initializer_li
 
 inline Tensor swapped(const Tensor& t) { return torch::stable::transpose(t, 1, 2); }
 
-// Whether the map lies along its channels; `channels_last` in kernels/_op.py is the same.
+// Whether the map lies along its channels; `channels_last` in kernels/_layout.py is the same.
 inline bool channels_last(const Tensor& t) { return t.stride(1) == 1 && t.stride(2) != 1; }
 
 // A new map in the layout of this one.

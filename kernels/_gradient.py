@@ -1,9 +1,9 @@
 """Autograd formulas that names spell: what a backward wants to be given, its schema says.
 
 An argument `dout` is the gradient of the output `out`; an optional one is None where there is no such gradient, or the output
-is empty, as one that was not asked for. An argument
-`has_x` says whether the input `x` was given. Every other argument is the input or the output of its name, saved by the
-forward. A result `dx` is the gradient of the input `x`; where `x` was not given, or wants none, it may be anything.
+is empty, as one that was not asked for. An argument `has_x` says whether the input `x` was given. Every other argument is the
+input or the output of its name, saved by the forward. A result `dx` is the gradient of the input `x`; where `x` was not given,
+or wants none, it may be anything. A forward whose input `save_states` is false has saved nothing, and gives no gradients.
 """
 
 import torch
@@ -15,6 +15,10 @@ class Formula:
     def __init__(self, name, forward, backward):
         inputs, outputs = [a.name for a in forward.arguments], [r.name for r in forward.returns]
         values, results = inputs + outputs, [r.name for r in backward.returns]
+        if unknown := [name for name in results if name not in {f"d{name}" for name in inputs}]:
+            raise ValueError(
+                f"{name}_bwd: result {unknown[0]!r} is the gradient of no input, expected d and a name of {inputs}"
+            )
         self.name, self.sources, self.saved, self.plain, self.presence = name, [], [], [], []
         for argument in backward.arguments:
             kind, label = str(argument.type), argument.name
@@ -24,6 +28,8 @@ class Formula:
                 pool, index = "presence", len(self.presence)
                 self.presence.append(inputs.index(label[4:]))
             else:
+                if label not in values:
+                    raise ValueError(f"{name}_bwd: argument {label!r} is none of {values}, nor the gradient of an output")
                 pool = "saved" if "Tensor" in kind else "plain"
                 index = len(getattr(self, pool))
                 getattr(self, pool).append(values.index(label))

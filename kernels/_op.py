@@ -35,7 +35,7 @@ _forced: str | None = None
 class Cost(NamedTuple):
     """What a call costs, besides reading its arguments and writing its results once."""
 
-    flops: int  # by the conventions of FlopCounterMode
+    flops: int  # of products as FlopCounterMode counts them; where there are none, additions and multiplications; never 0
     products: Sequence = ()  # (batch, m, k, n) of the matrix products (m, k) (k, n) that it cannot avoid
     exponentials: int = 0  # that it cannot avoid
 

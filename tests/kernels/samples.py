@@ -19,8 +19,8 @@ class Sample:
     function: Callable
     inputs: dict  # its arguments
     gradients: tuple[str, ...] = ()  # names of the inputs that have a gradient
-    maps: tuple[str, ...] = ()  # of those that autocast casts
-    overwrites: str | None = None  # of the one that a call writes
+    maps: tuple[str, ...] = ()  # names of the inputs that autocast casts
+    overwrites: str | None = None  # name of the input that a call overwrites
     exact: bool = True  # whether inputs of all strides give the same bits
     repeats: bool = True  # whether every number of threads does
 

@@ -9,11 +9,11 @@ import pytest
 CSRC = Path(__file__).parents[2] / "csrc"
 NUMBER = r"([\d.e-]+)f?\b"
 CONSTANTS = [
-    ("selective_scan", "CHUNK", "cpu/chunk.h", rf"kChunk = {NUMBER}"),
-    ("_panels", "PANEL", "cpu/panels.h", rf"kPanel = {NUMBER}"),
-    ("_panels", "LANES", "cpu/panels.h", rf"kPackedLanes = {NUMBER}"),
-    ("topk_temporal_mask", "BITS", "cpu/visible_keys.h", rf"kWord = {NUMBER}"),
-    ("retention", "XPOS_BASE", "xpos.cpp", rf"kXposBase = {NUMBER}"),
+    ("selective_scan", "CHUNK", "cpu/layout.h", rf"kChunk = {NUMBER}"),
+    ("_panels", "PANEL", "cpu/weight_panels.h", rf"kPanelColumns = {NUMBER}"),
+    ("_panels", "LANES", "cpu/weight_panels.h", rf"kColumnMultiple = {NUMBER}"),
+    ("topk_temporal_mask", "BITS", "cpu/layout.h", rf"kWordBits = {NUMBER}"),
+    ("retention", "XPOS_BASE", "rotary_tables.cpp", rf"kXposBase = {NUMBER}"),
     ("density_peak_prune", "NOISE", "cpu/density_peak_prune.cpp", rf"density \+= {NUMBER} \* s_\.noise"),
 ]
 
