@@ -404,6 +404,33 @@ def test_zoo_measures_again_what_seems_slower(small, monkeypatch):
         assert models.near_in_float64(call, out, out + 1)[0] and not models.near_in_float64(call, out + 1, out)[0]
 
 
+def test_a_section_of_failures(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tables, "count", lambda name, frames, **kwargs: 1 / 0)
+    tables._counted.cache_clear()
+    assert run("tables", "--only", "posemamba_s", "--out", tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "posemamba_s (SasMamba, table 1)" in out and "FAILS: ZeroDivisionError" in out
+    assert "FAILS" in (tmp_path / "report.md").read_text()
+
+
+def test_no_folder_for_the_results(tmp_path, capsys):
+    """Said before anything is measured."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stop:
+        run("tables", "--out", tmp_path / "file" / "results")
+    assert stop.value.code == 2 and "file" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_leaves_what_it_has_measured(monkeypatch, tmp_path):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tables, "count", interrupted)
+    tables._counted.cache_clear()
+    assert run("tables", "--only", "posemamba_s", "--out", tmp_path) == 130
+    assert "interrupted" in (tmp_path / "report.md").read_text()
+
+
 def test_a_case_that_fails_is_a_row(monkeypatch, tmp_path, capsys):
     """Whether it is called or built, or the section cannot be planned; the others are measured, and the exit status is 1."""
 

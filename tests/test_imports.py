@@ -95,3 +95,10 @@ def test_short_names(name):
 def test_late_names():
     assert set(lifter.__all__) <= set(dir(lifter)) and all(hasattr(lifter, name) for name in lifter.__all__)
     assert not hasattr(lifter, "no_such_name")
+
+
+def test_modules_without_an_import_of_their_own():
+    code = "import lifter; lifter.data.FORMATS, lifter.registry.create_model, lifter.kernels.backend, lifter.layers.Mamba"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    with pytest.raises(AttributeError, match="'lifter' has no attribute 'nothing'"):
+        lifter.nothing  # noqa: B018
