@@ -264,7 +264,8 @@ def test_fake_tensors_need_no_values():
 
 def sample(B=2, T=5):
     inputs = make_inputs(B, T, 3, 4, 2, groups=[1, 3])
-    return Sample(skeleton_scan, inputs, gradients=NAMES, maps=("x", "x_proj_weight"), repeats=False)
+    # Its projection is PyTorch's product, which may round by strides and by the number of threads.
+    return Sample(skeleton_scan, inputs, gradients=NAMES, maps=("x", "x_proj_weight"), exact=False, repeats=False)
 
 
 SAMPLES = {"skeleton_scan": sample}
