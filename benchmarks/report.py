@@ -65,7 +65,7 @@ def show(section, rows):
 
 def text(section, rows) -> str:
     """The columns that the screen has room for, the note of a row below it, and the first note of the section."""
-    titles, cells = table(section, rows, section.SCREEN)
+    titles, cells = table(section, rows, getattr(section, "SCREEN", None))
     columns = list(zip(titles, *cells))
     widths, least = [max(map(len, column)) for column in columns], [_least(column) for column in columns]
     numbers = [all(text[:1] in "+-0123456789" for text in column[1:]) for column in columns]
