@@ -38,7 +38,7 @@ def _failed(rows):
 
 
 def _models(rows):
-    """Of every case the fastest of our implementations."""
+    """Yield the fastest of our implementations for every case."""
     cases = {}
     for row in rows:
         if row.get("implementation", "").startswith("lifter") and row.get("time") and not wrong(row):

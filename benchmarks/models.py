@@ -130,7 +130,7 @@ def keypoints(model, setup, frames, batch):
 
 
 def inputs(model, setup, frames, batch) -> list[torch.Tensor]:
-    """What the model's forward takes: clips, and for a denoiser noisy poses and their time."""
+    """Return the arguments of the model's forward: clips, and for a denoiser noisy poses and their time."""
     clips = keypoints(model, setup, frames, batch)
     if not hasattr(model, "denoise"):
         return [clips]
