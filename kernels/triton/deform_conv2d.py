@@ -244,6 +244,7 @@ def _plan(pixels, channels, groups):
 
 def _forward(out, input, offset, mask, weight, bias, kernel_size, stride, padding, dilation):
     input = input if input.stride(3) == 1 else input.contiguous()
+    bias = None if bias is None else bias.contiguous()
     geometry = _geometry(input, offset, kernel_size, stride, padding, dilation)
     channels, groups = input.shape[3], offset.shape[1] // (2 * geometry[4])
     pixels = offset.shape[0] * offset.shape[2] * offset.shape[3]
