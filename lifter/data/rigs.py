@@ -16,8 +16,8 @@ def h36m(joints, parents, rest, where):
     """(indices of joints, function that makes (T, 17, 3) of their places).
 
     Joints are called as ours, or as in Mixamo, Biovision, Blender, Unity, VRM, Daz, 3ds Max, SMPL, CMU and others. Of those
-    between hips and neck the spine is the one nearest to the middle. Where nothing is above the head, its top is as far from it
-    as the neck.
+    between hips and neck the spine is the one nearest to the middle. Where nothing is above the head, its top is as far from
+    it as the neck.
 
     Args:
         joints: their names. parents: -1 of the root. rest: (J, 3) places at rest.

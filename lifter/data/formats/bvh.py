@@ -1,7 +1,7 @@
 """Motion capture in BVH files: reading, with forward kinematics, and writing.
 
-A joint is at p = p_parent + R_parent offset, where its position channels replace its offset, and turns by R = R_parent R1 R2 R3,
-its rotation channels in their order. Which joints are Human3.6M's is in `rigs`.
+A joint is at p = p_parent + R_parent offset, where its position channels replace its offset, and turns by R = R_parent R1 R2
+R3, its rotation channels in their order. Which joints are Human3.6M's is in `rigs`.
 """
 
 import re
