@@ -1,0 +1,102 @@
+"""Poses in 3D as other programs write them: holes filled, the unit and the way up found out."""
+
+import numpy as np
+
+from lifter.skeleton import H36M
+
+from .keypoints import LAYOUTS, layout_of, to_h36m
+from .notices import notice
+from .sequence import Sequence
+
+BODY = 1.6  # metres from an ankle along the bones to the head, about
+UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+UPS = {"-y": (0.0, -1.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}  # of poses: of a camera, OpenSim's, of a room
+COCO_BONES = (
+    (0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15),
+    (12, 14), (14, 16),
+)  # fmt: skip
+_CHAIN = ("ankle", "knee", "hip")
+
+
+def poses_of(name, points, where, *, layout=None, **known) -> Sequence:
+    """A sequence of poses (T, J, 3) in the joints of a detector's `layout`; None: by their number, of 17 Human3.6M's, or
+    COCO's if their bones are much shorter. The rest is as of `result_of`."""
+    count = {133: 17, 136: 26}.get(points.shape[1], points.shape[1])
+    points = points[:, :count]
+    if layout is None:
+        layout = order_of(points, "h36m", where) if count == 17 else layout_of(count, where)
+    variant = "mmpose" if "mmpose" in LAYOUTS[layout].variants else None
+    return result_of(name, to_h36m(points, layout, variant, where), where, **known)
+
+
+def order_of(points, usual, where) -> str:
+    """Whether bodies (T, 17, 2 or 3) are in the order "h36m" or "coco": that in which bones are much shorter, else `usual`."""
+    lengths = {layout: _bones(points, bones) for layout, bones in (("h36m", H36M.bones), ("coco", COCO_BONES))}
+    shorter, longer = sorted(lengths, key=lengths.get)
+    if shorter != usual and lengths[shorter] < 0.7 * lengths[longer]:
+        notice(f"{where}: the 17 joints are in the order of {shorter}, by the lengths of the bones")
+        return shorter
+    return usual
+
+
+def _bones(points, bones):
+    one, two = zip(*bones)
+    xyz = points[..., :3] if points.shape[2] == 3 else points[..., :2]
+    lengths = np.linalg.norm(xyz[:, one] - xyz[:, two], axis=-1)
+    return np.nanmean(lengths) if np.isfinite(lengths).any() else np.inf
+
+
+def result_of(name, points, where, *, unit=None, up=None, **known) -> Sequence:
+    """A sequence of poses (T, 17, 3) of Human3.6M's joints, NaN or (0, 0, 0) where a joint is missing.
+
+    Missing joints are filled in time, and their frames do not count in an evaluation.
+
+    Args:
+        unit: in metres, as the file says. None, or if a body of that unit is no person's: of m, cm and mm the one in which it
+            is nearest to `BODY`.
+        up: of `UPS`, the axis that points upwards. None: the one nearest to the bodies' mean direction; "-y" if none is near.
+        known: more fields of `Sequence`.
+    """
+    points, seen = _filled(np.asarray(points, np.float64), where)
+    measured = _body(points)
+    if not measured > 0:
+        raise ValueError(f"{where}: all joints are in one place")
+    nearest = min(UNITS, key=lambda unit: abs(np.log(UNITS[unit] * measured / BODY)))
+    if unit is not None and not 0.3 < unit * measured / BODY < 2:
+        notice(f"{where}: a body of {unit * measured:.3g} m if the file's unit is right; taken as {nearest}")
+        unit = None
+    unit = UNITS[nearest] if unit is None else unit
+    known |= {} if seen.all() else {"valid": seen}
+    return Sequence(name, poses=points * unit, up=up or way_up(points) or "-y", **known)
+
+
+def way_up(points) -> str | None:
+    """Of `UPS` the one that the mean direction of bodies (T, 17, 3) is nearest to, from ankles to thorax; None if they do not
+    stand."""
+    ankles = [H36M.joints.index(f"{side}_ankle") for side in ("left", "right")]
+    body = (points[:, H36M.joints.index("thorax")] - points[:, ankles].mean(1)).mean(0)
+    up = max(UPS, key=lambda up: np.dot(UPS[up], body))
+    return up if np.dot(UPS[up], body) > 0.7 * np.linalg.norm(body) else None
+
+
+def _body(points):
+    """The mean length from an ankle along the bones to the head."""
+    at = lambda joint: points[:, H36M.joints.index(joint)]
+    length = lambda *joints: sum(np.linalg.norm(at(one) - at(two), axis=-1).mean() for one, two in zip(joints, joints[1:]))
+    legs = [length(*(f"{side}_{part}" for part in _CHAIN)) for side in ("left", "right")]
+    return np.mean(legs) + length("pelvis", "thorax", "head")
+
+
+def _filled(points, where):
+    """Points without holes, and (T,) whether all joints of a frame were there."""
+    zero = (points == 0).all(-1)
+    lost = ~np.isfinite(points).all(-1) | zero & ~zero.all(0)
+    if lost.all(0).any():
+        never = ", ".join(joint for joint, gone in zip(H36M.joints, lost.all(0)) if gone)
+        raise ValueError(f"{where}: {never} in none of {len(points)} frames")
+    points, time = points.copy(), np.arange(len(points))
+    for joint in np.flatnonzero(lost.any(0)):
+        there = ~lost[:, joint]
+        for axis in range(3):
+            points[~there, joint, axis] = np.interp(time[~there], time[there], points[there, joint, axis])
+    return points, ~lost.any(1)
