@@ -49,7 +49,7 @@ class Clip:
 
 
 def register_detector(name, about, *, sniff, suffix=".json", folder=None, shares=False):
-    """Make `read(path)` what reads the `Clip`s of a file, or of a folder with a file per frame.
+    """Make `read(path)` what reads the `Clip`s of a file, or of a folder with a file per frame; or the `Dataset` of 3D poses.
 
     Keypoints are in pixels, or with `shares` shares of the image's width and height. The other arguments are of
     `register_format`. The options of the format are those of `open_clips`.
@@ -58,7 +58,10 @@ def register_detector(name, about, *, sniff, suffix=".json", folder=None, shares
     def decorate(read):
         def open_detections(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
             path = existing(path)
-            return open_clips(name, path, read(path), size, fps, layout, variant, shares)
+            found = read(path)
+            if isinstance(found, Dataset):
+                return found
+            return open_clips(name, path, found, size, fps, layout, variant, shares)
 
         register_format(name, about, sniff=sniff, suffix=suffix, folder=folder)(open_detections)
         return read

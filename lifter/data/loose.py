@@ -13,16 +13,15 @@ from functools import partial
 
 import numpy as np
 
-from lifter.skeleton import H36M
+from lifter._notices import notice
 
-from .detectors import Clip, detection, open_clips
+from .detectors import Clip, detection, open_clips, rate_of_times
+from .detectors import body as body_of
 from .files import image_size
 from .frames import frames_of, has_number
-from .keypoints import COCO, LAYOUTS
-from .markers import has_body, has_coco, joints_of, named_poses
-from .notices import notice
+from .keypoints import LAYOUTS, layout_of_names
 from .plausible import SHARES, are_poses
-from .results import poses_of
+from .results import order_of, poses_of
 from .sequence import Dataset
 
 COUNTS = (*(layout.joints for layout in LAYOUTS.values()), 133, 136)  # of joints; the last two begin with the body
@@ -41,7 +40,18 @@ FRAME = (
     "frame", "frame_id", "frame_idx", "frame_index", "frameIndex", "frameId", "frame_number", "frameNumber", "frame_num",
     "frame_no", "image_id", "image", "image_path", "frame_path", "file_name", "filename",
 )  # fmt: skip
-TIME = ("timestamp", "timestamp_ms", "timestampMs", "timestamp_s", "timestamp_sec", "time", "time_ms", "time_s", "time_sec", "t")
+TIME = (
+    "timestamp",
+    "timestamp_ms",
+    "timestampMs",
+    "timestamp_s",
+    "timestamp_sec",
+    "time",
+    "time_ms",
+    "time_s",
+    "time_sec",
+    "t",
+)
 ID = ("track_id", "trackId", "tracking_id", "person_id", "personId", "player_id", "idx", "id")
 SCORES = (
     "keypoint_scores", "keypoints_scores", "keypoint_confidence", "keypoints_conf", "keypoints_confidence", "scores",
@@ -50,7 +60,17 @@ SCORES = (
 NAME = ("name", "part", "joint", "keypoint", "label")
 META = ("metadata", "meta", "info", "meta_info", "video_info", "video_metadata", "videoInfo", "video", "config")
 WIDTH = ("width", "image_width", "img_width", "frame_width", "video_width", "imageWidth", "videoWidth", "frameWidth", "w")
-HEIGHT = ("height", "image_height", "img_height", "frame_height", "video_height", "imageHeight", "videoHeight", "frameHeight", "h")
+HEIGHT = (
+    "height",
+    "image_height",
+    "img_height",
+    "frame_height",
+    "video_height",
+    "imageHeight",
+    "videoHeight",
+    "frameHeight",
+    "h",
+)
 SIZE = ("resolution", "size", "image_size", "frame_size", "video_size", "img_size")
 FPS = ("fps", "FPS", "frame_rate", "framerate", "frameRate", "video_fps")
 SAME = 0.25  # bodies that are nearer than that, in their extents, are in one place
@@ -99,14 +119,30 @@ def part_of(value) -> Part:
     return Part(parts=[part_of(inner) for inner in value], listed=_array(value) is not None)
 
 
+def first_body(value) -> Part | None:
+    """The first body in a value."""
+    if not isinstance(value, (dict, list, tuple, np.ndarray)) or len(value) == 0:
+        return None
+    if (body := _body(value)) is not None:
+        return body
+    if isinstance(value, dict):
+        keyed = all(re.search(r"\d", str(key)) for key in value)
+        value = value.values() if keyed else [value[key] for key in (*IMAGE, *WORLD) if key in value]
+    elif isinstance(value[0], (int, float, str, np.generic)):
+        return None
+    return next((body for inner in value if (body := first_body(inner)) is not None), None)
+
+
 def _of_dict(value):
     for key in (*IMAGE, *WORLD):
         part = part_of(value[key]) if key in value else Part()
         if part.full or key in LANDMARKS and key in value:
             part.world |= key in WORLD
-            part.listed |= key in (*LANDMARKS, *WORLD)
+            part.listed = part.listed and part.values is None or key in (*LANDMARKS, *WORLD)
             said = lambda keys: next((value[key] for key in keys if isinstance(value.get(key), (int, float, str))), None)
-            part.frame, part.time = (said(keys) if now is None else now for keys, now in ((FRAME, part.frame), (TIME, part.time)))
+            part.frame, part.time = (
+                said(keys) if now is None else now for keys, now in ((FRAME, part.frame), (TIME, part.time))
+            )
             bodies = part.bodies()
             if len(bodies) == 1 and bodies[0].id is None:
                 bodies[0].id = said(ID)
@@ -139,9 +175,13 @@ def _body(value):
     """The body that a value is, None if it is none."""
     if isinstance(value, dict):
         return _body_of_columns(value) or _body_of_names(value)
-    if isinstance(value[0], dict):
-        return _body_of_list(value)
-    array = _array(value)
+    body = _body_of_list(value) if isinstance(value[0], dict) else _body_of_rows(_array(value))
+    if body is not None:
+        body.listed = True
+    return body
+
+
+def _body_of_rows(array):
     if array is None or array.ndim > 2:
         return None
     if array.ndim == 2:
@@ -164,7 +204,7 @@ def _body_of_columns(value):
 
 def _body_of_names(value):
     joints = {str(key): joint for key, inner in value.items() if (joint := _joint(inner)) is not None}
-    if has_body(joints):
+    if _are_known(joints):
         return Part(np.stack(list(joints.values())), True, tuple(joints))
     if len(joints) in COUNTS and all(key.isdigit() for key in joints):
         return Part(np.stack([joints[key] for key in sorted(joints, key=int)]), True)
@@ -177,10 +217,14 @@ def _body_of_list(value):
         return None
     said = lambda keys: [next((inner[key] for key in keys if key in inner), None) for inner in value]
     names = tuple(map(str, said(NAME)))
-    if has_body(names):
+    if _are_known(names):
         return Part(np.stack(joints), True, names)
     numbers = said(("id", "index", "idx", "landmark_id"))
-    if len(joints) not in COUNTS and len(set(numbers)) == len(numbers) and all(type(n) is int and 0 <= n < 33 for n in numbers):
+    if (
+        len(joints) not in COUNTS
+        and len(set(numbers)) == len(numbers)
+        and all(type(n) is int and 0 <= n < 33 for n in numbers)
+    ):
         values = np.full((17 if max(numbers) < 17 else 33, 4), np.nan)
         values[numbers] = joints
         return Part(values, True)
@@ -199,6 +243,14 @@ def _joint(value):
         return None
     numbers = [np.nan if number is None else number for number in value]
     return np.array(numbers, np.float64) if all(isinstance(number, (int, float)) for number in numbers) else None
+
+
+def _are_known(names):
+    try:
+        layout_of_names(names, "")
+    except ValueError:
+        return False
+    return True
 
 
 def _array(value):
@@ -248,7 +300,9 @@ def _label(part):
 
 def _inner_is_time(root):
     """Whether the outer parts are people, whose bodies stay in one place from one to the next."""
-    keyed = all(part.key is not None for part in root.parts) and all(b.key is not None for part in root.parts for b in part.parts)
+    keyed = all(part.key is not None for part in root.parts) and all(
+        b.key is not None for part in root.parts for b in part.parts
+    )
     if not (root.listed or keyed):
         return False
     steps = [_apart(one, two) for part in root.parts for one, two in zip(part.bodies(), part.bodies()[1:])]
@@ -283,59 +337,58 @@ def _apart(one, two):
 def _numbered(frames, where):
     """[(video, number, bodies)] of frames, and the frames per second that their times say."""
     labels, times = [label for label, _, _ in frames], [time for _, time, _ in frames]
-    fps, by_time = _rate(times)
-    if all(label is not None and (isinstance(label, (int, float)) or has_number(label)) for label in labels):
-        whole = [int(label) if isinstance(label, float) else label for label in labels]
-        return [(*told, bodies) for told, (_, _, bodies) in zip(frames_of(whole, where), frames)], fps
-    numbers = range(len(frames)) if by_time is None else by_time
-    return [("", number, bodies) for number, (_, _, bodies) in zip(numbers, frames)], fps
+    by_time = _by_time(times)
+    if all(label is not None and has_number(str(label)) for label in labels):
+        told = frames_of([int(label) if isinstance(label, float) else label for label in labels], where)
+    else:
+        told = [("", number) for number in (range(len(frames)) if by_time is None else by_time)]
+    timed = [(number, time) for (_, number), time in zip(told, times) if isinstance(time, (int, float))]
+    fps = rate_of_times(*zip(*timed)) if len(timed) > 1 else None
+    return [(*place, bodies) for place, (_, _, bodies) in zip(told, frames)], fps
 
 
-def _rate(times):
-    """Frames per second, and the numbers of the frames, of their times: milliseconds if these are large; (None, None) if they
-    do not grow."""
+def _by_time(times):
+    """The numbers of frames that lie evenly in time, None if these do not."""
     if len(times) < 2 or not all(isinstance(time, (int, float)) for time in times):
-        return None, None
+        return None
     times = np.array(times, np.float64)
     steps = np.diff(times)
-    step = np.median(steps)
     if not (np.isfinite(times).all() and (steps > 0).all()):
-        return None, None
-    numbers = np.rint((times - times[0]) / step).astype(int)
-    if (np.diff(numbers) < 1).any() or numbers[-1] > 1000 * len(times):
-        return None, None
-    unit = 1e-6 if step > 5000 else 1e-3 if step >= 5 else 1.0
-    fps = numbers[-1] / ((times[-1] - times[0]) * unit)
-    near = round(fps)
-    exact = abs(near / fps - 1) * (times[-1] - times[0]) * unit <= 1e-3  # as near as times in milliseconds say
-    return float(near if near and exact else fps), numbers.tolist()
+        return None
+    numbers = np.rint((times - times[0]) / np.median(steps)).astype(int)
+    return numbers.tolist() if (np.diff(numbers) > 0).all() and numbers[-1] < 100 * len(times) else None
 
 
 # ---- what the numbers are --------------------------------------------------------------------------------------------
 
 
-def open_loose(format, path, data, size=None, fps=None, layout=None, variant=None, shares=False) -> Dataset:
-    """The people in `data`, as keypoints or as 3D poses; the other arguments are of `lifter.data.detectors.open_clips`.
+def open_loose(format, path, data, size=None, fps=None, layout=None, variant=None, shares=False, joints=None) -> Dataset:
+    """The people in `data`, as keypoints or as 3D poses.
+
+    Args:
+        joints: their names, where the file tells them apart from the bodies.
+        size, fps, layout, variant, shares: of `lifter.data.detectors.open_clips`.
 
     Raises:
         ValueError if there is no body that is understood.
     """
-    frames = [frame for frame in _frames(part_of(data), path)]
     told_size, told_fps = told_in(data, path)
-    numbered, rate = _numbered(frames, path)
-    found = [(video, number, body) for video, number, bodies in numbered for body in bodies]
+    frames, rate = _numbered(_frames(part_of(data), path), path)
+    found = [(video, number, body) for video, number, bodies in frames for body in bodies]
     if not found:
-        raise ValueError(f"{path}: no body in it, expected x and y of joints: {', '.join(map(str, sorted(set(COUNTS))))} of them")
-    found, joints = _alike(found, path)
-    values, in_room = _columns([body for _, _, body in found], path)
-    fps_of_file = told_fps or rate
+        raise ValueError(f"{path}: no body that is understood, expected x and y of 17 joints, or as many as a layout has")
+    found, named = _alike(found, path)
+    values, in_room = _columns([body for _, _, body in found])
+    joints, told_fps = joints or named, told_fps or rate
     if in_room:
-        return _results(format, path, found, values, joints, fps_of_file or fps, layout)
+        return _results(format, path, found, values, joints, told_fps or fps, layout)
+    if values.shape[1] == 17 and not (layout or joints):
+        layout = order_of(values[..., :2], "coco", path)
     clips = {}
     for (video, number, body), keypoints in zip(found, values):
-        clips.setdefault(video, []).append(detection(number, _who(body), keypoints))
-    known = {"size": told_size, "fps": fps_of_file, "joints": joints}
-    return open_clips(format, path, [Clip(d, video, **known) for video, d in clips.items()], size, fps, layout, variant, shares)
+        clips.setdefault(video, []).append(detection(number, _who(body), body_of(keypoints)))
+    clips = [Clip(each, video, told_size, told_fps, joints) for video, each in clips.items()]
+    return open_clips(format, path, clips, size, fps, layout, variant, shares)
 
 
 def _who(body):
@@ -361,33 +414,23 @@ def told_in(data, where):
 
 
 def _alike(found, where):
-    """Those with as many joints as most, and the names of these: COCO's, or Human3.6M's that are made of what is named."""
-    counts = Counter((body.values.shape[0] if not body.joints else body.joints, body.values.shape[1]) for *_, body in found)
-    if any(body.joints for *_, body in found):
-        names = max((body.joints for *_, body in found), key=len)
-        coco = has_coco(names)
+    """Those with as many joints as most have, and the joints' names; a joint that is named in others only is NaN."""
+    names = tuple(dict.fromkeys(name for *_, body in found for name in body.joints))
+    if names:
+        found = [each for each in found if each[-1].joints]
         for *_, body in found:
-            body.values = _by_names(body, coco)
-        return found, COCO if coco else H36M.joints
-    (joints, columns), _ = counts.most_common(1)[0]
-    kept = [each for each in found if each[-1].values.shape == (joints, columns)]
+            values = np.full((len(names), body.values.shape[1]), np.nan)
+            values[[names.index(name) for name in body.joints]] = body.values
+            body.values = values
+        return found, names
+    (shape, _), *_ = Counter(body.values.shape for *_, body in found).most_common(1)
+    kept = [each for each in found if each[-1].values.shape == shape]
     if len(kept) < len(found):
-        notice(f"{where}: {len(found) - len(kept)} people have not {joints} joints, and are left out")
+        notice(f"{where}: {len(found) - len(kept)} people have not {shape[0]} joints, and are left out")
     return kept, None
 
 
-def _by_names(body, coco):
-    if not coco:
-        return named_poses(body.joints, body.values[None], "")[0]
-    places = joints_of(body.joints)
-    values = np.full((len(COCO), body.values.shape[1]), np.nan)
-    for index, joint in enumerate(COCO):
-        if joint in places:
-            values[index] = body.values[places[joint]]
-    return values
-
-
-def _columns(bodies, where):
+def _columns(bodies):
     """(keypoints (N, J, 2 or 3), False), or (poses (N, J, 3), True)."""
     values = np.stack([body.values for body in bodies])
     named, width = bodies[0].named, values.shape[2]
@@ -399,7 +442,9 @@ def _columns(bodies, where):
         return (values[..., :2] if z_only else values), poses
     z, scores = values[..., 2], values[..., 3]
     has_z, has_scores = np.isfinite(z).any(), np.isfinite(scores).any()
-    placed = has_z and (bodies[0].world or (bodies[0].scored or not has_scores) and not _in_image(values) or _centred(values))
+    image = _in_image(values)
+    apart = bodies[0].scored and not (image and values.shape[1] == 33) or not has_scores and not image  # MediaPipe's have a z
+    placed = has_z and (bodies[0].world or apart or _centred(values))
     if placed:
         return values[..., :3], True
     return (values[..., [0, 1, 3]] if has_scores else values[..., :2]), False
@@ -442,5 +487,6 @@ def _result(name, by_number, joints, layout, fps, path):
         raise ValueError(f"{where}: seen in {len(by_number)} of {len(points)} frames; are these the numbers of frames?")
     for number, pose in by_number.items():
         points[number - first] = pose
-    layout = "h36m" if joints == H36M.joints else layout
+    points = points[:, : len(body_of(points[0]))]
+    layout = layout_of_names(joints, where) if joints else layout
     return poses_of(name, points, where, layout=layout, fps=fps, start=first, source=str(path))

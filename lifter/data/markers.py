@@ -1,27 +1,29 @@
-"""Joints by the names that others give them: "LShoulder", "left_shoulder", "ShoulderLeft", "LEFT SHOULDER", "LSHO".
+"""Markers and joints in space by their names, as motion capture has them: the joints of Human3.6M that follow from these.
 
-Of the joints or markers that a file names, `named_poses` makes those of Human3.6M. A joint that is not named is put where
-those around it say: the pelvis and the thorax in the middle of hips and shoulders, hips by the pelvis's markers.
+Known are joints as `names` finds them ("LShoulder", "left_shoulder", "Shoulder.L") and the markers of Plug-in Gait and others
+("LSHO", "LASI", "RHJC_study"). A joint that has none is put where those around it say: the pelvis and the thorax in the middle
+of hips and shoulders, hips by the markers of the pelvis, the head above the thorax.
 """
 
 import re
 
 import numpy as np
 
-from lifter.skeleton import H36M
+from lifter._notices import notice
+from lifter.skeleton import H36M, SKELETONS
 
-from .keypoints import COCO
+from .names import SIDED, joint
+from .results import result_of
+from .sequence import Sequence
 
-# Parts by their names in small letters without anything between, the best known first.
-_SIDED = {
-    "eye": ("eye",),
-    "ear": ("ear",),
-    "shoulder": ("shoulder", "sjc", "sho", "acromion"),
-    "elbow": ("elbow", "ejc", "elb"),
-    "wrist": ("wrist", "wjc", "wri"),
-    "hip": ("hip", "hjc"),
-    "knee": ("knee", "kjc", "kne"),
-    "ankle": ("ankle", "ajc", "ank", "malleolus"),
+# Markers of a side by their letters after "L" or "R", the joint's centre first.
+_MARKERS = {
+    "shoulder": ("sjc", "sho", "acromion"),
+    "elbow": ("ejc", "elb"),
+    "wrist": ("wjc", "wri"),
+    "hip": ("hjc",),
+    "knee": ("kjc", "kne"),
+    "ankle": ("ajc", "ank"),
     "asis": ("asis", "asi"),
     "psis": ("psis", "psi"),
     "wrist_a": ("wra",),
@@ -31,97 +33,89 @@ _SIDED = {
 }
 _MIDDLE = {
     "nose": ("nose",),
-    "pelvis": ("pelvis", "hip", "hips", "midhip", "chip", "centerhip", "hipcenter", "hipscenter", "root", "bodycenter"),
+    "pelvis": ("pelvis", "midhip", "hip", "hips", "chip", "hipcenter", "root", "bodycenter"),
     "spine": ("spine", "spinemid", "midspine", "torso"),
-    "thorax": ("thorax", "neck", "headbottom", "midshoulder", "shouldercenter", "spineshoulder"),
-    "head": ("head", "headtop", "tophead", "headcenter", "vertex"),
-    "c7": ("c7",),
+    "thorax": ("thorax", "neck", "headbottom", "spineshoulder", "c7"),
+    "head": ("headtop", "head", "tophead", "headcenter"),
     "clavicle": ("clav",),
 }
-_WRAPPED = re.compile(r"^(body|poseworldlandmarks?|poselandmarks?|poseworld|pose|kpt?|keypoint|landmark|joint|marker|mp)(?=.{3})")
 _CENTRES = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 
 
-def _table():
-    table = {name: (part, rank) for part, names in _MIDDLE.items() for rank, name in enumerate(names)}
-    for part, names in _SIDED.items():
-        for rank, name in enumerate(names):
-            for side in ("left", "right"):
-                for short in (side, side[0]):
-                    table[short + name] = table[name + short] = f"{side}_{part}", rank
-    return table
+def open_markers(name, labels, points, where, *, unit=None, up=None, **known) -> Sequence:
+    """A sequence of the points (T, N, 3) that are called `labels`, NaN where one was not seen.
+
+    Args:
+        unit: in metres, as the file says, None if it does not.
+        up: of `lifter.data.results.UPS`, which axis points upwards in such files. Others are taken if the body stands along
+            them, unless the labels are ours.
+        known: more fields of `Sequence`.
+    """
+    ours = sorted(SKELETONS.values(), key=lambda skeleton: skeleton.joints != tuple(labels))  # some differ in order only
+    skeleton = next((each for each in ours if sorted(each.joints) == sorted(labels)), None)
+    if skeleton is not None and skeleton is not H36M:
+        points = points[:, [labels.index(joint) for joint in skeleton.joints]]
+        return Sequence(name, skeleton, poses=points * (unit or 1.0), up=up or "z", source=str(where), **known)
+    if skeleton is H36M:
+        poses = points[:, [labels.index(joint) for joint in H36M.joints]]
+    else:
+        poses, up = named_poses(labels, points, where), None
+    return result_of(name, poses, where, unit=unit, up=up, source=str(where), **known)
 
 
-_KNOWN = _table()
-
-
-def joint_of(name) -> str | None:
-    """The name in `COCO`, or "pelvis", "spine", "thorax" or "head", of the joint that others call `name`."""
-    return _ranked(name)[0]
-
-
-def _ranked(name):
-    plain = re.sub(r"[^a-z0-9]", "", str(name).rpartition(":")[2].lower())
-    while plain not in _KNOWN and (wrapped := _WRAPPED.match(plain)):
-        plain = plain[wrapped.end() :]
-    return _KNOWN.get(plain, (None, 0))
-
-
-def joints_of(names) -> dict[str, int]:
-    """Where in `names` each joint is that is known; of two names for one, the better known."""
+def joints_of(labels) -> dict[str, int]:
+    """Where in `labels` each joint or marker is; of several that may be meant the first in the tables above."""
     found = {}
-    for place, name in enumerate(names):
-        joint, rank = _ranked(name)
-        if joint is not None and (joint not in found or rank < found[joint][0]):
-            found[joint] = rank, place
-    return {joint: place for joint, (_, place) in found.items()}
+    for place, label in enumerate(labels):
+        part, rank = _part(str(label))
+        if part is not None and (part not in found or rank < found[part][0]):
+            found[part] = rank, place
+    return {part: place for part, (_, place) in found.items()}
 
 
-def has_body(names) -> bool:
-    """Whether `names` are those of a body: both hips or the pelvis's markers, and knees, ankles, shoulders, elbows, wrists."""
-    known = joints_of(names)
-    sided = lambda *parts: all(f"{side}_{part}" in known for side in ("left", "right") for part in parts)
-    hips = sided("hip") or sided("asis", "psis")
-    wrists = sided("wrist") or sided("wrist_a", "wrist_b")
-    return hips and wrists and sided("knee", "ankle", "shoulder", "elbow")
+def _part(label):
+    side, word = joint(label)
+    if side:
+        for part, words in SIDED.items():
+            if word in words:
+                return f"{side}_{part}", words.index(word)
+    plain = re.sub("[^a-z0-9]|study", "", label.rpartition(":")[2].lower())
+    for part, words in _MARKERS.items():
+        if plain[1:] in words and plain[0] in "lr":
+            return f"{'left' if plain[0] == 'l' else 'right'}_{part}", 20 + words.index(plain[1:])
+    for part, words in _MIDDLE.items():
+        if plain in words:
+            return part, words.index(plain)
+    return None, 0
 
 
-def has_coco(names) -> bool:
-    """Whether all of COCO's joints are among `names`."""
-    return joints_of(names).keys() >= set(COCO)
-
-
-def named_poses(names, points, where):
-    """(T, 17, D) in the joints of Human3.6M, of points (T, N, D) that are called `names`.
-
-    The neck of Human3.6M is the nose, the head the middle of the eyes if no joint is called so; without either, both lie on
-    the line from the spine through the thorax.
+def named_poses(labels, points, where):
+    """(T, 17, 3) in the joints of Human3.6M.
 
     Raises:
-        ValueError if `has_body` says no; it lists the names.
+        ValueError if there are no hips, knees, ankles, shoulders, elbows or wrists among the labels; it lists them.
     """
-    if not has_body(names):
-        some = ", ".join(map(str, names[:24]))
-        wanted = ", ".join(f"left and right {part}" for part in _CENTRES)
-        raise ValueError(f"{where}: {some}: expected names for {wanted}")
-    at = {joint: points[:, place] for joint, place in joints_of(names).items()}
-    middle = lambda *joints: np.mean([at[joint] for joint in joints], 0) if at.keys() >= set(joints) else None
+    at = {part: points[:, place] for part, place in joints_of(labels).items()}
+    middle = lambda *parts: np.mean([at[part] for part in parts], 0) if at.keys() >= set(parts) else None
+    both = lambda part: middle(f"left_{part}", f"right_{part}")
+    first = lambda *places: next((place for place in places if place is not None), None)
     for side in ("left", "right"):
         at.setdefault(f"{side}_wrist", middle(f"{side}_wrist_a", f"{side}_wrist_b"))
-    if "left_hip" not in at or "right_hip" not in at:
-        at["left_hip"], at["right_hip"] = _hips(*(at[f"{side}_{part}"] for part in ("asis", "psis") for side in ("left", "right")))
-    pelvis = at.get("pelvis", middle("left_hip", "right_hip"))
-    thorax = at.get("thorax", middle("c7", "clavicle"))
-    thorax = middle("left_shoulder", "right_shoulder") if thorax is None else thorax
-    spine = at.get("spine", (pelvis + thorax) / 2)
-    heads = ("left_eye", "right_eye"), ("left_ear", "right_ear")
-    heads += (("left_head_front", "right_head_front", "left_head_back", "right_head_back"),)
-    head = next((place for place in (at.get("head"), *(middle(*joints) for joints in heads)) if place is not None), None)
-    neck = at.get("nose")
+    if both("asis") is not None and both("psis") is not None:
+        left, right = _hips(*(at[f"{side}_{part}"] for part in ("asis", "psis") for side in ("left", "right")))
+        at = {"left_hip": left, "right_hip": right} | at
+    lost = [f"{side} {part}" for part in _CENTRES for side in ("left", "right") if at.get(f"{side}_{part}") is None]
+    if lost:
+        raise ValueError(f"{where}: no {', '.join(lost)} among the names {', '.join(map(str, labels[:40]))}")
+    pelvis = first(at.get("pelvis"), both("hip"))
+    thorax = first(middle("thorax", "clavicle"), at.get("thorax"), both("shoulder"))
+    spine = first(at.get("spine"), (pelvis + thorax) / 2)
+    around = middle("left_head_front", "right_head_front", "left_head_back", "right_head_back")
+    head = first(at.get("head"), around, both("eye"), both("ear"), at.get("nose"))
     if head is None:
-        head = thorax + 0.45 * (thorax - pelvis) if neck is None else neck
-    if neck is None:
-        neck = (thorax + head) / 2
+        head = thorax + 0.45 * (thorax - pelvis)
+        notice(f"{where}: no name for the head: it is put above the thorax")
+    neck = first(at.get("nose") if at.get("nose") is not head else None, (thorax + head) / 2)
     at |= {"pelvis": pelvis, "thorax": thorax, "spine": spine, "head": head, "neck": neck}
     return np.stack([at[joint] for joint in H36M.joints], 1)
 
@@ -134,7 +128,6 @@ def _hips(left_front, right_front, left_back, right_back):
     right = right / width
     ahead = front - back
     ahead = ahead - (ahead * right).sum(-1, keepdims=True) * right
-    ahead /= np.linalg.norm(ahead, axis=-1, keepdims=True)
-    down = -np.cross(right, ahead)
-    centre = front + width * (0.30 * down - 0.22 * ahead)
+    ahead = ahead / np.linalg.norm(ahead, axis=-1, keepdims=True)
+    centre = front - width * (0.30 * np.cross(right, ahead) + 0.22 * ahead)
     return centre - 0.36 * width * right, centre + 0.36 * width * right

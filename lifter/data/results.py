@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from lifter._notices import notice
 from lifter.skeleton import H36M
 
 from .keypoints import LAYOUTS, layout_of, to_h36m
-from .notices import notice
 from .sequence import Sequence
 
 BODY = 1.6  # metres from an ankle along the bones to the head, about
@@ -19,24 +19,22 @@ _CHAIN = ("ankle", "knee", "hip")
 
 
 def poses_of(name, points, where, *, layout=None, **known) -> Sequence:
-    """A sequence of poses (T, J, 3) in the joints of a detector's `layout`; None: by their number, of 17 Human3.6M's, or
-    COCO's if their bones are much shorter. The rest is as of `result_of`."""
-    count = {133: 17, 136: 26}.get(points.shape[1], points.shape[1])
-    points = points[:, :count]
+    """A sequence of poses (T, J, 3) in the joints of a detector's `layout`, as `to_h36m` takes it; None: 17 joints are
+    Human3.6M's, or COCO's if their bones are much shorter. The rest is as of `result_of`."""
     if layout is None:
-        layout = order_of(points, "h36m", where) if count == 17 else layout_of(count, where)
-    variant = "mmpose" if "mmpose" in LAYOUTS[layout].variants else None
+        layout = order_of(points, "h36m", where) if points.shape[1] == 17 else layout_of(points.shape[1], where)
+    variant = "mmpose" if layout in LAYOUTS and "mmpose" in LAYOUTS[layout].variants else None
     return result_of(name, to_h36m(points, layout, variant, where), where, **known)
 
 
 def order_of(points, usual, where) -> str:
-    """Whether bodies (T, 17, 2 or 3) are in the order "h36m" or "coco": that in which bones are much shorter, else `usual`."""
-    lengths = {layout: _bones(points, bones) for layout, bones in (("h36m", H36M.bones), ("coco", COCO_BONES))}
-    shorter, longer = sorted(lengths, key=lengths.get)
-    if shorter != usual and lengths[shorter] < 0.7 * lengths[longer]:
-        notice(f"{where}: the 17 joints are in the order of {shorter}, by the lengths of the bones")
-        return shorter
-    return usual
+    """Whether bodies (T, 17, 2 or 3) are in the order "h36m" or "coco": that in which bones are shorter, if it is clear, else
+    `usual`."""
+    ratio = _bones(points, COCO_BONES) / _bones(points, H36M.bones)  # 0.8 and less, or 1.3 to 2.4 of people
+    order = "coco" if ratio < 0.9 else "h36m" if ratio > 1.3 else usual
+    if order != usual:
+        notice(f"{where}: the 17 joints are in the order of {order}, by the lengths of the bones")
+    return order
 
 
 def _bones(points, bones):

@@ -47,7 +47,7 @@ def _read(path, body_model, fps) -> Sequence:
     archive = Npz(path)
     if body_model is None:
         raise ValueError(
-            f"{path}: parameters of a body, from which joints follow with its model alone: pass body_model=, or --body-model FILE "
+            f"{path}: parameters of a body, which has joints with its model alone: pass body_model=, or --body-model FILE "
             "with a model of the SMPL family (an npz)"
         )
     turns = np.concatenate([_rows(archive, key) for key in next(keys for keys in _POSES if set(archive.keys) >= set(keys))], 1)
@@ -99,7 +99,7 @@ class _Body:
         tree = get("kintree_table", (2, len(regressor))).astype(np.int64)
         self.rest, self.parents = (regressor @ points)[:JOINTS], [-1, *tree[0, 1:JOINTS].tolist()]
         if len(self.rest) < JOINTS or any(not 0 <= parent < joint for joint, parent in enumerate(self.parents) if joint):
-            raise ValueError(f"{path}: no body model of the SMPL family, expected {JOINTS} joints or more, each below an earlier one")
+            raise ValueError(f"{path}: no model of the SMPL family, expected {JOINTS} joints or more, in a tree")
         head = _PARTS["neck"]
         weights = get("weights", (len(points), None))[:, head] if "weights" in archive else np.zeros(len(points))
         crown = points[weights > 0.5]

@@ -66,7 +66,7 @@ def _parse(data, path):
     kind, width = ("f4", 4) if scale < 0 else ("i2", 2)
     row, begin = 4 * count + analog, (start - 1) * BLOCK
     if not (count and len(labels) == count and begin > 0 and scale and math.isfinite(scale)):
-        raise ValueError(f"{path}: {count} points with {len(labels)} labels, scale {scale:g}, expected points and a label for each")
+        raise ValueError(f"{path}: {count} points with {len(labels)} labels, scale {scale:g}, expected a label for each")
     there = (len(data) - begin) // (row * width)
     frames = there if last == LONGEST else last - first + 1
     if not 0 < frames <= there:
@@ -178,5 +178,7 @@ def _packed(groups):
                 content = struct.pack("<bBBB", -1, 2, len(value[0]), len(value)) + "".join(value).encode()
             else:
                 content = struct.pack("<bBf", 4, 0, value) if isinstance(value, float) else struct.pack("<bBh", 2, 0, value)
-            parts.append(struct.pack("<bb", len(name), id) + name.encode() + struct.pack("<h", 3 + len(content)) + content + b"\0")
+            parts.append(
+                struct.pack("<bb", len(name), id) + name.encode() + struct.pack("<h", 3 + len(content)) + content + b"\0"
+            )
     return b"".join(parts)
