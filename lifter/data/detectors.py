@@ -15,7 +15,7 @@ from lifter._notices import notice
 from .cameras import normalise
 from .files import existing, image_size, keypoints_array, numbers, take
 from .frames import frames_of
-from .keypoints import LAYOUTS, fill, layout_of, layout_of_names, seen, to_h36m
+from .keypoints import LAYOUTS, fill, layout_of, layout_of_names, order_of, seen, to_h36m
 from .plausible import in_pixels
 from .registry import register_format
 from .sequence import Dataset, Sequence
@@ -128,7 +128,9 @@ def sequence_of(name, keypoints, layout, variant, size, source, **known) -> Sequ
     """A sequence of a detector's keypoints (T, J, 2 or 3) in pixels; see `seen` for what is missing."""
     where = f"{source}: {name}"
     keypoints = seen(keypoints_array(keypoints, where))
-    layout = layout_of(keypoints.shape[1], where) if layout is None else layout
+    if layout is None:
+        layout = layout_of(keypoints.shape[1], where)
+        layout = order_of(keypoints[..., :2], layout, where) if layout == "body25" else layout
     converted = fill(to_h36m(keypoints, layout, variant, where), where)
     return Sequence(name, keypoints=normalise(converted, size), size=size, source=str(source), **known)
 

@@ -19,9 +19,9 @@ from .detectors import Clip, detection, open_clips, rate_of_times
 from .detectors import body as body_of
 from .files import image_size
 from .frames import frames_of, has_number
-from .keypoints import LAYOUTS, layout_of_names
+from .keypoints import LAYOUTS, layout_of_names, order_of
 from .plausible import SHARES, are_poses
-from .results import order_of, poses_of
+from .results import poses_of
 from .sequence import Dataset
 
 COUNTS = (*(layout.joints for layout in LAYOUTS.values()), 133, 136)  # of joints; the last two begin with the body

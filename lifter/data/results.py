@@ -5,16 +5,12 @@ import numpy as np
 from lifter._notices import notice
 from lifter.skeleton import H36M
 
-from .keypoints import LAYOUTS, layout_of, to_h36m
+from .keypoints import LAYOUTS, layout_of, order_of, to_h36m
 from .sequence import Sequence
 
 BODY = 1.6  # metres from an ankle along the bones to the head, about
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 UPS = {"-y": (0.0, -1.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}  # of poses: of a camera, OpenSim's, of a room
-COCO_BONES = (
-    (0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15),
-    (12, 14), (14, 16),
-)  # fmt: skip
 _CHAIN = ("ankle", "knee", "hip")
 
 
@@ -25,23 +21,6 @@ def poses_of(name, points, where, *, layout=None, **known) -> Sequence:
         layout = order_of(points, "h36m", where) if points.shape[1] == 17 else layout_of(points.shape[1], where)
     variant = "mmpose" if layout in LAYOUTS and "mmpose" in LAYOUTS[layout].variants else None
     return result_of(name, to_h36m(points, layout, variant, where), where, **known)
-
-
-def order_of(points, usual, where) -> str:
-    """Whether bodies (T, 17, 2 or 3) are in the order "h36m" or "coco": that in which bones are shorter, if it is clear, else
-    `usual`."""
-    ratio = _bones(points, COCO_BONES) / _bones(points, H36M.bones)  # 0.8 and less, or 1.3 to 2.4 of people
-    order = "coco" if ratio < 0.9 else "h36m" if ratio > 1.3 else usual
-    if order != usual:
-        notice(f"{where}: the 17 joints are in the order of {order}, by the lengths of the bones")
-    return order
-
-
-def _bones(points, bones):
-    one, two = zip(*bones)
-    xyz = points[..., :3] if points.shape[2] == 3 else points[..., :2]
-    lengths = np.linalg.norm(xyz[:, one] - xyz[:, two], axis=-1)
-    return np.nanmean(lengths) if np.isfinite(lengths).any() else np.inf
 
 
 def result_of(name, points, where, *, unit=None, up=None, **known) -> Sequence:

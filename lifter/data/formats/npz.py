@@ -7,9 +7,9 @@ MHFormer's demo, and those that have it from there, have `reconstruction`: 2D ke
 import numpy as np
 
 from ..files import Npz, numbers
+from ..keypoints import order_of
 from ..loose import FPS, HEIGHT, SCORES, SIZE, WIDTH, open_loose
 from ..registry import register_format
-from ..results import order_of
 from ..sequence import Dataset
 
 _KEYPOINTS = (
