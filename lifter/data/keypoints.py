@@ -58,8 +58,8 @@ LAYOUTS = {
 
 
 def order_of(points, usual, where) -> str:
-    """Of the two layouts of as many joints as bodies (T, J, 2 or 3) have, the one in which bones are shorter, if that is clear;
-    else `usual`."""
+    """Of two layouts of as many joints as bodies (T, J, 2 or 3) have, the one in which bones are shorter if it is clear, else
+    `usual`."""
     lengths = {name: _bones(points, layout) for name, layout in LAYOUTS.items() if layout.joints == points.shape[1]}
     shorter = min(lengths, key=lengths.get)
     clear = 0.9 if shorter == "coco" else 0.77  # of people, COCO's are 0.8 or less of Human3.6M's, or 1.3 to 2.4

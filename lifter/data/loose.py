@@ -20,7 +20,7 @@ from .detectors import body as body_of
 from .files import image_size
 from .frames import frames_of, has_number
 from .keypoints import LAYOUTS, layout_of_names, order_of
-from .plausible import SHARES, are_poses
+from .plausible import PIXELS, SHARES, are_poses
 from .results import poses_of
 from .sequence import Dataset
 
@@ -137,13 +137,14 @@ def _of_dict(value):
     for key in (*IMAGE, *WORLD):
         part = part_of(value[key]) if key in value else Part()
         if part.full or key in LANDMARKS and key in value:
-            part.world |= key in WORLD
             part.listed = part.listed and part.values is None or key in (*LANDMARKS, *WORLD)
             said = lambda keys: next((value[key] for key in keys if isinstance(value.get(key), (int, float, str))), None)
             part.frame, part.time = (
                 said(keys) if now is None else now for keys, now in ((FRAME, part.frame), (TIME, part.time))
             )
             bodies = part.bodies()
+            for body in bodies:
+                body.world |= key in WORLD
             if len(bodies) == 1 and bodies[0].id is None:
                 bodies[0].id = said(ID)
             _score(bodies, value)
@@ -220,12 +221,9 @@ def _body_of_list(value):
     if _are_known(names):
         return Part(np.stack(joints), True, names)
     numbers = said(("id", "index", "idx", "landmark_id"))
-    if (
-        len(joints) not in COUNTS
-        and len(set(numbers)) == len(numbers)
-        and all(type(n) is int and 0 <= n < 33 for n in numbers)
-    ):
-        values = np.full((17 if max(numbers) < 17 else 33, 4), np.nan)
+    if len(set(numbers)) == len(numbers) and all(type(number) is int and 0 <= number < 33 for number in numbers):
+        count = next(count for count in (len(joints), 17, 33) if count > max(numbers) and count in COUNTS)
+        values = np.full((count, 4), np.nan)
         values[numbers] = joints
         return Part(values, True)
     return Part(np.stack(joints), True) if len(joints) >= 10 else None
@@ -437,9 +435,10 @@ def _columns(bodies):
     if not named and width == 2:
         return values, False
     if not named and width == 3:
-        poses = are_poses(values) and not _in_image(values)
-        z_only = not poses and _in_image(values) and (values[..., 2] < 0).any() and (values[..., 2] != -1).any()
-        return (values[..., :2] if z_only else values), poses
+        if bodies[0].world or _in_room(values):
+            return values, True
+        z = _in_image(values) and ((values[..., 2] < 0) & (values[..., 2] != -1)).any()
+        return (values[..., :2] if z else values), False
     z, scores = values[..., 2], values[..., 3]
     has_z, has_scores = np.isfinite(z).any(), np.isfinite(scores).any()
     image = _in_image(values)
@@ -448,6 +447,16 @@ def _columns(bodies):
     if placed:
         return values[..., :3], True
     return (values[..., [0, 1, 3]] if has_scores else values[..., :2]), False
+
+
+def _in_room(values):
+    """Whether x, y and a third value are places in a room."""
+    if _in_image(values):
+        return False
+    given = values[np.isfinite(values).all(-1)]
+    small = len(given) > 0 and np.abs(given[:, :2]).max() <= PIXELS
+    far = len(given) > 0 and given[:, 2].min() < -30  # what no logit is
+    return far or small and ((given[:, 2] < 0) & (given[:, 2] != -1)).any() or are_poses(values)
 
 
 def _in_image(values):

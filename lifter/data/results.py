@@ -71,9 +71,15 @@ def _filled(points, where):
     if lost.all(0).any():
         never = ", ".join(joint for joint, gone in zip(H36M.joints, lost.all(0)) if gone)
         raise ValueError(f"{where}: {never} in none of {len(points)} frames")
+    filled = _interpolated(points, lost)
+    passing = lost & zero & (np.linalg.norm(filled, axis=-1) < 0.05 * np.ptp(filled, axis=1).max())  # through the origin
+    return _interpolated(points, lost & ~passing), ~(lost & ~passing).any(1)
+
+
+def _interpolated(points, lost):
     points, time = points.copy(), np.arange(len(points))
     for joint in np.flatnonzero(lost.any(0)):
         there = ~lost[:, joint]
         for axis in range(3):
             points[~there, joint, axis] = np.interp(time[~there], time[there], points[there, joint, axis])
-    return points, ~lost.any(1)
+    return points
