@@ -25,21 +25,21 @@ COLUMNS = [
     ("T", "frames", "{}"),
     ("source", "source", "{}"),
     ("published", "printed", "{}"),
-    ("params, paper convention", "params_paper_convention", "{:,}"),
+    ("params by convention", "params_paper_convention", "{:,}"),
     ("deviation", "params_deviation", "{}"),
-    ("MACs, paper convention", "macs_paper_convention", lambda macs: _macs(macs)),
+    ("MACs by convention", "macs_paper_convention", lambda macs: _macs(macs)),
     ("deviation", "macs_deviation", "{}"),
     ("params, all", "params", "{:,}"),
     ("MACs, all", "macs", lambda macs: _macs(macs)),
     ("note", "note", "{}"),
 ]
-SCREEN = ("case", "model", "T", "source", "published", "params, paper convention", "MACs, paper convention", "deviation")
+SCREEN = ("case", "model", "T", "source", "published", "params by convention", "MACs by convention", "deviation")
 NOTES = [
-    "Paper convention: thop's. Only registered layers count (Linear, convolution, norm): no raw parameters, no "
-    "products of them, no attention, no scan, no sampling.",
+    "By convention: as thop counts, and the papers with it. Only registered layers count (Linear, convolution, norm): no "
+    "raw parameters, no products of them, no attention, no scan, no sampling.",
     "All: every parameter, and half the FLOPs of every product, attention, retention, convolution, "
     "scan (9 L D N + L D) and sampling.",
-    "Deviation of the paper convention from the published figure (of all parameters where the source counts so, as HTP's "
+    "Deviation of the count by convention from the published figure (of all parameters where the source counts so, as HTP's "
     'tables do); "as printed" if its digits are the same.',
 ]
 

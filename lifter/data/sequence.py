@@ -159,8 +159,10 @@ class Dataset:
         return self.items[name]()
 
     def select(self, *patterns: str) -> "Dataset":
-        """The sequences whose names match any of these patterns, as "S9/*" or "*/Walking*/*"."""
-        items = {name: read for name, read in self.items.items() if any(fnmatchcase(name, p) for p in patterns)}
+        """The sequences whose names match any of these patterns, as "S9/*" or "*/Walking*/*". A bracket is one of a set, as
+        "S[19]/*", or itself, as in "clip [1]/*"."""
+        wanted = [*patterns, *(pattern.replace("[", "[[]") for pattern in patterns)]
+        items = {name: read for name, read in self.items.items() if any(fnmatchcase(name, p) for p in wanted)}
         if not items:
             raise KeyError(f"{self.path}: no sequence matches {' or '.join(patterns)}, it has {', '.join(self.names[:20])}")
         return Dataset(self.format, self.path, items)

@@ -32,7 +32,7 @@ def tracks(detections, where="detections", sure=False):
     """
     if not detections:
         raise ValueError(f"{where}: no person in any frame")
-    found = _Detections(sorted(detections, key=lambda each: each[0]), where)
+    found = _Detections(sorted(detections, key=lambda each: each[0]), where, not sure)
     groups = found.by_id()
     people = []  # (id, indices of the detections)
     for person, indices in groups.items():
@@ -50,7 +50,7 @@ def tracks(detections, where="detections", sure=False):
 class _Detections:
     """The detections of a video, by frame."""
 
-    def __init__(self, detections, where):
+    def __init__(self, detections, where, say_empty):
         self.where = where
         self.frames, self.ids, self.scores, poses = map(list, zip(*detections))
         for frame, pose in zip(self.frames, poses):
@@ -59,6 +59,8 @@ class _Detections:
         self.poses = seen(np.stack(poses))
         lost = missing(self.poses)
         self.there = np.flatnonzero(~lost.all(1)).tolist()
+        if (empty := len(poses) - len(self.there)) and self.there and say_empty:
+            notice(f"{where}: {empty} of {len(poses)} detections have no joint, and are left out")
         if not self.there:
             raise ValueError(f"{where}: no joint in any of {len(set(self.frames))} frames")
         xy = self.poses[..., :2]
