@@ -186,7 +186,7 @@ def _body_of_rows(array):
     if array is None or array.ndim > 2:
         return None
     if array.ndim == 2:
-        return Part(array) if array.shape[1] in (2, 3, 4, 5) and len(array) >= 10 else None
+        return Part(array) if array.shape[1] in (2, 3, 4, 5) and len(array) > 5 else None
     fits = (columns for columns in (3, 2, 4) if array.size % columns == 0 and array.size // columns in COUNTS)
     columns = next(fits, None)
     return None if columns is None else Part(array.reshape(-1, columns))
@@ -371,10 +371,12 @@ def open_loose(format, path, data, size=None, fps=None, layout=None, variant=Non
         ValueError if there is no body that is understood.
     """
     told_size, told_fps = told_in(data, path)
-    frames, rate = _numbered(_frames(part_of(data), path), path)
+    root = part_of(data)
+    frames, rate = _numbered(_frames(root, path), path)
     found = [(video, number, body) for video, number, bodies in frames for body in bodies]
     if not found:
-        raise ValueError(f"{path}: no body that is understood, expected x and y of 17 joints, or as many as a layout has")
+        known = "expected x and y of 17 joints, or as many as a layout has"
+        raise ValueError(f"{path}: no person in any frame, as far as it is understood; {known}")
     found, named = _alike(found, path)
     values, in_room = _columns([body for _, _, body in found])
     joints, told_fps = joints or named, told_fps or rate
@@ -385,7 +387,8 @@ def open_loose(format, path, data, size=None, fps=None, layout=None, variant=Non
     clips = {}
     for (video, number, body), keypoints in zip(found, values):
         clips.setdefault(video, []).append(detection(number, _who(body), body_of(keypoints)))
-    clips = [Clip(each, video, told_size, told_fps, joints) for video, each in clips.items()]
+    sure = root.depth == 1 and root.listed and all(body.id is None for *_, body in found)  # an array, a row for each frame
+    clips = [Clip(each, video, told_size, told_fps, joints, sure) for video, each in clips.items()]
     return open_clips(format, path, clips, size, fps, layout, variant, shares)
 
 

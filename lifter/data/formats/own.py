@@ -63,7 +63,7 @@ def _distinct(sequences, path):
 
 def _describe(sequence):
     values = {field: getattr(sequence, field) for field in _PLAIN}
-    values["up"] = sequence.up
+    values |= {} if sequence.up == "z" else {"up": sequence.up}
     values["arrays"] = [field for field in FRAMEWISE if getattr(sequence, field) is not None]
     values["skeleton"] = sequence.skeleton.name
     values["size"] = None if sequence.size is None else list(map(float, sequence.size))
