@@ -29,10 +29,13 @@ def add_reading_options(parser):
     parser.add_argument("--format", help="as `lifter data inspect` names it; default: found out")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="of the image, where the file does not tell it")
     parser.add_argument("--fps", type=float, help="frames per second, where the file does not tell it")
-    parser.add_argument("--layout", help="of a detector's joints: coco, halpe, body25, coco18, mediapipe, h36m")
+    parser.add_argument("--layout", help="of a detector's joints: coco, halpe, body25, body25b, coco18, mediapipe, h36m")
     parser.add_argument("--variant", help="of the conversion to Human3.6M: mmpose, mhformer, motionbert")
     parser.add_argument("--keypoints", help="of Human3.6M: gt, cpn_ft_h36m_dbb, ...")
     parser.add_argument("--cameras", help="of Human3.6M: its camera-parameters.json; default: the one beside the data")
+    parser.add_argument(
+        "--body-model", metavar="FILE", help="of AMASS's motions: a model of the SMPL family (npz), or its folder"
+    )
     parser.add_argument("--unit", type=float, help="of a BVH file, in metres")
 
 
@@ -44,7 +47,7 @@ def parse_size(text):
 
 
 def reading_options(args) -> dict:
-    names = ("format", "size", "fps", "layout", "variant", "keypoints", "cameras", "unit")
+    names = ("format", "size", "fps", "layout", "variant", "keypoints", "cameras", "unit", "body_model")
     return {name: getattr(args, name) for name in names}
 
 
