@@ -132,7 +132,8 @@ def main(argv: list[str] | None = None) -> int:
     if not plan:
         more = "" if args.full else "; with --full there are more"
         where = ", ".join(parts)
-        print(f"no case of {where} matches {args.only!r}; --list prints them all{more}", file=sys.stderr)
+        which = f"matches {args.only!r}; --list prints them all{more}" if args.only else "can be run on this machine"
+        print(f"no case of {where} {which}", file=sys.stderr)
         return 2
     if args.list:
         print("\n".join(name for cases in plan.values() for name, _ in cases))

@@ -65,7 +65,6 @@ CLIPS = {
     "motionbert": [(243, 1)],
     "mixste": [(243, 1)],
 }
-USUAL = 81  # frames of a run that is not --full
 HOSTS = ("mixste", "motionbert")  # not among the five architectures
 # At width 512 one call at 243 frames is seconds of work, whatever the batch: such a model is compiled only by --full.
 WIDE = ("poseretnet", "htp", *HOSTS)
@@ -84,8 +83,7 @@ def planned(setup) -> dict:
     """Model -> (frames, batch) of its clips: one size each, but for a run of everything."""
     if setup.everything:
         return CLIPS
-    frames, names = (min(FRAMES), CLIPS.keys() - set(HOSTS)) if setup.quick else (USUAL, CLIPS)
-    return {name: [(lengths(name, (frames,))[0], 1)] for name in CLIPS if name in names}
+    return {name: [(lengths(name, FRAMES)[0], 1)] for name in CLIPS if not (setup.quick and name in HOSTS)}
 
 
 @cache
@@ -142,11 +140,14 @@ def cast(tensors, dtype) -> list[torch.Tensor]:
     return [x.to(dtype) if x.is_floating_point() else x for x in tensors]
 
 
-def candidates(model, setup) -> dict:
-    """Our implementations: name -> (model, dtype of its maps)."""
+def candidates(model, setup, everything=True) -> dict:
+    """Our implementations: name -> (model, dtype of its maps). Not `everything`: without bfloat16 for a model that is not
+    frozen, the linear layers of which are PyTorch's: on a CPU without products of bfloat16 they take ten times as long."""
     with torch.inference_mode(False):  # see `build`
         half = copy.deepcopy(model).bfloat16()
-        found = {"lifter": (model, torch.float32), "lifter bfloat16": (half, torch.bfloat16)}
+        found = {"lifter": (model, torch.float32)}
+        if everything:
+            found["lifter bfloat16"] = (half, torch.bfloat16)
         if setup.device == "cpu":
             found["lifter frozen"] = (lifter.freeze(model), torch.float32)
             found["lifter frozen bfloat16"] = (lifter.freeze(half), torch.bfloat16)
@@ -156,7 +157,7 @@ def candidates(model, setup) -> dict:
 @torch.inference_mode()
 def run(name, frames, batch, setup) -> list[dict]:
     model = build(name, frames, setup.device)
-    found = candidates(model, setup)
+    found = candidates(model, setup, setup.everything)
 
     def calls_of(frames):
         given = inputs(model, setup, frames, batch)

@@ -17,6 +17,8 @@ from .timing import Timing
 
 CALLS = 8  # about: the implementations of a case and its bound, a budget each
 LEAST = 0.01  # seconds: the budget of a candidate where the share is used up
+PATIENCE = 4  # calls of the longest candidate that a case may take
+END = 2  # shares: what has not begun by then is left out
 
 
 def planned(section, setup) -> list:
@@ -33,7 +35,8 @@ def planned(section, setup) -> list:
 
 
 def run(plan, setup, shares, result, write_results, write_report):
-    """Measure the cases of every section of `plan` within its share of the seconds, if it has one, into `result`.
+    """Measure the cases of every section of `plan` into `result`: with fewer samples from the time on when the section has
+    used its share of the seconds, if it has one, and no more when it has used END of them.
 
     `write_results()` is called after every case, `write_report()` after every section.
     """
@@ -45,9 +48,17 @@ def run(plan, setup, shares, result, write_results, write_report):
         end = time.perf_counter() + share
         for i, (name, case) in enumerate(cases):
             left = end - time.perf_counter()
+            if left < (1 - END) * share:
+                name = report.name_of(section)
+                result.remarks.append(
+                    f"{name}: the last {len(cases) - i} of {len(cases)} cases are left out, for the others took "
+                    f"{END * share:.0f} s; `python -m benchmarks {name} --seconds 1` runs all"
+                )
+                break
             late += left <= 0
             allowed = max(left, 0) / (len(cases) - i)
-            setup.seconds, setup.patience = min(most, max(LEAST, allowed / CALLS)), min(patience, max(LEAST, allowed))
+            setup.seconds = min(most, max(LEAST, allowed / CALLS))
+            setup.patience = min(patience, max(LEAST, allowed / PATIENCE))
             done += 1
             _progress(f"[{done}/{total}] {time.perf_counter() - start:.0f} s  {name}")
             rows += survived(name, case)

@@ -3,10 +3,13 @@
 Nothing runs: the models are built on "meta", hooks and FlopCounterMode see every layer and op of one clip.
 """
 
+from collections import Counter
 from functools import cache, partial
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
 import lifter
@@ -22,21 +25,21 @@ COLUMNS = [
     ("T", "frames", "{}"),
     ("source", "source", "{}"),
     ("published", "printed", "{}"),
-    ("params, paper convention", "params_paper_convention", "{:,}"),
+    ("params by convention", "params_paper_convention", "{:,}"),
     ("deviation", "params_deviation", "{}"),
-    ("MACs, paper convention", "macs_paper_convention", lambda macs: _macs(macs)),
+    ("MACs by convention", "macs_paper_convention", lambda macs: _macs(macs)),
     ("deviation", "macs_deviation", "{}"),
     ("params, all", "params", "{:,}"),
     ("MACs, all", "macs", lambda macs: _macs(macs)),
     ("note", "note", "{}"),
 ]
-SCREEN = ("case", "model", "T", "source", "published", "params, paper convention", "MACs, paper convention", "deviation")
+SCREEN = ("case", "model", "T", "source", "published", "params by convention", "MACs by convention", "deviation")
 NOTES = [
-    "Paper convention: thop's. Only registered layers count (Linear, convolution, norm): no raw parameters, no "
-    "products of them, no attention, no scan, no sampling.",
+    "By convention: as thop counts, and the papers with it. Only registered layers count (Linear, convolution, norm): no "
+    "raw parameters, no products of them, no attention, no scan, no sampling.",
     "All: every parameter, and half the FLOPs of every product, attention, retention, convolution, "
     "scan (9 L D N + L D) and sampling.",
-    "Deviation of the paper convention from the published figure (of all parameters where the source counts so, as HTP's "
+    "Deviation of the count by convention from the published figure (of all parameters where the source counts so, as HTP's "
     'tables do); "as printed" if its digits are the same.',
 ]
 
@@ -46,6 +49,7 @@ FREE = (*NORMS, nn.GELU)  # no product is in them
 # Of these thop sees nothing: in the official codes their matrices are raw parameters (of TCEP the printed total says so), and
 # it has no rule for GroupNorm.
 UNSEEN = (Retention, TCEP)
+PAPER = "paper convention"
 
 
 def cases(setup):
@@ -92,39 +96,92 @@ def _deviation(ours, printed):
 
 def count(name, frames, **kwargs) -> dict:
     """Parameters and multiply-accumulates of one clip, by the papers' convention and in full."""
-    with torch.device("meta"):  # the ops count there, also where no kernels are built
+    with torch.device("meta"), Unfilled():  # the ops count there, also where no kernels are built
         model = lifter.create_model(name, num_frames=frames, **kwargs).eval()
         inputs = [torch.empty(1, frames, model.num_joints, model.in_channels)]
         if isinstance(model, D3DP):
             inputs += [torch.empty(1, frames, model.num_joints, 3), torch.empty(1)]  # noisy poses and their time
-    unseen = {child for module in model.modules() if isinstance(module, UNSEEN) for child in module.modules()}
-    layers = [module for module in model.modules() if isinstance(module, LAYERS) and module not in unseen]
-    macs = []
-    for layer in layers:
-        layer.register_forward_hook(lambda layer, args, out: macs.append(layer_macs(layer, args[0], out)))
-    products = []  # of the linear layers
-    for module in model.modules():  # on "meta" these take far longer than all the rest
-        if isinstance(module, FREE):
-            module.forward = lambda x: x
-        elif type(module) is nn.Linear:
-            module.forward = partial(_shape_of_linear, module, products)
+    macs = Counter()  # by op, and of the paper convention
+    layers = _watch(model, macs)
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        _count_alike_once(model, macs, flops)
         model(*inputs)
-    found = flops.get_flop_counts().get("Global", {})
-    by_op = {str(op): number // 2 for op, number in found.items()} | {"linear": sum(products)}
+    by_op = _so_far(macs, flops)
+    in_convention = by_op.pop(PAPER, 0)
     return {
         "params": sum(p.numel() for p in model.parameters()),
         "params_paper_convention": sum(p.numel() for layer in layers for p in layer.parameters()),
         "macs": sum(by_op.values()),
-        "macs_paper_convention": sum(macs),
-        "macs_by_op": by_op,
+        "macs_paper_convention": in_convention,
+        "macs_by_op": dict(by_op),
     }
 
 
-def _shape_of_linear(layer, products, x):
+class Unfilled(TorchFunctionMode):
+    """Leave parameters as they are made: on "meta" they have no values, and filling them takes as long as all the rest."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _watch(model, macs) -> list[nn.Module]:
+    """Let the layers that the paper convention sees add to `macs`, and return them."""
+    unseen = {child for module in model.modules() if isinstance(module, UNSEEN) for child in module.modules()}
+    layers = [module for module in model.modules() if isinstance(module, LAYERS) and module not in unseen]
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, args, out: macs.update({PAPER: layer_macs(layer, args[0], out)}))
+    for module in model.modules():  # on "meta" these take far longer than all the rest
+        if isinstance(module, FREE):
+            module.forward = lambda x: x
+        elif type(module) is nn.Linear:
+            module.forward = partial(_shape_of_linear, module, macs)
+    return layers
+
+
+def _shape_of_linear(layer, macs, x):
     """Note the multiply-accumulates of a linear layer, and return an output that has only its shape."""
-    products.append(layer_macs(layer, x, None))
+    macs.update(linear=layer_macs(layer, x, None))
     return x.new_empty(*x.shape[:-1], layer.out_features)
+
+
+def _so_far(macs, flops) -> Counter:
+    counted = flops.get_flop_counts().get("Global", {})
+    return macs + Counter({str(op): number // 2 for op, number in counted.items()})
+
+
+def _count_alike_once(model, macs, flops):
+    """Let the blocks of a list that are alike, given inputs of the same shapes, run once: the others add what it counted."""
+    known = {}
+
+    def run(block, forward, *args, **kwargs):
+        given, _ = tree_flatten((args, kwargs))
+        key = _likeness(block), *(x.shape if isinstance(x, torch.Tensor) else x for x in given)
+        if key in known:
+            output, counted = known[key]
+            macs.update(counted)
+            return output
+        before = _so_far(macs, flops)
+        output = forward(*args, **kwargs)
+        known[key] = output, _so_far(macs, flops) - before
+        return output
+
+    for blocks in [module for module in model.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]:
+        for block in blocks:
+            if not isinstance(block, (*LAYERS, *FREE)):
+                block.forward = partial(run, block, block.forward)
+
+
+def _likeness(module) -> tuple:
+    """Equal for modules of the same classes, sizes and options."""
+    found = []
+    for name, child in module.named_modules():
+        options = {key: value for key, value in vars(child).items() if not key.startswith("_") and key != "forward"}
+        options |= {key: x.shape for key, x in (child._parameters | child._buffers).items() if x is not None}
+        plain = (int, float, str, tuple, type(None))
+        found.append((name, type(child), *((k, v if isinstance(v, plain) else id(v)) for k, v in options.items())))
+    return tuple(found)
 
 
 def layer_macs(layer, x, out) -> int:

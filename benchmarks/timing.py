@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-LONG = 4  # budgets: a call that lasts longer is called once
+LONG = 4  # budgets: a call that lasts longer, and longer than SHORT, is called once
+SHORT = 0.1  # seconds
 SAMPLES = 3  # of any other call, at least
+WARM_UPS = 6  # calls, at most, until two in a row take about the same time
 NOISY = 1.25  # a row says so if the upper quartile of its samples is more than this times the lower one
 EQUAL = 1.03  # by what equal calls differ on a quiet machine
 FEW = 1.5  # by what calls must differ if one of them has fewer than SAMPLES samples
@@ -80,18 +82,24 @@ def milliseconds(seconds: float) -> str:
 def measure(calls: dict, device="cpu", budget=0.5, rounds=50, sample=1e-3):
     """Time every call of `calls` -> (timings, outputs of the first calls), both by name.
 
-    The first call of each warms up and is no sample, unless it alone lasts LONG budgets (seconds per candidate): then it is
-    the only one. A sample repeats a short call until it lasts `sample` seconds. A candidate leaves the rounds when its budget
-    is spent and it has SAMPLES samples.
+    Calls that warm up are no samples: they go on until two in a row take about the same time. A call that lasts LONG budgets
+    (seconds per candidate), or any where the budget is 0, is the exception: its first call is its only sample. A sample
+    repeats a short call until it lasts `sample` seconds. A candidate leaves the rounds when its budget is spent and it has
+    SAMPLES samples.
     """
     timings = {name: Timing() for name in calls}
     outputs, repeats = {}, {}
     for name, call in calls.items():
         outputs[name], seconds = timed(call, device)
-        if seconds < LONG * budget:
-            _, seconds = timed(call, device)
-            repeats[name] = max(1, round(sample / seconds))
-        if seconds > budget:
+        if seconds > max(SHORT, LONG * budget) or not budget:
+            timings[name].seconds.append(seconds)
+            continue
+        for _ in range(WARM_UPS):
+            before, (_, seconds) = seconds, timed(call, device)
+            if before < NOISY * seconds or seconds > budget:
+                break
+        repeats[name] = max(1, round(sample / seconds))
+        if seconds > budget and before < NOISY * seconds:
             timings[name].seconds.append(seconds)
     spent = {name: sum(timings[name].seconds) for name in repeats}
     for _ in range(rounds):

@@ -2,8 +2,10 @@
 
 import argparse
 import importlib
+import os
 import sys
 
+from lifter._notices import told
 from lifter.commands import COMMANDS
 
 
@@ -20,7 +22,14 @@ def main(argv: list[str] | None = None) -> int:
         if command and name == argv[0]:
             command.add_arguments(subparser)
     args = parser.parse_args(argv)
-    return command.run(args)
+    try:
+        with told():
+            status = command.run(args)
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who read our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":

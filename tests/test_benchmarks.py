@@ -157,21 +157,22 @@ SETUP = command.Setup("cpu", inputs.synthetic_gait(1), "quick", seconds=0.01, pa
     [
         ("selective_scan L=27 forward+backward", 1e-5),
         ("selective_state_update B=1 forward", 1e-5),
-        ("selective_state_update B=1 bfloat16 forward", 1e-2),
-        ("deform_conv2d T=27 bfloat16 forward", 1e-2),
+        ("selective_state_update B=64 bfloat16 forward", 1e-2),
+        ("deform_conv2d T=243 bfloat16 forward", 1e-2),
     ],
 )
 def test_kernel_row(name, error):
-    case = next(case for case in kernels.all_cases(SETUP) if case.name == name)
+    case = next(case for case in kernels.all_cases(replace(SETUP, mode="default")) if case.name == name)
     (row,) = kernels.run(case, SETUP)
     assert row["matches"] and row["speedup"] > 0 and row["error"] < error
     assert row["dtype"] == ("bfloat16" if "bfloat16" in name else "float32")
 
 
 def test_every_op_has_cases():
-    names = [case.name for case in kernels.all_cases(SETUP)]
+    quick, names = ([case.name for case in kernels.all_cases(replace(SETUP, mode=mode))] for mode in ("quick", "default"))
     assert len(set(names)) == len(names)
     for op in registry():
+        assert any(re.fullmatch(rf"{op} .* forward", name) for name in quick), op
         assert any(re.fullmatch(rf"{op} .*\d forward", name) for name in names), op
         assert any(re.fullmatch(rf"{op} .* bfloat16 forward", name) for name in names), op
     assert not any(name.startswith("selective_state_update") and "backward" in name for name in names)
@@ -235,15 +236,15 @@ def small(monkeypatch):
 def test_model_rows(small):
     """Slow references are left out and said to be; what is compared then is a shorter clip."""
     rows = models.run("sasmamba", 9, 1, replace(SETUP, patience=1e9))
-    ours = ["lifter", "lifter bfloat16", "lifter frozen", "lifter frozen bfloat16"]
+    ours = ["lifter", "lifter frozen", "lifter frozen bfloat16"]
     assert [row["implementation"] for row in rows] == [*ours, "reference"]
     assert all(row["matches"] and row["speedup"] for row in rows)
-    for row in rows[:4]:
+    for row in rows[:3]:
         assert row["times_bound"] > 0 and row["bound"].keys() >= {"products", "exponentials", "bytes"}
-    assert rows[2]["bound"]["products"] > 0
+    assert rows[1]["bound"]["products"] > 0
 
     rows = models.run("sasmamba", 9, 8, SETUP)
-    assert "left out" in rows[4]["note"] and "time" not in rows[4]
+    assert "left out" in rows[3]["note"] and "time" not in rows[3]
     assert rows[0]["matches"] and rows[0]["error"] < 1e-4 and rows[0]["speedup"] is None
 
 
@@ -290,7 +291,8 @@ def test_timing():
     clock = []
     calls = {"a": lambda: clock.append("a"), "b": lambda: clock.append("b") or 1}
     timings, outputs = timing.measure(calls, rounds=3, sample=0)
-    assert clock == list("aabb" + "ab" * 3) and outputs == {"a": None, "b": 1}
+    most = timing.WARM_UPS + 1
+    assert re.fullmatch(f"a{{2,{most}}}b{{2,{most}}}(ab){{3}}", "".join(clock)) and outputs == {"a": None, "b": 1}
     assert len(timings["a"].seconds) == 3
     assert timing.Timing([1.0, 2.0, 3.0]).median == 2.0 and timing.Timing([1.0, 2.0, 3.0]).spread == 0.25
 
@@ -446,12 +448,11 @@ def test_a_case_that_fails_is_a_row(monkeypatch, tmp_path, capsys):
     notes = {row["case"]: row["note"] for row in results["stream"] + results["kernels"] if row["matches"] is False}
     assert notes.keys() == {
         "benchmarks.stream", "retention", "deform_conv2d T=27 forward", "deform_conv2d T=27 forward+backward",
-        "deform_conv2d T=27 bfloat16 forward",
     }  # fmt: skip
     assert set(notes.values()) == {"FAILS: RuntimeError: broken on purpose"}
     assert any(row["case"] == "topk_temporal_mask T=27 forward" and row["matches"] for row in results["kernels"])
     screen = capsys.readouterr().out
-    assert screen.count("broken on purpose") == 10 and "\nReport    " in screen
+    assert screen.count("broken on purpose") == 8 and "\nReport    " in screen
 
 
 def test_a_killed_run_leaves_what_it_has_measured(tmp_path):

@@ -33,7 +33,8 @@ def cases(setup):
     wanted = [("joint", size, None, {}) for size in found] + [("joint", found[-1], None, half)]
     similar = chosen(setup, SIMILAR, SIMILAR[:1])
     masked = [size for size in found if size[1] == found[-1][1]]
-    wanted += [("frame", size, k, options) for size in masked for k in similar for options in ({}, half)]
+    dtypes = ({}, half) if setup.everything else ({},)
+    wanted += [("frame", size, k, options) for size in masked for k in similar for options in dtypes]
     wanted += [("frame", size, None, {}) for size in found]
     return [case(setup.device, axis, *size, k, **options) for axis, size, k, options in wanted]
 

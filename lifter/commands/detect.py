@@ -5,7 +5,7 @@ from lifter._errors import message
 from lifter._extras import needs
 from lifter.data import save
 from lifter.data.detectors import sequence_of
-from lifter.data.keypoints import tracks
+from lifter.data.tracking import tracks
 
 LEAST = 0.3  # mean score of a person; where nobody is, rtmlib looks for joints in the whole image
 

@@ -16,7 +16,7 @@ def add_arguments(parser):
     add_model_options(parser)
     parser.add_argument("--listen", metavar="ADDRESS", help="HOST:PORT, or the path of a Unix socket; default: standard input")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="of the image, for pixels; default: normalised")
-    parser.add_argument("--layout", default="h36m", help="of a detector's joints: coco, halpe, body25, coco18, mediapipe")
+    parser.add_argument("--layout", help="of a detector's joints; default: in pixels by their number, else h36m")
     parser.add_argument("--variant", help="of the conversion to Human3.6M: mmpose, mhformer, motionbert")
     parser.add_argument("--chunk-size", type=int, metavar="N", help="frames lifted together; default: what the model sees")
     parser.add_argument("--look-ahead", type=int, default=0, metavar="N", help="frames that a chunk waits for besides")

@@ -1,57 +1,64 @@
 """What the formats of 2D detectors share: their files become sequences of Human3.6M joints, one for each person.
 
-A frame's number is the last number in its image's or file's name, where there is one. See `keypoints` for how joints are
-converted, people followed and holes filled.
+A format's function reads `Clip`s. See `frames` for the numbers of frames, `tracking` for how people are followed, `plausible`
+for units and confidences, `keypoints` for how joints are converted and holes filled.
 """
 
-import re
+from collections import Counter
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
+from lifter._notices import notice
+
 from .cameras import normalise
 from .files import existing, image_size, keypoints_array, numbers, take
-from .keypoints import LAYOUTS, fill, layout_of, to_h36m, tracks
+from .frames import frames_of
+from .keypoints import LAYOUTS, fill, layout_of, layout_of_names, seen, to_h36m
+from .plausible import in_pixels
 from .registry import register_format
 from .sequence import Dataset, Sequence
+from .tracking import tracks
 
 _WHOLE_BODY = {133: 17, 136: 26}  # COCO's and Halpe's, which begin with the body
+_IDS = ("idx", "track_id", "tracking_id", "person_id", "instance_id")  # where files say who somebody is
 
 
 class SizeUnknown(ValueError):
     """Neither the file tells the size of the image, nor the caller."""
 
 
+@dataclass(frozen=True)
+class Clip:
+    """What was found in one video.
+
+    Attributes:
+        detections: as `lifter.data.tracking.tracks` takes them (`detection`), in pixels or shares of the image.
+        name: of the video, "" where the file has one only.
+        size: (width, height) of the image, fps, joints (their names): None where the file does not tell.
+        sure: the ids are right, as those of an array that has a row for each frame of a person.
+    """
+
+    detections: list
+    name: str = ""
+    size: tuple[float, float] | None = None
+    fps: float | None = None
+    joints: tuple[str, ...] | None = None
+    sure: bool = False
+
+
 def register_detector(name, about, *, sniff, suffix=".json", folder=None, shares=False):
-    """Make `read(path)` what reads the detections of a file, or of a folder with a file per frame.
+    """Make `read(path)` what reads the `Clip`s of a file, or of a folder with a file per frame.
 
-    It returns them as `tracks` takes them, and the size of the image, None if the file does not tell it. Keypoints are in
-    pixels, or with `shares` shares of the image's width and height. The other arguments are of `register_format`. The options
-    of the format are:
-
-        size: (width, height) of the image, where the file does not tell it.
-        fps: frames per second, None if not known.
-        layout: of `LAYOUTS`, None by the number of joints (17: COCO).
-        variant: of the conversion, None the layout's first.
+    Keypoints are in pixels, or with `shares` shares of the image's width and height. The other arguments are of
+    `register_format`. The options of the format are those of `open_clips`.
     """
 
     def decorate(read):
         def open_detections(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
             path = existing(path)
-            detections, told = read(path)
-            size = told or size and image_size(*size, path)
-            if size is None:
-                how = "pass size=(width, height), or --size WxH"
-                raise SizeUnknown(f"{path}: {name} does not tell the size of the image: {how}")
-            if shares:
-                detections = [(*rest, keypoints * (*size, 1)) for *rest, keypoints in detections]
-            people = tracks(detections, path)
-            items = {}
-            for person, (start, keypoints) in people.items():
-                title = path.stem if len(people) == 1 else f"{path.stem}/{person}"
-                items[title] = partial(sequence_of, title, keypoints, layout, variant, size, path, fps=fps, start=start)
-            return Dataset(name, path, items)
+            return open_clips(name, path, read(path), size, fps, layout, variant, shares)
 
         register_format(name, about, sniff=sniff, suffix=suffix, folder=folder)(open_detections)
         return read
@@ -59,21 +66,80 @@ def register_detector(name, about, *, sniff, suffix=".json", folder=None, shares
     return decorate
 
 
+def open_clips(format, path, clips, size=None, fps=None, layout=None, variant=None, shares=False) -> Dataset:
+    """The people in `Clip`s of a file or folder, a sequence for each.
+
+    Args:
+        size: (width, height) of the image, where the file does not tell it.
+        fps: frames per second, where the file does not tell it; None if not known.
+        layout: of `LAYOUTS`. None: what the names of the joints say, or else their number (17: COCO).
+        variant: of the conversion, None the layout's first.
+        shares: keypoints are shares of the image's width and height.
+    """
+    if not any(clip.detections for clip in clips):
+        raise ValueError(f"{path}: no person in any frame")
+    items = {}
+    size = size and image_size(*size, path)
+    for clip in clips:
+        title = f"{path.stem}/{clip.name}" if clip.name else path.stem
+        where = f"{path}: {clip.name}" if clip.name else f"{path}"
+        if not clip.detections:
+            notice(f"{where}: no person in any frame")
+            continue
+        image = _told("size", clip.size, size, where)
+        if image is None:
+            how = "pass size=(width, height), or --size WxH"
+            raise SizeUnknown(f"{path}: {format} does not tell the size of the image: {how}")
+        known = {"fps": _told("fps", clip.fps, fps, where), "size": image, "source": path, "variant": variant}
+        joints = clip.joints and clip.joints[: _WHOLE_BODY.get(len(clip.joints))]
+        known["layout"] = layout or joints and layout_of_names(joints, where)
+        people = tracks(_plausible(clip.detections, image, where, shares), where, clip.sure)
+        for person, (start, keypoints) in people.items():
+            name = title if len(people) == 1 else f"{title}/{person}"
+            items[name] = partial(sequence_of, name, keypoints, start=start, **known)
+    return Dataset(format, path, items)
+
+
+def _told(name, told, given, where):
+    """What the file tells, or else what the caller says."""
+    if told and given and told != given:
+        text = "x".join(f"{n:g}" for n in told) if name == "size" else f"{told:g}"
+        notice(f"{where}: the file says that {name} is {text}, which is used")
+    return told or given
+
+
+def _plausible(detections, size, where, shares):
+    """Detections in pixels, all with the same joints."""
+    counts = Counter(keypoints.shape for *_, keypoints in detections)
+    if len(counts) > 1:
+        (shape, count), *_ = counts.most_common(1)
+        notice(f"{where}: {len(detections) - count} detections have not {shape[0]} joints, and are left out")
+        detections = [each for each in detections if each[-1].shape == shape]
+    if not detections:
+        return detections
+    keypoints = in_pixels(np.stack([keypoints for *_, keypoints in detections]), size, where, shares)
+    return [(*rest, pose) for (*rest, _), pose in zip(detections, keypoints)]
+
+
 def sequence_of(name, keypoints, layout, variant, size, source, **known) -> Sequence:
-    """A sequence of a detector's keypoints (T, J, 2 or 3) in pixels, with NaN where there are none."""
+    """A sequence of a detector's keypoints (T, J, 2 or 3) in pixels; see `seen` for what is missing."""
     where = f"{source}: {name}"
-    keypoints = keypoints_array(keypoints, where)
+    keypoints = seen(keypoints_array(keypoints, where))
     layout = layout_of(keypoints.shape[1], where) if layout is None else layout
     converted = fill(to_h36m(keypoints, layout, variant, where), where)
     return Sequence(name, keypoints=normalise(converted, size), size=size, source=str(source), **known)
 
 
-def frame_number(name, where) -> int:
-    """The last number in the name of an image or a file."""
-    found = re.findall(r"\d+", Path(str(name)).stem)
-    if not found or len(found[-1]) > 15:
-        raise ValueError(f"{where}: no number of a frame in {name!r}")
-    return int(found[-1])
+def clips_of(images, found, where, **known) -> list[Clip]:
+    """The clips of detections whose frames are told by the names of images or files.
+
+    Args:
+        images: for each detection. found: for each (person, keypoints).
+    """
+    clips = {}
+    for (video, frame), (person, keypoints) in zip(frames_of(images, where), found):
+        clips.setdefault(video, []).append(detection(frame, person, keypoints))
+    return [Clip(detections, video, **known) for video, detections in clips.items()]
 
 
 def flat(values, where):
@@ -90,17 +156,49 @@ def body(keypoints):
 
 
 def detection(frame, person, keypoints):
-    """A person in a frame, as `tracks` takes it; `person` as the file has it, None or negative if it does not tell."""
-    if isinstance(person, list):  # OpenPose writes [-1]
-        person = person[0] if len(person) == 1 else str(person)
-    if isinstance(person, float) and person.is_integer():
-        person = int(person)
-    if isinstance(person, int):
-        person = None if person < 0 else person
-    elif person is not None:
-        person = str(person)
-    score = float(np.nansum(keypoints[:, 2]))
+    """A person in a frame, as `tracks` takes it; `person` as the file has it (`person_of`)."""
+    score = float(np.nansum(keypoints[:, 2])) if keypoints.shape[1] == 3 else 0.0
     return frame, person, score, keypoints
+
+
+def person_of(entry):
+    """Who somebody is, as an entry of a file says: None if it does not, a number or a text."""
+    attributes = entry.get("attributes")
+    for place in (entry, attributes if isinstance(attributes, dict) else {}):
+        for key in _IDS:
+            if (person := _person(place.get(key))) is not None:
+                return person
+    return None
+
+
+def _person(value):
+    while isinstance(value, list) and len(value) == 1:  # OpenPose writes [-1]
+        (value,) = value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int):
+        return int(value) if value >= 0 else None
+    return None if value is None or value != value or value == [] or value == "" else str(value)
+
+
+def rate_of(mapping) -> float | None:
+    """The frames per second that a part of a file tells."""
+    found = (mapping.get(key) for key in ("fps", "frame_rate", "framerate", "frameRate"))
+    return next((float(rate) for rate in found if type(rate) in (int, float) and 0 < rate < 1e5), None)
+
+
+def frame_of(entry, default, where) -> int:
+    """The number of a frame that an entry of a file tells, or else its place."""
+    key = next((key for key in ("frame_id", "frame", "frame_number", "frame_index", "frame_idx") if key in entry), None)
+    return default if key is None else whole_number(entry, key, None, where)
+
+
+def rate_of_times(frames, times) -> float | None:
+    """The frames per second of frames whose times are known, in seconds, or milli-, micro- or nanoseconds."""
+    steps = [(after - before) / (j - i) for i, j, before, after in zip(frames, frames[1:], times, times[1:]) if j > i]
+    step = float(np.median(steps)) if steps else 0.0
+    rates = (float(f"{unit / step:.4g}") for unit in (1, 1e3, 1e6, 1e9)) if step > 0 else ()
+    return next((rate for rate in rates if 4 <= rate <= 1000), None)
 
 
 def entries(data, where):

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from lifter._errors import message
+from lifter._notices import told
 from lifter.skeleton import SKELETONS
 
 from . import outputs
@@ -13,7 +14,7 @@ from .mocap import film
 from .registry import FORMATS, WRITERS, detect, open_data
 from .sequence import FRAMEWISE, Dataset
 
-STAND_IN = (1000, 1000)  # the size of an image, for a look at a file that does not tell it
+STAND_IN = (10_000, 10_000)  # the size of an image, for a look at a file that does not tell it
 
 
 def describe(path, format=None, **options) -> tuple[list[str], list[str]]:
@@ -22,6 +23,13 @@ def describe(path, format=None, **options) -> tuple[list[str], list[str]]:
     Raises:
         FileNotFoundError, KeyError, ValueError where it cannot even be opened.
     """
+    notes = []
+    with told(notes.append):
+        lines, problems = _describe(path, format, options)
+    return lines + list(dict.fromkeys(notes)), problems
+
+
+def _describe(path, format, options):
     format = detect(path) if format is None else format
     unknown = []
     try:

@@ -1,4 +1,4 @@
-"""2D keypoints of detectors: to the joints of Human3.6M, holes filled in time, people followed from frame to frame.
+"""2D keypoints of detectors: to the joints of Human3.6M, holes filled in time.
 
 Conversions, by name:
 - "mmpose": of the 17 COCO joints, pelvis and thorax in the middle of hips and shoulders, the spine in the middle of these,
@@ -14,12 +14,21 @@ import numpy as np
 
 from lifter.skeleton import H36M
 
+from . import names
+
 COCO = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
     "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
 )  # fmt: skip
 _HALPE = (*COCO, "head", "neck", "pelvis", *(f"foot_{i}" for i in range(6)))
-PATIENCE = 30  # frames for which somebody may be unseen and still be known again
+# What joints in the middle are called, where files name them.
+_MIDDLE = {
+    "pelvis": ("pelvis", "root", "midhip", "hipcenter", "hips", "hip"),
+    "spine": ("spine", "torso", "midspine", "belly", "abdomen"),
+    "thorax": ("thorax",),
+    "neck": ("nose", "neck", "neckbase", "upperneck", "headbottom"),  # Human3.6M's is at the nose
+    "head": ("headtop", "tophead", "topofhead", "head"),
+}
 _SIMPLE = (0, 12, 14, 16, 11, 13, 15, None, None, 0, None, 5, 7, 9, 6, 8, 10)  # of COCO, what Human3.6M has as it is
 
 
@@ -51,17 +60,34 @@ def layout_of(joints: int, where) -> str:
     raise ValueError(f"{where}: {joints} joints, expected {known}")
 
 
+def layout_of_names(joints, where):
+    """The layout of joints with these names: one of `LAYOUTS`, or the names as `to_h36m` takes them.
+
+    Raises:
+        ValueError if there are joints of Human3.6M that follow from none of them.
+    """
+    found = tuple(names.joint(str(name)) for name in joints)
+    for name, known in {"coco": COCO, "halpe": _HALPE, "h36m": H36M.joints}.items():
+        if len(found) == len(known) and found[:17] == tuple(map(names.joint, known[:17])):
+            return name
+    _by_name(np.zeros((1, len(found), 2)), found, where)
+    return found
+
+
 def to_h36m(keypoints, layout="coco", variant=None, where="keypoints"):
     """Keypoints of a detector in the joints of Human3.6M.
 
     Args:
         keypoints: (T, J, 2) or (T, J, 3) in pixels, with confidences; NaN where there are none.
-        layout: of `LAYOUTS`. variant: one of the conversions above; None is the first one of the layout.
+        layout: of `LAYOUTS`, or the names that `layout_of_names` gives.
+        variant: one of the conversions above; None is the first one of the layout.
         where: what messages call the keypoints.
 
     Returns:
         (T, 17, 2 or 3) float64; a joint made of others is NaN where one of them is.
     """
+    if isinstance(layout, tuple):
+        return _by_name(np.asarray(keypoints, np.float64), layout, where)
     if layout not in LAYOUTS:
         raise ValueError(f"{where}: layout is {layout!r}, expected {' or '.join(LAYOUTS)}")
     known = LAYOUTS[layout]
@@ -88,6 +114,31 @@ def to_h36m(keypoints, layout="coco", variant=None, where="keypoints"):
     return out
 
 
+def _by_name(keypoints, joints, where):
+    """Keypoints (T, J, C) of joints that have names: those that Human3.6M has too, and others made of them."""
+    if keypoints.ndim != 3 or keypoints.shape[1] != len(joints):
+        raise ValueError(f"{where}: shape {keypoints.shape}, expected (T, {len(joints)}, 2 or 3) of joints with names")
+
+    def at(side, part):
+        place = names.find(joints, side, part)
+        return None if place is None else keypoints[:, place]
+
+    first = lambda *points: next((point for point in points if point is not None), None)
+    mean = lambda *points: None if any(point is None for point in points) else sum(points) / len(points)
+    middle = lambda part: mean(at("left", part), at("right", part))
+    found = {f"{side}_{part}": at(side, part) for side in ("left", "right") for part in names.SIDED}
+    found |= {part: at("", words) for part, words in _MIDDLE.items()}
+    found["pelvis"] = first(found["pelvis"], middle("hip"))
+    found["thorax"] = first(found["thorax"], middle("shoulder"))
+    found["spine"] = first(found["spine"], mean(found["pelvis"], found["thorax"]))
+    found["head"] = first(found["head"], middle("eye"), middle("ear"), found["neck"])
+    found["neck"] = first(found["neck"], mean(found["thorax"], found["head"]))
+    if lost := [part for part in H36M.joints if found[part] is None]:
+        known = ", ".join(f"{side} {word}".strip() for side, word in joints)
+        raise ValueError(f"{where}: no joint for {', '.join(lost)}; it has {known[:400]}")
+    return np.stack([found[part] for part in H36M.joints], 1)
+
+
 def _mhformer(coco, hips, shoulders):
     nose, eyes, head = coco[:, 0], coco[:, 1:3].mean(1), coco[:, 1:5].mean(1)
     thorax, spine, neck = shoulders.copy(), (hips + shoulders) / 2, nose.copy()
@@ -104,6 +155,19 @@ def missing(keypoints):
     """(T, J) bool: where a joint is not finite, or its confidence is 0, as detectors write what they did not find."""
     lost = ~np.isfinite(keypoints).all(-1)
     return lost | (keypoints[..., 2] == 0) if keypoints.shape[-1] == 3 else lost
+
+
+def seen(keypoints, image=True):
+    """Keypoints (..., 2 or 3) with NaN where the detector did not find a joint: where the confidence is 0 or negative, and
+    with `image`, of places in an image, at (0, 0) and (-1, -1), whatever the confidence."""
+    keypoints = np.asarray(keypoints, np.float64)
+    x, y = keypoints[..., 0], keypoints[..., 1]
+    lost = ~np.isfinite(keypoints).all(-1)
+    if image:
+        lost |= (x == y) & ((x == 0) | (x == -1))
+    if keypoints.shape[-1] == 3:
+        lost |= keypoints[..., 2] <= 0
+    return np.where(lost[..., None], np.nan, keypoints)
 
 
 def fill(keypoints, where="keypoints", skeleton=H36M):
@@ -130,73 +194,3 @@ def fill(keypoints, where="keypoints", skeleton=H36M):
                 out[:, joint], placed[joint] = out[:, parent], True
     out[..., 2:][lost] = 0
     return out
-
-
-def tracks(detections, where="detections"):
-    """People, followed through the frames.
-
-    Args:
-        detections: (frame, id or None, score, keypoints (J, 2 or 3)) in any order. With ids, these decide; two of one id in
-            a frame: the one of higher score. Without, a detection goes on with the person whose last pose is nearest, if it
-            is within half that pose's extent and at most `PATIENCE` frames ago, the nearest pairs first.
-
-    Returns:
-        {id: (first frame, keypoints (T, J, 2 or 3) with NaN in frames without)}, by first frame and id.
-    """
-    by_frame = {}
-    for frame, person, score, keypoints in detections:
-        by_frame.setdefault(frame, []).append((person, score, keypoints))
-    if not by_frame:
-        raise ValueError(f"{where}: no person in any frame")
-    ids = {person for people in by_frame.values() for person, _, _ in people}
-    if None in ids and len(ids) > 1:
-        raise ValueError(f"{where}: some people have a track id and some have none")
-    found = {}  # id: {frame: (score, keypoints)}, the last frame last
-    recent = []  # ids of those seen not long ago
-    for frame in sorted(by_frame):
-        people = by_frame[frame]
-        if None in ids:
-            recent = [person for person in recent if frame - next(reversed(found[person])) <= PATIENCE]
-            people = _follow({person: found[person] for person in recent}, len(found), people)
-            recent += [person for person, _, _ in people if person not in found]
-        for person, score, keypoints in people:
-            poses = found.setdefault(person, {})
-            if frame not in poses or score > poses[frame][0]:
-                poses[frame] = score, keypoints
-    return {person: _track(found[person], f"{where}, person {person}") for person in found}
-
-
-def _follow(recent, new, people):
-    """`people` of a frame with the ids of those of before whom they go on, or else new ids from `new` on."""
-    pairs = []
-    for person, poses in recent.items():
-        before = poses[next(reversed(poses))][1]
-        seen = before[~missing(before)]
-        extent = np.ptp(seen[:, :2], axis=0).max() if len(seen) else 0
-        for index, (_, _, keypoints) in enumerate(people):
-            both = ~missing(before) & ~missing(keypoints)
-            if both.any():
-                with np.errstate(over="ignore", invalid="ignore"):  # of absurd coordinates, refused later
-                    distance = np.linalg.norm((before - keypoints)[both][:, :2], axis=-1).mean()
-                if distance <= extent / 2:
-                    pairs.append((distance, person, index))
-    chosen = {}
-    for _, person, index in sorted(pairs):
-        if index not in chosen and person not in chosen.values():
-            chosen[index] = person
-    numbers = iter(range(new, new + len(people)))
-    return [(chosen[i] if i in chosen else next(numbers), *rest) for i, (_, *rest) in enumerate(people)]
-
-
-def _track(poses, where):
-    first, last = min(poses), max(poses)
-    frames = last - first + 1
-    if frames > 1000 + 100 * len(poses):
-        raise ValueError(f"{where}: seen in {len(poses)} of frames {first} to {last}; are these the numbers of frames?")
-    shape = next(iter(poses.values()))[1].shape
-    track = np.full((frames, *shape), np.nan)
-    for frame, (_, keypoints) in poses.items():
-        if keypoints.shape != shape:
-            raise ValueError(f"{where}: {keypoints.shape} in frame {frame}, before it was {shape}")
-        track[frame - first] = keypoints
-    return first, track

@@ -5,11 +5,14 @@ from functools import partial
 
 import numpy as np
 
+from lifter._notices import notice
 from lifter.skeleton import H36M
 
 from .cameras import around, normalise
 from .noise import detect
 from .sequence import Dataset, Sequence
+
+FPS = 30.0  # of a file that has to tell them, where they are not known
 
 
 def rotation(order, angles):
@@ -25,10 +28,23 @@ def rotation(order, angles):
     return result
 
 
+def upright(points, up):
+    """(..., 3) with z up, of points with the axis `up` up, as "y" or "-z"."""
+    x, y, z = np.moveaxis(points, -1, 0)
+    turned = {"x": (y, z, x), "-x": (z, y, -x), "y": (x, -z, y), "-y": (x, z, -y), "z": (x, y, z), "-z": (x, -y, -z)}
+    return np.stack(turned[up], -1)
+
+
+def known_rate(sequence) -> float:
+    """The frames per second of a sequence for a file that has to tell them; if they are not known 30, which is said."""
+    if not sequence.fps:
+        notice(f"{sequence.source or sequence.name}: {sequence.name}: the frames per second are not known: written as {FPS:g}")
+    return sequence.fps or FPS
+
+
 def z_up(points):
     """(..., 3) with y up -> with z up."""
-    x, y, z = np.moveaxis(points, -1, 0)
-    return np.stack((x, -z, y), -1)
+    return upright(points, "y")
 
 
 def y_up(sequence: Sequence):

@@ -78,7 +78,7 @@ class Format:
     sniff: Callable[[Candidate], bool]
     guess: Callable[[Candidate], bool]
     suffix: str | None
-    folder: Callable[[list[str], bool], bool] | None
+    folder: Callable[[Candidate], bool] | None
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -104,8 +104,8 @@ def register_format(name, about, *, sniff=_never, guess=_never, suffix=None, fol
         sniff: tells from a `Candidate` whether it is of this format, by its content.
         guess: the same by less than that, as a file's name. It is asked if no format's `sniff` says yes.
         suffix: of its files, if they may hold keypoints: `lifter lift` looks for them in folders.
-        folder: tells from the names in a folder whether `lifter lift` reads it as one, `folder(names, named)`, with `named`
-            true if the user named this format.
+        folder: tells whether a folder is read as one, by `lifter lift` too, if the user says that it is of this format; else
+            `sniff` tells. None: folders are not read as one.
     """
 
     if name in FORMATS:
@@ -153,6 +153,15 @@ def detect(path) -> str:
     if file.json == []:
         raise ValueError(f"{path}: an empty list, no person in any frame")
     raise ValueError(f"{path}: {'JSON ' if file.is_json else ''}of no known format; {known}")
+
+
+def is_one(folder, format=None) -> bool:
+    """Whether a folder is read as one, by this format or by the one that it is of."""
+    file = Candidate(folder)
+    if format is not None:
+        is_folder = format in FORMATS and FORMATS[format].folder
+        return bool(is_folder and is_folder(file))
+    return any(each.folder and each.sniff(file) for each in FORMATS.values())
 
 
 def open_data(path, format=None, **options) -> Dataset:

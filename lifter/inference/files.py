@@ -17,7 +17,7 @@ from lifter._errors import message
 from lifter.data import detect, open_data
 from lifter.data.files import existing
 from lifter.data.outputs import output_path, write
-from lifter.data.registry import FORMATS, options_of
+from lifter.data.registry import FORMATS, is_one, options_of
 from lifter.geometry import recover_root
 from lifter.models import MixSynthFormer
 from lifter.pretrained import load_pretrained
@@ -103,13 +103,13 @@ def find_sources(inputs, out, format=None) -> list[Source]:
     """What there is to lift in files and folders, sorted; without what is in `out`, which may be in such a folder.
 
     In folders, with the folders in them, that is every file with one of `SUFFIXES`. A folder of Human3.6M (data_2d_h36m_*.npz)
-    or of OpenPose (NAME_keypoints.json, or any .json with `format` "openpose") is read as one. A place is the path below the
+    or of OpenPose (a JSON file for each frame) is read as one. A place is the path below the
     one folder that was named, or below the one that all inputs have in common.
     """
     *inputs, out = (path.resolve() if ".." in path.parts else path.absolute() for path in (*map(existing, inputs), Path(out)))
     found, bases = {}, []
     for path in inputs:
-        is_folder = path.is_dir() and not _is_one(os.listdir(path), format)
+        is_folder = path.is_dir() and not is_one(path, format)
         if is_folder and (out == path or out in path.parents):
             raise ValueError(f"{out}: holds {path}, which is to be lifted; expected another folder")
         bases.append(path if is_folder else path.parent)
@@ -127,18 +127,12 @@ def find_sources(inputs, out, format=None) -> list[Source]:
 
 def _walk(folder, out, format):
     for here, folders, files in os.walk(folder):
-        if _is_one(files, format):
+        if is_one(here, format):
             folders.clear()
             yield Path(here)
             continue
         folders[:] = [name for name in folders if not name.startswith(".") and Path(here, name) != out]
         yield from (Path(here, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
-
-
-def _is_one(names, format):
-    """Whether a folder with files of these names is read as one; `format`: what the user says that it is of."""
-    asked = [each for each in FORMATS.values() if each.folder and format in (None, each.name)]
-    return any(each.folder(names, each.name == format) for each in asked)
 
 
 def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None]):
@@ -201,7 +195,7 @@ def _is_there(path, lift):
 def _liftable(sequence, place):
     where = f"{sequence.source}: {sequence.name}"
     if sequence.keypoints is None:
-        raise ValueError(f"{where}: no keypoints to lift")
+        raise ValueError(f"{where}: no keypoints to lift: these are 3D poses")
     if place and sequence.camera is None:
         raise ValueError(f"{where}: no camera that tells where the root is: lift it without --place")
     return sequence if sequence.skeleton is H36M else sequence.to(H36M)

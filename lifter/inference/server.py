@@ -22,9 +22,11 @@ from functools import partial
 import numpy as np
 import torch
 
+from lifter._notices import notice, told
 from lifter.data.cameras import normalise
 from lifter.data.files import numbers
-from lifter.data.keypoints import missing, to_h36m
+from lifter.data.keypoints import layout_of, seen, to_h36m
+from lifter.data.plausible import in_pixels
 from lifter.skeleton import H36M
 
 from .windows import with_channels
@@ -42,11 +44,13 @@ class Form:
 
     Args:
         channels: of the model's keypoints. size: (width, height) of the image in pixels; None: they are normalised.
-        layout, variant: of the detector, see `lifter.data.keypoints.to_h36m`.
+        layout, variant: of the detector, see `lifter.data.keypoints.to_h36m`. None: of keypoints in pixels by the number of
+            joints, as in files (17: COCO), of normalised ones Human3.6M's.
     """
 
-    def __init__(self, channels, size=None, layout="h36m", variant=None):
+    def __init__(self, channels, size=None, layout=None, variant=None):
         self.channels, self.size, self.layout, self.variant = channels, size, layout, variant
+        self.said = False  # what was assumed about the first frame that needs it
 
     def request(self, line) -> dict:
         """What a line asks for, with keypoints (17, channels) float32 or None; ValueError if it is no such line."""
@@ -72,14 +76,29 @@ class Form:
             return None
         rows = [values] if not isinstance(values, list) else values
         rows = [[math.nan if x is None else x for x in row] if isinstance(row, list) else row for row in rows]
-        keypoints = to_h36m(numbers(rows, (None, None), "keypoints")[None], self.layout, self.variant)[0]
-        keypoints[missing(keypoints)] = math.nan
-        xy = keypoints[:, :2]
+        keypoints = self._image(numbers(rows, (None, None), "keypoints"))
+        layout = self.layout or ("h36m" if self.size is None else layout_of(len(keypoints), "keypoints"))
+        keypoints = to_h36m(seen(keypoints, image=self.size is not None)[None], layout, self.variant)[0]
         if self.size is not None:
             keypoints = normalise(keypoints, self.size)
-        elif (np.abs(xy) > FAR).sum() > xy.size / 2:
-            raise ValueError("keypoints are in pixels, expected normalised ones: pass --size WxH")
         return with_channels(torch.from_numpy(keypoints).float(), self.channels)
+
+    def _image(self, keypoints):
+        """The keypoints of a frame in pixels, if the size of the image is known; what is said about them is said once."""
+        if keypoints.ndim != 2 or keypoints.shape[1] not in (2, 3):
+            raise ValueError(f"keypoints: shape {keypoints.shape}, expected (J, 2 or 3)")
+        if self.size is None:
+            xy = keypoints[:, :2]
+            if (np.abs(xy) > FAR).sum() > xy.size / 2:
+                raise ValueError("keypoints are in pixels, expected normalised ones: pass --size WxH")
+            return keypoints
+        said = []
+        with told(said.append):
+            keypoints = in_pixels(keypoints, self.size, "keypoints")
+        if said and not self.said:
+            self.said = True
+            notice(said[0])
+        return keypoints
 
 
 class Statistics:

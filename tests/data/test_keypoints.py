@@ -1,4 +1,4 @@
-"""Keypoints of detectors in Human3.6M's joints, without holes, one track for each person."""
+"""Keypoints of detectors in Human3.6M's joints, without holes."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lifter.data.keypoints import LAYOUTS, fill, layout_of, missing, to_h36m, tracks
+from lifter.data.keypoints import LAYOUTS, fill, layout_of, missing, to_h36m
 from lifter.skeleton import H36M
 
 PERSON = np.array(  # COCO's joints of somebody who stands, in pixels
@@ -138,50 +138,3 @@ def test_filled_is_whole(keypoints):
     there = keypoints[~lost][:, :2]
     assert filled[..., :2].min() >= there.min() and filled[..., :2].max() <= there.max()
     np.testing.assert_array_equal(fill(filled)[..., :2], filled[..., :2])
-
-
-def at(x, size=100.0, score=1.0):
-    pose = np.concatenate((PERSON, np.full((17, 1), score)), -1)
-    pose[:, :2] = (pose[:, :2] - PERSON.mean(0)) / 500 * size + [x, 300]
-    return pose
-
-
-def test_tracks_by_id():
-    detections = [(4, 7, 0.9, at(10)), (2, 7, 0.9, at(0)), (2, 7, 0.5, at(50)), (3, 1, 0.9, at(90))]
-    found = tracks(detections)
-    assert set(found) == {1, 7}
-    start, keypoints = found[7]
-    assert start == 2 and keypoints.shape == (3, 17, 3)
-    np.testing.assert_array_equal(keypoints[0], at(0))  # the better of two
-    assert np.isnan(keypoints[1]).all()
-
-
-def test_tracks_without_ids():
-    """Two people who pass each other, one of them unseen for a while, and a third far away later."""
-    detections = []
-    for frame in range(20):
-        if frame not in (8, 9):
-            detections.append((frame, None, 1.0, at(100 + 5 * frame, 200)))
-        detections.append((frame, None, 1.0, at(800 - 5 * frame, 200)))
-    detections.append((19, None, 1.0, at(2000, 200)))
-    rng = np.random.default_rng(0)
-    rng.shuffle(detections)
-    found = sorted(tracks(detections).values(), key=lambda track: (-len(track[1]), track[1][0, :, 0].mean()))
-    assert [(start, len(keypoints)) for start, keypoints in found] == [(0, 20), (0, 20), (19, 1)]
-    for (_, keypoints), speed in zip(found, (5, -5)):
-        moved = np.diff(keypoints[:, 0, 0])
-        np.testing.assert_allclose(moved[np.isfinite(moved)], speed)
-
-
-@pytest.mark.parametrize(
-    "detections, expected",
-    [
-        ([], "file: no person in any frame"),
-        ([(0, 1, 1.0, at(0)), (1, None, 1.0, at(0))], "file: some people have a track id and some have none"),
-        ([(0, 1, 1.0, at(0)), (10**9, 1, 1.0, at(0))], "file, person 1: seen in 2 of frames 0 to 1000000000"),
-        ([(0, 1, 1.0, at(0)), (1, 1, 1.0, at(0)[:5])], "file, person 1: .* in frame 1"),
-    ],
-)
-def test_detections_that_are_no_tracks(detections, expected):
-    with pytest.raises(ValueError, match=expected):
-        tracks(detections, "file")

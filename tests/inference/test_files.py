@@ -194,15 +194,15 @@ def bad_files(folder, made):
     np.save(folder / "evil.npy", np.array([Run(os.system, f"touch {made}")], dtype=object))
     told = {"cut.npz": "not an npz file, or cut short", "evil2.npz": "pw3d_gt|the name is not|not a pickle"}
     told |= dict.fromkeys(("evil.pkl", "evil.npz", "evil.npy"), "it asks for posix.system, which is neither data")
-    keypoints = np.random.default_rng(0).uniform(0, 1000, (4, 17, 3))
+    keypoints = np.random.default_rng(0).uniform(0, 1000, (4, 17, 3)) * (1, 1, 1e-3)
     for name, change, line in (
         ("joints", keypoints[:, :9], "9 joints, expected 17"),
         ("flat", keypoints[0], r"shape \(17, 3\), expected \(T, J, 2 or 3\)"),
         ("empty array", keypoints[:0], "no person in any frame"),
         ("never", keypoints * np.nan, "no joint in any of 4 frames"),
         ("infinite", keypoints + np.inf, "no joint in any of 4 frames"),
-        ("huge", keypoints * 1e30, r"frame 0, joint 0 \(pelvis\) is .*expected finite numbers of at most 100"),
-        ("huger", keypoints * 1e300, r"frame 0, joint 0 \(pelvis\) is .*expected finite numbers of at most 100"),
+        ("huge", keypoints * (1e30, 1e30, 1), r"frame 0, joint 0 \(pelvis\) is .*expected finite numbers of at most 100"),
+        ("huger", keypoints * (1e300, 1e300, 1), r"frame 0, joint 0 \(pelvis\) is .*expected finite numbers of at most 100"),
         ("text", np.array(["a"]), "not an array of numbers"),
     ):
         np.save(folder / f"{name}.npy", change)

@@ -12,10 +12,13 @@ import pytest
 import torch
 
 import lifter
+import lifter.data
 from lifter.__main__ import main
+from lifter._notices import Notice
 from lifter.data import normalise
-from lifter.data.keypoints import to_h36m
+from lifter.data.keypoints import seen, to_h36m
 from lifter.inference.server import LONGEST, Form, Server
+from lifter.skeleton import H36M
 
 SIZES = {"poseretnet": {"num_frames": 9, "chunk_size": 4}, "mixste": {"num_frames": 9}, "motionbert": {"num_frames": 6}}
 SMALL = {"dim": 16, "depth": 1, "num_heads": 2}
@@ -130,19 +133,40 @@ def test_bad_lines(stream, capfd):
 
 @pytest.mark.parametrize("layout, joints, variant", [("coco", 17, "mhformer"), ("body25", 25, None), ("halpe", 26, None)])
 def test_detectors_joints_in_pixels(layout, joints, variant):
-    pixels = torch.rand(joints, 3).numpy() * 500
+    pixels = torch.rand(joints, 3).numpy() * (500, 500, 1)
     pixels[3] = 0  # not found: COCO's left ear, BODY_25's right elbow
     form = Form(3, (640, 480), layout, variant)
     got = form.request(text([{"keypoints": pixels.tolist(), "id": "x"}]))["keypoints"]
-    wanted = torch.from_numpy(normalise(to_h36m(pixels[None], layout, variant)[0], (640, 480))).float()
-    found = wanted[:, 2] > 0
-    assert torch.equal(got[found], wanted[found]) and got[~found].isnan().all() and (~found).any() == (layout == "body25")
+    wanted = torch.from_numpy(normalise(to_h36m(seen(pixels[None]), layout, variant)[0], (640, 480))).float()
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
+    lost = {"coco": ["head"], "body25": ["right_elbow"], "halpe": []}[layout]  # MHFormer's head is made of the ears, too
+    assert [H36M.joints[joint] for joint in got.isnan().any(1).nonzero()] == lost
     without = Form(2, (640, 480), layout, variant).request(text([{"keypoints": pixels[:, :2].tolist()}]))["keypoints"]
     assert without.shape == (17, 2)
     added = Form(3).request(text([{"keypoints": got[:, :2].nan_to_num().tolist()}]))["keypoints"]
     assert (added[:, 2] == 1).all()
     with pytest.raises(ValueError, match=f"expected .T, {joints}, 2 or 3. of {layout}"):
-        form.request(text([{"keypoints": [[1, 2]] * 5}]))
+        form.request(text([{"keypoints": [[100, 200]] * 5}]))
+
+
+def test_pixels_are_read_as_in_files(tmp_path):
+    """The joints by their number, (0, 0) and (-1, -1) as missing, shares of the image as such, which is said once."""
+    pixels = np.random.default_rng(0).uniform(10, 400, (17, 3)) * (1, 1, 1e-3)
+    pixels[9], pixels[10] = (0, 0, 0.3), (-1, -1, -1)
+    np.save(tmp_path / "x.npy", pixels[None])
+    (sequence,) = lifter.data.open_data(tmp_path / "x.npy", size=(640, 480))
+    form = Form(3, (640, 480))
+    got = form.request(text([{"keypoints": pixels.tolist()}]))["keypoints"]
+    wanted = np.where(sequence.keypoints[0, :, 2:] > 0, sequence.keypoints[0], np.nan)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    assert [H36M.joints[joint] for joint in got.isnan().any(1).nonzero()] == ["left_wrist", "right_wrist"]
+    line = text([{"keypoints": (pixels / (640, 480, 1)).tolist()}])
+    with pytest.warns(Notice, match="read as shares of the image") as said:
+        shares = [form.request(line)["keypoints"] for _ in range(2)]
+    assert len(said) == 1
+    np.testing.assert_allclose(shares[1][:13], wanted[:13], atol=1e-5)
+    centred = Form(2).request(text([{"keypoints": [[0, 0]] * 17}]))["keypoints"]
+    assert (centred == 0).all()  # normalised keypoints may be there
 
 
 @contextlib.asynccontextmanager

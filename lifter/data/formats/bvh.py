@@ -1,32 +1,29 @@
 """Motion capture in BVH files: reading, with forward kinematics, and writing.
 
-A joint is at p = p_parent + R_parent (offset + its position channels) and turns by R = R_parent R1 R2 R3, its rotation
-channels in their order.
+A joint is at p = p_parent + R_parent offset, where its position channels replace its offset, and turns by R = R_parent R1 R2
+R3, its rotation channels in their order. Which joints are Human3.6M's is in `rigs`.
 """
 
+import re
+import warnings
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from lifter._io import whole
+from lifter._notices import notice
 from lifter.skeleton import H36M
 
 from ..files import existing, parse_number
-from ..mocap import rotation, y_up, z_up
+from ..mocap import known_rate, rotation, upright, y_up
 from ..registry import register_format, register_writer
+from ..rigs import h36m, up_axis
 from ..sequence import Dataset, Sequence
 
 _UNITS = (1.0, 0.01, 0.001, 0.0254, 0.0254 / 0.45)  # metre, centimetre, millimetre, inch, CMU's
-# Names of joints in common BVH files, beside our own.
-_SIDES = {"hip": ("UpLeg", "Thigh", "Hip"), "knee": ("Leg", "Shin", "Knee"), "ankle": ("Foot", "Ankle")}
-_SIDES |= {"shoulder": ("Arm", "UpperArm", "Shoulder"), "elbow": ("ForeArm", "LowerArm", "Elbow"), "wrist": ("Hand", "Wrist")}
-_MIDDLE = {
-    "spine": ("Spine1", "Spine", "Chest"),
-    "thorax": ("Neck", "Neck1"),
-    "neck": ("Head",),
-    "head": ("HeadEnd", "HeadTop"),
-}
+_PEOPLE = (1.1, 2.4)  # metres that a skeleton at rest measures, if there is no doubt about its unit
+_CHANNELS = [f"{axis}{kind}" for kind in ("position", "rotation") for axis in "XYZ"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,113 +31,171 @@ class Bvh:
     """A skeleton and its motion, in the file's units and axes, as in the file."""
 
     names: tuple[str, ...]  # end sites are called "<parent>_end"
-    parents: tuple[int, ...]
+    parents: tuple[int, ...]  # -1 of a root
     offsets: np.ndarray  # (J, 3)
     channels: tuple[tuple[str, ...], ...]  # of each joint, as "Xposition", "Zrotation"; () of an end site
     motion: np.ndarray  # (T, all channels), angles in degrees
-    frame_time: float
+    frame_time: float  # 0 if the file does not tell it
 
-    def positions(self):
-        """(T, J, 3)."""
-        places, turns, first = [], [], 0
-        for parent, offset, channels in zip(self.parents, self.offsets, self.channels):
+    def positions(self, joints=None):
+        """(T, J, 3) of all joints, or of these."""
+        joints = range(len(self.names)) if joints is None else joints
+        wanted = set(joints)
+        for joint in reversed(range(len(self.names))):  # parents come before their children
+            if joint in wanted:
+                wanted.add(self.parents[joint])
+        places, turns = {}, {}
+        for joint, first in enumerate(self._first()):
+            if joint not in wanted:
+                continue
+            parent, channels = self.parents[joint], self.channels[joint]
             values = self.motion[:, first : first + len(channels)]
-            first += len(channels)
-            place = np.tile(offset, (len(self.motion), 1))
+            place = self._places(joint, values)
             turning = [i for i, channel in enumerate(channels) if channel.endswith("rotation")]
-            for i, channel in enumerate(channels):
-                if channel.endswith("position"):
-                    place[:, "XYZ".index(channel[0])] += values[:, i]
             order = [channels[i][0].lower() for i in reversed(turning)]
             turn = rotation(order, np.radians(values[:, turning[::-1]]))
             if parent >= 0:
                 place = places[parent] + (turns[parent] @ place[..., None])[..., 0]
                 turn = turns[parent] @ turn
-            places.append(place)
-            turns.append(turn)
-        return np.stack(places, 1)
+            places[joint], turns[joint] = place, turn
+        return np.stack([places[joint] for joint in joints], 1)
 
     def rest(self):
-        """(J, 3) the joints with all channels at 0."""
+        """(J, 3) the joints with all rotations at 0, the roots at their offsets."""
         places = []
-        for parent, offset in zip(self.parents, self.offsets):
-            places.append(offset + (places[parent] if parent >= 0 else 0))
+        for joint, (parent, first) in enumerate(zip(self.parents, self._first())):
+            values = self.motion[:1, first : first + len(self.channels[joint])]
+            places.append(self.offsets[joint] if parent < 0 else places[parent] + self._places(joint, values)[0])
         return np.stack(places)
+
+    def _first(self):
+        return np.cumsum([0, *map(len, self.channels)])[:-1].tolist()
+
+    def _places(self, joint, values):
+        """(T, 3) where a joint is from its parent."""
+        place = np.tile(self.offsets[joint], (len(values), 1))
+        for i, channel in enumerate(self.channels[joint]):
+            if channel.endswith("position"):
+                place[:, "XYZ".index(channel[0])] = values[:, i]
+        return place
 
 
 def read(path) -> Bvh:
-    path = existing(path)
-    words = _Words(path)
+    """Read a file.
+
+    Raises:
+        ValueError for what is no BVH file, or is cut short.
+    """
+    head, rest = _split(existing(path))
+    words = _Words(path, head)
     words.expect("HIERARCHY")
-    names, parents, offsets, channels = [], [], [], []
     words.expect("ROOT")
-    stack, name = [], words.name()
-    while True:
+    names, parents, offsets, channels, stack, name = [], [], [], [], [], words.name()
+    while name is not None:
         names.append(name)
         parents.append(stack[-1] if stack else -1)
         stack.append(len(names) - 1)
         words.expect("{")
         words.expect("OFFSET")
         offsets.append([words.number() for _ in range(3)])
-        channels.append(())
-        if words.peek() == "CHANNELS":
-            words.next()
-            channels[-1] = tuple(words.next() for _ in range(words.count()))
-            known = {f"{axis}{kind}" for axis in "XYZ" for kind in ("position", "rotation")}
-            if unknown := set(channels[-1]) - known:
-                raise ValueError(
-                    f"{path}: {name}: channels {', '.join(sorted(unknown))}, expected of {', '.join(sorted(known))}"
-                )
-        while words.peek() == "}":
+        channels.append(words.channels(name))
+        while stack and words.peek() == "}":
             words.next()
             stack.pop()
-            if not stack:
-                break
-        if not stack:
-            break
-        kind = words.next()
-        if kind == "JOINT":
+        kind = words.next().upper()
+        if kind == ("JOINT" if stack else "ROOT"):
             name = words.name()
-        elif kind == "End":
-            words.expect("Site")
+        elif stack and kind == "END":
+            words.expect("SITE")
             name = f"{names[stack[-1]]}_end"
+        elif not stack and kind == "MOTION":
+            name = None
         else:
-            raise ValueError(f"{path}: {kind!r} in {names[stack[-1]]}, expected JOINT, End Site or }}")
-    words.expect("MOTION")
-    words.expect("Frames:")
+            expected = "JOINT, End Site or }" if stack else "MOTION"
+            raise ValueError(
+                f"{path}: {words.last!r} in {names[stack[-1]] if stack else 'the hierarchy'}, expected {expected}"
+            )
+    words.expect("FRAMES:")
     frames = words.count()
-    words.expect("Frame")
-    words.expect("Time:")
+    words.expect("FRAME")
+    words.expect("TIME:")
     frame_time = words.number()
-    width = sum(map(len, channels))
-    values = words.rest()
-    if frames == 0 or len(values) != frames * width:
-        raise ValueError(f"{path}: {len(values)} values of motion, expected {frames} frames of {width} channels")
-    if not frame_time > 0:
+    motion = _motion(path, rest, frames, sum(map(len, channels)))
+    if frame_time < 0:
         raise ValueError(f"{path}: frame time {frame_time}, expected a positive number")
-    motion = values.reshape(frames, width)
-    return Bvh(tuple(names), tuple(parents), np.array(offsets), tuple(channels), motion, frame_time)
+    if frame_time == 0:
+        notice(f"{path}: frame time 0: the frames per second are not known; --fps tells them")
+    bvh = Bvh(tuple(names), tuple(parents), np.array(offsets), tuple(channels), motion, frame_time)
+    return _without_empty_positions(bvh, path)
+
+
+def _split(path):
+    """The text up to the frame time, without comments, and the rest, which is numbers."""
+    data = path.read_bytes()
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+    text = data.removeprefix(b"\xef\xbb\xbf").decode(encoding, errors="replace")
+    del data
+    time = re.search(r"frame\s+time\s*:\s*\S+", text, re.IGNORECASE)
+    end = time.end() if time else len(text)
+    head = re.sub(r"(?m)(?:^|(?<=\s))(?:#|//).*$", "", text[:end])
+    return re.sub(r"(?i)\b(frames|time)\s*:", r"\1: ", head), text[end:]
+
+
+def _motion(path, text, frames, width):
+    """(T, width) values."""
+    if "," in text:  # a decimal comma
+        text = text.replace(",", ".")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # which numpy calls a text that is no number
+            values = np.fromstring(text, np.float64, sep=" ") if text.strip() else np.zeros(0)
+    except (DeprecationWarning, ValueError):
+        try:
+            values = np.array(text.split(), np.float64)
+        except ValueError as error:
+            raise ValueError(f"{path}: motion: {error}") from None
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path}: motion has values that are not finite")
+    if not values.size or not width or values.size % width:
+        raise ValueError(f"{path}: {values.size} values of motion, expected {frames} frames of {width} channels")
+    if values.size != frames * width:
+        notice(f"{path}: {frames} frames by its own words, but there are {values.size // width}, which are read")
+    return values.reshape(-1, width)
+
+
+def _without_empty_positions(bvh, path):
+    """Without the position channels of joints that are 0 in all frames though these have an offset: no bone has no length."""
+    channels, kept, empty = list(bvh.channels), np.ones(bvh.motion.shape[1], bool), []
+    for joint, first in enumerate(bvh._first()):
+        moving = [first + i for i, channel in enumerate(channels[joint]) if channel.endswith("position")]
+        if bvh.parents[joint] >= 0 and moving and bvh.offsets[joint].any() and not bvh.motion[:, moving].any():
+            kept[moving] = False
+            channels[joint] = tuple(channel for channel in channels[joint] if channel.endswith("rotation"))
+            empty.append(bvh.names[joint])
+    if not empty:
+        return bvh
+    notice(f"{path}: position channels of {len(empty)} joints are all 0, as {empty[0]}'s: their offsets are used")
+    return Bvh(bvh.names, bvh.parents, bvh.offsets, tuple(channels), bvh.motion[:, kept], bvh.frame_time)
 
 
 class _Words:
-    """The words of a file, one after another."""
+    """The words of a text, one after another."""
 
-    def __init__(self, path):
-        self.path, self.at = path, 0
-        self.words = path.read_text(encoding="latin1").split()
+    def __init__(self, path, text):
+        self.path, self.at, self.last, self.words = path, 0, "", text.split()
 
     def peek(self):
         return self.words[self.at] if self.at < len(self.words) else ""
 
     def next(self):
-        word = self.peek()
-        if not word:
+        self.last = self.peek()
+        if not self.last:
             raise ValueError(f"{self.path}: ends in the middle")
         self.at += 1
-        return word
+        return self.last
 
     def expect(self, wanted):
-        if (word := self.next()) != wanted:
+        if (word := self.next()).upper() != wanted:
             raise ValueError(f"{self.path}: {word[:40]!r}, expected {wanted}")
 
     def name(self):
@@ -150,7 +205,7 @@ class _Words:
         return " ".join(parts)
 
     def number(self):
-        return parse_number(self.next(), self.path)
+        return parse_number(self.next().replace(",", "."), self.path)
 
     def count(self):
         value = self.number()
@@ -158,58 +213,54 @@ class _Words:
             raise ValueError(f"{self.path}: {value}, expected a count")
         return int(value)
 
-    def rest(self):
-        try:
-            values = np.array(self.words[self.at :], np.float64)
-        except ValueError as error:
-            raise ValueError(f"{self.path}: motion: {error}") from None
-        if not np.isfinite(values).all():
-            raise ValueError(f"{self.path}: motion has values that are not finite")
-        return values
+    def channels(self, name):
+        if self.peek().upper() != "CHANNELS":
+            return ()
+        self.next()
+        found = [self.next() for _ in range(self.count())]
+        channels = tuple(channel.capitalize() for channel in found)
+        if unknown := [word for word, channel in zip(found, channels) if channel not in _CHANNELS]:
+            known = ", ".join(_CHANNELS)
+            raise ValueError(f"{self.path}: {name}: channels {', '.join(sorted(set(unknown)))}, expected of {known}")
+        return channels
 
 
 @register_format("bvh", "motion capture, .bvh", guess=lambda file: file.suffix == ".bvh")
-def open_bvh(path, unit=None) -> Dataset:
-    """The motion as one sequence of Human3.6M's joints in the world, z up, in metres.
+def open_bvh(path, unit=None, fps=None) -> Dataset:
+    """The motion as one sequence of Human3.6M's joints in the world, z up, in metres; of each root, if there are several.
 
-    `unit`: how many metres the file's unit is. None: of metre, centimetre, millimetre, inch and CMU's unit the one in which
-    the skeleton at rest is nearest to 1.7 m from end to end.
+    Args:
+        unit: how many metres the file's unit is. None: of metre, centimetre, millimetre, inch and CMU's unit the one in which
+            the skeleton at rest is nearest to 1.7 m from end to end.
+        fps: frames per second, where the file does not tell them.
     """
     path = existing(path)
-    return Dataset("bvh", path, {path.stem: partial(_sequence, path, unit)})
+    roots = len(re.findall(r"(?im)^\s*ROOT\b", _split(path)[0]))
+    if roots < 2:
+        return Dataset("bvh", path, {path.stem: partial(_sequence, path.stem, path, 0, unit, fps)})
+    names = [f"{path.stem}/{root}" for root in range(roots)]
+    return Dataset("bvh", path, {name: partial(_sequence, name, path, root, unit, fps) for root, name in enumerate(names)})
 
 
-def _sequence(path, unit) -> Sequence:
+def _sequence(name, path, root, unit, fps) -> Sequence:
     bvh = read(path)
-    positions = bvh.positions()
-    height = np.ptp(bvh.rest(), axis=0).max()
+    roots = [joint for joint, parent in enumerate(bvh.parents) if parent < 0]
+    part = range(roots[root], [*roots, len(bvh.names)][root + 1])
+    rest = bvh.rest()[part]
+    height = np.ptp(rest, axis=0).max()
     if not height > 0:
         raise ValueError(f"{path}: all joints are in one place")
-    unit = min(_UNITS, key=lambda unit: abs(np.log(unit * height / 1.7))) if unit is None else unit
-    poses = z_up(_h36m(bvh, positions, path)) * unit
-    return Sequence(path.stem, poses=poses, fps=1 / bvh.frame_time, source=str(path))
-
-
-def _h36m(bvh, positions, path):
-    """(T, 17, 3) of joints that are called as ours, or else as in most BVH files."""
-    plain = [name.rpartition(":")[2].replace("_", "").replace(" ", "").lower() for name in bvh.names]
-    ours = [joint.replace("_", "") for joint in H36M.joints]
-    if set(ours) <= set(plain):
-        return positions[:, [plain.index(joint) for joint in ours]]
-
-    def find(joint, names):
-        for name in names:
-            if name.lower() in plain:
-                return positions[:, plain.index(name.lower())]
-        raise ValueError(f"{path}: no joint for {joint}, expected {' or '.join(names)}; it has {', '.join(bvh.names)}")
-
-    joints = {joint: find(joint, names) for joint, names in _MIDDLE.items()}
-    for side in ("right", "left"):
-        joints |= {
-            f"{side}_{joint}": find(f"{side}_{joint}", [side + name for name in names]) for joint, names in _SIDES.items()
-        }
-    joints["pelvis"] = (joints["right_hip"] + joints["left_hip"]) / 2
-    return np.stack([joints[joint] for joint in H36M.joints], 1)
+    if unit is None:
+        unit = min(_UNITS, key=lambda unit: abs(np.log(unit * height / 1.7)))
+        if not _PEOPLE[0] <= unit * height <= _PEOPLE[1]:
+            notice(f"{path}: a skeleton of {height:.4g} units is read as {unit * height:.2f} m; --unit says what a unit is")
+    names = [bvh.names[joint] for joint in part]
+    parents = [bvh.parents[joint] - part.start if bvh.parents[joint] >= 0 else -1 for joint in part]
+    used, combine = h36m(names, parents, rest, path)
+    points = bvh.positions([part.start + joint for joint in used])
+    poses = upright(combine(points), up_axis(combine(rest[None, used])[0], combine(points), path)) * unit
+    fps = 1 / bvh.frame_time if bvh.frame_time else fps
+    return Sequence(name, poses=poses, fps=fps, source=str(path))
 
 
 def write(path, bvh: Bvh):
@@ -266,7 +317,7 @@ def of_sequence(sequence: Sequence) -> Bvh:
     motion = np.concatenate([poses[:, 0], *map(_euler, local)], -1)
     channels = [("Zrotation", "Xrotation", "Yrotation")] * len(names)
     channels[0] = ("Xposition", "Yposition", "Zposition", *channels[0])
-    return Bvh(tuple(names), tuple(parents), offsets, tuple(channels), motion, 1 / (sequence.fps or 30.0))
+    return Bvh(tuple(names), tuple(parents), offsets, tuple(channels), motion, 1 / known_rate(sequence))
 
 
 _DOWN, _UP, _LEFT = np.array([0.0, -1, 0]), np.array([0.0, 1, 0]), np.array([1.0, 0, 0])

@@ -62,13 +62,9 @@ def _sniff(file):
     return not (isinstance(metadata, dict) and "video_metadata" in metadata)  # as VideoPose3D's custom npz has it
 
 
-def _folder(names, named):
-    return any(name.startswith("data_2d_h36m_") and name.endswith(".npz") for name in names)
-
-
 @register_format(
     "h36m", "Human3.6M as VideoPose3D stores it (npz of poses, npz of keypoints, or the folder of both)",
-    sniff=_sniff, suffix=".npz", folder=_folder,
+    sniff=_sniff, suffix=".npz", folder=_sniff,
 )  # fmt: skip
 def open_h36m(path, keypoints=None, fps=FPS, layout=None, variant=None, cameras=None) -> Dataset:
     """Sequences "S9/Walking 1/54138969" of a subject, an action and a camera: poses in the camera, and keypoints.

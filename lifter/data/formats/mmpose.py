@@ -1,8 +1,13 @@
-"""mmpose's predictions: instance_info, or the list in it; of a video frame_id and instances, of an image the instances."""
+"""mmpose's predictions: instance_info, or the list in it; of a video frame_id and instances, of an image the instances.
+
+meta_info may name the joints.
+"""
 
 import numpy as np
 
-from ..detectors import body, detection, entries, register_detector, whole_number
+from lifter._notices import Items
+
+from ..detectors import Clip, body, detection, entries, person_of, register_detector, whole_number
 from ..files import numbers, read_json, take
 
 
@@ -14,17 +19,32 @@ def _sniff(file):
 def read(path):
     data = read_json(path)
     told = entries(take(data, "instance_info", path) if isinstance(data, dict) else data, path)
-    detections = []
+    detections, frames, people = [], Items(path, "frames"), Items(path, "instances")
     for number, entry in enumerate(told):
         frame, instances = 0, [entry]
-        if "instances" in entry:
-            frame = whole_number(entry, "frame_id", number, f"{path}: entry {number}")
-            instances = entries(entry["instances"], f"{path}: instances of frame {frame}")
-        for instance in instances:
-            where = f"{path}: frame {frame}"
-            xy = numbers(take(instance, "keypoints", where), (None, 2), f"{where}: keypoints")
-            scores = take(instance, "keypoint_scores", where)
-            scores = numbers(scores, (len(xy),), f"{where}: keypoint_scores")
-            keypoints = body(np.concatenate((xy, scores[:, None]), -1))
-            detections.append(detection(frame, instance.get("track_id"), keypoints))
-    return detections, None
+        with frames.one():
+            if "instances" in entry:
+                frame = whole_number(entry, "frame_id", number, f"{path}: entry {number}")
+                instances = entries(entry["instances"], f"{path}: instances of frame {frame}")
+            for instance in instances:
+                with people.one():
+                    detections.append(detection(frame, person_of(instance), _keypoints(instance, f"{path}: frame {frame}")))
+    frames.end()
+    people.end()
+    return [Clip(detections, joints=_joints(data))]
+
+
+def _keypoints(instance, where):
+    xy = numbers(take(instance, "keypoints", where), (None, 2), f"{where}: keypoints")
+    scores = take(instance, "keypoint_scores", where)
+    scores = numbers(scores, (len(xy),), f"{where}: keypoint_scores")
+    return body(np.concatenate((xy, scores[:, None]), -1))
+
+
+def _joints(data):
+    """The names in meta_info: keypoint_id2name, {"0": "nose", ...}."""
+    known = data.get("meta_info") if isinstance(data, dict) else None
+    known = known.get("keypoint_id2name") if isinstance(known, dict) else None
+    if not isinstance(known, dict) or not all(str(number) in known for number in range(len(known))):
+        return None
+    return tuple(str(known[str(number)]) for number in range(len(known)))

@@ -1,9 +1,8 @@
 """An npy file of (T, J, 2 or 3) keypoints in pixels."""
 
-import numpy as np
-
-from ..detectors import register_detector
+from ..detectors import Clip, detection, register_detector
 from ..files import keypoints_array, read_npy
+from ..plausible import are_poses
 
 
 @register_detector(
@@ -11,6 +10,6 @@ from ..files import keypoints_array, read_npy
 )
 def read(path):
     keypoints = keypoints_array(read_npy(path), path)
-    if keypoints.shape[2] == 2:
-        keypoints = np.concatenate((keypoints, np.ones((*keypoints.shape[:2], 1))), -1)
-    return [(frame, 0, 0.0, pose) for frame, pose in enumerate(keypoints)], None
+    if are_poses(keypoints):
+        raise ValueError(f"{path}: these are 3D poses, expected keypoints in an image")
+    return [Clip([detection(frame, 0, pose) for frame, pose in enumerate(keypoints)], sure=True)]

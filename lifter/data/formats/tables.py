@@ -14,13 +14,12 @@ from lifter._io import whole
 from lifter.skeleton import SKELETONS
 
 from ..files import existing
-from ..mocap import y_up, z_up
+from ..mocap import known_rate, y_up, z_up
 from ..registry import register_format, register_writer
 from ..sequence import Dataset, Sequence
 
 _COLUMNS = {"poses": ("x", "y", "z"), "keypoints": ("u", "v", "confidence")}
 _UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
-FPS = 30.0  # of a TRC file, which has to say it, where it is not known
 
 
 @register_writer("csv")
@@ -88,7 +87,7 @@ def _read_csv(path) -> Sequence:
 def write_trc(path, sequence):
     """Write the poses of a sequence as markers that are called as the joints: for OpenSim, y up."""
     poses, joints = y_up(sequence) * 1000, sequence.skeleton.joints
-    first, fps = sequence.start + 1, sequence.fps or FPS
+    first, fps = sequence.start + 1, known_rate(sequence)
     times = np.arange(len(poses)) / fps  # since OrigDataStartFrame, as OpenSim has it
     numbers = [f"{fps:.9g}", f"{fps:.9g}", len(poses), len(joints), "mm", f"{fps:.9g}", first, len(poses)]
     head = [

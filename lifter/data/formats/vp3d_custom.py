@@ -2,8 +2,9 @@
 
 from functools import partial
 
-from ..detectors import metadata_layout, sequence_of
-from ..files import Npz, image_size, length, take
+from ..detectors import metadata_layout, rate_of, sequence_of
+from ..files import Npz, image_size, keypoints_array, length, take
+from ..plausible import in_pixels
 from ..registry import register_format
 from ..sequence import Dataset
 
@@ -34,5 +35,11 @@ def open_custom(path, fps=None, layout=None, variant=None) -> Dataset:
             plain = len(actions) == 1 and length(cameras, f"{where}: {action}") == 1
             for number, keypoints in enumerate(cameras):
                 name = str(video) if plain else f"{video}/{action}/{number}"
-                items[name] = partial(sequence_of, name, keypoints, layout, variant, size, path, fps=fps)
+                items[name] = partial(_read, name, keypoints, layout, variant, size, path, rate_of(info) or fps)
     return Dataset("vp3d-custom", path, items)
+
+
+def _read(name, keypoints, layout, variant, size, path, fps):
+    where = f"{path}: {name}"
+    keypoints = in_pixels(keypoints_array(keypoints, where), size, where)
+    return sequence_of(name, keypoints, layout, variant, size, path, fps=fps)

@@ -1,0 +1,66 @@
+"""The video and the frame that the names of images or files tell.
+
+The number of the frame is the group of digits that changes from name to name. Names that differ in their texts are of
+different videos, and so are those that differ in a second number, where the first one alone does not tell them apart.
+"""
+
+import re
+
+_NUMBER = re.compile(r"((?<!\d)\d{1,15}(?!\d))")
+_SUFFIX = re.compile(r"\.(?=\w*[A-Za-z])\w{1,5}$")  # of a file; "walk.0001" has none
+_VIEW = re.compile(r"(cam|camera|view|video|clip|take|subject|person|[csvp])[ _.-]*$", re.IGNORECASE)
+
+
+def frames_of(names, where) -> list[tuple[str, int]]:
+    """(video, frame) of each of `names`, texts or whole numbers; the video is "" where there is one only.
+
+    Raises:
+        ValueError if a name has no number.
+    """
+    split = {name: split_name(name, where) for name in dict.fromkeys(names)}
+    alike = {}  # the names with the same texts
+    for name, parts in split.items():
+        alike.setdefault(tuple(parts[::2]), []).append(name)
+    found = {}
+    for texts, group in alike.items():
+        rows = {name: tuple(map(int, split[name][1::2])) for name in group}
+        frame, counting = _columns(list(dict.fromkeys(rows.values())), texts)
+        for name, row in rows.items():
+            video = tuple("" if place in counting else part for place, part in enumerate(split[name]))
+            found[name] = video, row[frame]
+    titles = _titles({video for video, _ in found.values()})
+    return [(titles[found[name][0]], found[name][1]) for name in names]
+
+
+def split_name(name, where) -> list[str]:
+    """The texts and the numbers of a name, in turn; a text is first and last."""
+    parts = _NUMBER.split(_SUFFIX.sub("", str(name)))
+    if len(parts) < 3:
+        raise ValueError(f"{where}: no number of a frame in {name!r}")
+    return parts
+
+
+def has_number(name) -> bool:
+    """Whether a name of an image or a file has one."""
+    return isinstance(name, str) and len(_NUMBER.split(_SUFFIX.sub("", name))) > 1
+
+
+def _columns(rows, texts):
+    """Which number is the frame's, and the places in a split name of those that count frames."""
+    columns = list(zip(*rows))
+    changing = [place for place, column in enumerate(columns) if len(set(column)) > 1] or [len(columns) - 1]
+    is_frame = lambda place: not _VIEW.search(texts[place])
+    alone = [place for place in changing if len(set(columns[place])) == len(rows)]
+    if alone:  # of a number and a time, which change together, the one with smaller steps
+        frame = min(alone, key=lambda place: (not is_frame(place), max(columns[place]) - min(columns[place]), -place))
+        return frame, {2 * place + 1 for place in changing}
+    frame = max(changing, key=lambda place: (is_frame(place), len(set(columns[place])), place))
+    return frame, {2 * frame + 1}
+
+
+def _titles(videos):
+    """Names for videos, each the parts of a split name; "" for the only one."""
+    if len(videos) == 1:
+        return dict.fromkeys(videos, "")
+    titles = {video: "".join(video).strip(" _.-()[]/\\") for video in videos}
+    return titles if len(set(titles.values()) - {""}) == len(videos) else {video: "".join(video) for video in videos}
