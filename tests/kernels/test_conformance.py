@@ -185,12 +185,15 @@ def test_results_are_changed_in_place(target, trained, layout):
         return tuple(changed)
 
     with target.forced():
-        expected = sample.run()
+        if target.slow:
+            call(**sample.inputs | sample.leaves())
+            return
         try:
             ours = sample.run(call)
         except RuntimeError as error:
             assert changed and "needed for gradient computation has been modified by an inplace operation" in str(error)
         else:
+            expected = sample.run()
             names = [f"d{name}" for name in sample.gradients]
             close(*({name: found[name] for name in names} for found in (ours, expected)))
 
@@ -302,6 +305,8 @@ def test_nan_is_not_hidden(target, make):
 
     for name, x in sample.inputs.items():
         if not isinstance(x, torch.Tensor) or not x.is_floating_point() or name in sample.selects:
+            continue
+        if target.slow and sample.maps and name not in sample.maps:
             continue
         spoilt, *others = (sample.map(put(value), [name]) for value in (torch.nan, 0.3, 0.6))
         with torch.set_grad_enabled(not target.slow):
