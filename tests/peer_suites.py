@@ -3,7 +3,7 @@
     python tests/peer_suites.py FOLDER [arguments of pytest]
 
 FOLDER holds their repositories, `mamba` and `causal-conv1d`, and `einops`, as `python -m benchmarks.peers fetch` leaves them
-in build/peers/official. The tests are theirs, and so are the references that they compare with; `CHANGES` says what is changed.
+in build/peers/official. The tests are theirs, and so are the references that they compare with; `CHANGES` says what differs.
 
 All pass but those of complex A, and 4 of the 540 of selective_state_update, by one number each: for bfloat16 the reference
 multiplies C by the state as it is rounded for storage, their kernel and ours by the state itself, as exact as bfloat16 can be.
