@@ -67,9 +67,10 @@ def _inspect(args) -> int:
 def _convert(args) -> int:
     options = {name: getattr(args, name) for name in ("to", "select", "skeleton", "virtual_cameras", "noise")}
     try:
-        count = convert(args.path, args.out, **options, **reading_options(args))
+        count, problems = convert(args.path, args.out, **options, **reading_options(args))
     except (ValueError, KeyError, OSError, ImportError) as error:
         print(f"lifter data convert: {message(error)}", file=sys.stderr)
         return 1
+    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
     print(f"{args.out}: {count} sequences")
-    return 0
+    return 1 if problems else 0

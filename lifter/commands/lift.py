@@ -1,4 +1,5 @@
 import argparse
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -77,6 +78,9 @@ def _options(args):
         if args.to not in (None, suffix):
             raise ValueError(f"{out}: expected a name that ends in .{args.to}, or no --to")
         format = None
+    elif suffix.isalnum() and not suffix.isdigit() and not out.exists() and not args.out.endswith(("/", os.sep)):
+        known = f"a name that ends in .{', .'.join(sorted(WRITERS))}"
+        raise ValueError(f"{out}: expected {known}, or a folder: {out}/")
     elif out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file, expected a folder, or a name that ends in .{', .'.join(sorted(WRITERS))}")
     names = ("flip", "batch", "stride", "place", "overwrite")

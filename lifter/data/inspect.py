@@ -68,8 +68,8 @@ def _describe(path, format, options):
 
 def convert(
     path, out, *, to="bvh", format=None, select=(), skeleton=None, virtual_cameras=False, noise=None, **options
-) -> int:  # fmt: skip
-    """Write the sequences of a file or folder to `out`, one at a time; how many.
+) -> tuple[int, list[str]]:  # fmt: skip
+    """Write the sequences of a file or folder to `out`, one at a time: (how many, what is wrong with which of the others).
 
     Args:
         out: an .npz or .json is lifter's own format; a .csv, .trc or .bvh has one sequence; or, without suffix, a folder with
@@ -79,6 +79,7 @@ def convert(
             noise on that, or on motion capture that has cameras.
     """
     out = Path(out)
+    _check_other(out, path)
     if virtual_cameras:
         data = film(open_data(path, format, **options), noise)
     else:
@@ -89,15 +90,39 @@ def convert(
             raise ValueError(f"skeleton is {skeleton!r}, expected {' or '.join(SKELETONS)}")
         reads = {name: partial(_reordered, read, SKELETONS[skeleton]) for name, read in data.items.items()}
         data = Dataset(data.format, data.path, reads)
-    if out.suffix:
-        writer = WRITERS[outputs.output_format(out)]
-        if writer.many:
-            return writer.write(out, data)
-        if len(data) > 1:
-            raise ValueError(f"{out}: {path} has {len(data)} sequences: choose one by --select, or name a folder")
-    for sequence in data:
-        outputs.write(out if out.suffix else outputs.output_path(out, ".", sequence.name, to), sequence)
-    return len(data)
+    writer = WRITERS[outputs.output_format(out)] if out.suffix else None
+    if writer and not writer.many and len(data) > 1:
+        raise ValueError(f"{out}: {path} has {len(data)} sequences: choose one by --select, or name a folder")
+    errors = []
+    sequences = _sound(data, errors)
+    if writer and writer.many:
+        count = writer.write(out, sequences)
+    else:
+        count = 0
+        for sequence in sequences:
+            target = out if writer else outputs.output_path(out, ".", sequence.name, to)
+            _check_other(target, path)
+            outputs.write(target, sequence)
+            count += 1
+    return count, [message(error) for error in errors]
+
+
+def _check_other(out, path):
+    if out.exists() and out.samefile(path):
+        raise ValueError(f"{out}: is what is read, expected another name")
+
+
+def _sound(data, errors):
+    """The sequences that can be read; of the others the errors, or the first one if there is none that can."""
+    for read in data.items.values():
+        try:
+            sequence = read()
+        except (ValueError, KeyError, OSError) as error:
+            errors.append(error)
+        else:
+            yield sequence
+    if len(errors) == len(data):
+        raise errors[0]
 
 
 def _reordered(read, skeleton):

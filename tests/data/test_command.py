@@ -92,7 +92,9 @@ def test_convert_motion_capture(shared, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["out.txt"], "out.txt: expected a name that ends in .bvh, .csv, .json, .npz, .trc"),
+        (["out.txt"], "out.txt: expected a name that ends in .bvh, .c3d, .csv, .json, .npz, .trc"),
+        (["in.npz"], "in.npz: is what is read, expected another name"),
+        (["../" + "{folder}" + "/in.npz"], "in.npz: is what is read, expected another name"),
         (["out.bvh"], "has 2 sequences: choose one by --select, or name a folder"),
         (["out.npz", "--select", "x"], "no sequence matches x"),
         (["out.npz", "--skeleton", "cat"], "skeleton is 'cat', expected h36m or"),
@@ -105,10 +107,42 @@ def test_no_conversion(tmp_path, capsys, arguments, message):
     """One line on stderr, status 1, and nothing is left behind."""
     save(tmp_path / "in.npz", [Sequence(name, poses=np.ones((2, 17, 3))) for name in "ab"])
     out, *rest = arguments
+    out = out.format(folder=tmp_path.name)
     assert main(["data", "convert", str(tmp_path / "in.npz"), str(tmp_path / out), *rest]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["in.npz"]
+
+
+def test_convert_what_is_sound(tmp_path, capsys):
+    """One sequence that is broken does not lose the rest: it is told, and the status is 1."""
+    good = people(np.random.default_rng(0), 2)
+    entries = [
+        {"image_id": "0.jpg", "idx": i, "keypoints": flat(good[0] * factor)} for i, factor in enumerate((1, (1e12, 1e12, 1)))
+    ]
+    path = save_json(tmp_path / "x.json", entries)
+    assert main(["data", "convert", str(path), str(tmp_path / "y.npz"), "--size", "640x480"]) == 1
+    out, error = capsys.readouterr()
+    assert "y.npz: 1 sequences" in out and "x/1: keypoints: frame 0" in error
+    assert open_data(tmp_path / "y.npz").names == ["x/0"]
+
+
+def test_select_with_brackets(tmp_path):
+    """In a name they stand for themselves, in a pattern they are a set too."""
+    names = ["clip [1]/0", "clip [1]/1", "S1/a", "S9/a"]
+    save(tmp_path / "in.npz", [Sequence(name, poses=np.ones((2, 17, 3))) for name in names])
+    data = open_data(tmp_path / "in.npz")
+    assert data.select("clip [1]/0").names == names[:1] and data.select("clip [1]/*").names == names[:2]
+    assert data.select("S[19]/*").names == names[2:]
+
+
+def test_who_reads_no_more(tmp_path):
+    """A pipe that is closed, as by `head`, is no error to talk about."""
+    save(tmp_path / "in.npz", [Sequence("a", poses=np.ones((2, 17, 3)))])
+    command = [sys.executable, "-m", "lifter", "data", "inspect", *[str(tmp_path / "in.npz")] * 50]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 141
 
 
 @pytest.mark.parametrize("size", ["640", "0x480", "axb", "640x480x3", "-1x5"])
