@@ -228,7 +228,7 @@ def test_npz(tmp_path):
     np.savez(path, keypoints=ONE[:, None], width=640, height=480)
     (sequence,) = open_data(path)
     np.testing.assert_allclose(sequence.keypoints, expected(ONE, size=SIZE), atol=1e-6)
-    np.savez(path, keypoints=clip(joints=33) / (*SIZE, 1), image_size=SIZE)
+    np.savez(path, keypoints=clip(joints=33) / (*SIZE, 1), frame_size=SIZE)
     with pytest.warns(UserWarning, match="read as shares"):
         (sequence,) = open_data(path)
     np.testing.assert_allclose(sequence.keypoints, expected(clip(joints=33), "mediapipe", size=SIZE), atol=1e-6)
