@@ -25,8 +25,29 @@ def existing(path) -> Path:
     return path
 
 
+_looked_at = {}  # what a JSON file holds whose format was found out by it, to be read next
+
+
+def look_at_json(path):
+    """What a JSON file holds; `read_json` does not read it again if it is the next one that is read."""
+    value = read_json(path)
+    _looked_at.clear()
+    _looked_at[_state(path)] = value
+    return value
+
+
+def _state(path):
+    path = existing(path)
+    told = path.stat()
+    return path.absolute(), told.st_mtime_ns, told.st_size
+
+
 def read_json(path):
     """What a JSON file holds."""
+    known = _looked_at.pop(_state(path), None)
+    _looked_at.clear()
+    if known is not None:
+        return known
     try:
         return json.loads(existing(path).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:  # not JSON, not text, or a number of thousands of digits
@@ -88,6 +109,8 @@ def parse_number(word, where) -> float:
 
 def keypoints_array(value, where):
     """`value` as keypoints (T, J, 2 or 3)."""
+    if isinstance(value, np.ndarray) and value.dtype == bool:
+        raise ValueError(f"{where}: truth values, expected keypoints")
     array = numbers(value, None, where)
     if array.ndim != 3 or array.shape[2] not in (2, 3):
         raise ValueError(f"{where}: shape {array.shape}, expected (T, J, 2 or 3) keypoints")
@@ -204,17 +227,37 @@ def _read_header(file, where):
         shape, fortran, dtype = read(file)
     except (ValueError, KeyError, TypeError, EOFError, zipfile.zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"{where}: not an array ({error})") from None
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{where}: shape {shape}, expected sizes of 0 or more")
     return shape, "F" if fortran else "C", dtype
 
+
+MOST = 100_000  # parts that a small pickle may unfold to
 
 # ---- pickles ---------------------------------------------------------------------------------------------------------
 
 
 def _unpickle(file, where):
     try:
-        return _finished(_Unpickler(file, encoding="latin1").load(), {})
+        value = _finished(_Unpickler(file, encoding="latin1").load(), {})
+        if _unfolded(value, {}) > MOST + 100 * file.tell():
+            raise pickle.UnpicklingError("it refers to the same parts again and again, and would fill the memory")
+        return value
     except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(f"{where}: not a pickle of plain data, or cut short ({error})") from None
+
+
+def _unfolded(value, memo) -> int:
+    """How many parts `value` has if each place counts that refers to one."""
+    if isinstance(value, np.ndarray):
+        return value.size
+    if not isinstance(value, (dict, list, tuple, set, frozenset)):
+        return 1
+    if id(value) not in memo:
+        memo[id(value)] = 0  # of what contains itself
+        parts = (*value.keys(), *value.values()) if isinstance(value, dict) else value
+        memo[id(value)] = 1 + sum(_unfolded(part, memo) for part in parts)
+    return memo[id(value)]
 
 
 class _Unpickler(pickle.Unpickler):

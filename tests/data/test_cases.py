@@ -149,3 +149,23 @@ def test_bvh_syntax(cases):
         }
         assert is_said(wanted.get(path.stem, ""), said), path
         assert person.fps == (None if path.stem == "zerotime" else pytest.approx(30, abs=1e-3))
+
+
+# ---- hostile files ---------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "laughs_clip.pkl": "refers to the same parts again and again", "laughs_custom.npz": "refers to the same parts",
+    "laughs_mb.pkl": "refers to the same parts", "laughs_pos.npz": "refers to the same parts",
+    "liar.pkl": "not a pickle of plain data, or cut short", "bool.npy": "truth values", "neg.npy": "sizes of 0 or more",
+    "chan.bvh": "ends in the middle", "claim.bvh": "no joint for", "dup.bvh": "no joint for", "frametime.bvh": "no joint for",
+    "nanoff.bvh": "'nan', expected a number", "framehuge.json": "no pixels", "mm_gap.json": "no pixels",
+    "track_gap.json": "no pixels", "evil_obj.npz": "camera-parameters.json|not a pickle",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile(cases, name):
+    """Refused before anything is made of what they claim to hold."""
+    with pytest.raises((ValueError, FileNotFoundError), match=HOSTILE[name]) as error:
+        read(cases / "hostile" / name, **({"size": SIZE} if name.endswith(("json", "npy")) else {}))
+    assert name in str(error.value)
