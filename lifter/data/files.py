@@ -4,6 +4,7 @@ Pickles are read by an unpickler that knows containers, numbers, text and arrays
 is put together here, from its dtype code, shape and bytes, each checked.
 """
 
+import io
 import json
 import math
 import os
@@ -11,10 +12,14 @@ import pickle
 import re
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
+GZIP = b"\x1f\x8b"
+UNFOLDED = 100  # times as large as its file is what a compressed one may hold
+STEP = 2**16  # bytes of a compressed file at once
 _PLAIN = re.compile(r"[<>|=]?(\?|[biuf](1|2|4|8)|b1|U\d+|S\d+)")
 
 
@@ -23,6 +28,34 @@ def existing(path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no file or folder of that name")
     return path
+
+
+def read_bytes(path, most=None) -> bytes:
+    """What a file holds, or the first `most` bytes of it. One that is compressed by gzip is unfolded, if what it unfolds to is
+    at most `UNFOLDED` times as large."""
+    with existing(path).open("rb") as file:
+        start = file.read(STEP if most is None else most)
+        if start[:2] != GZIP:
+            return start + file.read() if most is None else start
+        unfold, parts, limit = zlib.decompressobj(31), [], STEP
+        try:
+            while start and not unfold.eof:
+                limit += UNFOLDED * len(start)
+                parts.append(unfold.decompress(start, limit))
+                limit -= len(parts[-1])
+                if unfold.unconsumed_tail and most is None:
+                    raise ValueError(f"{path}: unfolds to more than {UNFOLDED} times its size, which no keypoints do")
+                start = file.read(STEP) if most is None else b""
+        except zlib.error as error:
+            raise ValueError(f"{path}: damaged ({error})") from None
+    if most is None and not unfold.eof:
+        raise ValueError(f"{path}: cut short")
+    return b"".join(parts)
+
+
+def read_text(path) -> str:
+    """The text of a file, which may be compressed by gzip."""
+    return read_bytes(path).decode("utf-8-sig", errors="surrogateescape")
 
 
 _looked_at = {}  # what a JSON file holds whose format was found out by it, to be read next
@@ -43,15 +76,21 @@ def _state(path):
 
 
 def read_json(path):
-    """What a JSON file holds."""
+    """What a JSON file holds; of one with a value in each line their list."""
     known = _looked_at.pop(_state(path), None)
     _looked_at.clear()
     if known is not None:
         return known
     try:
-        return json.loads(existing(path).read_text(encoding="utf-8-sig"))
+        text = read_bytes(path).decode("utf-8-sig")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Extra data"):
+                raise
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
     except (ValueError, RecursionError) as error:  # not JSON, not text, or a number of thousands of digits
-        raise ValueError(f"{path}: not a JSON file ({error})") from None
+        raise error if str(path) in str(error) else ValueError(f"{path}: not a JSON file ({error})") from None
 
 
 def read_pickle(path):
@@ -109,8 +148,6 @@ def parse_number(word, where) -> float:
 
 def keypoints_array(value, where):
     """`value` as keypoints (T, J, 2 or 3)."""
-    if isinstance(value, np.ndarray) and value.dtype == bool:
-        raise ValueError(f"{where}: truth values, expected keypoints")
     array = numbers(value, None, where)
     if array.ndim != 3 or array.shape[2] not in (2, 3):
         raise ValueError(f"{where}: shape {array.shape}, expected (T, J, 2 or 3) keypoints")
@@ -192,6 +229,10 @@ def read_npy(path):
     """The array of an npy file."""
     path = existing(path)
     with path.open("rb") as file:
+        if file.read(2) == GZIP:
+            data = read_bytes(path)
+            return _read_npy(io.BytesIO(data), len(data), f"{path}")
+        file.seek(0)
         return _read_npy(file, path.stat().st_size, f"{path}")
 
 

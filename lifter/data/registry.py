@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .files import Npz, existing, look_at_json
+from .files import Npz, existing, look_at_json, read_bytes
 from .sequence import Dataset
 
 
@@ -22,15 +22,13 @@ class Candidate:
     def __init__(self, path):
         self.path = Path(path)
         self.is_folder = self.path.is_dir()
-        self.suffix = "" if self.is_folder else self.path.suffix.lower()
+        name = self.path.with_suffix("") if self.path.suffix.lower() == ".gz" else self.path
+        self.suffix = "" if self.is_folder else name.suffix.lower()
 
     @cached_property
     def start(self) -> bytes:
-        """The first bytes of a file."""
-        if self.is_folder:
-            return b""
-        with self.path.open("rb") as file:
-            return file.read(4096)
+        """The first bytes of a file, unfolded if it is compressed."""
+        return b"" if self.is_folder else read_bytes(self.path, 4096)
 
     @cached_property
     def npz(self) -> Npz | None:
@@ -43,7 +41,7 @@ class Candidate:
 
     @cached_property
     def is_json(self) -> bool:
-        text = self.suffix == ".json" or self.start.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[")
+        text = self.suffix in (".json", ".jsonl", ".ndjson") or self.start.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[")
         return text and self.npz is None and self.start[:6] != b"\x93NUMPY"
 
     @cached_property
