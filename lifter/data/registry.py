@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .files import Npz, existing, read_bytes, read_json
+from .files import Npz, existing, look_at_json, read_bytes
 from .sequence import Dataset
 
 
@@ -47,7 +47,7 @@ class Candidate:
     @cached_property
     def json(self):
         """What a JSON file holds; None of others."""
-        return read_json(self.path) if self.is_json else None
+        return look_at_json(self.path) if self.is_json else None
 
     @cached_property
     def keys(self) -> set[str]:
