@@ -6,6 +6,7 @@ ids and numbers. Numbers of frames, times, ids, confidences, the size of the ima
 they are named.
 """
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ HEIGHT = (
     "h",
 )
 SIZE = ("resolution", "size", "image_size", "frame_size", "video_size", "img_size")
+NAMES = ("keypoint_names", "joint_names", "landmark_names", "keypoints_names", "joints_names", "bodyparts", "names")
 FPS = ("fps", "FPS", "frame_rate", "framerate", "frameRate", "video_fps")
 SAME = 0.25  # bodies that are nearer than that, in their extents, are in one place
 
@@ -106,7 +108,12 @@ class Part:
 
 
 def part_of(value) -> Part:
-    """The bodies in a value, in whatever form."""
+    """The bodies in a value, in whatever form; a text may be JSON, as of ultralytics' `to_json`."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return Part()
     if not isinstance(value, (dict, list, tuple, np.ndarray)) or len(value) == 0:
         return Part()
     body = _body(value)
@@ -114,13 +121,15 @@ def part_of(value) -> Part:
         return body
     if isinstance(value, dict):
         return _of_dict(value)
-    if isinstance(value[0], (int, float, str, np.generic)):
+    if isinstance(value[0], (int, float, np.generic)):
         return Part()
     return Part(parts=[part_of(inner) for inner in value], listed=_array(value) is not None)
 
 
 def first_body(value) -> Part | None:
     """The first body in a value."""
+    if isinstance(value, str):
+        return next(iter(part_of(value).bodies()), None)
     if not isinstance(value, (dict, list, tuple, np.ndarray)) or len(value) == 0:
         return None
     if (body := _body(value)) is not None:
@@ -128,7 +137,7 @@ def first_body(value) -> Part | None:
     if isinstance(value, dict):
         keyed = all(re.search(r"\d", str(key)) for key in value)
         value = value.values() if keyed else [value[key] for key in (*IMAGE, *WORLD) if key in value]
-    elif isinstance(value[0], (int, float, str, np.generic)):
+    elif isinstance(value[0], (int, float, np.generic)):
         return None
     return next((body for inner in value if (body := first_body(inner)) is not None), None)
 
@@ -317,7 +326,7 @@ def _images(bodies, where):
         if body.id is not None and body.id in ids or any(_apart(body, other) < SAME for other in images[-1]):
             images.append([])
         images[-1].append(body)
-    if len(images) > 1:
+    if len(images) > 1 and where:
         notice(f"{where}: {len(bodies)} people without numbers of frames: read as {len(images)} frames in a row")
     return images
 
@@ -359,6 +368,13 @@ def _by_time(times):
     return numbers.tolist() if (np.diff(numbers) > 0).all() and numbers[-1] < 100 * len(times) else None
 
 
+def is_a_frame(data) -> bool:
+    """Whether there are people of one image in a value, and no numbers of frames."""
+    root = part_of(data)
+    frames = _frames(root, "") if root.full and root.depth <= 2 else []
+    return len(frames) == 1 and frames[0][0] is None
+
+
 # ---- what the numbers are --------------------------------------------------------------------------------------------
 
 
@@ -372,7 +388,7 @@ def open_loose(format, path, data, size=None, fps=None, layout=None, variant=Non
     Raises:
         ValueError if there is no body that is understood.
     """
-    told_size, told_fps = told_in(data, path)
+    told_size, told_fps, told_joints = told_in(data, path)
     root = part_of(data)
     frames, rate = _numbered(_frames(root, path), path)
     found = [(video, number, body) for video, number, bodies in frames for body in bodies]
@@ -381,7 +397,8 @@ def open_loose(format, path, data, size=None, fps=None, layout=None, variant=Non
         raise ValueError(f"{path}: no person in any frame, as far as it is understood; {known}")
     found, named = _alike(found, path)
     values, in_room = _columns([body for _, _, body in found])
-    joints, told_fps = joints or named, told_fps or rate
+    joints = joints or named or (told_joints if told_joints and len(told_joints) == values.shape[1] else None)
+    told_fps = told_fps or rate
     if in_room:
         return _results(format, path, found, values, joints, told_fps or fps, layout)
     if values.shape[1] == 17 and not (layout or joints):
@@ -402,7 +419,7 @@ def _who(body):
 
 
 def told_in(data, where):
-    """The size of the image and the frames per second that a dict tells, or a dict in it."""
+    """The size of the image, the frames per second and the joints' names that a dict tells, or a dict in it."""
     places = [data] if isinstance(data, dict) else []
     places += [data[key] for place in places for key in META if isinstance(place.get(key), dict)]
     number = lambda value: value if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
@@ -413,7 +430,9 @@ def told_in(data, where):
             pair = re.findall(r"\d+", value) if isinstance(value, str) else _array(value)
             if pair is not None and len(pair) == 2:
                 width, height = float(pair[0]), float(pair[1])
-    return image_size(width, height, where) if width and height else None, float(fps) if fps else None
+    lists = [place[key] for place in places for key in NAMES if isinstance(place.get(key), (list, np.ndarray))]
+    names = next((tuple(map(str, names)) for names in lists if _are_known(tuple(map(str, names)))), None)
+    return image_size(width, height, where) if width and height else None, float(fps) if fps else None, names
 
 
 def _alike(found, where):
