@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -58,6 +58,7 @@ SCORES = (
     "keypoint_scores", "keypoints_scores", "keypoint_confidence", "keypoints_conf", "keypoints_confidence", "scores",
     "confidences", "confidence", "conf", "visibility", "visible", "likelihood", "score", "c", "v",
 )  # fmt: skip
+NUMBER = ("id", "index", "idx", "landmark_id")  # of a joint
 NAME = ("name", "part", "joint", "keypoint", "label")
 META = ("metadata", "meta", "info", "meta_info", "video_info", "video_metadata", "videoInfo", "video", "config")
 WIDTH = ("width", "image_width", "img_width", "frame_width", "video_width", "imageWidth", "videoWidth", "frameWidth", "w")
@@ -121,9 +122,11 @@ def part_of(value) -> Part:
         return body
     if isinstance(value, dict):
         return _of_dict(value)
+    if (array := _array(value)) is not None and array.ndim == 3 and (bodies := _bodies_of_rows(array)):
+        return Part(parts=bodies, listed=True)
     if isinstance(value[0], (int, float, np.generic)):
         return Part()
-    return Part(parts=[part_of(inner) for inner in value], listed=_array(value) is not None)
+    return Part(parts=[part_of(inner) for inner in value], listed=array is not None)
 
 
 def first_body(value) -> Part | None:
@@ -201,6 +204,11 @@ def _body_of_rows(array):
     return None if columns is None else Part(array.reshape(-1, columns))
 
 
+def _bodies_of_rows(array):
+    fits = array.shape[2] in (2, 3, 4, 5) and array.shape[1] > 5
+    return [Part(values, listed=True) for values in array] if fits else []
+
+
 def _body_of_columns(value):
     x, y, z = (_array(value.get(axis)) for axis in "xyz")
     if x is None or y is None or x.ndim != 1 or x.shape != y.shape or len(x) < 10:
@@ -213,47 +221,60 @@ def _body_of_columns(value):
 
 
 def _body_of_names(value):
-    joints = {str(key): joint for key, inner in value.items() if (joint := _joint(inner)) is not None}
-    if _are_known(joints):
-        return Part(np.stack(list(joints.values())), True, tuple(joints))
-    if len(joints) in COUNTS and all(key.isdigit() for key in joints):
-        return Part(np.stack([joints[key] for key in sorted(joints, key=int)]), True)
-    return None
+    rows = {str(key): row for key, inner in value.items() if (row := _row(inner)) is not None}
+    known = _are_known(tuple(rows))
+    if not known and not (len(rows) in COUNTS and all(key.isdigit() for key in rows)):
+        return None
+    names = tuple(rows) if known else ()
+    joints = _joints(rows.values() if known else [rows[key] for key in sorted(rows, key=int)])
+    return None if joints is None else Part(joints, True, names)
 
 
 def _body_of_list(value):
-    joints = [_joint({"x": None} if inner is None else inner) for inner in value]
-    if any(joint is None for joint in joints):
+    if not all(inner is None or isinstance(inner, dict) for inner in value):
         return None
-    said = lambda keys: [next((inner[key] for key in keys if key in (inner or ())), None) for inner in value]
-    names = tuple(map(str, said(NAME)))
-    if _are_known(names):
-        return Part(np.stack(joints), True, names)
-    numbers = said(("id", "index", "idx", "landmark_id"))
-    if len(set(numbers)) == len(numbers) and all(type(number) is int and 0 <= number < 33 for number in numbers):
+    key = next((key for key in SCORES if key in value[0]), None)
+    rows = [NOWHERE if inner is None else _row(inner, key) for inner in value]
+    joints = None if None in rows else _joints(rows)
+    if joints is None:
+        return None
+    said = lambda keys: next(([inner and inner.get(key) for inner in value] for key in keys if key in value[0]), [])
+    names, numbers = tuple(map(str, said(NAME))), said(NUMBER)
+    if names and _are_known(names):
+        return Part(joints, True, names)
+    if numbers and all(type(number) is int and 0 <= number < 33 for number in numbers) and len(set(numbers)) == len(numbers):
         count = next(count for count in (len(joints), 17, 33) if count > max(numbers) and count in COUNTS)
         values = np.full((count, 4), np.nan)
         values[numbers] = joints
         return Part(values, True)
-    return Part(np.stack(joints), True) if len(joints) >= 10 else None
+    return Part(joints, True) if len(joints) >= 10 else None
 
 
-def _joint(value):
-    """x, y, z and confidence of a joint, NaN where there is none; None if it is no joint."""
+NOWHERE = (None, None, None, None)
+
+
+def _row(value, key=None):
+    """x, y, z and confidence of a joint, None where there is none; None if it is no joint. `key`: of the confidence."""
     if isinstance(value, dict):
-        if "x" not in value and "position" not in value:
-            return None
         value = {**value, **value["position"]} if isinstance(value.get("position"), dict) else value
-        score = next((value[key] for key in SCORES if key in value), None)
-        value = [value.get("x"), value.get("y"), value.get("z"), score]
-    elif isinstance(value, (list, tuple)) and len(value) in (2, 3):
-        value = [value[0], value[1], None, value[2] if len(value) == 3 else None]
-    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        if "x" not in value:
+            return None
+        key = next((key for key in SCORES if key in value), None) if key is None else key
+        return value["x"], value.get("y"), value.get("z"), value.get(key)
+    if isinstance(value, (list, tuple)) and 2 <= len(value) <= 4:
+        return value if len(value) == 4 else (value[0], value[1], None, value[2] if len(value) == 3 else None)
+    return None
+
+
+def _joints(rows):
+    """The array (J, 4) of joints' rows; None if something in them is no number."""
+    try:
+        return np.array(list(rows), np.float64).reshape(-1, 4)
+    except (TypeError, ValueError, OverflowError):
         return None
-    numbers = [np.nan if number is None else number for number in value]
-    return np.array(numbers, np.float64) if all(isinstance(number, (int, float)) for number in numbers) else None
 
 
+@lru_cache(256)
 def _are_known(names):
     try:
         layout_of_names(names, "")
