@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
+from ._io import regular
 from .checkpoints import check_finite, fit, load_checkpoint, read_checkpoint, save_checkpoint
 from .registry import create_model
 
@@ -58,8 +59,8 @@ def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
     Raises:
         FileNotFoundError, KeyError, ValueError; as `load_checkpoint` and `create_model`.
     """
-    path = Path(SHIPPED if path is None else path)
-    contents, texts = read_checkpoint(path)
+    path = regular(SHIPPED if path is None else path, "checkpoint")
+    contents, texts = read_checkpoint(path) if model or path.suffix == SHIPPED.suffix else ({}, {})
     about = {"model": model, "kwargs": kwargs} if model else _about(path, texts)
     with torch.device("meta"), _no_larger(path):  # sizes that are only claimed take no memory
         fit(create_model(about["model"], **about["kwargs"]), contents, path)

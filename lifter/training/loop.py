@@ -46,8 +46,8 @@ def train(
         data, validation: `lifter.data.Dataset`s, as `split` makes them; without the second the last weights are the best.
         out: the folder for best.safetensors (of the least P1 so far, see `lifter.load_pretrained`), checkpoints/, logs/ (CSV)
             and tensorboard/.
-        resume: go on from the newest whole checkpoint in `out`, or start where there never was one. On a CPU of as many threads
-            this gives bit for bit what an uninterrupted training gives.
+        resume: go on from the newest whole checkpoint in `out`, or start where there never was one. On a CPU of as many
+            threads this gives bit for bit what an uninterrupted training gives.
         save_every: steps from one checkpoint to the next, of which the last two are kept; there is one after each epoch too.
         workers: processes that read, for each that trains.
         accelerator, devices, nodes, precision: of Lightning Fabric; torchrun's variables are heeded.

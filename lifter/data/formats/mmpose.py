@@ -9,6 +9,7 @@ from lifter._notices import Items
 
 from ..detectors import Clip, body, detection, entries, person_of, register_detector, whole_number
 from ..files import numbers, read_json, take
+from ..loose import first_body, open_loose
 
 
 def _sniff(file):
@@ -19,6 +20,8 @@ def _sniff(file):
 def read(path):
     data = read_json(path)
     told = entries(take(data, "instance_info", path) if isinstance(data, dict) else data, path)
+    if (first := first_body(told)) is not None and first.values.shape[1] == 3:
+        return open_loose("mmpose", path, told, joints=_joints(data))
     detections, frames, people = [], Items(path, "frames"), Items(path, "instances")
     for number, entry in enumerate(told):
         frame, instances = 0, [entry]
