@@ -5,7 +5,7 @@ The file that ships with lifter is described in weights/MODEL_CARD.md.
 
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +62,7 @@ def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
     path = regular(SHIPPED if path is None else path, "checkpoint")
     contents, texts = read_checkpoint(path) if model or path.suffix == SHIPPED.suffix else ({}, {})
     about = {"model": model, "kwargs": kwargs} if model else _about(path, texts)
-    with torch.device("meta"), _no_larger(path):  # sizes that are only claimed take no memory
+    with torch.device("meta"), nullcontext() if model else _no_larger(path):  # sizes that are only claimed take no memory
         fit(create_model(about["model"], **about["kwargs"]), contents, path)
     network = create_model(about["model"], **about["kwargs"])
     load_checkpoint(network, contents)
