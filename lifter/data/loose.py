@@ -257,10 +257,10 @@ def _row(value, key=None):
     """x, y, z and confidence of a joint, None where there is none; None if it is no joint. `key`: of the confidence."""
     if isinstance(value, dict):
         value = {**value, **value["position"]} if isinstance(value.get("position"), dict) else value
-        if "x" not in value:
+        if "x" not in value or "y" not in value:
             return None
         key = next((key for key in SCORES if key in value), None) if key is None else key
-        return value["x"], value.get("y"), value.get("z"), value.get(key)
+        return value["x"], value["y"], value.get("z"), value.get(key)
     if isinstance(value, (list, tuple)) and 2 <= len(value) <= 4:
         return value if len(value) == 4 else (value[0], value[1], None, value[2] if len(value) == 3 else None)
     return None
