@@ -169,7 +169,8 @@ def open_data(path, format=None, **options) -> Dataset:
         format: one of `FORMATS`; None: what `detect` says.
         options: of the format's function, None where not wanted: `size`, `fps`, `layout`, `variant` of detectors' files
             (`lifter.data.detectors.register_detector`), `keypoints` and `cameras` of Human3.6M
-            (`lifter.data.formats.h36m.open_h36m`), `noise` of "cmu", `unit` of "bvh".
+            (`lifter.data.formats.h36m.open_h36m`), `noise` of "cmu", `unit` of "bvh", `body_model` of
+            "amass".
 
     Raises:
         FileNotFoundError, KeyError, ValueError: they name the file, and in it what is wrong. So does reading a sequence.
