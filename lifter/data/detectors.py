@@ -162,7 +162,8 @@ def body(keypoints):
 
 def detection(frame, person, keypoints):
     """A person in a frame, as `tracks` takes it; `person` as the file has it (`person_of`)."""
-    score = float(np.nansum(keypoints[:, 2])) if keypoints.shape[1] == 3 else 0.0
+    score = float(keypoints[:, 2].sum()) if keypoints.shape[1] == 3 else 0.0
+    score = 0.0 if score != score else score  # some joint has no number
     return frame, person, score, keypoints
 
 

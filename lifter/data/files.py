@@ -58,8 +58,29 @@ def read_text(path) -> str:
     return read_bytes(path).decode("utf-8-sig", errors="surrogateescape")
 
 
+_looked_at = {}  # what a JSON file holds whose format was found out by it, to be read next
+
+
+def look_at_json(path):
+    """What a JSON file holds; `read_json` does not read it again if it is the next one that is read."""
+    value = read_json(path)
+    _looked_at.clear()
+    _looked_at[_state(path)] = value
+    return value
+
+
+def _state(path):
+    path = existing(path)
+    told = path.stat()
+    return path.absolute(), told.st_mtime_ns, told.st_size
+
+
 def read_json(path):
     """What a JSON file holds; of one with a value in each line their list."""
+    known = _looked_at.pop(_state(path), None)
+    _looked_at.clear()
+    if known is not None:
+        return known
     try:
         text = read_bytes(path).decode("utf-8-sig")
         try:
@@ -247,17 +268,37 @@ def _read_header(file, where):
         shape, fortran, dtype = read(file)
     except (ValueError, KeyError, TypeError, EOFError, zipfile.zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"{where}: not an array ({error})") from None
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{where}: shape {shape}, expected sizes of 0 or more")
     return shape, "F" if fortran else "C", dtype
 
+
+MOST = 100_000  # parts that a small pickle may unfold to
 
 # ---- pickles ---------------------------------------------------------------------------------------------------------
 
 
 def _unpickle(file, where):
     try:
-        return _finished(_Unpickler(file, encoding="latin1").load(), {})
+        value = _finished(_Unpickler(file, encoding="latin1").load(), {})
+        if _unfolded(value, {}) > MOST + 100 * file.tell():
+            raise pickle.UnpicklingError("it refers to the same parts again and again, and would fill the memory")
+        return value
     except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(f"{where}: not a pickle of plain data, or cut short ({error})") from None
+
+
+def _unfolded(value, memo) -> int:
+    """How many parts `value` has if each place counts that refers to one."""
+    if isinstance(value, np.ndarray):
+        return value.size
+    if not isinstance(value, (dict, list, tuple, set, frozenset)):
+        return 1
+    if id(value) not in memo:
+        memo[id(value)] = 0  # of what contains itself
+        parts = (*value.keys(), *value.values()) if isinstance(value, dict) else value
+        memo[id(value)] = 1 + sum(_unfolded(part, memo) for part in parts)
+    return memo[id(value)]
 
 
 class _Unpickler(pickle.Unpickler):

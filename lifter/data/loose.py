@@ -213,10 +213,10 @@ def _body_of_names(value):
 
 
 def _body_of_list(value):
-    joints = [_joint(inner) for inner in value]
+    joints = [_joint({"x": None} if inner is None else inner) for inner in value]
     if any(joint is None for joint in joints):
         return None
-    said = lambda keys: [next((inner[key] for key in keys if key in inner), None) for inner in value]
+    said = lambda keys: [next((inner[key] for key in keys if key in (inner or ())), None) for inner in value]
     names = tuple(map(str, said(NAME)))
     if _are_known(names):
         return Part(np.stack(joints), True, names)
@@ -230,14 +230,16 @@ def _body_of_list(value):
 
 
 def _joint(value):
-    """x, y, z and confidence of a joint; None if it is no joint."""
+    """x, y, z and confidence of a joint, NaN where there is none; None if it is no joint."""
     if isinstance(value, dict):
+        if "x" not in value and "position" not in value:
+            return None
         value = {**value, **value["position"]} if isinstance(value.get("position"), dict) else value
         score = next((value[key] for key in SCORES if key in value), None)
         value = [value.get("x"), value.get("y"), value.get("z"), score]
     elif isinstance(value, (list, tuple)) and len(value) in (2, 3):
         value = [value[0], value[1], None, value[2] if len(value) == 3 else None]
-    if not isinstance(value, (list, tuple)) or len(value) != 4 or value[0] is None or value[1] is None:
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
         return None
     numbers = [np.nan if number is None else number for number in value]
     return np.array(numbers, np.float64) if all(isinstance(number, (int, float)) for number in numbers) else None
@@ -443,7 +445,7 @@ def _columns(bodies):
         z = _in_image(values) and ((values[..., 2] < 0) & (values[..., 2] != -1)).any()
         return (values[..., :2] if z else values), False
     z, scores = values[..., 2], values[..., 3]
-    has_z, has_scores = np.isfinite(z).any(), np.isfinite(scores).any()
+    has_z, has_scores = np.isfinite(z).any() and not _is_flat(values), np.isfinite(scores).any()
     image = _in_image(values)
     apart = bodies[0].scored and not (image and values.shape[1] == 33) or not has_scores and not image  # MediaPipe's have a z
     placed = has_z and (bodies[0].world or apart or _centred(values))
@@ -466,6 +468,12 @@ def _in_image(values):
     """Whether x and y are shares of an image: nearly all of them in 0..1."""
     xy = values[..., :2][np.isfinite(values[..., :2]).all(-1)]
     return len(xy) > 0 and np.abs(xy).max() <= 2 * SHARES and ((xy >= -0.02) & (xy <= 1.02)).mean() > 0.8
+
+
+def _is_flat(values):
+    """Whether z is in another unit than x and y, as MediaPipe's beside pixels."""
+    spread = lambda axis: np.nanmax(values[..., axis]) - np.nanmin(values[..., axis])
+    return spread(2) < 0.02 * max(spread(0), spread(1))
 
 
 def _centred(values):

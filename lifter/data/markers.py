@@ -47,20 +47,15 @@ def open_markers(name, labels, points, where, *, unit=None, up=None, **known) ->
 
     Args:
         unit: in metres, as the file says, None if it does not.
-        up: of `lifter.data.results.UPS`, which axis points upwards in such files. Others are taken if the body stands along
-            them, unless the labels are ours.
+        up: of `lifter.data.results.UPS`, which axis points upwards in such files that we wrote. In others it is measured.
         known: more fields of `Sequence`.
     """
     ours = sorted(SKELETONS.values(), key=lambda skeleton: skeleton.joints != tuple(labels))  # some differ in order only
     skeleton = next((each for each in ours if sorted(each.joints) == sorted(labels)), None)
-    if skeleton is not None and skeleton is not H36M:
-        points = points[:, [labels.index(joint) for joint in skeleton.joints]]
-        return Sequence(name, skeleton, poses=points * (unit or 1.0), up=up or "z", source=str(where), **known)
-    if skeleton is H36M:
-        poses = points[:, [labels.index(joint) for joint in H36M.joints]]
-    else:
-        poses, up = named_poses(labels, points, where), None
-    return result_of(name, poses, where, unit=unit, up=up, source=str(where), **known)
+    if skeleton is not None:
+        poses = points[:, [labels.index(joint) for joint in skeleton.joints]] * (unit or 1.0)
+        return Sequence(name, skeleton, poses=poses, up=up or "z", source=str(where), **known)
+    return result_of(name, named_poses(labels, points, where), where, unit=unit, source=str(where), **known)
 
 
 def joints_of(labels) -> dict[str, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .files import Npz, existing, read_bytes, read_json
+from .files import Npz, existing, look_at_json, read_bytes
 from .sequence import Dataset
 
 
@@ -47,7 +47,7 @@ class Candidate:
     @cached_property
     def json(self):
         """What a JSON file holds; None of others."""
-        return read_json(self.path) if self.is_json else None
+        return look_at_json(self.path) if self.is_json else None
 
     @cached_property
     def keys(self) -> set[str]:
@@ -169,7 +169,8 @@ def open_data(path, format=None, **options) -> Dataset:
         format: one of `FORMATS`; None: what `detect` says.
         options: of the format's function, None where not wanted: `size`, `fps`, `layout`, `variant` of detectors' files
             (`lifter.data.detectors.register_detector`), `keypoints` and `cameras` of Human3.6M
-            (`lifter.data.formats.h36m.open_h36m`), `noise` of "cmu", `unit` of "bvh".
+            (`lifter.data.formats.h36m.open_h36m`), `noise` of "cmu", `unit` of "bvh", `body_model` of
+            "amass".
 
     Raises:
         FileNotFoundError, KeyError, ValueError: they name the file, and in it what is wrong. So does reading a sequence.

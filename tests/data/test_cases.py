@@ -94,12 +94,12 @@ def test_a_joint_at_the_corner_is_missing(cases, name):
     assert track(person, "left_wrist") == walk(330, 6)
 
 
-@pytest.mark.parametrize(
-    "name, message", [("10-3d-npy/X3D.npy", "these are 3D poses"), ("28-mediapipe/world_only.json", "3D")]
-)
-def test_poses_are_not_lifted(cases, name, message):
-    with pytest.raises(ValueError, match=message):
-        read(cases / name, size=SIZE)
+def test_poses_are_no_keypoints(cases):
+    """They are not lifted, but may be looked at."""
+    (poses,), _ = read(cases / "10-3d-npy/X3D.npy", size=SIZE)
+    assert poses.keypoints is None and len(poses) == 5
+    (poses,), _ = read(cases / "28-mediapipe/world_only.json", size=SIZE)
+    assert poses.keypoints is None and len(poses) == 3
 
 
 def test_a_folder_is_the_same_everywhere(cases, tmp_path):
@@ -149,3 +149,23 @@ def test_bvh_syntax(cases):
         }
         assert is_said(wanted.get(path.stem, ""), said), path
         assert person.fps == (None if path.stem == "zerotime" else pytest.approx(30, abs=1e-3))
+
+
+# ---- hostile files ---------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "laughs_clip.pkl": "refers to the same parts again and again", "laughs_custom.npz": "refers to the same parts",
+    "laughs_mb.pkl": "refers to the same parts", "laughs_pos.npz": "refers to the same parts",
+    "liar.pkl": "not a pickle of plain data, or cut short", "bool.npy": "no person in any", "neg.npy": "sizes of 0 or more",
+    "chan.bvh": "ends in the middle", "claim.bvh": "no joint for", "dup.bvh": "no joint for", "frametime.bvh": "no joint for",
+    "nanoff.bvh": "'nan', expected a number", "framehuge.json": "no pixels", "mm_gap.json": "no pixels",
+    "track_gap.json": "no pixels", "evil_obj.npz": "camera-parameters.json|not a pickle",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile(cases, name):
+    """Refused before anything is made of what they claim to hold."""
+    with pytest.raises((ValueError, FileNotFoundError), match=HOSTILE[name]) as error:
+        read(cases / "hostile" / name, **({"size": SIZE} if name.endswith(("json", "npy")) else {}))
+    assert name in str(error.value)

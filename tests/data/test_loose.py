@@ -1,9 +1,12 @@
 """Keypoints and 3D poses as people save them: what is read is the same in every form."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lifter.data import detect, open_data
 from lifter.data.keypoints import COCO, LAYOUTS, to_h36m
@@ -11,6 +14,7 @@ from lifter.data.mocap import y_up
 from lifter.skeleton import H36M
 
 from .conftest import save_json
+from .test_damaged import OTHER, nodes, replaced
 from .test_detectors import expected, landmarks
 
 SIZE = (640, 480)
@@ -224,7 +228,7 @@ def test_npz(tmp_path):
     np.savez(path, keypoints=ONE[:, None], width=640, height=480)
     (sequence,) = open_data(path)
     np.testing.assert_allclose(sequence.keypoints, expected(ONE, size=SIZE), atol=1e-6)
-    np.savez(path, keypoints=clip(joints=33) / (*SIZE, 1), image_size=SIZE)
+    np.savez(path, keypoints=clip(joints=33) / (*SIZE, 1), frame_size=SIZE)
     with pytest.warns(UserWarning, match="read as shares"):
         (sequence,) = open_data(path)
     np.testing.assert_allclose(sequence.keypoints, expected(clip(joints=33), "mediapipe", size=SIZE), atol=1e-6)
@@ -342,3 +346,39 @@ BAD = [
 def test_bad(tmp_path, data, message):
     with pytest.raises(ValueError, match=message):
         list(open_data(save_json(tmp_path / "x.json", data), size=SIZE))
+
+
+keys = "frames people keypoints frame_id timestamp track_id scores x y z visibility name position landmarks 0 1 fps".split()
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(keys), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60)
+@given(values, st.sampled_from(["frames", "mediapipe", None]))
+def test_any_json(tmp_path_factory, data, format):
+    """Never an error but ours, whatever is in the file."""
+    read_all(save_json(tmp_path_factory.getbasetemp() / "any.json", data), format)
+
+
+WHOLE = [data for data in (*JSON.values(), *MEDIAPIPE.values()) if not isinstance(data, str)]
+PLACES = [(data, way) for data in WHOLE for way in nodes(data)]
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(PLACES), OTHER)
+def test_damaged(tmp_path_factory, place, other):
+    """Any part of a file is something else."""
+    read_all(save_json(tmp_path_factory.getbasetemp() / "any.json", replaced(*place, other)), None)
+
+
+def read_all(path, format):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for sequence in open_data(path, format=format, size=SIZE):
+                assert all(array is None or np.isfinite(array).all() for array in (sequence.keypoints, sequence.poses))
+    except (ValueError, KeyError) as error:
+        assert "any" in str(error)

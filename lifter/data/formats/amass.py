@@ -57,7 +57,8 @@ def _read(path, body_model, fps) -> Sequence:
     place = _rows(archive, next(key for key in _PLACES if key in archive))
     if place.shape != (len(turns), 3):
         raise ValueError(f"{path}: trans of shape {place.shape}, expected ({len(turns)}, 3) as the poses")
-    gender = str(archive["gender"]).strip("b'\" ").lower() if "gender" in archive else "neutral"
+    told = str(archive["gender"]).lower() if "gender" in archive else ""
+    gender = next((word for word in ("female", "male") if word in told), "neutral")
     betas = numbers(archive["betas"], None, f"{path}: betas").reshape(-1) if "betas" in archive else np.zeros(0)
     body = _Body(_model_file(existing(body_model), gender), betas)
     poses = body.poses(turns, place)

@@ -15,7 +15,7 @@ from lifter._io import whole
 
 from ..files import existing
 from ..markers import open_markers
-from ..mocap import y_up, z_up
+from ..mocap import known_rate, y_up, z_up
 from ..registry import register_format, register_writer
 from ..sequence import Dataset, Sequence
 
@@ -141,7 +141,7 @@ def write(path, sequence):
     """Write the poses of a sequence as markers that are called as the joints: millimetres, z up."""
     poses = z_up(y_up(sequence)) * 1000
     frames, joints = poses.shape[:2]
-    first, rate = sequence.start + 1, sequence.fps or 0.0
+    first, rate = sequence.start + 1, known_rate(sequence)
     if first > LONGEST or frames > LONGEST:
         raise ValueError(f"{sequence.name}: frames {first} to {first + frames - 1}, expected at most {LONGEST} in a C3D file")
     last = min(first + frames - 1, LONGEST)
@@ -156,7 +156,7 @@ def write(path, sequence):
             "UNITS": ["mm"],
             "LABELS": [joint.ljust(width) for joint in sequence.skeleton.joints],
         },
-        "ANALOG": {"USED": 0, "GEN_SCALE": 1.0, "RATE": float(rate)},
+        "ANALOG": {"USED": 0, "GEN_SCALE": 1.0, "RATE": 0.0},
     }
     blocks = math.ceil((4 + len(_packed(groups))) / BLOCK)
     groups["POINT"]["DATA_START"] = start = 2 + blocks
