@@ -488,7 +488,7 @@ def _columns(bodies):
     has_z, has_scores = np.isfinite(z).any() and not _is_flat(values), np.isfinite(scores).any()
     image = _in_image(values)
     apart = bodies[0].scored and not (image and values.shape[1] == 33) or not has_scores and not image  # MediaPipe's have a z
-    placed = has_z and (bodies[0].world or apart or _centred(values))
+    placed = np.isfinite(z).any() and bodies[0].world or has_z and (apart or _centred(values))
     if placed:
         return values[..., :3], True
     return (values[..., [0, 1, 3]] if has_scores else values[..., :2]), False
