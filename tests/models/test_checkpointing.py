@@ -8,13 +8,14 @@ from torch.utils.checkpoint import checkpoint
 
 import lifter
 
-HEADS = dict(dim=16, depth=1, num_heads=2)
-PRUNED = dict(dim=16, depth=6, num_heads=2)
+SMALL = dict(dim=16, depth=1)
+HEADS = SMALL | dict(num_heads=2)
+PRUNED = HEADS | dict(depth=6)
 NETWORKS = {
     "d3dp": HEADS, "hot_mixste": PRUNED, "htp": PRUNED, "htp_mixste": PRUNED, "htp_motionbert": PRUNED, "ktpformer": HEADS,
-    "linear": {}, "masc_pose": HEADS | dict(num_frames=27), "mixste": HEADS, "mixsynthformer_lifter": dict(dim=16, depth=1),
-    "motionagformer_xs": HEADS, "motionbert": HEADS, "posemamba_s": dict(dim=16, depth=1), "poseretnet": HEADS,
-    "sasmamba": dict(dim=16, depth=1), "tcpformer": HEADS,
+    "linear": {}, "masc_pose": HEADS | dict(num_frames=27), "mixste": HEADS, "motionagformer_xs": HEADS, "motionbert": HEADS,
+    "mixsynthformer_lifter": SMALL | dict(num_frames=101), "posemamba_s": SMALL, "poseretnet": HEADS, "sasmamba": SMALL,
+    "tcpformer": HEADS,
 }  # fmt: skip
 
 
