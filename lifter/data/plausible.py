@@ -86,6 +86,9 @@ def _confidences(values, there, where):
         return np.where(there, 1.0, values)
     if most > 100:
         raise ValueError(f"{where}: third values up to {most:.4g}, expected confidences: are these 3D poses?")
+    if least >= 0 and most > 30:
+        notice(f"{where}: third values up to {most:.3g} are no confidences: taken as percentages")
+        return np.where(there, values / 100, values)
     notice(f"{where}: third values up to {most:.3g} are no confidences: taken as logits and scaled into 0..1")
     with np.errstate(over="ignore"):
         return np.where(there & (values != 0), 1 / (1 + np.exp(-values)), values)

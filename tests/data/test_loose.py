@@ -235,16 +235,17 @@ ARRAYS = {
     "shares": ONE / (*SIZE, 1),
     "frames": ragged([pose[None] for pose in ONE]),
     "frames of lists": ragged([[pose] for pose in ONE]),
+    "percentages": ONE * (1, 1, 100),
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*read as shares")
+@pytest.mark.filterwarnings("ignore:.*(read as shares|taken as percentages)")
 @pytest.mark.parametrize("form", ARRAYS)
 def test_npy(tmp_path, form):
     (sequence,) = open_data(write_array(tmp_path, "x", ARRAYS[form]), size=SIZE)
-    wanted = expected(ONE, size=SIZE)
-    np.testing.assert_allclose(sequence.keypoints[..., :2], wanted[..., :2], atol=1e-6)
-    assert sequence.keypoints.shape[-1] == (2 if form == "without confidence" else 3)
+    columns = 2 if form == "without confidence" else 3
+    assert sequence.keypoints.shape[-1] == columns
+    np.testing.assert_allclose(sequence.keypoints, expected(ONE, size=SIZE)[..., :columns], atol=1e-6)
 
 
 def test_npy_of_several_people(tmp_path):

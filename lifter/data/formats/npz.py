@@ -56,7 +56,7 @@ def open_npz(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
 
 
 def _plain(value):
-    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
 
 
 @register_format(
