@@ -142,10 +142,21 @@ class StreamBatch:
                 states[name,] = [x.to(self._device, copy=True) for x in tensors]
         self._members, self._states = members, states
 
+    def wrong(self, frames) -> dict:
+        """{name: error} of the frames that `push` would refuse."""
+        errors = {}
+        for name, keypoints in frames.items():
+            try:
+                self._accept(name, self._members.get(name) or self._new(), keypoints)
+            except (ValueError, TypeError) as error:
+                errors[name] = error
+        return errors
+
     # ---- one push, on copies of `members` and `states` ---------------------------------------------------------------
 
     def _flush(self, names):
-        return self._advance(dict(self._members), {name: [] for name in names}, lambda m: (m.waiting, m.next) if m.waiting else None)
+        given = {name: [] for name in names}
+        return self._advance(dict(self._members), given, lambda m: (m.waiting, m.next) if m.waiting else None)
 
     def _advance(self, members, lifted, ready):
         """Lifts what is ready of the streams in `lifted` ({name: parts that are}), and makes `members` the streams that there
