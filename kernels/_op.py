@@ -247,8 +247,9 @@ def cost(name: str, *args) -> Cost:
 def backend(name: str):
     """Force the backend of every op called inside: "reference", "cpu", "triton" or "cuda".
 
-    Other threads and asyncio tasks keep theirs; compiled code follows whichever of them was the last to call this. On
-    "reference" FlopCounterMode counts only PyTorch's products; with tensors on "meta" and no backend forced, all.
+    Other threads and asyncio tasks keep theirs; on a GPU autograd has threads, which recompute what is checkpointed. Compiled
+    code follows whichever of them was the last to call this. On "reference" FlopCounterMode counts only PyTorch's products;
+    with tensors on "meta" and no backend forced, all.
     """
     global _forced_last
     if name not in _library.BACKENDS:

@@ -21,7 +21,8 @@ from .registry import register_format
 from .sequence import Dataset, Sequence
 from .tracking import tracks
 
-_WHOLE_BODY = {133: 17, 136: 26}  # COCO's and Halpe's, which begin with the body
+# COCO's, Halpe's and MediaPipe's with hands and face, which begin with the body.
+_WHOLE_BODY = {133: 17, 136: 26, 75: 33, 501: 33, 543: 33, 553: 33}
 _IDS = ("idx", "track_id", "tracking_id", "person_id", "instance_id")  # where files say who somebody is
 
 

@@ -6,10 +6,11 @@ ids and numbers. Numbers of frames, times, ids, confidences, the size of the ima
 they are named.
 """
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -57,6 +58,7 @@ SCORES = (
     "keypoint_scores", "keypoints_scores", "keypoint_confidence", "keypoints_conf", "keypoints_confidence", "scores",
     "confidences", "confidence", "conf", "visibility", "visible", "likelihood", "score", "c", "v",
 )  # fmt: skip
+NUMBER = ("id", "index", "idx", "landmark_id")  # of a joint
 NAME = ("name", "part", "joint", "keypoint", "label")
 META = ("metadata", "meta", "info", "meta_info", "video_info", "video_metadata", "videoInfo", "video", "config")
 WIDTH = ("width", "image_width", "img_width", "frame_width", "video_width", "imageWidth", "videoWidth", "frameWidth", "w")
@@ -72,6 +74,7 @@ HEIGHT = (
     "h",
 )
 SIZE = ("resolution", "size", "image_size", "frame_size", "video_size", "img_size")
+NAMES = ("keypoint_names", "joint_names", "landmark_names", "keypoints_names", "joints_names", "bodyparts", "names")
 FPS = ("fps", "FPS", "frame_rate", "framerate", "frameRate", "video_fps")
 SAME = 0.25  # bodies that are nearer than that, in their extents, are in one place
 
@@ -106,7 +109,12 @@ class Part:
 
 
 def part_of(value) -> Part:
-    """The bodies in a value, in whatever form."""
+    """The bodies in a value, in whatever form; a text may be JSON, as of ultralytics' `to_json`."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return Part()
     if not isinstance(value, (dict, list, tuple, np.ndarray)) or len(value) == 0:
         return Part()
     body = _body(value)
@@ -114,13 +122,17 @@ def part_of(value) -> Part:
         return body
     if isinstance(value, dict):
         return _of_dict(value)
-    if isinstance(value[0], (int, float, str, np.generic)):
+    if (array := _array(value)) is not None and array.ndim == 3 and (bodies := _bodies_of_rows(array)):
+        return Part(parts=bodies, listed=True)
+    if isinstance(value[0], (int, float, np.generic)):
         return Part()
-    return Part(parts=[part_of(inner) for inner in value], listed=_array(value) is not None)
+    return Part(parts=[part_of(inner) for inner in value], listed=array is not None)
 
 
 def first_body(value) -> Part | None:
     """The first body in a value."""
+    if isinstance(value, str):
+        return next(iter(part_of(value).bodies()), None)
     if not isinstance(value, (dict, list, tuple, np.ndarray)) or len(value) == 0:
         return None
     if (body := _body(value)) is not None:
@@ -128,7 +140,7 @@ def first_body(value) -> Part | None:
     if isinstance(value, dict):
         keyed = all(re.search(r"\d", str(key)) for key in value)
         value = value.values() if keyed else [value[key] for key in (*IMAGE, *WORLD) if key in value]
-    elif isinstance(value[0], (int, float, str, np.generic)):
+    elif isinstance(value[0], (int, float, np.generic)):
         return None
     return next((body for inner in value if (body := first_body(inner)) is not None), None)
 
@@ -192,6 +204,11 @@ def _body_of_rows(array):
     return None if columns is None else Part(array.reshape(-1, columns))
 
 
+def _bodies_of_rows(array):
+    fits = array.shape[2] in (2, 3, 4, 5) and array.shape[1] > 5
+    return [Part(values, listed=True) for values in array] if fits else []
+
+
 def _body_of_columns(value):
     x, y, z = (_array(value.get(axis)) for axis in "xyz")
     if x is None or y is None or x.ndim != 1 or x.shape != y.shape or len(x) < 10:
@@ -204,47 +221,60 @@ def _body_of_columns(value):
 
 
 def _body_of_names(value):
-    joints = {str(key): joint for key, inner in value.items() if (joint := _joint(inner)) is not None}
-    if _are_known(joints):
-        return Part(np.stack(list(joints.values())), True, tuple(joints))
-    if len(joints) in COUNTS and all(key.isdigit() for key in joints):
-        return Part(np.stack([joints[key] for key in sorted(joints, key=int)]), True)
-    return None
+    rows = {str(key): row for key, inner in value.items() if (row := _row(inner)) is not None}
+    known = _are_known(tuple(rows))
+    if not known and not (len(rows) in COUNTS and all(key.isdigit() for key in rows)):
+        return None
+    names = tuple(rows) if known else ()
+    joints = _joints(rows.values() if known else [rows[key] for key in sorted(rows, key=int)])
+    return None if joints is None else Part(joints, True, names)
 
 
 def _body_of_list(value):
-    joints = [_joint({"x": None} if inner is None else inner) for inner in value]
-    if any(joint is None for joint in joints):
+    if not all(inner is None or isinstance(inner, dict) for inner in value):
         return None
-    said = lambda keys: [next((inner[key] for key in keys if key in (inner or ())), None) for inner in value]
-    names = tuple(map(str, said(NAME)))
-    if _are_known(names):
-        return Part(np.stack(joints), True, names)
-    numbers = said(("id", "index", "idx", "landmark_id"))
-    if len(set(numbers)) == len(numbers) and all(type(number) is int and 0 <= number < 33 for number in numbers):
+    key = next((key for key in SCORES if key in value[0]), None)
+    rows = [NOWHERE if inner is None else _row(inner, key) for inner in value]
+    joints = None if None in rows else _joints(rows)
+    if joints is None:
+        return None
+    said = lambda keys: next(([inner and inner.get(key) for inner in value] for key in keys if key in value[0]), [])
+    names, numbers = tuple(map(str, said(NAME))), said(NUMBER)
+    if names and _are_known(names):
+        return Part(joints, True, names)
+    if numbers and all(type(number) is int and 0 <= number < 33 for number in numbers) and len(set(numbers)) == len(numbers):
         count = next(count for count in (len(joints), 17, 33) if count > max(numbers) and count in COUNTS)
         values = np.full((count, 4), np.nan)
         values[numbers] = joints
         return Part(values, True)
-    return Part(np.stack(joints), True) if len(joints) >= 10 else None
+    return Part(joints, True) if len(joints) >= 10 else None
 
 
-def _joint(value):
-    """x, y, z and confidence of a joint, NaN where there is none; None if it is no joint."""
+NOWHERE = (None, None, None, None)
+
+
+def _row(value, key=None):
+    """x, y, z and confidence of a joint, None where there is none; None if it is no joint. `key`: of the confidence."""
     if isinstance(value, dict):
-        if "x" not in value and "position" not in value:
-            return None
         value = {**value, **value["position"]} if isinstance(value.get("position"), dict) else value
-        score = next((value[key] for key in SCORES if key in value), None)
-        value = [value.get("x"), value.get("y"), value.get("z"), score]
-    elif isinstance(value, (list, tuple)) and len(value) in (2, 3):
-        value = [value[0], value[1], None, value[2] if len(value) == 3 else None]
-    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        if "x" not in value or "y" not in value:
+            return None
+        key = next((key for key in SCORES if key in value), None) if key is None else key
+        return value["x"], value["y"], value.get("z"), value.get(key)
+    if isinstance(value, (list, tuple)) and 2 <= len(value) <= 4:
+        return value if len(value) == 4 else (value[0], value[1], None, value[2] if len(value) == 3 else None)
+    return None
+
+
+def _joints(rows):
+    """The array (J, 4) of joints' rows; None if something in them is no number."""
+    try:
+        return np.array(list(rows), np.float64).reshape(-1, 4)
+    except (TypeError, ValueError, OverflowError):
         return None
-    numbers = [np.nan if number is None else number for number in value]
-    return np.array(numbers, np.float64) if all(isinstance(number, (int, float)) for number in numbers) else None
 
 
+@lru_cache(256)
 def _are_known(names):
     try:
         layout_of_names(names, "")
@@ -317,7 +347,7 @@ def _images(bodies, where):
         if body.id is not None and body.id in ids or any(_apart(body, other) < SAME for other in images[-1]):
             images.append([])
         images[-1].append(body)
-    if len(images) > 1:
+    if len(images) > 1 and where:
         notice(f"{where}: {len(bodies)} people without numbers of frames: read as {len(images)} frames in a row")
     return images
 
@@ -359,6 +389,13 @@ def _by_time(times):
     return numbers.tolist() if (np.diff(numbers) > 0).all() and numbers[-1] < 100 * len(times) else None
 
 
+def is_a_frame(data) -> bool:
+    """Whether there are people of one image in a value, and no numbers of frames."""
+    root = part_of(data)
+    frames = _frames(root, "") if root.full and root.depth <= 2 else []
+    return len(frames) == 1 and frames[0][0] is None
+
+
 # ---- what the numbers are --------------------------------------------------------------------------------------------
 
 
@@ -372,7 +409,7 @@ def open_loose(format, path, data, size=None, fps=None, layout=None, variant=Non
     Raises:
         ValueError if there is no body that is understood.
     """
-    told_size, told_fps = told_in(data, path)
+    told_size, told_fps, told_joints = told_in(data, path)
     root = part_of(data)
     frames, rate = _numbered(_frames(root, path), path)
     found = [(video, number, body) for video, number, bodies in frames for body in bodies]
@@ -381,7 +418,8 @@ def open_loose(format, path, data, size=None, fps=None, layout=None, variant=Non
         raise ValueError(f"{path}: no person in any frame, as far as it is understood; {known}")
     found, named = _alike(found, path)
     values, in_room = _columns([body for _, _, body in found])
-    joints, told_fps = joints or named, told_fps or rate
+    joints = joints or named or (told_joints if told_joints and len(told_joints) == values.shape[1] else None)
+    told_fps = told_fps or rate
     if in_room:
         return _results(format, path, found, values, joints, told_fps or fps, layout)
     if values.shape[1] == 17 and not (layout or joints):
@@ -402,7 +440,7 @@ def _who(body):
 
 
 def told_in(data, where):
-    """The size of the image and the frames per second that a dict tells, or a dict in it."""
+    """The size of the image, the frames per second and the joints' names that a dict tells, or a dict in it."""
     places = [data] if isinstance(data, dict) else []
     places += [data[key] for place in places for key in META if isinstance(place.get(key), dict)]
     number = lambda value: value if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
@@ -413,7 +451,9 @@ def told_in(data, where):
             pair = re.findall(r"\d+", value) if isinstance(value, str) else _array(value)
             if pair is not None and len(pair) == 2:
                 width, height = float(pair[0]), float(pair[1])
-    return image_size(width, height, where) if width and height else None, float(fps) if fps else None
+    lists = [place[key] for place in places for key in NAMES if isinstance(place.get(key), (list, np.ndarray))]
+    names = next((tuple(map(str, names)) for names in lists if _are_known(tuple(map(str, names)))), None)
+    return image_size(width, height, where) if width and height else None, float(fps) if fps else None, names
 
 
 def _alike(found, where):
@@ -448,7 +488,7 @@ def _columns(bodies):
     has_z, has_scores = np.isfinite(z).any() and not _is_flat(values), np.isfinite(scores).any()
     image = _in_image(values)
     apart = bodies[0].scored and not (image and values.shape[1] == 33) or not has_scores and not image  # MediaPipe's have a z
-    placed = has_z and (bodies[0].world or apart or _centred(values))
+    placed = np.isfinite(z).any() and bodies[0].world or has_z and (apart or _centred(values))
     if placed:
         return values[..., :3], True
     return (values[..., [0, 1, 3]] if has_scores else values[..., :2]), False

@@ -18,7 +18,7 @@ from .sequence import Sequence
 
 # Markers of a side by their letters after "L" or "R", the joint's centre first.
 _MARKERS = {
-    "shoulder": ("sjc", "sho", "acromion"),
+    "shoulder": ("sjc", "sho", "acromion", "acromium"),
     "elbow": ("ejc", "elb"),
     "wrist": ("wjc", "wri"),
     "hip": ("hjc",),
@@ -30,6 +30,7 @@ _MARKERS = {
     "wrist_b": ("wrb",),
     "head_front": ("fhd",),
     "head_back": ("bhd",),
+    **{f"{part}_{short}": (f"{part}{short}",) for part in ("elbow", "wrist", "knee", "ankle") for short in ("lat", "med")},
 }
 _MIDDLE = {
     "nose": ("nose",),
@@ -38,6 +39,7 @@ _MIDDLE = {
     "thorax": ("thorax", "neck", "headbottom", "spineshoulder", "c7"),
     "head": ("headtop", "head", "tophead", "headcenter"),
     "clavicle": ("clav",),
+    "sacrum": ("sacr", "sacrum", "sacral", "vsacral"),
 }
 _CENTRES = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 
@@ -96,8 +98,12 @@ def named_poses(labels, points, where):
     first = lambda *places: next((place for place in places if place is not None), None)
     for side in ("left", "right"):
         at.setdefault(f"{side}_wrist", middle(f"{side}_wrist_a", f"{side}_wrist_b"))
-    if both("asis") is not None and both("psis") is not None:
-        left, right = _hips(*(at[f"{side}_{part}"] for part in ("asis", "psis") for side in ("left", "right")))
+        for part in ("elbow", "wrist", "knee", "ankle"):
+            if at.get(f"{side}_{part}") is None:
+                at[f"{side}_{part}"] = middle(f"{side}_{part}_lat", f"{side}_{part}_med")
+    back = first(both("psis"), at.get("sacrum"))
+    if both("asis") is not None and back is not None:
+        left, right = _hips(at["left_asis"], at["right_asis"], back)
         at = {"left_hip": left, "right_hip": right} | at
     lost = [f"{side} {part}" for part in _CENTRES for side in ("left", "right") if at.get(f"{side}_{part}") is None]
     if lost:
@@ -115,9 +121,9 @@ def named_poses(labels, points, where):
     return np.stack([at[joint] for joint in H36M.joints], 1)
 
 
-def _hips(left_front, right_front, left_back, right_back):
+def _hips(left_front, right_front, back):
     """The centres of the hips, by the pelvis's width (Bell et al. 1990)."""
-    front, back = (left_front + right_front) / 2, (left_back + right_back) / 2
+    front = (left_front + right_front) / 2
     right = right_front - left_front
     width = np.linalg.norm(right, axis=-1, keepdims=True)
     right = right / width

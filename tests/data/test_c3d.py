@@ -7,6 +7,7 @@ import pytest
 
 from lifter.data import Sequence, detect, open_data, write
 from lifter.data.formats import c3d
+from lifter.data.markers import named_poses
 from lifter.skeleton import H36M
 
 from .test_loose import POSES
@@ -70,6 +71,25 @@ def facing():
     for side, sign in (("left", -1), ("right", 1)):
         poses[:, H36M.joints.index(f"{side}_hip")] = poses[:, 0] + (sign * 0.36 * 0.24, 0, 0)
     return poses
+
+
+def test_pairs_of_markers():
+    """On both sides of a joint, and a sacrum: as OpenSim's models have them."""
+    poses, found = facing(), markers(facing())
+    pairs = {
+        "R.ASIS": found["RASI"],
+        "L.ASIS": found["LASI"],
+        "V.Sacral": (found["LPSI"] + found["RPSI"]) / 2,
+        "Top.Head": found["*1"],
+    }
+    for letter, side in (("R", "right"), ("L", "left")):
+        pairs[f"{letter}.Acromium"] = poses[:, H36M.joints.index(f"{side}_shoulder")] * 1000
+        for part in ("knee", "ankle", "elbow", "wrist"):
+            at = poses[:, H36M.joints.index(f"{side}_{part}")] * 1000
+            pairs |= {f"{letter}.{part.title()}.Lat": at + (40, 0, 0), f"{letter}.{part.title()}.Med": at - (40, 0, 0)}
+    got = named_poses(list(pairs), np.stack(list(pairs.values()), 1), "") / 1000
+    joints = [joint for joint in range(17) if H36M.joints[joint] not in ("pelvis", "spine", "neck", "thorax")]
+    np.testing.assert_allclose(got[:, joints], poses[:, joints], atol=1e-6)
 
 
 def write_by_ezc3d(path, labels, points, unit="mm", rate=100.0):

@@ -1,5 +1,6 @@
 """Keypoints and 3D poses as people save them: what is read is the same in every form."""
 
+import gzip
 import json
 import warnings
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from lifter.data import detect, open_data
 from lifter.data.keypoints import COCO, LAYOUTS, to_h36m
 from lifter.data.mocap import y_up
+from lifter.inference.files import find_sources
 from lifter.skeleton import H36M
 
 from .conftest import save_json
@@ -67,6 +69,8 @@ ONE = clip()
 JSON = {
     "ultralytics, a list of results": [people_of([pose]) for pose in ONE],
     "ultralytics, results one after another": [person for pose in ONE for person in people_of([pose])],
+    "ultralytics, texts": [json.dumps(people_of([pose])) for pose in ONE],
+    "names apart": {"keypoint_names": list(COCO)[::-1], "frames": ONE[:, ::-1].tolist()},
     "ultralytics, lines": "\n".join(json.dumps(people_of([pose])) for pose in ONE),
     "by frames": {str(number): people_of([pose]) for number, pose in enumerate(ONE)},
     "by names of frames": {f"frame_{number:04}.jpg": people_of([pose]) for number, pose in enumerate(ONE)},
@@ -86,6 +90,41 @@ JSON = {
     "joints by short names": [{"frame": n, "joints": columns(pose, short=True)} for n, pose in enumerate(ONE)],
     "tracked by AlphaPose": {"1": {str(n): {"keypoints": p.reshape(-1).tolist(), "scores": None} for n, p in enumerate(ONE)}},
 }  # fmt: skip
+
+
+def test_gzip(tmp_path):
+    """Compressed files are read; what is cut or would fill the memory is refused."""
+    path = tmp_path / "walk.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(JSON["lists"]).encode()))
+    (sequence,) = open_data(path, size=SIZE)
+    np.testing.assert_allclose(sequence.keypoints, expected(ONE, size=SIZE), atol=1e-6)
+    assert find_sources([tmp_path], tmp_path / "out")[0].path == path
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    with pytest.raises(ValueError, match="walk.json.gz: cut short"):
+        open_data(path, size=SIZE)
+    path.write_bytes(gzip.compress(b"[" + b" " * 2**25))
+    with pytest.raises(ValueError, match="walk.json.gz: unfolds to more than 100 times its size"):
+        open_data(path, size=SIZE)
+    np.save(tmp_path / "x.npy", ONE)
+    (tmp_path / "x.npy.gz").write_bytes(gzip.compress((tmp_path / "x.npy").read_bytes()))
+    (sequence,) = open_data(tmp_path / "x.npy.gz", size=SIZE)
+    np.testing.assert_allclose(sequence.keypoints, expected(ONE, size=SIZE), atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["people", "landmarks", "results"])
+def test_a_file_for_each_frame(tmp_path, what):
+    """A folder is one clip, also for `lift`; one of clips is not."""
+    for number, (pose, blaze) in enumerate(zip(ONE, clip(joints=33)), 3):
+        data = {"people": people_of([pose]), "landmarks": landmarks(blaze), "results": {"results": people_of([pose])}}[what]
+        save_json(tmp_path / "in" / f"frame_{number:05}.json", data)
+    (sequence,) = open_data(tmp_path / "in", size=SIZE)
+    wanted = expected(clip(joints=33), "mediapipe", size=SIZE) if what == "landmarks" else expected(ONE, size=SIZE)
+    np.testing.assert_allclose(sequence.keypoints, wanted, atol=1e-6)
+    assert sequence.start == 3 and len(find_sources([tmp_path / "in"], tmp_path / "out")) == 1
+    for number in range(3):
+        save_json(tmp_path / "clips" / f"clip_{number}.json", ONE.tolist())
+    assert len(find_sources([tmp_path / "clips"], tmp_path / "out")) == 3
 
 
 @pytest.mark.parametrize("form", JSON)

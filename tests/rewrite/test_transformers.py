@@ -137,9 +137,13 @@ def test_transformers_takes_the_functions_of_compat(transformers, kind):
         assert implementation(again.causal_conv1d_update) is causal_conv1d_update
         scan = getattr(again, "mamba_selective_scan", None)
         assert scan is None or implementation(scan) is selective_scan_fn
-        evaluated, trained, tokens = results(build(transformers, kind, again))
+        model = build(transformers, kind, again)
+        evaluated, trained, tokens = results(model)
+        model.gradient_checkpointing_enable()  # that is not reentrant
+        _, checkpointed, _ = results(model)
     finally:
         lifter.compat.uninstall()
         sys.modules[name] = before
     torch.testing.assert_close(trained, evaluated)
+    torch.testing.assert_close(checkpointed, trained)
     torch.testing.assert_close((evaluated, trained, tokens), results(theirs), atol=1e-4, rtol=1e-3)

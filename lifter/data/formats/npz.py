@@ -8,13 +8,13 @@ import numpy as np
 
 from ..files import Npz, numbers
 from ..keypoints import order_of
-from ..loose import FPS, HEIGHT, SCORES, SIZE, WIDTH, open_loose
+from ..loose import FPS, HEIGHT, NAMES, SCORES, SIZE, WIDTH, open_loose
 from ..registry import register_format
 from ..sequence import Dataset
 
 _KEYPOINTS = (
     "keypoints", "kpts", "keypoints_2d", "keypoints2d", "poses_2d", "pose_2d", "joints_2d", "landmarks", "pose_landmarks",
-    "xy", "data",
+    "xy", "data", "arr_0",
 )  # fmt: skip
 _POSES = (
     "keypoints_3d", "keypoints3d", "poses_3d", "pose_3d", "poses3d", "pose3d", "joints_3d", "joints3d", "positions_3d",
@@ -36,7 +36,7 @@ def open_npz(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
     if key is None:
         raise KeyError(f"{path}: no key {' or '.join(_KEYPOINTS)}, it has {', '.join(archive.keys[:20]) or 'none'}")
     data = {"keypoints_3d" if key in _POSES else "keypoints": archive[key]}
-    for keys in (SCORES, WIDTH, HEIGHT, SIZE, FPS):
+    for keys in (SCORES, WIDTH, HEIGHT, SIZE, FPS, NAMES):
         if told := next((key for key in keys if key in archive), None):
             data[told] = _plain(archive[told])
     return open_loose("npz", archive.path, data, size, fps, layout, variant)

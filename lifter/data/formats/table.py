@@ -28,7 +28,6 @@ _AFTER = re.compile(rf"(.+?)[ _.\-]({_AXIS})(?:_(?:px|norm|pixel))?", re.IGNOREC
 _BEFORE = re.compile(rf"({_AXIS})(?:[ _.\-\[]?(\d+)\]?|[ _.\-](.+))", re.IGNORECASE)
 _COORDINATE = re.compile(r"(x|y|z)(_?(px|pixel|norm|coord|coordinate|mm|m))?", re.IGNORECASE)
 _ROWS = {17 * 2: 2, 17 * 3: 3, 26 * 3: 3, 33 * 2: 2, 33 * 3: 3, 33 * 4: 4}  # numbers of a frame: of a joint
-_FACES = (501, 543, 553)  # joints of a file in which MediaPipe's 33 come first
 
 
 @register_format(
@@ -121,7 +120,7 @@ def _long(records, joint, coordinates, who, told):
 
 
 def _groups(head):
-    """{joint: {axis: column}} of a header, in order; of MediaPipe's holistic joints the body's."""
+    """{joint: {axis: column}} of a header, in order."""
     found = {}
     for number, name in enumerate(head):
         if match := _AFTER.fullmatch(name):
@@ -136,8 +135,6 @@ def _groups(head):
     for prefix in ("body_", "pose_"):
         if some := {joint[len(prefix) :]: axes for joint, axes in found.items() if joint.lower().startswith(prefix)}:
             return some
-    if len(found) in _FACES:
-        return dict(list(found.items())[:33])
     return found
 
 
