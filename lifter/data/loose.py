@@ -277,10 +277,9 @@ def _joints(rows):
 @lru_cache(256)
 def _are_known(names):
     try:
-        layout_of_names(names, "")
+        return layout_of_names(names, "") is not None
     except ValueError:
         return False
-    return True
 
 
 def _array(value):

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import ipaddress
 import json
-import math
 import os
 import resource
 import sys
@@ -30,7 +29,7 @@ import torch
 from lifter._errors import message
 from lifter._notices import notice, told
 from lifter.data.cameras import normalise
-from lifter.data.files import numbers
+from lifter.data.files import numbers, with_nan
 from lifter.data.keypoints import layout_of, seen, to_h36m
 from lifter.data.plausible import in_pixels
 from lifter.skeleton import H36M
@@ -84,9 +83,7 @@ class Form:
     def _keypoints(self, values):
         if values is None:
             return None
-        rows = [values] if not isinstance(values, list) else values
-        rows = [[math.nan if x is None else x for x in row] if isinstance(row, list) else row for row in rows]
-        keypoints = self._image(numbers(rows, (None, None), "keypoints"))
+        keypoints = self._image(numbers(with_nan(values), (None, None), "keypoints"))
         layout = self.layout or ("h36m" if self.size is None else layout_of(len(keypoints), "keypoints"))
         keypoints = to_h36m(seen(keypoints, image=self.size is not None)[None], layout, self.variant)[0]
         if self.size is not None:
