@@ -22,9 +22,9 @@ SOURCES = {
     "state-spaces/mamba": (
         "e9594ce1c732d97440f0332fdc43170a2294dbfa", "csrc/selective_scan", "mamba_ssm/ops/selective_scan_interface.py",
         "mamba_ssm/ops/triton/layer_norm.py", "mamba_ssm/ops/triton/selective_state_update.py",
-        "mamba_ssm/ops/triton/softplus.py", "mamba_ssm/utils/torch.py", "mamba_ssm/utils/determinism.py",
+        "mamba_ssm/ops/triton/softplus.py", "mamba_ssm/utils/torch.py", "mamba_ssm/utils/determinism.py", "tests/ops",
     ),
-    "Dao-AILab/causal-conv1d": ("0d2252d161f25f7907bbd05985c08ab98d255874", "csrc", "causal_conv1d"),
+    "Dao-AILab/causal-conv1d": ("0d2252d161f25f7907bbd05985c08ab98d255874", "csrc", "causal_conv1d", "tests"),
     "MzeroMiko/VMamba": ("2ed52ead062a51a64521ed3871d52914bf532876", "kernels/selective_scan/csrc"),
     "fla-org/flash-linear-attention": ("bc3b101dcb713ddc5bd8924b66754eb68b5ccf89", "fla"),
     "arogozhnikov/einops": ("ad2c8d67d08cbebb45e1aff2be21dc88635fc695", "einops"),  # the official codes call it in each layer

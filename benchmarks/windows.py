@@ -15,7 +15,7 @@ KEYPOINTS = ("input_2d_det", "input_2d_gt")  # what a detector would give, befor
 
 @register_format(
     "windows", "windows of keypoints in pixels with image_size, as cmu_pairs_small.npz",
-    sniff=lambda file: "image_size" in file.arrays, suffix=".npz",
+    sniff=lambda file: "image_size" in file.arrays and not file.arrays.isdisjoint(KEYPOINTS), suffix=".npz",
 )  # fmt: skip
 def open_windows(path) -> Dataset:
     """Windows (n, T, 17, 2 or more) in pixels with `image_size`: sequences "0", "1", ... with poses where there is a

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <array>
 #include <deque>
 #include <initializer_list>
 #include <optional>
@@ -119,9 +120,17 @@ inline Tensor swapped(const Tensor& t) { return torch::stable::transpose(t, 1, 2
 // Whether the map lies along its channels; `channels_last` in kernels/_layout.py is the same.
 inline bool channels_last(const Tensor& t) { return t.stride(1) == 1 && t.stride(2) != 1; }
 
-// A new map in the layout of this one.
+// A new map in the layout of this one. It is no view of another tensor: autograd lets callers change it in place.
 inline Tensor map_like(const Tensor& t) {
-  return channels_last(t) ? swapped(contiguous_like(swapped(t))) : contiguous_like(t);
+  using torch::stable::detail::from;
+  const int64_t dim = t.size(1), length = t.size(2);
+  const std::vector<int64_t> sizes{t.size(0), dim, length};
+  const bool last = channels_last(t);
+  const std::vector<int64_t> strides{dim * length, last ? 1 : length, last ? dim : 1};
+  const auto same = from(std::nullopt);  // dtype, layout, device and pinning
+  std::array<StableIValue, 7> stack{from(t), from(sizes), from(strides), same, same, same, same};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 }  // namespace lifter

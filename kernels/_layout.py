@@ -9,6 +9,6 @@ def channels_last(x: torch.Tensor) -> bool:
 
 
 def map_like(x: torch.Tensor) -> torch.Tensor:
-    """A new map in the layout of this one."""
-    batch, dim, length = x.shape
-    return x.new_empty(batch, length, dim).transpose(1, 2) if channels_last(x) else x.new_empty(batch, dim, length)
+    """A new map in the layout of this one. It is no view of another tensor: autograd lets callers change it in place."""
+    _, dim, length = x.shape
+    return x.new_empty_strided(x.shape, (dim * length, 1, dim) if channels_last(x) else (dim * length, length, 1))

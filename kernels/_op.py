@@ -15,6 +15,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Sequence
+from contextvars import ContextVar
 from functools import cache
 from typing import NamedTuple
 
@@ -29,7 +30,8 @@ from ._torch import autocast_dtype, derivative_lost, no_autocast
 
 _libraries = {name: torch.library.Library(name, "DEF") for name in ("lifter", "lifter_triton")}
 _kernels: dict[str, "Kernel"] = {}
-_forced: str | None = None
+_forced: ContextVar[str | None] = ContextVar("_forced", default=None)
+_forced_last: str | None = None  # by any thread: for Dynamo, which cannot read a context variable, but guards a global one
 
 
 class Cost(NamedTuple):
@@ -111,16 +113,19 @@ class Op(Kernel):
         reference: what defines the op; a call takes its arguments, in order.
         schema, **kernel: see `Kernel`.
         maps: names of the arguments that must have the dtype of the first of them.
+        mixed: True if they may have others, and the kernels then take all of them in float32.
         parameters: names of those that may have any float dtype.
         kernels: function (ops, *args) that calls the kernels of a namespace; None: the schema takes what the reference
             takes, and returns what it returns, then what the backward wants to keep.
         autocast: False if autocast leaves the maps as they are.
     """
 
-    def __init__(self, function, reference, schema, *, maps, parameters="", kernels=None, autocast=True, **kernel):
+    def __init__(
+        self, function, reference, schema, *, maps, parameters="", mixed=False, kernels=None, autocast=True, **kernel
+    ):
         super().__init__(schema, **kernel)
         self.function, self.reference = function, reference
-        self._autocast, self._kernels = autocast, kernels or self._call
+        self._mixed, self._autocast, self._kernels = mixed, autocast, kernels or self._call
         self._names = list(inspect.signature(reference).parameters)
         self._maps, self._parameters = ([self._names.index(name) for name in names.split()] for names in (maps, parameters))
         self._first = self._maps[0]
@@ -136,9 +141,12 @@ class Op(Kernel):
         if self._autocast and autocast is not None:
             _cast(args, self._maps, autocast)
             x = args[self._first]
+        wide = x.dtype == torch.float16 and x.device.type == "cpu"
         for i in self._maps:
             if args[i] is not None and args[i].dtype != x.dtype:
-                check_like(self.function.__name__, self._names[self._first], x, self._names[i], args[i])
+                if not self._mixed:
+                    check_like(self.function.__name__, self._names[self._first], x, self._names[i], args[i])
+                wide = True
         tensors = [y for y in args if isinstance(y, torch.Tensor)]
         if any(y.device != x.device for y in tensors):
             for name, y in zip(self._names, args):
@@ -148,7 +156,7 @@ class Op(Kernel):
         if ops is None:
             with no_autocast(x):
                 return self.reference(*args)
-        if wide := x.dtype == torch.float16 and x.device.type == "cpu":
+        if wide:
             _cast(args, self._maps, torch.float32)
         _cast(args, self._parameters, torch.float32)
         with contextlib.nullcontext() if autocast is None else no_autocast(x):  # `kernels` may call PyTorch's ops
@@ -199,9 +207,10 @@ class Op(Kernel):
 
     def _namespace(self, x):
         device = x.device.type
-        if _forced == "reference" or (_forced is None and x.dtype == torch.float64):
+        forced = _forced_last if torch.compiler.is_dynamo_compiling() else _forced.get()
+        if forced == "reference" or (forced is None and x.dtype == torch.float64):
             return None
-        if _forced is None:
+        if forced is None:
             if device == "meta":
                 return torch.ops.lifter
             backend = self.chosen(device)
@@ -211,17 +220,17 @@ class Op(Kernel):
                 return None
             return torch.ops.lifter
         if x.dtype == torch.float64:
-            raise TypeError(f"{self.name}: backend {_forced!r} has no float64 kernel; use backend('reference')")
-        usable, note = self.availability()[_forced]
+            raise TypeError(f"{self.name}: backend {forced!r} has no float64 kernel; use backend('reference')")
+        usable, note = self.availability()[forced]
         if not usable:
-            raise RuntimeError(f"{self.name}: backend {_forced!r} is not usable here: {note}")
-        if _forced == "cpu" and device != "cpu":
+            raise RuntimeError(f"{self.name}: backend {forced!r} is not usable here: {note}")
+        if forced == "cpu" and device != "cpu":
             raise RuntimeError(f"{self.name}: backend 'cpu' was forced, but the tensors are on {device}")
-        if _forced == "triton" and device == "cpu" and not triton_interpreted():
+        if forced == "triton" and device == "cpu" and not triton_interpreted():
             raise RuntimeError(
                 f"{self.name}: backend 'triton' on CPU tensors needs TRITON_INTERPRET=1 set before triton is imported"
             )
-        return torch.ops.lifter_triton if _forced == "triton" else torch.ops.lifter
+        return torch.ops.lifter_triton if forced == "triton" else torch.ops.lifter
 
 
 def registry() -> dict[str, Op]:
@@ -236,18 +245,21 @@ def cost(name: str, *args) -> Cost:
 
 @contextlib.contextmanager
 def backend(name: str):
-    """Force the backend of every op called inside: "reference", "cpu", "triton" or "cuda". Holds for the whole process.
+    """Force the backend of every op called inside: "reference", "cpu", "triton" or "cuda".
 
-    On "reference" FlopCounterMode counts only PyTorch's products; with tensors on "meta" and no backend forced, all.
+    Other threads and asyncio tasks keep theirs; on a GPU autograd has threads, which recompute what is checkpointed. Compiled
+    code follows whichever of them was the last to call this. On "reference" FlopCounterMode counts only PyTorch's products;
+    with tensors on "meta" and no backend forced, all.
     """
-    global _forced
+    global _forced_last
     if name not in _library.BACKENDS:
         raise ValueError(f"backend: got {name!r}, expected one of {', '.join(_library.BACKENDS)}")
-    previous, _forced = _forced, name
+    before, _forced_last = _forced.set(name), name
     try:
         yield
     finally:
-        _forced = previous
+        _forced.reset(before)
+        _forced_last = _forced.get()
 
 
 def triton_interpreted() -> bool:

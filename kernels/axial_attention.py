@@ -65,9 +65,8 @@ def axial_attention_ref(qkv, axis, mask=None, scale=None, dropout_p=0.0, seed=No
     q, k, v = qkv.permute(order)
     scores = scale * q @ k.transpose(-2, -1)
     if mask is not None:
-        mask = unpack_mask(mask, qkv.shape[1]) if mask.dtype == torch.int32 else mask
-        additive = mask if mask.dtype != torch.bool else torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -torch.inf)
-        scores = scores + additive.to(q.dtype)[:, :, None]
+        mask = (unpack_mask(mask, qkv.shape[1]) if mask.dtype == torch.int32 else mask)[:, :, None]
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask.to(q.dtype)
     nothing = (scores == -torch.inf).all(-1, keepdim=True)  # their softmax would be NaN
     weights = scores.masked_fill(nothing, 0).softmax(-1).masked_fill(nothing, 0)
     if dropout_p:

@@ -119,7 +119,8 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
             on the CPU, and padding on the GPU, which cannot look without waiting.
 
     Returns:
-        (B, D) or (B, D, L) with the dtype of `x`. Not differentiable: train with `causal_conv1d_fn`.
+        (B, D) or (B, D, L) with the dtype of `x`. Differentiable, the state included, but on the slow reference: train with
+        `causal_conv1d_fn`, and call this under `torch.no_grad()`.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -137,8 +138,7 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
     check_shape(op, "conv_state_indices", conv_state_indices, (batch,))
     if conv_state_indices is not None:
         check_index(op, "conv_state_indices", conv_state_indices, "row", conv_state.shape[0])
-    with torch.no_grad():
-        return CAUSAL_CONV1D_UPDATE(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
+    return CAUSAL_CONV1D_UPDATE(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
 
 
 def causal_conv1d_update_ref(x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None):

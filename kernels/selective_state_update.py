@@ -16,12 +16,13 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
 
     Args:
         state: (B, D, N), overwritten with the new state. float32 keeps a stream exact; any float dtype is accepted.
-        x, dt: (B, D), float32, bfloat16 or float16 (float64 runs on the reference). A: (D, N) real, any float dtype.
-        B, C: (B, N) or (B, G, N), dtype of `x`. D: (D,). z: (B, D), gate. dt_bias: (D,).
+        x, dt: (B, D), any float dtypes (float64 of `x` runs on the reference). A: (D, N) real.
+        B, C: (B, N) or (B, G, N). D: (D,). z: (B, D), gate. dt_bias: (D,). All of any float dtypes.
         dt_softplus: apply softplus to dt + dt_bias.
 
     Returns:
-        (B, D) with the dtype of `x`. Not differentiable: train with `selective_scan_fn`.
+        (B, D) with the dtype of `x`. Differentiable, the state included, but on the slow reference: train with
+        `selective_scan_fn`, and call this under `torch.no_grad()`.
 
     Raises:
         ValueError for wrong shapes, TypeError for wrong dtypes; both name the argument.
@@ -41,8 +42,7 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
             raise ValueError(f"{op}: {name} has {y.shape[1]} groups, which do not divide the {dim} channels of x")
     check_shape(op, "D", D, (dim,))
     check_shape(op, "dt_bias", dt_bias, (dim,))
-    with torch.no_grad():
-        return SELECTIVE_STATE_UPDATE(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    return SELECTIVE_STATE_UPDATE(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
 
 
 def selective_state_update_ref(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
@@ -54,7 +54,8 @@ def selective_state_update_ref(state, x, dt, A, B, C, D=None, z=None, dt_bias=No
     dt = (F.softplus(dt) if dt_softplus else dt).unsqueeze(-1)
     B, C = (y.to(dtype).unsqueeze(1) if y.dim() == 2 else y.to(dtype) for y in (B, C))
     B, C = (y.repeat_interleave(x.shape[1] // y.shape[1], dim=1) for y in (B, C))
-    h = torch.exp(dt * A.to(dtype)) * state.to(dtype) + dt * B * x.unsqueeze(-1)
+    before = state.to(dtype, copy=True)  # autograd keeps it
+    h = torch.exp(dt * A.to(dtype)) * before + dt * B * x.unsqueeze(-1)
     state.copy_(h)
     y = (h * C).sum(-1)
     if D is not None:
@@ -91,6 +92,7 @@ SELECTIVE_STATE_UPDATE = Op(
     "selective_state_update(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
     "Tensor? dt_bias, bool dt_softplus) -> Tensor",
     maps="x dt B C z",
+    mixed=True,
     parameters="A D dt_bias",
     kernels=_kernels,
     fake=_fake,

@@ -46,7 +46,8 @@ def skeleton_scan(
         directions: K of "T-f", "T-b" (frame-major, forward and backward), "S-f", "S-b" (joint-major).
 
     Returns:
-        (B, T, J, C) with the dtype of `x`.
+        (B, T, J, C) with the dtype of `x`. The scans repeat bit for bit on any number of threads. The projection is PyTorch's
+        product, which may round otherwise on another number.
 
     Raises:
         ValueError for wrong shapes or names, TypeError for wrong dtypes; both name the argument.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ._checks import check_float, check_map, check_shape
 from ._op import Cost, Kernel, Op
 from .skeleton_graph_conv import check_tail, tail_ref
-from .topk_temporal_mask import BITS
+from .topk_temporal_mask import BITS, frame_products
 
 __all__ = ["temporal_topk_graph_conv", "temporal_topk_graph_conv_ref"]
 
@@ -98,7 +98,7 @@ def _graph(x, k, similarity, ties):
     """(..., T, T) of 0 and 1."""
     if similarity == "cosine":
         x = F.normalize(x, dim=-1)
-    similar = x @ x.mT
+    similar = frame_products(x)
     last = similar.topk(k).values[..., -1:]
     chosen, tied = similar >= last, similar == last
     if ties == "first":
@@ -132,6 +132,8 @@ def _kernels(ops, x, values, k, window, similarity, ties, root, scale, shift, re
         values, root, residual = (None if y is None else y[:, :, :, None] for y in (values, root, residual))
     scale, shift = (None if p is None else p.reshape(T, -1) for p in (scale, shift))
     windows = _windows("temporal_topk_graph_conv", window, T)
+    if similarity == "cosine" and x.shape[-1] == 1:  # all are equally similar, or opposite: nothing may be rounded
+        x = F.normalize(x, dim=-1)
     out, _ = ops.temporal_topk_graph_conv(
         x, values, k, windows, similarity == "cosine", ties == "all", root, scale, shift, residual, relu
     )

@@ -46,10 +46,16 @@ def topk_temporal_mask_ref(x, k):
     x = (x if x.dtype == torch.float64 else x.float()).transpose(1, 2)  # (B, J, T, C)
     T = x.shape[2]
     itself = torch.eye(T, dtype=torch.bool, device=x.device)
-    similarity = (x @ x.mT).masked_fill(itself, -torch.inf)
+    similarity = frame_products(x).masked_fill(itself, -torch.inf)
     nearest = similarity.argsort(dim=-1, descending=True, stable=True)[..., : min(k, T - 1)]
     selected = torch.zeros_like(similarity, dtype=torch.bool).scatter_(-1, nearest, True)
     return pack_mask(selected | selected.mT | itself)
+
+
+def frame_products(x):
+    """x x^T of frames (..., T, C), the same for equal frames: a BLAS rounds by their places."""
+    first = (torch.cdist(x, x, p=0) == 0).int().argmax(-1)  # of every frame the first one that equals it
+    return (x @ x.mT).take_along_dim(first[..., None], -2).take_along_dim(first[..., None, :], -1)
 
 
 def pack_mask(mask):

@@ -1,5 +1,6 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and how to tell that they still are."""
 
+import hashlib
 import os
 import secrets
 from contextlib import contextmanager
@@ -19,3 +20,25 @@ def whole(path, suffix=""):
         os.replace(partly, path)
     finally:
         partly.unlink(missing_ok=True)
+
+
+def regular(path, what="file") -> Path:
+    """The path of a file that can be read to its end; ValueError for a folder, a pipe or a device."""
+    path = Path(path)
+    if not path.is_file():
+        if path.exists():
+            raise ValueError(f"{path}: is no regular file")
+        raise FileNotFoundError(f"no {what} at {path}")
+    return path
+
+
+def digest_of(file, place) -> str:
+    """The SHA-256 of an open file without the 64 bytes at `place`, which are for the digest itself."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while left := place - file.tell():
+        digest.update(file.read(min(left, 1 << 20)))
+    file.seek(place + 64)
+    while part := file.read(1 << 20):
+        digest.update(part)
+    return digest.hexdigest()

@@ -2,13 +2,16 @@
 
 import importlib
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
+
+from . import _torch_files
+from ._io import digest_of, regular, whole
+
+DIGEST = b'"sha256":"'  # in the header of a safetensors file, where quotes of others are escaped
 
 
 def load_checkpoint(model, checkpoint, strict=True):
@@ -16,7 +19,7 @@ def load_checkpoint(model, checkpoint, strict=True):
 
     Args:
         model: any module, also one wrapped by DistributedDataParallel or torch.compile.
-        checkpoint: a safetensors file, a file of `torch.save` (read with weights_only=True), or a dict. The state dict
+        checkpoint: a safetensors file, a file of `torch.save` (of which nothing is run), or a dict. The state dict
             may lie under any key ("model_pos", "state_dict", ...), its names may begin with "module.", "_orig_mod.",
             "model." or "net.", and may be ours or the official ones: of all the dicts of tensors inside, the one that
             has most names in common with the model is taken. thop's counters are ignored.
@@ -31,10 +34,22 @@ def load_checkpoint(model, checkpoint, strict=True):
         if the file cannot be read or holds no weights.
     """
     source = "checkpoint" if isinstance(checkpoint, Mapping) else os.fspath(checkpoint)
-    contents = checkpoint if isinstance(checkpoint, Mapping) else _read(Path(checkpoint))
+    contents = checkpoint if isinstance(checkpoint, Mapping) else read_checkpoint(checkpoint)[0]
+    pairs, missing, unexpected = fit(model, contents, source, strict)
+    with torch.no_grad():
+        for own, weight in pairs:
+            own.copy_(weight if isinstance(weight, torch.Tensor) else weight.tensor())
+    return missing, unexpected
+
+
+def fit(model, contents, source, strict=True):
+    """([(tensor of the model, weight)], missing, unexpected) for what `read_checkpoint` gave; errors as of `load_checkpoint`.
+
+    Only names and shapes are looked at, so that the model may be on the meta device.
+    """
     candidates = list(_state_dicts(contents))
     if not candidates:
-        raise ValueError(f"{source}: no state dict inside; it holds {', '.join(map(str, contents)) or 'nothing'}")
+        raise ValueError(f"{source}: no state dict inside; it holds {', '.join(map(str, list(contents)[:20])) or 'nothing'}")
     ours = {_plain(key): tensor for key, tensor in model.state_dict().items()}
     official, layers = _official_names(model, ours)
     weights, own = max(
@@ -61,58 +76,95 @@ def load_checkpoint(model, checkpoint, strict=True):
     if problems:
         error = KeyError if absent or extra else ValueError
         raise error(f"{source} does not fit {type(model).__name__}: {'; '.join(problems)}")
-    with torch.no_grad():
-        for key in weights.keys() & own.keys():
-            own[key].copy_(weights[key])
-    return missing, unexpected
+    return [(own[key], weights[key]) for key in weights.keys() & own.keys()], missing, unexpected
 
 
 def save_checkpoint(model, path, metadata=None):
     """Write the model's weights: a safetensors file if `path` ends in .safetensors, else a torch file.
 
-    `metadata`: texts by name, for a safetensors file.
+    Either carries a digest, which is checked when it is read. The file appears when it is whole.
+
+    Args:
+        metadata: texts by name, for a safetensors file.
     """
     tensors = {_plain(key): value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    if Path(path).suffix == ".safetensors":
-        _safetensors(path).save_file(tensors, path, metadata)
-    else:
-        torch.save(tensors, path)
-
-
-def safetensors_metadata(path) -> dict:
-    """The texts that were saved beside the weights; none if it is no safetensors file."""
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    if path.suffix != ".safetensors":
-        return {}
+    with whole(path, path.suffix) as partly:
+        if path.suffix != ".safetensors":
+            _torch_files.save(tensors, partly)
+            return
+        _safetensors(path).save_file(tensors, partly, (metadata or {}) | {"sha256": "0" * 64})
+        with partly.open("r+b") as file:
+            place = _digest_place(file)
+            digest = digest_of(file, place)
+            file.seek(place)
+            file.write(digest.encode())
+
+
+def read_checkpoint(path) -> tuple[dict, dict]:
+    """What a file of weights holds, and the texts beside it. Tensors are read when their `tensor()` is called.
+
+    Raises:
+        FileNotFoundError; ValueError if it is damaged, or no such file.
+    """
+    path = regular(path, "checkpoint")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    contents = _torch_files.read(path)
+    if not isinstance(contents, Mapping):
+        raise ValueError(f"{path} holds a {type(contents).__name__}, expected a dict of weights")
+    return contents, {}
+
+
+def check_finite(state, source):
+    """Raise a ValueError that names the first tensor in nested dicts and lists with NaN or infinity in it."""
+    items = state.items() if isinstance(state, Mapping) else enumerate(state)
+    for key, value in items:
+        if isinstance(value, torch.Tensor):
+            if not value.isfinite().all():
+                raise ValueError(f"{source}: {key} is not finite")
+        elif isinstance(value, (Mapping, list, tuple)):
+            check_finite(value, f"{source}: {key}")
+
+
+class _Slice:
+    """A tensor of a safetensors file."""
+
+    def __init__(self, file, key):
+        self._file, self._key, self.shape = file, key, torch.Size(file.get_slice(key).get_shape())
+
+    def tensor(self):
+        return self._file.get_tensor(self._key)
+
+
+TENSORS = (torch.Tensor, _torch_files.Stored, _Slice)
+
+
+def _read_safetensors(path):
     _safetensors(path)
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
+        with path.open("rb") as file:
+            place = _digest_place(file)
+            if place is not None:
+                file.seek(place)
+                if file.read(64) != digest_of(file, place).encode():
+                    raise ValueError("damaged: its digest is of other contents")
+        opened = safe_open(path, "pt")
+        return {key: _Slice(opened, key) for key in opened.keys()}, opened.metadata() or {}
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def _read(path):
-    if not path.exists():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    if path.suffix == ".safetensors":
-        library = _safetensors(path)
-        try:
-            return library.load_file(path)
-        except Exception as error:  # its own SafetensorError, which has no public base
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a readable file of weights: {error}") from error
-    if not isinstance(contents, Mapping):
-        raise ValueError(f"{path} holds a {type(contents).__name__}, expected a dict of weights")
-    return contents
+def _digest_place(file):
+    """Where the digest of an open safetensors file stands; None: it has none."""
+    file.seek(0)
+    size = int.from_bytes(file.read(8), "little")
+    if size > os.fstat(file.fileno()).st_size - 8:
+        raise ValueError("cut short")
+    found = file.read(size).find(DIGEST)
+    return None if found < 0 else 8 + found + len(DIGEST)
 
 
 def _safetensors(path):
@@ -122,29 +174,20 @@ def _safetensors(path):
         raise ImportError(f"{path}: safetensors is not installed (pip install safetensors)") from error
 
 
-def _numpy_scalars():
-    """What weights_only=True must also allow: the official trainers store their best error as a numpy scalar. Old files
-    name the constructor numpy.core, new ones numpy._core."""
-    scalar = np.float64(0).__reduce__()[0]
-    dtypes = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
-    return [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")] + [np.dtype, *dtypes]
-
-
 def _state_dicts(contents):
     """Every dict of tensors in `contents`, at any depth: with its names, then without one wrapper's prefix, and so on."""
-    if not isinstance(contents, Mapping):
-        return
-    weights = {
-        k.replace("._orig_mod.", "."): v
-        for k, v in contents.items()
-        if isinstance(k, str) and isinstance(v, torch.Tensor)
-    }
-    while weights:
-        yield weights
-        shorter = {re.sub(r"^(module|_orig_mod|model|net)\.", "", k): v for k, v in weights.items()}
-        weights = shorter if len(shorter) == len(weights) and shorter.keys() != weights.keys() else None
-    for value in contents.values():
-        yield from _state_dicts(value)
+    seen, waiting = set(), [contents]  # what is referred to many times is looked at once
+    while waiting:
+        each = waiting.pop()
+        if not isinstance(each, Mapping) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        weights = {k.replace("._orig_mod.", "."): v for k, v in each.items() if isinstance(k, str) and isinstance(v, TENSORS)}
+        while weights:
+            yield weights
+            shorter = {re.sub(r"^(module|_orig_mod|model|net)\.", "", k): v for k, v in weights.items()}
+            weights = shorter if len(shorter) == len(weights) and shorter.keys() != weights.keys() else None
+        waiting += reversed(each.values())
 
 
 def _official_names(model, ours):

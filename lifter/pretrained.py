@@ -4,17 +4,22 @@ The file that ships with lifter is described in weights/MODEL_CARD.md.
 """
 
 import json
+import threading
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
+from torch.nn.modules import module as hooks
 
-from lifter._io import whole
-
-from .checkpoints import load_checkpoint, safetensors_metadata, save_checkpoint
+from ._io import regular
+from .checkpoints import check_finite, fit, load_checkpoint, read_checkpoint, save_checkpoint
 from .registry import create_model
 
 SHIPPED = Path(__file__).with_name("weights") / "lifter.safetensors"
+BUFFERS = 1 << 20  # numbers that a model may have besides those in its file
+TENSOR = 512  # numbers that each tensor counts for at least: many small ones take time
 
 
 class Pretrained(NamedTuple):
@@ -29,6 +34,9 @@ def save_pretrained(path, model, about):
         path: NAME.safetensors.
         about: a dict of JSON values with "model", a name of `list_models()`, and "kwargs", what else `create_model` got. With
             "centred" the model is one of `lifter.evaluation.centre`d clips.
+
+    Raises:
+        ValueError for weights that are not finite, too.
     """
     path = Path(path)
     for key, kind in (("model", str), ("kwargs", dict)):
@@ -36,8 +44,8 @@ def save_pretrained(path, model, about):
             raise ValueError(f"save_pretrained: about has {key} {about.get(key)!r}, expected a {kind.__name__}")
     if path.suffix != ".safetensors":
         raise ValueError(f"save_pretrained: path is {path}, expected NAME.safetensors")
-    with whole(path, path.suffix) as partly:
-        save_checkpoint(model, partly, {"lifter": json.dumps(about)})
+    check_finite(model.state_dict(), "save_pretrained")
+    save_checkpoint(model, path, {"lifter": json.dumps(about)})
 
 
 def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
@@ -51,20 +59,43 @@ def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
     Raises:
         FileNotFoundError, KeyError, ValueError; as `load_checkpoint` and `create_model`.
     """
-    path = Path(SHIPPED if path is None else path)
-    about = {"model": model, "kwargs": kwargs} if model else _about(path)
+    path = regular(SHIPPED if path is None else path, "checkpoint")
+    contents, texts = read_checkpoint(path) if model or path.suffix == SHIPPED.suffix else ({}, {})
+    about = {"model": model, "kwargs": kwargs} if model else _about(path, texts)
+    with torch.device("meta"), nullcontext() if model else _no_larger(path):  # sizes that are only claimed take no memory
+        fit(create_model(about["model"], **about["kwargs"]), contents, path)
     network = create_model(about["model"], **about["kwargs"])
-    load_checkpoint(network, path)
+    load_checkpoint(network, contents)
     if about.get("centred", False):  # what is centred are clips as long as those it was trained on
         network.centred, network.num_frames = True, about["kwargs"].get("num_frames", network.num_frames)
     return Pretrained(network.eval(), about)
 
 
-def _about(path) -> dict:
-    text = safetensors_metadata(path).get("lifter")
+@contextmanager
+def _no_larger(than):
+    """Refuse to make a model of more numbers than a file of that path can have: parameters and buffers are counted."""
+    most, made, here = 4 * than.stat().st_size + BUFFERS, 0, threading.get_ident()
+
+    def count(_module, _name, tensor):
+        nonlocal made
+        if tensor is not None and threading.get_ident() == here:
+            made += max(TENSOR, tensor.numel())
+            if made > most:
+                raise ValueError(f"{than}: the sizes that it names are of a model with more numbers than it has bytes")
+
+    known = (hooks.register_module_parameter_registration_hook, hooks.register_module_buffer_registration_hook)
+    handles = [register(count) for register in known]
     try:
-        about = json.loads(text or "null")
-    except ValueError:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _about(path, texts) -> dict:
+    try:
+        about = json.loads(texts.get("lifter", "null"))
+    except (ValueError, RecursionError):
         about = None
     if not (isinstance(about, dict) and isinstance(about.get("model"), str) and isinstance(about.get("kwargs"), dict)):
         raise ValueError(f"{path}: does not say which model it is of; pass `model`")

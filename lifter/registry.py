@@ -9,6 +9,7 @@ from .models._register import MODELS, OFFICIAL, Official, register_model, regist
 __all__ = ["Official", "create_model", "list_models", "official_model", "register_model", "register_official"]
 
 SIZES = ("num_frames", "num_joints", "in_channels", "dim", "dim_rep", "depth", "num_heads")
+MOST = 1 << 20
 
 
 def create_model(name, num_frames=None, **kwargs):
@@ -20,15 +21,17 @@ def create_model(name, num_frames=None, **kwargs):
         kwargs: arguments of the model class, for example `in_channels`, `num_joints`, `depth`, `variant`.
 
     Raises:
-        ValueError for an unknown name and for a size that is no positive integer.
+        ValueError for an unknown name, for a size that is no positive integer, and for a number beyond a million.
     """
     if name not in MODELS:
         raise ValueError(f"create_model: name is {name!r}, expected one of {', '.join(sorted(MODELS))}")
     if num_frames is not None:
         kwargs["num_frames"] = num_frames
-    for size in SIZES:
-        if size in kwargs and not (isinstance(kwargs[size], Integral) and kwargs[size] > 0):
-            raise ValueError(f"create_model: {size} is {kwargs[size]!r}, expected a positive integer")
+    for key, value in kwargs.items():
+        if key in SIZES and not (isinstance(value, Integral) and value > 0):
+            raise ValueError(f"create_model: {key} is {value!r}, expected a positive integer")
+        if isinstance(value, Integral) and value > MOST:  # no model gets there, but may fill the memory on its way
+            raise ValueError(f"create_model: {key} is {value}, expected at most {MOST}")
     return MODELS[name](**kwargs)
 
 

@@ -1,7 +1,12 @@
 """Weights from files and dicts in every wrapping, and clear errors that leave the model as it was."""
 
 import builtins
+import copy
+import os
+import struct
 import sys
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -141,3 +146,142 @@ def test_code_in_a_file_is_not_run(tmp_path, model, capsys):
     with pytest.raises(ValueError, match="not a readable"):
         load_checkpoint(model, tmp_path / "evil.pth")
     assert "executed" not in capsys.readouterr().out
+
+
+# ---- damaged and hostile files ---------------------------------------------------------------------------------------
+
+
+def damages(contents, rng, count):
+    """Bits, bytes and runs changed, left out, put in, cut off: half of them in the last kilobytes, where directories are."""
+    for number in range(count):
+        data = bytearray(contents)
+        at = int(rng.integers(max(0, len(data) - 2000) if number % 2 else 0, len(data)))
+        kind, run = number % 5, int(rng.integers(1, 9))
+        if kind < 2:
+            data[at] ^= 1 << int(rng.integers(8))
+        elif kind == 2:
+            data[at : at + run] = rng.bytes(min(run, len(data) - at))
+        elif kind == 3:
+            data[at : at + run] = b"" if rng.random() < 0.5 else rng.bytes(2 * run)
+        else:
+            del data[at:]
+        if data != contents:
+            yield bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["weights.safetensors", "weights.pth", "foreign.pth"])
+def test_damage_is_never_silent(tmp_path, source, kind):
+    """A damaged file is refused, or gives what was saved: the damage was where nothing is."""
+    path, rng = tmp_path / kind, np.random.default_rng(0)
+    save_checkpoint(source, path) if kind[0] == "w" else torch.save(source.state_dict(), path)
+    refused, wrong = 0, 0
+    for data in damages(path.read_bytes(), rng, 200):
+        path.write_bytes(data)
+        model = net()
+        try:
+            load_checkpoint(model, path)
+        except (ValueError, KeyError):
+            refused += 1
+        else:
+            wrong += not same(model, source)
+    assert not wrong and refused > (190 if kind[0] == "w" else 80)
+
+
+def test_one_bit_in_the_directory(tmp_path, source, model):
+    """An entry whose attributes say that it is a folder: torch.load takes memory that nobody filled for its weights."""
+    torch.save(source.state_dict(), tmp_path / "a.pth")
+    data = bytearray((tmp_path / "a.pth").read_bytes())
+    record = data.rindex(b"PK\1\2", 0, data.rindex(b"a/data/0"))
+    data[record + 38] ^= 0x10
+    (tmp_path / "a.pth").write_bytes(data)
+    with pytest.raises(ValueError, match="damaged: a/data/0 is no plain entry"):
+        load_checkpoint(model, tmp_path / "a.pth")
+
+
+def test_files_of_before_archives(tmp_path, source, model):
+    """Also with what optimizers add, shared storages and views."""
+    weights = source.state_dict()
+    weights["0.weight"] = weights["0.weight"].t().contiguous().t()
+    contents = {"model": weights, "again": weights, "epoch": np.int64(3), "betas": (0.9, 0.999)}
+    for old in (True, False):
+        torch.save(contents, tmp_path / "a.bin", _use_new_zipfile_serialization=not old)
+        load_checkpoint(model, tmp_path / "a.bin")
+        assert same(model, source)
+    torch.save(contents, tmp_path / "a.bin", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "a.bin").read_bytes()
+    (tmp_path / "a.bin").write_bytes(data[:-9])
+    with pytest.raises(ValueError, match="not a readable file of weights"):
+        load_checkpoint(model, tmp_path / "a.bin")
+
+
+def archive(path, pickled, *storages):
+    """A file as torch.save writes it, with any pickle."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a/data.pkl", pickled)
+        for number, storage in enumerate(storages):
+            file.writestr(f"a/data/{number}", storage)
+
+
+def hostile(kind):
+    """A pickle of a few bytes that unfolds, or claims, to more than a machine has."""
+    tuples = b"".join(b"q%c" % i + b"h%c" % i + b"\x86" for i in range(40))  # each twice the one before
+    text = b"X" + struct.pack("<I", 200_000) + b"a" * 200_000
+    return {
+        "memo": b"\x80\x02Kar\xff\xff\xff\x7f.",
+        "bytes": b"\x80\x05\x8e" + struct.pack("<Q", 1 << 40) + b".",
+        "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".",
+        "allocating": b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\0\0\0\0\x20\x85R.",
+        "laughs": b"\x80\x02}K\1" + tuples + b"K\2s.",
+        "copies": b"\x80\x02]q\0" + text + b"q\1" + b"c_codecs\nencode\nh\1\x85R0" * 20_000 + b".",
+        "lists": b"\x80\x02" + b"]" * 3_000_000 + b".",
+        "storage": pickle_of_tensor(1 << 40, (1 << 20, 1 << 20), (1 << 20, 1)),
+        "view": pickle_of_tensor(4, (1 << 20, 1 << 20), (0, 0)),
+        "beyond": pickle_of_tensor(4, (4, 3), (3, 1)),
+    }[kind]
+
+
+def pickle_of_tensor(count, shape, stride):
+    """{"0.weight": a tensor of these claims}."""
+    number = lambda n: b"\x8a\x08" + struct.pack("<q", n)
+    numbers = lambda values: b"(" + b"".join(map(number, values)) + b"t"
+    word = lambda text: b"X" + struct.pack("<I", len(text)) + text
+    storage = b"(" + word(b"storage") + b"ctorch\nFloatStorage\n" + word(b"0") + word(b"cpu") + number(count) + b"tQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(0) + numbers(shape) + numbers(stride) + b"\x89NtR"
+    return b"\x80\x02}" + word(b"0.weight") + tensor + b"s."
+
+
+@pytest.mark.parametrize(
+    "kind", ["memo", "bytes", "bytearray", "allocating", "laughs", "copies", "lists", "storage", "view", "beyond"]
+)
+def test_hostile_pickles(tmp_path, model, kind):
+    archive(tmp_path / "a.pth", hostile(kind), bytes(16))
+    tracemalloc.start()
+    try:
+        with pytest.raises((ValueError, KeyError)):
+            load_checkpoint(model, tmp_path / "a.pth")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100e6
+
+
+def test_compressed_and_overlapping_archives(tmp_path, model):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/data.pkl", bytes(30_000_000))  # 30 kB
+    with pytest.raises(ValueError, match="no plain entry"):
+        load_checkpoint(model, tmp_path / "a.pth")
+    archive(tmp_path / "a.pth", hostile("view"), bytes(16))
+    with zipfile.ZipFile(tmp_path / "a.pth", "a") as file:
+        info = copy.copy(file.getinfo("a/data/0"))
+        info.filename = info.orig_filename = "a/data/1"
+        file.filelist.append(info)
+        file._didModify = True
+    with pytest.raises(ValueError, match="directory and data differ in a/data/1"):
+        load_checkpoint(model, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_no_regular_file(tmp_path, model, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match="is no regular file"):  # and nobody waits for who writes to it
+        load_checkpoint(model, tmp_path / name)

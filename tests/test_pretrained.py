@@ -1,5 +1,7 @@
 """Weights in a file that says which model they are of."""
 
+import json
+
 import pytest
 import torch
 
@@ -60,3 +62,25 @@ def test_shipped():
     poses = lift_sequence(shipped.model, walk.keypoints)
     error = mpjpe(poses - poses[:, :1], torch.from_numpy(walk.rooted()))
     assert error < 0.15, error
+
+
+@pytest.mark.parametrize("size", ["dim", "depth", "num_frames"])
+def test_sizes_that_are_only_claimed(tmp_path, size):
+    """They take no memory before the weights are looked at."""
+    kwargs = {"num_frames": 9, "dim": 16, "depth": 1}
+    model, path = lifter.create_model("mixste", **kwargs), tmp_path / "a.safetensors"
+    for value, message in ((1 << 20, "more numbers than it has bytes"), (1 << 40, f"{size} is {1 << 40}, expected at most")):
+        lifter.save_checkpoint(model, path, {"lifter": json.dumps({"model": "mixste", "kwargs": kwargs | {size: value}})})
+        with pytest.raises(ValueError, match=message):
+            lifter.load_pretrained(path)
+    lifter.save_checkpoint(model, path, {"lifter": json.dumps({"model": "mixste", "kwargs": kwargs | {size: 8}})})
+    with pytest.raises((ValueError, KeyError), match="does not fit MixSTE"):
+        lifter.load_pretrained(path)
+
+
+def test_not_finite(tmp_path):
+    model = lifter.create_model("mixste", num_frames=9, dim=16, depth=1)
+    next(model.parameters()).data.view(-1)[0] = torch.nan
+    with pytest.raises(ValueError, match="save_pretrained: .* is not finite"):
+        lifter.save_pretrained(tmp_path / "a.safetensors", model, {"model": "mixste", "kwargs": {}})
+    assert not list(tmp_path.iterdir())

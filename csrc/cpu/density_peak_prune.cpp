@@ -127,10 +127,11 @@ class Prune {
     c.sums[i] = sum, c.missing[i] = s_.nearest - found;
   }
 
-  // The density of every frame.
+  // The density of every frame; NaN if any frame has one, which the distances of all are measured from.
   void weigh(const Clip& c) {
-    float largest = 0, hidden = 0, support = 0;
+    float largest = 0, hidden = 0, support = 0, nan = 0;
     for (int64_t i = 0; i < s_.frames; ++i) {
+      nan = c.squares[i] == c.squares[i] ? nan : c.squares[i];
       largest = c.largest[i] > largest ? c.largest[i] : largest;
       hidden += c.hidden[i], support += 1 + c.support[i];
     }
@@ -141,7 +142,7 @@ class Prune {
       float density = expf(-(c.sums[i] / s_.channels + c.missing[i] * away * away) / s_.nearest);
       if (s_.noise) density += 1e-6f * s_.noise[at];
       if (s_.mask) density *= (1 + c.support[i]) / support;  // the softmax of the logarithms
-      c.density[i] = s_.valid && !s_.valid[at] ? 0 : density;
+      c.density[i] = nan + (s_.valid && !s_.valid[at] ? 0 : density);
     }
     for (int64_t i = s_.frames; i < pairwise_.width; ++i) c.density[i] = -INFINITY;
   }

@@ -17,18 +17,14 @@ LIFTER_INLINE vfloat weight_of(vfloat score, float lse) {
 
 // The scores of query `i`, masked by rules.mask(row, i), to what rules.weigh(i, j, weight) makes of their weights, in
 // place, as floats or as pairs in the front half. They still lack the factor 1 / `total`; `total` is zero if all is
-// masked. Returns the largest score, or zero.
+// masked, and NaN if any score is. Returns the largest score, or zero.
 template <bool kPairs, class Rules>
 LIFTER_INLINE float softmax(const Rules& rules, int64_t i, int64_t width, float* row, float* total) {
   rules.mask(row, i);
   vfloat most = load(row);
   for (int64_t j = kLanes; j < width; j += kLanes) most = vmax(load(row + j), most);
-  const float top = max_lanes(most);
-  if (top == -INFINITY) {
-    memset(row, 0, width * sizeof(float));
-    *total = 0;
-    return 0;
-  }
+  float top = max_lanes(most);
+  if (top == -INFINITY) top = 0;  // all is masked, or NaN, which a maximum may lose and the sum keeps
   vfloat sum = {};
   const auto weigh = [&](int64_t j) LIFTER_LAMBDA {
     const vfloat weight = weight_of(load(row + j) - top);
@@ -54,7 +50,8 @@ LIFTER_INLINE float softmax(const Rules& rules, int64_t i, int64_t width, float*
 LIFTER_INLINE void log_sums(const float* totals, int64_t count, float* tops) {
   for (int64_t i = 0; i < count; i += kLanes) {
     const vfloat total = load(totals + i);
-    store(tops + i, total == 0 ? splat(-INFINITY) : load(tops + i) + log_positive(total));
+    const vfloat log = total == total ? log_positive(total) : total;
+    store(tops + i, total == 0 ? splat(-INFINITY) : load(tops + i) + log);
   }
 }
 

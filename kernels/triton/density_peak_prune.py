@@ -121,6 +121,8 @@ def score(
         density *= support / tl.sum(support, 0)
     if valid is not None:
         density = tl.where(tl.load(valid + b * T + j, mask=known, other=0) != 0, density, 0.0)
+    squares = tl.load(statistics, mask=known, other=0.0)
+    density += tl.sum(tl.where(squares == squares, 0.0, squares), 0)  # NaN if any frame has one: all were measured from it
     density = tl.where(known, density, -float("inf"))[None, :]
     own = tl.sum(tl.where(i[:, None] == j[None, :], density, 0.0), 1)[:, None]
     denser = (density > own) | ((density == own) & (j[None, :] < i[:, None]))

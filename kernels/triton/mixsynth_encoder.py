@@ -137,7 +137,7 @@ def _dense(x, w, bias, out, IN: tl.constexpr, OUT: tl.constexpr, ACTIVATION: tl.
         if bias is not None:
             sums += tl.load(bias + j0 + j, mask=j0 + j < OUT, other=0.0)
         if ACTIVATION == "relu":
-            sums = tl.maximum(sums, 0.0)
+            sums = tl.where(sums < 0.0, 0.0, sums)  # a maximum loses NaN
         elif ACTIVATION == "gelu":
             sums = _gelu(sums)
         else:

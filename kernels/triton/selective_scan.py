@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .._layout import channels_last
+from .._layout import channels_last, map_like
 from ..selective_scan import CHUNK
 from ._scan import (
     carry_over,
@@ -100,7 +100,7 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
 
 def _as_lies(x, y):
     """The contiguous `y` in the layout of `x`."""
-    return y.transpose(1, 2).contiguous().transpose(1, 2) if y is not None and channels_last(x) else y
+    return map_like(x).copy_(y) if y is not None and channels_last(x) else y
 
 
 def _contiguous(x):

@@ -49,29 +49,56 @@ def _activation(silu):
     return "silu" if silu else None
 
 
+def varlen_states(x, cu_seqlens, state_len):
+    """`causal_conv1d.causal_conv1d_varlen.causal_conv1d_varlen_states`: the last steps of every sequence of a packed row,
+    with zeros before its first.
+
+    Args:
+        x: (steps, D). cu_seqlens: (B + 1,), where the sequences begin, and the end of the last.
+
+    Returns:
+        (B, D, state_len).
+    """
+    steps = cu_seqlens[1:, None] + torch.arange(-state_len, 0, device=x.device)
+    own = steps >= cu_seqlens[:-1, None]
+    return x[steps.clamp(min=0)].where(own[..., None], 0).transpose(1, 2)
+
+
 # ---- causal_conv1d_cuda ----------------------------------------------------------------------------------------------
-# Up to version 1.4 of causal-conv1d these return what they compute, from 1.5 on they write it into arguments.
+# Versions are told by the number of arguments. Up to 1.5.0 of causal-conv1d the functions return what they compute, later
+# they write it into arguments; the short calls of 1.0 and 1.1 stand in public forks of Mamba.
 
 
-def causal_conv1d_fwd(x, weight, bias, seq_idx, initial_states, *rest):
-    """(.., final_states_out, silu) -> out, or (.., out, final_states_out, silu) -> None."""
-    *out, final_states_out, silu = rest
+def causal_conv1d_fwd(x, weight, bias, *rest):
+    """(.., silu), (.., seq_idx, silu) or (.., seq_idx, initial_states, final_states_out, silu) -> out;
+    (.., seq_idx, initial_states, out, final_states_out, silu) -> None."""
+    *rest, silu = rest
+    out = [rest.pop(2)] if len(rest) == 4 else []
+    seq_idx, initial_states, final_states_out = (*rest, None, None, None)[:3]
     result = fwd_function(x, weight, bias, seq_idx, initial_states, final_states_out, silu)
     return _written(out, [result]) if out else result
 
 
-def causal_conv1d_bwd(x, weight, bias, dout, seq_idx, initial_states, dfinal_states, dx, *rest):
-    """(.., dx or None, return_dinitial_states, silu) -> the gradients, or (.., dx, dweight, dbias, dinitial_states, silu),
-    which are written -> None."""
-    *given, last, silu = rest
+def causal_conv1d_bwd(x, weight, bias, dout, *rest):
+    """(.., dx or None, silu), (.., seq_idx, dx, silu) or (.., seq_idx, initial_states, dfinal_states, dx,
+    return_dinitial_states, silu) -> the gradients, the short calls three of them;
+    (.., seq_idx, initial_states, dfinal_states, dx, dweight, dbias, dinitial_states, silu), which are written -> None."""
+    *rest, silu = rest
+    if len(rest) < 3:
+        *seq_idx, dx = rest
+        seq_idx = seq_idx[0] if seq_idx else None
+        return bwd_function(x, weight, bias, dout, seq_idx, None, None, dx, False, silu)[:3]
+    seq_idx, initial_states, dfinal_states, dx, *given, last = rest
     wanted = last is not None if given else last
     grads = bwd_function(x, weight, bias, dout, seq_idx, initial_states, dfinal_states, dx, wanted, silu)
     return _written([*given, last], grads[1:]) if given else grads
 
 
 def causal_conv1d_update_cuda(x, conv_state, weight, bias, *rest):
-    """(.., silu, cache_seqlens, conv_state_indices) -> out, or (.., out, silu, cache_seqlens, conv_state_indices) -> None."""
-    *out, silu, cache_seqlens, conv_state_indices = rest
+    """(.., silu), (.., silu, cache_seqlens) or (.., silu, cache_seqlens, conv_state_indices) -> out;
+    (.., out, silu, cache_seqlens, conv_state_indices) -> None."""
+    out, rest = (rest[:1], rest[1:]) if len(rest) == 4 else ((), rest)
+    silu, cache_seqlens, conv_state_indices = (*rest, None, None)[:3]
     result = update_function(x, conv_state, weight, bias, silu, cache_seqlens, conv_state_indices)
     return _written(out, [result]) if out else result
 

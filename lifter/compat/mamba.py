@@ -16,9 +16,11 @@ def mamba_inner_fn(
     Args:
         xz: (B, 2D, L), the input and the gate. conv1d_weight: (D, 1, width). conv1d_bias: (D,) or None.
         x_proj_weight: (R + 2N, D). delta_proj_weight: (D, R). out_proj_weight: (E, D). out_proj_bias: (E,) or None.
-        A: (D, N). B, C: constant (D, N), or None: from the input. D, delta_bias: (D,).
+        A: (D, N). B, C: constant (D, N), or None: from the input. Only those of the input have rows of x_proj_weight.
+        D, delta_bias: (D,).
         B_proj_bias, C_proj_bias: (N,), added to B and C of the input.
-        b_rms_weight, c_rms_weight, dt_rms_weight: weights of an RMSNorm of B, of C, (N,), and of the time steps, (D,).
+        b_rms_weight, c_rms_weight, dt_rms_weight: weights of an RMSNorm of B and C of the input, (N,), and of the projected
+            time steps, (D,).
         checkpoint_lvl: accepted; memory is what autograd keeps.
 
     Returns:
@@ -27,13 +29,14 @@ def mamba_inner_fn(
     rank, states = delta_proj_weight.shape[1], A.shape[1]
     x, z = xz.chunk(2, dim=1)
     x = causal_conv1d_fn(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
-    dt, B_in, C_in = F.linear(x.transpose(1, 2), x_proj_weight).split([rank, states, states], -1)
-    delta = F.linear(dt, delta_proj_weight)
-    B = _varying(B_in, B_proj_bias, b_rms_weight, b_c_dt_rms_eps) if B is None else B
-    C = _varying(C_in, C_proj_bias, c_rms_weight, b_c_dt_rms_eps) if C is None else C
-    delta = _varying(delta, None, dt_rms_weight, b_c_dt_rms_eps)
-    y = selective_scan_fn(x, delta, A, B, C, D, z, delta_bias, delta_softplus)
-    return F.linear(y.transpose(1, 2), out_proj_weight, out_proj_bias)
+    projected = F.linear(x.transpose(1, 2), x_proj_weight)
+    delta = _varying(F.linear(projected[..., :rank], delta_proj_weight), None, dt_rms_weight, b_c_dt_rms_eps)
+    if B is None:
+        B = _varying(projected[..., rank : rank + states], B_proj_bias, b_rms_weight, b_c_dt_rms_eps)
+    if C is None:
+        C = _varying(projected[..., -states:], C_proj_bias, c_rms_weight, b_c_dt_rms_eps)
+    y = selective_scan_fn(x, delta, A, B, C, D, z, delta_bias, delta_softplus).transpose(1, 2)
+    return F.linear(y, out_proj_weight, None if out_proj_bias is None else out_proj_bias.to(out_proj_weight.dtype))
 
 
 def _varying(x, bias, rms_weight, eps):
@@ -41,6 +44,14 @@ def _varying(x, bias, rms_weight, eps):
     x = x if bias is None else x + bias.to(x.dtype)
     x = x if rms_weight is None else F.rms_norm(x, x.shape[-1:], rms_weight.to(x.dtype), eps)
     return x.transpose(1, 2)
+
+
+def no_mamba_inner_fn(*args, **kwargs):
+    """`mamba_ssm.mamba_inner_fn`, where transformers looks first: None, which tells it to compose the mixer of its parts.
+
+    It does so in evaluation, and only there uses the mask of padding between the parts, other activations than silu, and for
+    FalconMamba an RMSNorm before the projection of the time steps. A model must not train another function than it evaluates.
+    """
 
 
 def mamba_inner_ref(*args, **kwargs):
@@ -54,13 +65,15 @@ def selective_state_update(
 ):
     """`lifter.kernels.selective_state_update`, also with heads: `state` (B, H, P, N), the others (.., H, P, ..) alike.
 
-    state_batch_indices: (B,), the rows of `state` that the batch uses.
+    state_batch_indices: (B,), the rows of `state` that the batch uses. A negative one is padding: its output is 0 and no
+    state changes.
     """
     if state_batch_indices is not None:
-        rows = state[state_batch_indices]
+        used = state_batch_indices >= 0
+        rows = state[state_batch_indices.clamp(min=0)]
         out = selective_state_update(rows, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-        state[state_batch_indices] = rows
-        return out
+        state[state_batch_indices[used]] = rows[used]
+        return out.where(used.view(-1, *(1 for _ in out.shape[1:])), 0)
     if state.dim() == 3:
         return update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     x_shape, flat = x.shape, state.flatten(1, 2)

@@ -13,15 +13,16 @@ import numpy as np
 from lifter._notices import notice
 
 from .cameras import normalise
-from .files import existing, image_size, keypoints_array, numbers, take
+from .files import existing, image_size, keypoints_array, numbers, take, with_nan
 from .frames import frames_of
-from .keypoints import LAYOUTS, fill, layout_of, layout_of_names, seen, to_h36m
+from .keypoints import LAYOUTS, fill, layout_of, layout_of_names, order_of, seen, to_h36m
 from .plausible import in_pixels
 from .registry import register_format
 from .sequence import Dataset, Sequence
 from .tracking import tracks
 
-_WHOLE_BODY = {133: 17, 136: 26}  # COCO's and Halpe's, which begin with the body
+# COCO's, Halpe's and MediaPipe's with hands and face, which begin with the body.
+_WHOLE_BODY = {133: 17, 136: 26, 75: 33, 501: 33, 543: 33, 553: 33}
 _IDS = ("idx", "track_id", "tracking_id", "person_id", "instance_id")  # where files say who somebody is
 
 
@@ -49,7 +50,7 @@ class Clip:
 
 
 def register_detector(name, about, *, sniff, suffix=".json", folder=None, shares=False):
-    """Make `read(path)` what reads the `Clip`s of a file, or of a folder with a file per frame.
+    """Make `read(path)` what reads the `Clip`s of a file, or of a folder with a file per frame; or the `Dataset` of 3D poses.
 
     Keypoints are in pixels, or with `shares` shares of the image's width and height. The other arguments are of
     `register_format`. The options of the format are those of `open_clips`.
@@ -58,7 +59,10 @@ def register_detector(name, about, *, sniff, suffix=".json", folder=None, shares
     def decorate(read):
         def open_detections(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
             path = existing(path)
-            return open_clips(name, path, read(path), size, fps, layout, variant, shares)
+            found = read(path)
+            if isinstance(found, Dataset):
+                return found
+            return open_clips(name, path, found, size, fps, layout, variant, shares)
 
         register_format(name, about, sniff=sniff, suffix=suffix, folder=folder)(open_detections)
         return read
@@ -125,7 +129,9 @@ def sequence_of(name, keypoints, layout, variant, size, source, **known) -> Sequ
     """A sequence of a detector's keypoints (T, J, 2 or 3) in pixels; see `seen` for what is missing."""
     where = f"{source}: {name}"
     keypoints = seen(keypoints_array(keypoints, where))
-    layout = layout_of(keypoints.shape[1], where) if layout is None else layout
+    if layout is None:
+        layout = layout_of(keypoints.shape[1], where)
+        layout = order_of(keypoints[..., :2], layout, where) if layout == "body25" else layout
     converted = fill(to_h36m(keypoints, layout, variant, where), where)
     return Sequence(name, keypoints=normalise(converted, size), size=size, source=str(source), **known)
 
@@ -144,7 +150,7 @@ def clips_of(images, found, where, **known) -> list[Clip]:
 
 def flat(values, where):
     """The keypoints (J, 3) of a list x, y, confidence, x, y, ..."""
-    flat = numbers(values, (None,), where)
+    flat = numbers(with_nan(values), (None,), where)
     if len(flat) == 0 or len(flat) % 3:
         raise ValueError(f"{where}: {len(flat)} numbers, expected x, y and confidence of each joint")
     return body(flat.reshape(-1, 3))
@@ -157,7 +163,8 @@ def body(keypoints):
 
 def detection(frame, person, keypoints):
     """A person in a frame, as `tracks` takes it; `person` as the file has it (`person_of`)."""
-    score = float(np.nansum(keypoints[:, 2])) if keypoints.shape[1] == 3 else 0.0
+    score = float(keypoints[:, 2].sum()) if keypoints.shape[1] == 3 else 0.0
+    score = 0.0 if score != score else score  # some joint has no number
     return frame, person, score, keypoints
 
 
@@ -202,8 +209,8 @@ def rate_of_times(frames, times) -> float | None:
 
 
 def entries(data, where):
-    """`data`, if it is a list of dicts."""
-    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
+    """`data`, if it is a list, of which some items are dicts."""
+    if not isinstance(data, list) or (data and not any(isinstance(entry, dict) for entry in data)):
         raise ValueError(f"{where}: expected a list of dicts")
     return data
 

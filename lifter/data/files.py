@@ -4,6 +4,7 @@ Pickles are read by an unpickler that knows containers, numbers, text and arrays
 is put together here, from its dtype code, shape and bytes, each checked.
 """
 
+import io
 import json
 import math
 import os
@@ -11,10 +12,14 @@ import pickle
 import re
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
+GZIP = b"\x1f\x8b"
+UNFOLDED = 100  # times as large as its file is what a compressed one may hold
+STEP = 2**16  # bytes of a compressed file at once
 _PLAIN = re.compile(r"[<>|=]?(\?|[biuf](1|2|4|8)|b1|U\d+|S\d+)")
 
 
@@ -25,12 +30,67 @@ def existing(path) -> Path:
     return path
 
 
+def read_bytes(path, most=None) -> bytes:
+    """What a file holds, or the first `most` bytes of it. One that is compressed by gzip is unfolded, if what it unfolds to is
+    at most `UNFOLDED` times as large."""
+    with existing(path).open("rb") as file:
+        start = file.read(STEP if most is None else most)
+        if start[:2] != GZIP:
+            return start + file.read() if most is None else start
+        unfold, parts, limit = zlib.decompressobj(31), [], STEP
+        try:
+            while start and not unfold.eof:
+                limit += UNFOLDED * len(start)
+                parts.append(unfold.decompress(start, limit))
+                limit -= len(parts[-1])
+                if unfold.unconsumed_tail and most is None:
+                    raise ValueError(f"{path}: unfolds to more than {UNFOLDED} times its size, which no keypoints do")
+                start = file.read(STEP) if most is None else b""
+        except zlib.error as error:
+            raise ValueError(f"{path}: damaged ({error})") from None
+    if most is None and not unfold.eof:
+        raise ValueError(f"{path}: cut short")
+    return b"".join(parts)
+
+
+def read_text(path) -> str:
+    """The text of a file, which may be compressed by gzip."""
+    return read_bytes(path).decode("utf-8-sig", errors="surrogateescape")
+
+
+_looked_at = {}  # what a JSON file holds whose format was found out by it, to be read next
+
+
+def look_at_json(path):
+    """What a JSON file holds; `read_json` does not read it again if it is the next one that is read."""
+    value = read_json(path)
+    _looked_at.clear()
+    _looked_at[_state(path)] = value
+    return value
+
+
+def _state(path):
+    path = existing(path)
+    told = path.stat()
+    return path.absolute(), told.st_mtime_ns, told.st_size
+
+
 def read_json(path):
-    """What a JSON file holds."""
+    """What a JSON file holds; of one with a value in each line their list."""
+    known = _looked_at.pop(_state(path), None)
+    _looked_at.clear()
+    if known is not None:
+        return known
     try:
-        return json.loads(existing(path).read_text(encoding="utf-8-sig"))
+        text = read_bytes(path).decode("utf-8-sig")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Extra data"):
+                raise
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
     except (ValueError, RecursionError) as error:  # not JSON, not text, or a number of thousands of digits
-        raise ValueError(f"{path}: not a JSON file ({error})") from None
+        raise error if str(path) in str(error) else ValueError(f"{path}: not a JSON file ({error})") from None
 
 
 def read_pickle(path):
@@ -69,6 +129,13 @@ def numbers(value, shape, where, dtype=np.float64):
     if shape is not None and not _fits(array.shape, shape):
         raise ValueError(f"{where}: shape {array.shape}, expected {expected}")
     return array
+
+
+def with_nan(values):
+    """Lists of numbers, or lists of such, with NaN for null, as JSON has what is missing."""
+    if not isinstance(values, list):
+        return values
+    return [math.nan if value is None else with_nan(value) if isinstance(value, list) else value for value in values]
 
 
 def _fits(have, wanted):
@@ -169,6 +236,10 @@ def read_npy(path):
     """The array of an npy file."""
     path = existing(path)
     with path.open("rb") as file:
+        if file.read(2) == GZIP:
+            data = read_bytes(path)
+            return _read_npy(io.BytesIO(data), len(data), f"{path}")
+        file.seek(0)
         return _read_npy(file, path.stat().st_size, f"{path}")
 
 
@@ -204,17 +275,37 @@ def _read_header(file, where):
         shape, fortran, dtype = read(file)
     except (ValueError, KeyError, TypeError, EOFError, zipfile.zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"{where}: not an array ({error})") from None
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{where}: shape {shape}, expected sizes of 0 or more")
     return shape, "F" if fortran else "C", dtype
 
+
+MOST = 100_000  # parts that a small pickle may unfold to
 
 # ---- pickles ---------------------------------------------------------------------------------------------------------
 
 
 def _unpickle(file, where):
     try:
-        return _finished(_Unpickler(file, encoding="latin1").load(), {})
+        value = _finished(_Unpickler(file, encoding="latin1").load(), {})
+        if _unfolded(value, {}) > MOST + 100 * file.tell():
+            raise pickle.UnpicklingError("it refers to the same parts again and again, and would fill the memory")
+        return value
     except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(f"{where}: not a pickle of plain data, or cut short ({error})") from None
+
+
+def _unfolded(value, memo) -> int:
+    """How many parts `value` has if each place counts that refers to one."""
+    if isinstance(value, np.ndarray):
+        return value.size
+    if not isinstance(value, (dict, list, tuple, set, frozenset)):
+        return 1
+    if id(value) not in memo:
+        memo[id(value)] = 0  # of what contains itself
+        parts = (*value.keys(), *value.values()) if isinstance(value, dict) else value
+        memo[id(value)] = 1 + sum(_unfolded(part, memo) for part in parts)
+    return memo[id(value)]
 
 
 class _Unpickler(pickle.Unpickler):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lifter._notices import notice
 from lifter.skeleton import H36M
 
 from . import names
@@ -29,6 +30,10 @@ _MIDDLE = {
     "neck": ("nose", "neck", "neckbase", "upperneck", "headbottom"),  # Human3.6M's is at the nose
     "head": ("headtop", "tophead", "topofhead", "head"),
 }
+COCO_BONES = (
+    (0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15),
+    (12, 14), (14, 16),
+)  # fmt: skip
 _SIMPLE = (0, 12, 14, 16, 11, 13, 15, None, None, 0, None, 5, 7, 9, 6, 8, 10)  # of COCO, what Human3.6M has as it is
 
 
@@ -45,14 +50,36 @@ LAYOUTS = {
     "coco": Layout(17, tuple(range(17))),
     "halpe": Layout(26, tuple(range(17)), ("motionbert", "mmpose", "mhformer")),
     "body25": Layout(25, (0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11)),
+    "body25b": Layout(25, tuple(range(17))),  # OpenPose's BODY_25B
     "coco18": Layout(18, (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)),  # OpenPose's order, with a neck
     "mediapipe": Layout(33, (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)),
     "h36m": Layout(17, None, ("as it is",)),
 }
 
 
+def order_of(points, usual, where) -> str:
+    """Of two layouts of as many joints as bodies (T, J, 2 or 3) have, the one in which bones are shorter if it is clear, else
+    `usual`."""
+    lengths = {name: _bones(points, layout) for name, layout in LAYOUTS.items() if layout.joints == points.shape[1]}
+    shorter = min(lengths, key=lengths.get)
+    clear = 0.9 if shorter == "coco" else 0.77  # of people, COCO's are 0.8 or less of Human3.6M's, or 1.3 to 2.4
+    if shorter == usual or not lengths[shorter] < clear * lengths[usual]:
+        return usual
+    notice(f"{where}: the {points.shape[1]} joints are in the order of {shorter}, by the lengths of the bones")
+    return shorter
+
+
+def _bones(points, layout):
+    """The mean length of the bones of bodies in the order of a layout."""
+    bones = H36M.bones if layout.coco is None else [(layout.coco[one], layout.coco[two]) for one, two in COCO_BONES]
+    one, two = zip(*bones)
+    with np.errstate(over="ignore", invalid="ignore"):  # of absurd coordinates, refused later
+        lengths = np.linalg.norm(points[:, one] - points[:, two], axis=-1)
+    return lengths[np.isfinite(lengths)].mean() if np.isfinite(lengths).any() else np.inf
+
+
 def layout_of(joints: int, where) -> str:
-    """The name of the detector's layout that has so many joints; of 17 it is COCO's."""
+    """The name of the detector's layout that has so many joints; of 17 it is COCO's, of 25 BODY_25."""
     for name, layout in LAYOUTS.items():
         if layout.joints == joints:
             return name
@@ -61,7 +88,8 @@ def layout_of(joints: int, where) -> str:
 
 
 def layout_of_names(joints, where):
-    """The layout of joints with these names: one of `LAYOUTS`, or the names as `to_h36m` takes them.
+    """The layout of joints with these names: one of `LAYOUTS`, or the names as `to_h36m` takes them; None if they are no names
+    of joints but numbers, or the like.
 
     Raises:
         ValueError if there are joints of Human3.6M that follow from none of them.
@@ -70,6 +98,9 @@ def layout_of_names(joints, where):
     for name, known in {"coco": COCO, "halpe": _HALPE, "h36m": H36M.joints}.items():
         if len(found) == len(known) and found[:17] == tuple(map(names.joint, known[:17])):
             return name
+    sided = [names.find(found, side, part) for side in ("left", "right") for part in names.SIDED]
+    if all(place is None for place in sided):
+        return None
     _by_name(np.zeros((1, len(found), 2)), found, where)
     return found
 

@@ -49,12 +49,12 @@ def z_up(points):
 
 def y_up(sequence: Sequence):
     """The poses of a sequence (T, J, 3) float64 with y up. In a camera, of which its keypoints tell too, y is down; in the
-    world z is up."""
+    world `sequence.up` is up."""
     if sequence.poses is None:
         raise ValueError(f"{sequence.name}: no poses")
     x, y, z = np.moveaxis(sequence.poses.astype(np.float64), -1, 0)
     seen = sequence.camera is not None or sequence.keypoints is not None
-    return np.stack((x, -y, -z) if seen else (x, z, -y), -1)
+    return np.stack({"-y": (x, -y, -z), "y": (x, y, z), "z": (x, z, -y)}["-y" if seen else sequence.up], -1)
 
 
 def seen_by(camera, world, seed=None) -> dict:
@@ -85,6 +85,7 @@ def _filmed(name, read, index, noise) -> Sequence:
         raise ValueError(
             f"{motion.source}: {motion.name}: expected poses of Human3.6M's joints in the world, without a camera"
         )
-    camera = around(motion.poses)[index]
-    seen = seen_by(camera, motion.poses.astype(np.float64), None if noise is None else (noise, name))
+    world = motion.poses if motion.up == "z" else z_up(y_up(motion)).astype(np.float32)
+    camera = around(world)[index]
+    seen = seen_by(camera, world.astype(np.float64), None if noise is None else (noise, name))
     return replace(motion, name=name, camera=camera, size=camera.size, **seen)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .files import Npz, existing, read_json
+from .files import Npz, existing, look_at_json, read_bytes
 from .sequence import Dataset
 
 
@@ -22,15 +22,13 @@ class Candidate:
     def __init__(self, path):
         self.path = Path(path)
         self.is_folder = self.path.is_dir()
-        self.suffix = "" if self.is_folder else self.path.suffix.lower()
+        name = self.path.with_suffix("") if self.path.suffix.lower() == ".gz" else self.path
+        self.suffix = "" if self.is_folder else name.suffix.lower()
 
     @cached_property
     def start(self) -> bytes:
-        """The first bytes of a file."""
-        if self.is_folder:
-            return b""
-        with self.path.open("rb") as file:
-            return file.read(4096)
+        """The first bytes of a file, unfolded if it is compressed."""
+        return b"" if self.is_folder else read_bytes(self.path, 4096)
 
     @cached_property
     def npz(self) -> Npz | None:
@@ -43,13 +41,13 @@ class Candidate:
 
     @cached_property
     def is_json(self) -> bool:
-        text = self.suffix == ".json" or self.start.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[")
+        text = self.suffix in (".json", ".jsonl", ".ndjson") or self.start.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[")
         return text and self.npz is None and self.start[:6] != b"\x93NUMPY"
 
     @cached_property
     def json(self):
         """What a JSON file holds; None of others."""
-        return read_json(self.path) if self.is_json else None
+        return look_at_json(self.path) if self.is_json else None
 
     @cached_property
     def keys(self) -> set[str]:
@@ -171,7 +169,8 @@ def open_data(path, format=None, **options) -> Dataset:
         format: one of `FORMATS`; None: what `detect` says.
         options: of the format's function, None where not wanted: `size`, `fps`, `layout`, `variant` of detectors' files
             (`lifter.data.detectors.register_detector`), `keypoints` and `cameras` of Human3.6M
-            (`lifter.data.formats.h36m.open_h36m`), `noise` of "cmu", `unit` of "bvh".
+            (`lifter.data.formats.h36m.open_h36m`), `noise` of "cmu", `unit` of "bvh", `body_model` of
+            "amass".
 
     Raises:
         FileNotFoundError, KeyError, ValueError: they name the file, and in it what is wrong. So does reading a sequence.

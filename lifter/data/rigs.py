@@ -16,7 +16,7 @@ def h36m(joints, parents, rest, where):
     """(indices of joints, function that makes (T, 17, 3) of their places).
 
     Joints are called as ours, or as in Mixamo, Biovision, Blender, Unity, VRM, Daz, 3ds Max, SMPL, CMU and others. Of those
-    between hips and neck the spine is the one nearest to the middle. Where nothing is above the head, its top is as far from
+    between hips and neck the spine is the one in the middle. Where nothing is above the head, its top is as far from
     it as the neck.
 
     Args:
@@ -39,11 +39,10 @@ def h36m(joints, parents, rest, where):
             f"{where}: no joint for {', '.join(missing)}, expected one called {' or '.join(expected)}; it has "
             f"{', '.join(joints)[:1000]}"
         )
-    hips, shoulders = [found["right_hip"], found["left_hip"]], [found["right_shoulder"], found["left_shoulder"]]
-    pelvis = rest[hips].mean(0)
+    shoulders = [found["right_shoulder"], found["left_shoulder"]]
     thorax = rest[shoulders].mean(0) if found["thorax"] is None else rest[found["thorax"]]
-    found["spine"] = _spine(found, parents, rest, pelvis, thorax)
-    found["head"] = _top(known, parents, rest, found["neck"], rest[found["neck"]] - pelvis)
+    found["spine"] = _spine(found, parents, rest)
+    found["head"] = _top(known, parents, rest, found["neck"], rest[found["neck"]] - thorax)
     if found["head"] is None:
         notice(f"{where}: nothing is above {joints[found['neck']]}: the top of the head is as far from it as the neck")
     used = sorted({place for place in found.values() if place is not None})
@@ -66,22 +65,33 @@ def _above(joint, parents):
         yield joint
 
 
-def _spine(found, parents, rest, pelvis, thorax):
-    """Of the joints between the hips' and the neck's the one that is nearest to the middle."""
+def _spine(found, parents, rest):
+    """Of the joints between the hips' and the neck's the one in the middle, along the bones."""
     below = {found["left_hip"], *_above(found["left_hip"], parents)}
-    between = [joint for joint in _above(found["thorax"] or found["left_shoulder"], parents) if joint not in below]
-    distance = lambda joint: np.linalg.norm(rest[joint] - (pelvis + thorax) / 2)
-    return min(between, key=distance, default=None)
+    neck = found["left_shoulder"] if found["thorax"] is None else found["thorax"]
+    between = [joint for joint in _above(neck, parents) if joint not in below]
+    along = lambda joint: np.linalg.norm(rest[joint] - rest[parents[joint]])
+    heights, height = {}, 0.0
+    for joint in (*reversed(between), neck):
+        height += along(joint)
+        heights[joint] = height
+    return min(between, key=lambda joint: abs(heights[joint] - height / 2), default=None)
 
 
 def _top(known, parents, rest, head, up):
-    """The top of the head: the joint that is called so, or of those that hang on the head the highest."""
-    named = names.find(known, "", _TOP)
-    if named is not None:
-        return named
+    """The top of the head: of the joints that hang on the head, and are called so if any is, the farthest from the neck."""
     hanging = [joint for joint in range(len(parents)) if head in _above(joint, parents)]
+    named = [joint for joint in hanging if known[joint] in [("", word) for word in _TOP]]
     height = lambda joint: (rest[joint] - rest[head]) @ up
-    return max((joint for joint in hanging if height(joint) > 0), key=height, default=None)
+    return max((joint for joint in named or hanging if height(joint) > 0), key=height, default=None)
+
+
+def length(rest) -> float:
+    """From the ankles to the top of the head along the bones, of a pose at rest (17, 3)."""
+    at = dict(zip(H36M.joints, rest))
+    along = lambda *joints: sum(np.linalg.norm(at[one] - at[other]) for one, other in zip(joints, joints[1:]))
+    legs = [along(f"{side}_hip", f"{side}_knee", f"{side}_ankle") for side in ("right", "left")]
+    return float(along("pelvis", "spine", "thorax", "neck", "head") + sum(legs) / 2)
 
 
 def up_axis(rest, poses, where) -> str:

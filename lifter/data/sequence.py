@@ -30,6 +30,8 @@ class Sequence:
         estimates: (T, J, 3) poses of an estimator, to be refined.
         image_poses, factor: MotionBERT's 2.5D target (`lifter.data.cameras.image_poses`), (T, J, 3) and (T,).
         valid: (T,) bool, which frames count in an evaluation; None: all.
+        up: the axis of `poses` that points upwards, "z", "y" or "-y", where neither a camera nor keypoints tell that they
+            are in a camera's axes, y down.
         size: (width, height) of the image in pixels.
         start: the number of the first frame in its source.
         source: the file, for messages.
@@ -53,6 +55,7 @@ class Sequence:
     subject: str = ""
     action: str = ""
     start: int = 0
+    up: str = "z"
     source: str = ""
 
     def __post_init__(self):
@@ -63,6 +66,8 @@ class Sequence:
             raise ValueError(f"{where}: image size {self.size}, expected (width, height)")
         if self.fps is not None and not 0 < self.fps < 1e5:
             raise ValueError(f"{where}: {self.fps} frames per second, expected a positive number")
+        if self.up not in ("z", "y", "-y"):
+            raise ValueError(f"{where}: up is {self.up!r}, expected z, y or -y")
         given = {name: getattr(self, name) for name in FRAMEWISE if getattr(self, name) is not None}
         if not given:
             raise ValueError(f"{where}: neither keypoints nor poses")

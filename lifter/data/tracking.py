@@ -131,7 +131,7 @@ class _Detections:
     def _near(self, before, index, distance, reach):
         gap = self.frames[index] - self.frames[before]
         extent = max(self.extents[before], self.extents[index])
-        if distance == math.inf and reach > 1:  # no joint that both have
+        if reach == math.inf or (reach > 1 and distance == math.inf):  # there is no joint that both have
             return True
         return distance <= reach * extent * (STEP + MORE * (gap - 1))
 

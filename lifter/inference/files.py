@@ -26,7 +26,9 @@ from lifter.skeleton import H36M
 
 from .windows import lift_sequences
 
-SUFFIXES = tuple(sorted({format.suffix for format in FORMATS.values()} - {None}))  # of files that may hold keypoints
+# Of files that may hold keypoints.
+SUFFIXES = tuple(sorted({format.suffix for format in FORMATS.values()} - {None} | {".jsonl", ".ndjson"}))
+SUFFIXES += tuple(f"{suffix}.gz" for suffix in SUFFIXES if suffix not in (".npz", ".pkl"))
 WINDOW = 243  # frames at once for a model that takes any number
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -104,7 +104,8 @@ class Mamba(nn.Module):
         return self.out_proj(y.transpose(1, 2))
 
     def step(self, hidden_states, conv_state, ssm_state):
-        """One step, (B, 1, d_model): the output and both states, which are updated in place. Not differentiable."""
+        """One step, (B, 1, d_model): the output and both states, which are updated in place. Where a gradient is wanted, the
+        slow references run, and the states carry the graph of all steps: stream under `torch.no_grad()`."""
         if hidden_states.dim() != 3 or hidden_states.shape[1] != 1:
             raise ValueError(f"Mamba.step: hidden_states has shape {tuple(hidden_states.shape)}, expected (B, 1, d_model)")
         x, z = self.in_proj(hidden_states[:, 0]).chunk(2, dim=-1)

@@ -1,13 +1,11 @@
 """The state of a training on disk. Files appear when they are whole, and are looked through before they are used."""
 
-import os
-import pickle
-import zipfile
 from pathlib import Path
 
-import torch
-
+from lifter import _torch_files
+from lifter._errors import message
 from lifter._io import whole
+from lifter.checkpoints import check_finite
 
 KEPT = 2  # should the last one be damaged, there is one before it
 
@@ -19,10 +17,8 @@ def save(folder, step, state) -> Path:
     for killed in folder.glob(".*.part"):  # of an earlier process that was, in the middle of this
         killed.unlink()
     path = folder / f"step-{step:09d}.ckpt"
-    with whole(path) as partly, partly.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    with whole(path) as partly:
+        _torch_files.save(state, partly)
     for old in found(folder)[:-KEPT]:
         old.unlink()
     return path
@@ -34,13 +30,19 @@ def found(folder) -> list[Path]:
 
 
 def newest(folder, report=print):
-    """The newest state that is whole, None if there is none; what is damaged is told to `report`, a line each."""
-    for path in reversed(found(folder)):
+    """The newest state that is whole; what is damaged is told to `report`, a line each. None if there never was one.
+
+    Raises:
+        ValueError if all are damaged.
+    """
+    states = found(folder)
+    for path in reversed(states):
         try:
-            with zipfile.ZipFile(path) as archive:
-                if (damaged := archive.testzip()) is not None:
-                    raise ValueError(f"wrong checksum of {damaged}")
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-            report(f"{path}: damaged, not used ({' '.join(str(error).split())})")
+            state = _torch_files.read(path, load=True)
+            check_finite(state, path)
+            return state
+        except (OSError, ValueError) as error:
+            report(f"{path}: damaged, not used ({message(error)})")
+    if states:
+        raise ValueError(f"{folder}: all {len(states)} checkpoints are damaged: remove them to start anew")
     return None

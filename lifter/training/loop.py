@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lifter import metrics
+from lifter.checkpoints import check_finite
 from lifter.inference.diffusion import diffuse
 from lifter.inference.windows import centred, lift_sequence, with_channels
 from lifter.metrics.protocols import align_root
@@ -45,8 +46,8 @@ def train(
         data, validation: `lifter.data.Dataset`s, as `split` makes them; without the second the last weights are the best.
         out: the folder for best.safetensors (of the least P1 so far, see `lifter.load_pretrained`), checkpoints/, logs/ (CSV)
             and tensorboard/.
-        resume: go on from the newest checkpoint in `out`, or start where there is none. On a CPU of as many threads this gives
-            bit for bit what an uninterrupted training gives.
+        resume: go on from the newest whole checkpoint in `out`, or start where there never was one. On a CPU of as many
+            threads this gives bit for bit what an uninterrupted training gives.
         save_every: steps from one checkpoint to the next, of which the last two are kept; there is one after each epoch too.
         workers: processes that read, for each that trains.
         accelerator, devices, nodes, precision: of Lightning Fabric; torchrun's variables are heeded.
@@ -56,8 +57,8 @@ def train(
         root set to 0; empty without it.
 
     Raises:
-        ValueError for what does not fit: sizes, recipe of the checkpoint; FileExistsError for a folder with a training that
-        is not to be resumed.
+        ValueError for what does not fit: sizes, recipe of the checkpoint; for weights that are no longer finite, which are
+        never saved; if all checkpoints are damaged. FileExistsError for a folder with a training that is not to be resumed.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -216,7 +217,12 @@ class Training:
         progress.set_postfix_str(f"loss {loss:.4f}", refresh=False)
         self.fabric.log_dict({"loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}, self.step)
 
+    def _check(self):
+        """In every process: what one of them has is what all have."""
+        check_finite(self.state(), f"{self.out}: after step {self.step}, which is not saved")
+
     def _save(self):
+        self._check()
         if self.fabric.is_global_zero:
             checkpoints.save(self.out / "checkpoints", self.step, self.state())
         self.fabric.barrier()
@@ -224,6 +230,7 @@ class Training:
     def validate(self, progress=tqdm):
         """Figures of the weights as they are; if these are the best so far they become best.safetensors."""
         network = self.network if self.average is None else self.average
+        self._check()
         network.eval()
         figures = {} if self.validation is None else self._figures(network)
         if figures:

@@ -47,6 +47,7 @@ def test_what_is_missing_becomes_importable(installed):
         "mamba_ssm.ops.selective_scan_interface": "selective_scan_fn selective_scan_ref mamba_inner_fn mamba_inner_ref",
         "mamba_ssm.ops.triton.selective_state_update": "selective_state_update selective_state_update_ref",
         "causal_conv1d.causal_conv1d_interface": "causal_conv1d_fn causal_conv1d_update causal_conv1d_ref",
+        "causal_conv1d.causal_conv1d_varlen": "causal_conv1d_varlen_states causal_conv1d_varlen_states_ref",
         "causal_conv1d.cpp_functions": "causal_conv1d_fwd_function causal_conv1d_bwd_function causal_conv1d_update_function",
     }.items():
         module = importlib.import_module(name)
@@ -226,16 +227,44 @@ def test_causal_conv1d_cuda(installed, silu, states):
     assert torch.equal(written, out) and all(torch.equal(a, b) for a, b in zip(places, grads) if a is not None)
 
 
+@pytest.mark.parametrize("packed", [(), (None,), (torch.tensor([[0] * 5 + [1] * 6] * 2, dtype=torch.int32),)])
+def test_causal_conv1d_cuda_of_1_0_and_1_1(installed, packed):
+    """Their calls have four and five arguments."""
+    import causal_conv1d_cuda as extension
+
+    g = torch.Generator().manual_seed(0)
+    x, dout = torch.randn(2, 2, 6, 11, generator=g)
+    weight, bias, dx = torch.randn(6, 4, generator=g), torch.randn(6, generator=g), torch.empty(2, 6, 11)
+    numbers = packed[0] if packed else None
+    out = extension.causal_conv1d_fwd(x, weight, bias, *packed, True)
+    assert torch.equal(out, extension.causal_conv1d_fwd(x, weight, bias, numbers, None, None, True))
+    for place in (None, dx):
+        grads = extension.causal_conv1d_bwd(x, weight, bias, dout, *packed, place, True)
+        *expected, _ = extension.causal_conv1d_bwd(x, weight, bias, dout, numbers, None, None, None, False, True)
+        assert len(grads) == 3 and all(map(torch.equal, grads, expected))
+    assert grads[0] is dx
+
+
 def test_causal_conv1d_update(installed):
     import causal_conv1d_cuda as extension
 
     x, weight, state = torch.randn(2, 6), torch.randn(6, 4), torch.randn(2, 6, 4)
     first, second, out = state.clone(), state.clone(), torch.empty_like(x)
     returned = extension.causal_conv1d_update(x, first, weight, None, True, None, None)
+    for cache_seqlens in ((), (None,)):  # as of versions before 1.5
+        assert torch.equal(extension.causal_conv1d_update(x, state.clone(), weight, None, True, *cache_seqlens), returned)
     assert extension.causal_conv1d_update(x, second, weight, None, out, True, None, None) is None
     expected = causal_conv1d_ref(x[..., None], weight, initial_states=state[..., 1:], activation="silu")[..., 0]
     torch.testing.assert_close(returned, expected)
     assert torch.equal(out, returned) and torch.equal(first, second) and torch.equal(first[..., -1], x)
+
+
+def test_causal_conv1d_varlen_states(installed):
+    from causal_conv1d.causal_conv1d_varlen import causal_conv1d_varlen_states
+
+    x = torch.arange(1.0, 8)[:, None].expand(-1, 2)
+    states = causal_conv1d_varlen_states(x, torch.tensor([0, 1, 5, 7]), 3)
+    assert states[:, 0].tolist() == [[0, 0, 1], [3, 4, 5], [0, 6, 7]] and torch.equal(states[:, 0], states[:, 1])
 
 
 # ---- mamba_ssm.ops ---------------------------------------------------------------------------------------------------
@@ -281,6 +310,47 @@ def test_mamba_inner_fn(installed, norms):
         assert_as_good(name, *(t.detach() for t in found))
 
 
+def mixer(constant=(), dtype=torch.float32):
+    """Arguments of mamba_inner_fn: batch 2, 8 channels, 13 steps, 4 states, rank 3."""
+    g = torch.Generator().manual_seed(0)
+    randn = lambda *shape: torch.randn(*shape, generator=g).to(dtype)
+    rows = 3 + 4 * (2 - len(constant))
+    arguments = dict(
+        xz=randn(2, 16, 13), conv1d_weight=randn(8, 1, 4), conv1d_bias=randn(8), x_proj_weight=randn(rows, 8),
+        delta_proj_weight=randn(8, 3), out_proj_weight=randn(6, 8), out_proj_bias=randn(6), A=-randn(8, 4).abs().float(),
+    )  # fmt: skip
+    return arguments | {name: randn(8, 4).float() for name in constant}
+
+
+@pytest.mark.parametrize("constant", ["B", "C", "BC"])
+def test_mamba_inner_fn_with_constants(installed, constant):
+    """x_proj_weight has rows for what varies, the time step first."""
+    from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn
+
+    arguments = mixer(constant)
+    rows = list(arguments["x_proj_weight"].split([3, *[4] * (2 - len(constant))]))
+    everything = [rows.pop(0), *(torch.zeros(4, 8) if name in constant else rows.pop(0) for name in "BC")]
+    x, z = arguments["xz"].chunk(2, 1)
+    x = causal_conv1d_ref(x, arguments["conv1d_weight"][:, 0], arguments["conv1d_bias"], activation="silu")
+    dt, B, C = (x.mT @ torch.cat(everything).T).split([3, 4, 4], -1)
+    B, C = (arguments.get(name, y.mT) for name, y in (("B", B), ("C", C)))
+    y = selective_scan_ref(x, (dt @ arguments["delta_proj_weight"].T).mT, arguments["A"], B, C, None, z, None, True)
+    expected = F.linear(y.mT, arguments["out_proj_weight"], arguments["out_proj_bias"])
+    torch.testing.assert_close(mamba_inner_fn(**arguments), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_mamba_inner_fn_with_a_wider_bias(installed, last):
+    """As transformers gives it, in both layouts."""
+    from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn
+
+    arguments = mixer(dtype=torch.bfloat16)
+    if last:
+        arguments["xz"] = arguments["xz"].mT.contiguous().mT
+    expected = mamba_inner_fn(**arguments)
+    assert torch.equal(mamba_inner_fn(**arguments | {"out_proj_bias": arguments["out_proj_bias"].float()}), expected)
+
+
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_state_update_with_heads(installed, contiguous):
     from mamba_ssm.ops.triton.selective_state_update import selective_state_update
@@ -311,3 +381,23 @@ def test_state_update_with_heads(installed, contiguous):
     )
     torch.testing.assert_close(states_of_all[picked], expected)
     assert torch.equal(states_of_all[1], before[1])
+
+
+@pytest.mark.parametrize("heads", [(), (2,)])
+def test_state_update_of_padding(installed, heads):
+    """What has no row of the states gets zeros, and changes none."""
+    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+
+    g = torch.Generator().manual_seed(0)
+    randn = lambda *shape: torch.randn(*shape, generator=g)
+    rows = torch.tensor([-1, 2, -1, 0], dtype=torch.int32)
+    state, x, dt = randn(3, *heads, 6, 5), randn(4, *heads, 6), randn(4, *heads, 6)
+    A, B, C = -randn(*heads, 6, 5).abs(), randn(4, 5), randn(4, 5)
+    if heads:
+        B, C = B[:, None], C[:, None]
+    alone, used = state[[2, 0]], rows >= 0
+    expected = selective_state_update(alone, *(y[used] for y in (x, dt)), A, B[used], C[used])
+    before = state.clone()
+    out = selective_state_update(state, x, dt, A, B, C, state_batch_indices=rows)
+    assert torch.equal(out[used], expected) and not out[~used].any()
+    assert torch.equal(state, torch.stack([alone[1], before[1], alone[0]]))

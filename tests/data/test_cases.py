@@ -51,9 +51,18 @@ WALKS = [
     ("17-coco-num-keypoints-0/ann.json", [(0, walk(300, 4))], "left out"),
     ("18-coco-bbox-only/ann.json", [(0, walk(300, 4))], "1 of 5 annotations left out; the first: .*no key 'keypoints'"),
     ("19-mixed-idx/a.json", [(0, walk(300, 6))], "1 of 6 detections have no id, and are left out"),
+    *((f"20-ultralytics/{name}", [(0, walk(300, 4))], "") for name in ("frames.json", "kp_framelist.npy", "kp_n17_3.npy")),
+    ("20-ultralytics/predictions.json", [(0, walk(300, 4))], ""),
+    ("20-ultralytics/result.json", [(0, walk(300, 1))], ""),
+    ("20-ultralytics/xyn.npy", [(0, walk(300, 4))], "read as shares of the image"),
+    ("21-vp3d-infer-npz/clip.mp4.npz", [(0, walk(300, 4))], ""),
+    ("22-tracked-person/01_0001_alphapose_tracked_person.json", [(0, walk(300, 4)), (0, walk(700, 4))], ""),
+    ("24-mhformer-npz/keypoints.npz", [(0, walk(300, 4))], "in the order of coco"),
     ("26-detectron2/coco_instances_results.json", [(0, walk(300, 4))], "up to 7.3 are no confidences: taken as logits"),
     ("27-yolo-zero-with-confidence/kp.npy", [(0, walk(300, 6))], ""),
     ("27-yolo-zero-with-confidence/kp_xy.npy", [(0, walk(300, 6))], ""),
+    *((f"28-mediapipe/{name}.json", [(0, walk(300, 3))], "") for name in ("dictframes", "listlists", "movenet")),
+    ("28-mediapipe/tfjs_blazepose.json", [(0, walk(300, 3))], "read as 3 frames in a row"),
     ("28-mediapipe/faces_first.json", [(0, walk(300, 3))], ""),
     ("28-mediapipe/first_frames_none.json", [(2, walk(300, 3))], ""),
     ("28-mediapipe/holistic.json", [(0, walk(300, 3))], ""),
@@ -94,12 +103,13 @@ def test_a_joint_at_the_corner_is_missing(cases, name):
     assert track(person, "left_wrist") == walk(330, 6)
 
 
-@pytest.mark.parametrize(
-    "name, message", [("10-3d-npy/X3D.npy", "these are 3D poses"), ("28-mediapipe/world_only.json", "3D")]
-)
-def test_poses_are_not_lifted(cases, name, message):
-    with pytest.raises(ValueError, match=message):
-        read(cases / name, size=SIZE)
+def test_poses_are_no_keypoints(cases):
+    """They are not lifted, but may be looked at."""
+    (poses,), _ = read(cases / "10-3d-npy/X3D.npy", size=SIZE)
+    assert poses.keypoints is None and len(poses) == 5
+    for name in ("28-mediapipe/world_only.json", "23-mmpose-3d/results.json"):
+        (poses,), _ = read(cases / name, size=SIZE)
+        assert poses.keypoints is None and len(poses) == 3
 
 
 def test_a_folder_is_the_same_everywhere(cases, tmp_path):
@@ -149,3 +159,23 @@ def test_bvh_syntax(cases):
         }
         assert is_said(wanted.get(path.stem, ""), said), path
         assert person.fps == (None if path.stem == "zerotime" else pytest.approx(30, abs=1e-3))
+
+
+# ---- hostile files ---------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "laughs_clip.pkl": "refers to the same parts again and again", "laughs_custom.npz": "refers to the same parts",
+    "laughs_mb.pkl": "refers to the same parts", "laughs_pos.npz": "refers to the same parts",
+    "liar.pkl": "not a pickle of plain data, or cut short", "bool.npy": "no person in any", "neg.npy": "sizes of 0 or more",
+    "chan.bvh": "ends in the middle", "claim.bvh": "no joint for", "dup.bvh": "no joint for", "frametime.bvh": "no joint for",
+    "nanoff.bvh": "'nan', expected a number", "framehuge.json": "no pixels", "mm_gap.json": "no pixels",
+    "track_gap.json": "no pixels", "evil_obj.npz": "camera-parameters.json|not a pickle",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile(cases, name):
+    """Refused before anything is made of what they claim to hold."""
+    with pytest.raises((ValueError, FileNotFoundError), match=HOSTILE[name]) as error:
+        read(cases / "hostile" / name, **({"size": SIZE} if name.endswith(("json", "npy")) else {}))
+    assert name in str(error.value)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifter.data import files
-from lifter.data.files import Npz, numbers, read_json, read_npy, read_pickle
+from lifter.data.files import Npz, look_at_json, numbers, read_json, read_npy, read_pickle
 
 DATA = {
     "floats": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -129,13 +129,27 @@ def test_arrays_that_lie_about_themselves(tmp_path, shape, dtype, data):
 
 
 def test_pickle_of_many_references_is_read_once(tmp_path):
-    """Thirty lists of two references to the one before are 2^30 items only if every way to them is walked."""
-    value = [1]
+    """Ten lists of two references to the one before are 1024 numbers; thirty are 2^30, which an array of them would hold."""
+    values = [1]
     for _ in range(30):
-        value = [value, value]
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(value))
+        values.append([values[-1], values[-1]])
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(values[10]))
     got = read_pickle(tmp_path / "x.pkl")
     assert got[0] is got[1]
+    for value in (values[30], {"data": (values[30],)}):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(value))
+        with pytest.raises(ValueError, match="x.pkl: .*it refers to the same parts again and again"):
+            read_pickle(tmp_path / "x.pkl")
+
+
+def test_json_that_was_looked_at(tmp_path):
+    """It is read once for both, but again after it was changed, and not kept for a second time."""
+    (tmp_path / "x.json").write_text("[1]")
+    value = look_at_json(tmp_path / "x.json")
+    assert read_json(tmp_path / "x.json") is value and read_json(tmp_path / "x.json") is not value
+    look_at_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("[1, 2]")
+    assert read_json(tmp_path / "x.json") == [1, 2]
 
 
 PICKLE = pickle.dumps({"a": np.arange(9.0), "b": ["x", 1]}, 4)

@@ -45,9 +45,9 @@ def test_what_may_be_several(tmp_path):
     """Content counts more than names; of equal claims both are named, and the user decides."""
     path = tmp_path / "walk.csv"
     path.write_text("STEPS 1")
-    assert detect(path) == "csv"
+    assert detect(path) == "table"
     register("other", guess=lambda file: file.suffix == ".csv")
-    with pytest.raises(ValueError, match="walk.csv: may be csv or other, expected one format: name it by format="):
+    with pytest.raises(ValueError, match="walk.csv: may be table or other, expected one format: name it by format="):
         detect(path)
     assert open_data(path, "other").format == "other"
     register("steps", sniff=lambda file: file.start.startswith(b"STEPS"))

@@ -95,7 +95,7 @@ def test_formats(lift, tmp_path, format):
     assert lift(tmp_path / "a.npz")[2] == ["a.npz.npz"]
     (expected,) = open_data(tmp_path / "out" / "a.npz.npz")
     poses = expected.poses
-    if format in ("trc", "bvh"):
+    if format in ("trc", "bvh", "c3d"):
         x, y, z = np.moveaxis(poses, -1, 0)
         poses = np.stack((x, z, -y), -1)
     if format == "bvh":  # bones of one length, which those of random weights are not
@@ -197,13 +197,13 @@ def bad_files(folder, made):
     keypoints = np.random.default_rng(0).uniform(0, 1000, (4, 17, 3)) * (1, 1, 1e-3)
     for name, change, line in (
         ("joints", keypoints[:, :9], "9 joints, expected 17"),
-        ("flat", keypoints[0], r"shape \(17, 3\), expected \(T, J, 2 or 3\)"),
+        ("flat", keypoints[0, 0], "no person in any frame"),
         ("empty array", keypoints[:0], "no person in any frame"),
         ("never", keypoints * np.nan, "no joint in any of 4 frames"),
         ("infinite", keypoints + np.inf, "no joint in any of 4 frames"),
         ("huge", keypoints * (1e30, 1e30, 1), r"frame 0, joint 0 \(pelvis\) is .*expected finite numbers of at most 100"),
         ("huger", keypoints * (1e300, 1e300, 1), r"frame 0, joint 0 \(pelvis\) is .*expected finite numbers of at most 100"),
-        ("text", np.array(["a"]), "not an array of numbers"),
+        ("text", np.array(["a"]), "no person in any frame"),
     ):
         np.save(folder / f"{name}.npy", change)
         told[f"{name}.npy"] = line
@@ -266,12 +266,12 @@ def test_damaged_at_random(lift, tmp_path, rng):
     "arguments, message",
     [
         (["none"], "none: there is no file or folder of that name"),
-        (["empty"], "empty: no file that ends in .csv, .json, .mat, .npy, .npz, .pkl"),
+        (["empty"], "empty: no file that ends in .csv, .json, .jsonl, .mat, .ndjson, .npy, .npz, .pkl"),
         (["in", "-o", "in/a.npz"], "in/a.npz: is to be lifted, expected another name"),
         (["in", "-o", "."], "in, which is to be lifted; expected another folder"),
         (["in", "-o", "empty/../in"], "in, which is to be lifted; expected another folder"),
         (["in", "-o", "in/text"], "text: is a file, expected a folder"),
-        (["in", "-o", "x.cvs"], "x.cvs: expected a name that ends in .bvh, .csv, .json, .npz, .trc, or a folder: x.cvs/"),
+        (["in", "-o", "x.cvs"], ".bvh, .c3d, .csv, .json, .npz, .trc, or a folder: x.cvs/"),
         (["in", "-o", "x.csv", "--to", "trc"], "x.csv: expected a name that ends in .trc"),
         (["in", "-o", "x.csv"], "x.csv: 2 files to lift, expected a folder"),
         (["in/b.npz", "-o", "x.csv"], "2 sequences, expected one for"),

@@ -21,6 +21,7 @@ class Sample:
     gradients: tuple[str, ...] = ()  # names of the inputs that have a gradient
     maps: tuple[str, ...] = ()  # names of the inputs that autocast casts
     overwrites: str | None = None  # name of the input that a call overwrites
+    selects: tuple[str, ...] = ()  # names of the inputs that only select, which may select anything if they are not finite
     exact: bool = True  # whether inputs of all strides give the same bits
     repeats: bool = True  # whether every number of threads does
 

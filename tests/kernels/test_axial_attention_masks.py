@@ -83,6 +83,17 @@ def test_a_mask_of_the_lowest_float(target):
     assert all(x.isfinite().all() for x in results.values())
 
 
+@pytest.mark.parametrize("kind", [None, *MASKS])
+def test_nan_is_not_hidden(target, kind):
+    """A query of it gives nothing else, unless it may look at nothing; no other query meets it."""
+    qkv, mask = make_qkv(1, 9, 2), make_mask(kind, 1, 9, 2)
+    expected = target.run(axial_attention, qkv, "frame", mask)
+    qkv[:, 3:5, :, 0] = torch.nan
+    out = target.run(axial_attention, qkv, "frame", mask)
+    assert torch.equal(out[:, [0, 1, 2, *range(5, 9)]], expected[:, [0, 1, 2, *range(5, 9)]])
+    assert torch.equal(out[:, 3:5].isnan(), expected[:, 3:5] != 0)
+
+
 # ---- in words --------------------------------------------------------------------------------------------------------
 
 

@@ -239,7 +239,7 @@ def test_flops_are_counted():
     inputs["x"].requires_grad_()
     with FlopCounterMode(display=False) as counter:
         causal_conv1d_fn(**inputs).sum().backward()
-        causal_conv1d_update(inputs["x"][..., 0], torch.zeros(2, 6, 3), inputs["weight"])
+        causal_conv1d_update(inputs["x"][..., 0].detach(), torch.zeros(2, 6, 3), inputs["weight"])
     assert counter.get_total_flops() == 3 * (2 * 2 * 6 * 70 * 3) + 2 * 2 * 6 * 3
 
 
@@ -348,6 +348,23 @@ def test_updates_make_the_convolution(target):
             out = causal_conv1d_update(x[..., i], state, weight, bias, "silu")
             torch.testing.assert_close(out, whole[..., i])
     assert torch.equal(state, last)
+
+
+@pytest.mark.parametrize("ring", [False, True])
+def test_gradients_go_through_updates_and_state(target, ring):
+    """On the reference: those of the convolution."""
+    x, weight, bias, *_ = (y if y is None else y.to(target.device) for y in make_inputs(2, 6, 9).values())
+    before = torch.randn(2, 6, 3, device=target.device)
+    leaves = [y.requires_grad_() for y in (x, weight, bias, before)]
+    with target.forced():
+        out = causal_conv1d_fn(x, weight, bias, initial_states=before, activation="silu")
+        expected = torch.autograd.grad(out.square().sum(), leaves)
+        state, outs = before.clone(), []
+        for i in range(0, 9, 3):
+            seqlens = torch.full((2,), i, dtype=torch.int32, device=target.device) if ring else None
+            outs.append(causal_conv1d_update(x[..., i : i + 3], state, weight, bias, "silu", seqlens))
+        gradients = torch.autograd.grad(torch.cat(outs, -1).square().sum(), leaves)
+    torch.testing.assert_close(gradients, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_update_opcheck_and_flags_its_write(target):

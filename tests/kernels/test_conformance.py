@@ -169,6 +169,35 @@ def test_saved_tensor_hooks(target, trained):
     assert unpacked and max(unpacked) == 1
 
 
+def swapped(x):
+    """In the layout of maps that lie along their channels."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2) if x.dim() > 2 else x
+
+
+@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, swapped])
+def test_results_are_changed_in_place(target, trained, layout):
+    """Before the backward: they are views of nothing. Of a result that it needs autograd says that it is lost."""
+    sample = on(target, trained).map(lambda _, x: layout(x))
+    changed = []
+
+    def call(**inputs):
+        changed.extend(y.add_(1) for y in tensors(sample.function(**inputs)) if y.requires_grad)
+        return tuple(changed)
+
+    with target.forced():
+        if target.slow:
+            call(**sample.inputs | sample.leaves())
+            return
+        try:
+            ours = sample.run(call)
+        except RuntimeError as error:
+            assert changed and "needed for gradient computation has been modified by an inplace operation" in str(error)
+        else:
+            expected = sample.run()
+            names = [f"d{name}" for name in sample.gradients]
+            close(*({name: found[name] for name in names} for found in (ours, expected)))
+
+
 def dual(function, x):
     with forward_ad.dual_level():
         return function(forward_ad.make_dual(x, x))
@@ -260,6 +289,34 @@ def test_repeats_on_any_number_of_threads(make):
         torch.set_num_threads(threads)
     for other in results[1:]:
         (equal if sample.repeats else close)(other, results[0])
+
+
+def test_nan_is_not_hidden(target, make):
+    """A result is NaN if it depends on a NaN: the reference gives one, and for other numbers in its place other results."""
+    sample = on(target, make)
+
+    def put(value):
+        def into(_, x):
+            x = x.detach().clone(memory_format=torch.contiguous_format)
+            x.view(-1)[x.numel() // 2] = value
+            return x
+
+        return into
+
+    for name, x in sample.inputs.items():
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point() or name in sample.selects:
+            continue
+        if target.slow and sample.maps and name not in sample.maps:
+            continue
+        spoilt, *others = (sample.map(put(value), [name]) for value in (torch.nan, 0.3, 0.6))
+        with torch.set_grad_enabled(not target.slow):
+            with target.forced():
+                ours = spoilt.run()
+            with kernels.backend("reference"):
+                expected, *others = spoilt.run(), *(other.on(target.device, torch.float64).run() for other in others)
+        for result, y in expected.items():
+            hidden = y.isnan() & (others[0][result] != others[1][result]) & ours[result].isfinite()
+            assert not hidden.any(), f"{name}: {int(hidden.sum())} of {y.numel()} numbers of {result}"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

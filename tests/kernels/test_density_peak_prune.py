@@ -305,6 +305,16 @@ def test_input_that_is_not_finite_gives_some_frames(target, x):
     assert indices.shape == (1, 7) and (indices.diff() > 0).all() and 0 <= indices.min() and indices.max() < 20
 
 
+def test_nan_is_not_hidden(target):
+    """Every frame has a distance to every other of its clip: none gets a score, as in the reference."""
+    x = make_x(3, 20, 5)
+    expected = target.run(density_peak_prune, x, 7)[1]
+    x[1, 3, 2] = torch.nan
+    scores = target.run(density_peak_prune, x, 7)[1]
+    assert scores[1].isnan().all() and density_peak_prune_ref(x, 7)[1][1].isnan().all()
+    assert torch.equal(scores[::2], expected[::2])
+
+
 # ---- autograd, compilers, counters -----------------------------------------------------------------------------------
 
 

@@ -154,6 +154,14 @@ def test_equally_similar_frames(backend, similarity):
         torch.testing.assert_close(ours, torch.tensor(means).repeat_interleave(torch.tensor([36, 4])))
 
 
+@pytest.mark.parametrize("ties", ["first", "all"])
+def test_directions_of_one_channel(backend, ties):
+    """There are two: nothing is left to rounding."""
+    x, values = make_inputs(1, 40, 2, 1)["x"], torch.arange(40.0)[None, :, None, None].expand(1, 40, 2, 1)
+    ours = temporal_topk_graph_conv(x, values, 3, similarity="cosine", ties=ties)
+    torch.testing.assert_close(ours, temporal_topk_graph_conv(x.sign(), values, 3, ties=ties))
+
+
 def test_zeros_of_either_sign_are_equal(backend):
     x = torch.tensor([-1.0, 1, -1, 1, 0, -0.0])[None, :, None, None] * 1e-30
     ours = temporal_topk_graph_conv(x, torch.arange(6.0)[None, :, None, None], 3)

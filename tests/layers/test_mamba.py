@@ -101,6 +101,15 @@ def test_prefill_and_steps_make_the_sequence(sizes, length):
     assert memory.key_value_memory_dict[2][0] is conv_state
 
 
+def test_steps_have_the_gradients_of_the_sequence():
+    ours, x = layer(), torch.randn(2, 6, 16)
+    expected = torch.autograd.grad(ours(x).square().sum(), list(ours.parameters()))
+    states = ours.allocate_inference_cache(2, None)
+    steps = [ours.step(x[:, i : i + 1], *states)[0] for i in range(6)]
+    gradients = torch.autograd.grad(torch.cat(steps, 1).square().sum(), list(ours.parameters()))
+    torch.testing.assert_close(gradients, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_a_cache_made_before():
     ours = layer(dtype=torch.bfloat16)
     states = ours.allocate_inference_cache(3, 2000)

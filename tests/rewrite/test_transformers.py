@@ -22,21 +22,52 @@ def transformers():
         del sys.modules["kernels"]
 
 
-SMALL = dict(vocab_size=40, hidden_size=16, state_size=4, num_hidden_layers=2, time_step_rank=3)
+SMALL = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+MAMBA = dict(state_size=4, time_step_rank=3)
+ATTENTION = dict(intermediate_size=24, num_attention_heads=2, num_key_value_heads=2)
+HEADS = dict(mamba_d_state=4, mamba_n_heads=4, mamba_d_head=8, mamba_n_groups=1, mamba_chunk_size=8)
+MODELS = {  # class: sizes besides SMALL
+    "Mamba": MAMBA,
+    "FalconMamba": MAMBA,
+    "Jamba": ATTENTION
+    | dict(mamba_d_state=4, mamba_dt_rank=3, num_experts=1, num_experts_per_tok=1, attn_layer_period=2, attn_layer_offset=1),
+    "Mamba2": dict(state_size=4, num_heads=4, head_dim=8, n_groups=1, chunk_size=8),
+    "Bamba": ATTENTION | HEADS | dict(attn_layer_indices=[1]),
+    "FalconH1": ATTENTION | HEADS | dict(mamba_d_ssm=32),
+    "Zamba2": ATTENTION
+    | dict(mamba_d_state=4, n_mamba_heads=4, mamba_headdim=8, mamba_ngroups=1, chunk_size=8, num_mem_blocks=1)
+    | dict(layers_block_type=["mamba", "hybrid"]),
+}
 
 
-def build(transformers, kind):
-    if kind == "Mamba":
-        config = transformers.MambaConfig(**SMALL)
-        return transformers.MambaForCausalLM(config)
-    if kind == "FalconMamba":
-        return transformers.FalconMambaForCausalLM(transformers.FalconMambaConfig(**SMALL))
-    config = transformers.JambaConfig(
-        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, mamba_d_state=4, mamba_dt_rank=3, num_experts=1, num_experts_per_tok=1,
-        attn_layer_period=2, attn_layer_offset=1, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    return transformers.JambaForCausalLM(config)
+def build(transformers, kind, module=None):
+    """With biases that are not zero; of the class of another `module` if one is given."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**SMALL | MODELS[kind])
+    model = getattr(module or transformers, f"{kind}ForCausalLM")(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return model
+
+
+def padded():
+    """Tokens and the mask of two sequences, one of which begins with padding."""
+    tokens, mask = torch.randint(3, 40, (2, 11), generator=torch.Generator().manual_seed(1)), torch.ones(2, 11).long()
+    mask[0, :4] = 0
+    return dict(input_ids=tokens, attention_mask=mask)
+
+
+def results(model):
+    """Loss, logits and gradients, in evaluation and in training, and what the model makes of the tokens."""
+    each = []
+    for training in (False, True):
+        model.train(training).zero_grad()
+        out = model(**padded(), use_cache=False, labels=padded()["input_ids"])
+        out.loss.backward()
+        each.append([out.loss.detach(), out.logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    with torch.no_grad():
+        return *each, model.eval().generate(**padded(), max_new_tokens=9, do_sample=False)
 
 
 @pytest.mark.parametrize("kind", ["Mamba", "T5"])
@@ -65,27 +96,13 @@ def test_optimized_models_are_pickled(transformers):
 
 @pytest.mark.parametrize("kind", ["Mamba", "FalconMamba", "Jamba"])
 def test_transformers(transformers, kind):
-    torch.manual_seed(0)
-    model = build(transformers, kind).eval()
-    theirs = copy.deepcopy(model)
-    report = lifter.optimize(model)
+    model = build(transformers, kind)
+    theirs = copy.deepcopy(model).eval()
+    report = lifter.optimize(model.eval())
     assert len(report.swapped) == (1 if kind == "Jamba" else 2), str(report)
-    tokens = torch.randint(3, 40, (2, 11), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones(2, 11, dtype=torch.long)
-    mask[0, :4] = 0
-    results = []
-    for each in (theirs, model):
-        for training in (False, True):
-            each.train(training).zero_grad()
-            out = each(tokens, attention_mask=mask, use_cache=False, labels=tokens)
-            out.loss.backward()
-            results.append([out.logits.detach(), *(p.grad for p in each.parameters() if p.grad is not None)])
-        each.eval()
-    for expected, found in zip(results[:2], results[2:]):
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
-    with torch.no_grad():  # a prompt, then token by token
-        generated = [each.generate(tokens, attention_mask=mask, max_new_tokens=9, do_sample=False) for each in (theirs, model)]
-        assert torch.equal(*generated)
+    torch.testing.assert_close(results(model), results(theirs), atol=1e-4, rtol=1e-3)
+    tokens = padded()["input_ids"]
+    with torch.no_grad():  # a prompt, then a step
         caches = [each(tokens, use_cache=True) for each in (theirs, model)]
         name = "cache_params" if hasattr(caches[0], "cache_params") else "past_key_values"
         steps = [
@@ -96,7 +113,7 @@ def test_transformers(transformers, kind):
 
 
 def test_transformers_compiles(transformers):
-    model = transformers.MambaModel(transformers.MambaConfig(**SMALL)).eval()
+    model = transformers.MambaModel(transformers.MambaConfig(**SMALL | MAMBA)).eval()
     lifter.optimize(model)
     tokens = torch.randint(3, 40, (2, 11))
     with torch.no_grad():
@@ -104,27 +121,29 @@ def test_transformers_compiles(transformers):
         torch.testing.assert_close(compiled, model(tokens, use_cache=False).last_hidden_state)
 
 
-def test_transformers_takes_the_functions_of_compat(transformers):
-    """Of what `install` provides when a model's file is imported."""
+@pytest.mark.parametrize("kind", MODELS)
+def test_transformers_takes_the_functions_of_compat(transformers, kind):
+    """Of what `install` provides when a model's file is imported: it trains the function that it evaluates, and no other."""
     import lifter.compat
 
-    name = "transformers.models.mamba.modeling_mamba"
-    before = importlib.import_module(name)
+    theirs = build(transformers, kind)
+    name = type(theirs).__module__
+    before = sys.modules[name]
     lifter.compat.install()
     try:
         del sys.modules[name]
         again = importlib.import_module(name)
         implementation = lambda function: inspect.getclosurevars(function).nonlocals["implementation"]
-        assert implementation(again.mamba_selective_scan) is selective_scan_fn
         assert implementation(again.causal_conv1d_update) is causal_conv1d_update
-        torch.manual_seed(0)
-        config = transformers.MambaConfig(**SMALL)
-        theirs, ours = before.MambaModel(config), again.MambaModel(config)
-        ours.load_state_dict(theirs.state_dict())
-        tokens = torch.randint(3, 40, (2, 11))
-        for training in (False, True):
-            found = [model.train(training)(tokens).last_hidden_state for model in (theirs, ours)]
-            torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+        scan = getattr(again, "mamba_selective_scan", None)
+        assert scan is None or implementation(scan) is selective_scan_fn
+        model = build(transformers, kind, again)
+        evaluated, trained, tokens = results(model)
+        model.gradient_checkpointing_enable()  # that is not reentrant
+        _, checkpointed, _ = results(model)
     finally:
         lifter.compat.uninstall()
         sys.modules[name] = before
+    torch.testing.assert_close(trained, evaluated)
+    torch.testing.assert_close(checkpointed, trained)
+    torch.testing.assert_close((evaluated, trained, tokens), results(theirs), atol=1e-4, rtol=1e-3)

@@ -118,7 +118,7 @@ def test_sigkill(gait, tmp_path, one_thread):
 
 
 def test_damaged_checkpoints(gait, tmp_path, capsys):
-    """What is cut short or has a flipped bit is passed over, with a message; if nothing is left the training starts anew."""
+    """What is cut short or has a flipped bit is passed over, with a message; if nothing is left there is an error."""
     run = lambda: train("linear", replace(TINY, network={}, epochs=1), gait, None, tmp_path, resume=True, save_every=2, **CPU)
     run()
     files = checkpoints.found(tmp_path / "checkpoints")
@@ -133,12 +133,39 @@ def test_damaged_checkpoints(gait, tmp_path, capsys):
         said = []
         assert checkpoints.newest(tmp_path / "checkpoints", said.append)["step"] == 2
         assert len(said) == 1 and "step-000000003.ckpt: damaged" in said[0]
+    run()
+    assert weights(tmp_path)["step"] == 3 and not partly.exists()
     for file in files:
         file.write_bytes(b"PK")
     capsys.readouterr()
-    run()
+    with pytest.raises(ValueError, match="all 2 checkpoints are damaged: remove them to start anew"):
+        run()
     assert capsys.readouterr().out.count("damaged, not used") == 2
-    assert weights(tmp_path)["step"] == 3 and not partly.exists()
+    assert [file.read_bytes() for file in files] == [b"PK", b"PK"]
+
+
+@pytest.mark.parametrize("where", ["model", "optimizer"])
+def test_nan_is_never_saved(where, gait, tmp_path, monkeypatch):
+    """Not in a checkpoint and not in best.safetensors, and a checkpoint that holds it is not resumed from."""
+    step = loop.Training._step
+
+    def poisoned(self, clips):
+        loss = step(self, clips)
+        if self.step == 1:  # the second
+            weight = next(self.network.parameters())
+            (weight if where == "model" else self.optimizer.state[weight]["exp_avg_sq"]).data.view(-1)[3] = torch.nan
+        return loss
+
+    monkeypatch.setattr(loop.Training, "_step", poisoned)
+    with pytest.raises(ValueError, match="after step 2, which is not saved: .* is not finite"):
+        train("mixste", TINY, gait, gait, tmp_path, save_every=1, **CPU)
+    assert weights(tmp_path)["step"] == 1 and not (tmp_path / "best.safetensors").exists()
+    state = weights(tmp_path)
+    state["model"]["head.1.bias"][0] = torch.inf
+    torch.save(state, tmp_path / "checkpoints" / "step-000000002.ckpt")
+    said = []
+    assert checkpoints.newest(tmp_path / "checkpoints", said.append)["step"] == 1
+    assert "step-000000002.ckpt: damaged, not used" in said[0] and "head.1.bias is not finite" in said[0]
 
 
 def test_errors(gait, tmp_path):
@@ -151,7 +178,7 @@ def test_errors(gait, tmp_path):
     with pytest.raises(ValueError, match="14 clips, expected at least one batch of 40"):
         run(replace(TINY, batch_size=40), resume=True)
     broken = Dataset("", "gait", {"a": lambda: replace(gait["S1/a"], poses=gait["S1/a"].poses * 1e-30)})
-    nan = replace(TINY, network=SMALL, lr=1e30, epochs=9)
+    nan = replace(TINY, network=SMALL, lr=1e30, stride=1, batch_size=2, epochs=1)
     with pytest.raises(ValueError, match="the loss is NaN at step"):
         train("mixste", nan, broken, None, tmp_path / "nan", **CPU)
 

@@ -18,11 +18,13 @@ from lifter.skeleton import H36M
 from ..files import existing, parse_number
 from ..mocap import known_rate, rotation, upright, y_up
 from ..registry import register_format, register_writer
-from ..rigs import h36m, up_axis
+from ..rigs import h36m, length, up_axis
 from ..sequence import Dataset, Sequence
 
 _UNITS = (1.0, 0.01, 0.001, 0.0254, 0.0254 / 0.45)  # metre, centimetre, millimetre, inch, CMU's
-_PEOPLE = (1.1, 2.4)  # metres that a skeleton at rest measures, if there is no doubt about its unit
+_COMMENT = re.compile(r"(?m)(?:^|(?<=\s))(?:#|//).*$")
+BODY = 1.6  # metres from the ankles to the top of the head, along the bones
+PEOPLE = (1.2, 2.1)  # and of whom there is no doubt about the unit
 _CHANNELS = [f"{axis}{kind}" for kind in ("position", "rotation") for axis in "XYZ"]
 
 
@@ -107,6 +109,8 @@ def read(path) -> Bvh:
             name = words.name()
         elif stack and kind == "END":
             words.expect("SITE")
+            while words.peek() not in ("{", ""):  # some give it a name
+                words.next()
             name = f"{names[stack[-1]]}_end"
         elif not stack and kind == "MOTION":
             name = None
@@ -137,12 +141,14 @@ def _split(path):
     del data
     time = re.search(r"frame\s+time\s*:\s*\S+", text, re.IGNORECASE)
     end = time.end() if time else len(text)
-    head = re.sub(r"(?m)(?:^|(?<=\s))(?:#|//).*$", "", text[:end])
+    head = _COMMENT.sub("", text[:end])
     return re.sub(r"(?i)\b(frames|time)\s*:", r"\1: ", head), text[end:]
 
 
 def _motion(path, text, frames, width):
     """(T, width) values."""
+    if "#" in text or "//" in text:
+        text = _COMMENT.sub("", text)
     if "," in text:  # a decimal comma
         text = text.replace(",", ".")
     try:
@@ -231,7 +237,7 @@ def open_bvh(path, unit=None, fps=None) -> Dataset:
 
     Args:
         unit: how many metres the file's unit is. None: of metre, centimetre, millimetre, inch and CMU's unit the one in which
-            the skeleton at rest is nearest to 1.7 m from end to end.
+            the body is nearest to `BODY`.
         fps: frames per second, where the file does not tell them.
     """
     path = existing(path)
@@ -247,20 +253,25 @@ def _sequence(name, path, root, unit, fps) -> Sequence:
     roots = [joint for joint, parent in enumerate(bvh.parents) if parent < 0]
     part = range(roots[root], [*roots, len(bvh.names)][root + 1])
     rest = bvh.rest()[part]
-    height = np.ptp(rest, axis=0).max()
-    if not height > 0:
-        raise ValueError(f"{path}: all joints are in one place")
-    if unit is None:
-        unit = min(_UNITS, key=lambda unit: abs(np.log(unit * height / 1.7)))
-        if not _PEOPLE[0] <= unit * height <= _PEOPLE[1]:
-            notice(f"{path}: a skeleton of {height:.4g} units is read as {unit * height:.2f} m; --unit says what a unit is")
     names = [bvh.names[joint] for joint in part]
     parents = [bvh.parents[joint] - part.start if bvh.parents[joint] >= 0 else -1 for joint in part]
     used, combine = h36m(names, parents, rest, path)
-    points = bvh.positions([part.start + joint for joint in used])
-    poses = upright(combine(points), up_axis(combine(rest[None, used])[0], combine(points), path)) * unit
+    standing, poses = combine(rest[None, used])[0], combine(bvh.positions([part.start + joint for joint in used]))
+    unit = _unit(standing, path) if unit is None else unit
+    poses = upright(poses, up_axis(standing, poses, path)) * unit
     fps = 1 / bvh.frame_time if bvh.frame_time else fps
     return Sequence(name, poses=poses, fps=fps, source=str(path))
+
+
+def _unit(standing, path):
+    """How many metres the unit of a skeleton (17, 3) is."""
+    height = length(standing)
+    if not height > 0:
+        raise ValueError(f"{path}: all joints are in one place")
+    unit = min(_UNITS, key=lambda unit: abs(np.log(unit * height / BODY)))
+    if not PEOPLE[0] <= unit * height <= PEOPLE[1]:
+        notice(f"{path}: a body of {height:.4g} units is read as one of {unit * height:.2f} m; --unit tells what a unit is")
+    return unit
 
 
 def write(path, bvh: Bvh):

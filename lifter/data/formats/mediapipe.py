@@ -1,63 +1,70 @@
-"""MediaPipe's landmarks as JSON: a list with one entry per frame, or {"frames": such a list}, with x and y in 0..1.
+"""Keypoints as JSON that people save themselves, of MediaPipe's 33 landmarks and of other detectors: see `lifter.data.loose`.
 
-A frame is null, a list of landmarks {x, y, visibility}, or a dict with it under "landmark", "landmarks", "pose_landmarks"
-or "poseLandmarks"; or a list of such lists, one for each person, as the Tasks API has it. The dict may tell the frame's number
-and its time. The dict of all may hold "fps", "width" and "height", which else must be given.
+A line may be a frame (.jsonl). MediaPipe's x and y are shares of the image, if they are not said or seen to be pixels; its z
+is never a confidence, and its world landmarks are 3D poses.
 """
 
-from lifter._notices import Items
+from ..files import existing, read_json
+from ..frames import has_number
+from ..loose import LANDMARKS, WORLD, first_body, is_a_frame, open_loose
+from ..registry import register_format
+from ..sequence import Dataset
 
-from ..detectors import Clip, detection, entries, frame_of, rate_of, rate_of_times, register_detector
-from ..files import image_size, length, numbers, read_json, take
-
-LANDMARKS = ("pose_landmarks", "poseLandmarks", "landmark", "landmarks")
-WORLD = ("pose_world_landmarks", "poseWorldLandmarks", "worldLandmarks", "world_landmarks")
-OTHERS = ("lifter", "annotations", "instance_info", "people")  # keys of other formats, which may have "frames" too
-TIMES = ("timestamp_ms", "timestamp", "time_ms", "time")
-
-
-def _sniff(file):
-    landmarks = isinstance(file.first, list) or not {*LANDMARKS, *WORLD, "x"}.isdisjoint(file.first_keys)
-    frames = "frames" in file.keys and isinstance(file.json["frames"], list) and file.keys.isdisjoint(OTHERS)
-    return frames or landmarks
+_OTHERS = ("lifter", "annotations", "instance_info")  # keys of other formats
+LARGEST = 2**20  # bytes of a file that may be one frame's
 
 
-@register_detector("mediapipe", "MediaPipe's 33 landmarks (JSON)", sniff=_sniff, shares=True)
-def read(path):
-    data = read_json(path)
-    size = fps = None
-    if isinstance(data, dict):
-        if "width" in data and "height" in data:
-            size = image_size(data["width"], data["height"], path)
-        fps = rate_of(data)
-        data = take(data, "frames", path)
-    detections, times, items = [], {}, Items(path, "frames")
-    for place in range(length(data, path)):
-        with items.one():
-            entry, frame = data[place], place
-            if isinstance(entry, dict):
-                frame = frame_of(entry, place, f"{path}: frame {place}")
-                if (time := next((entry[key] for key in TIMES if type(entry.get(key)) in (int, float)), None)) is not None:
-                    times[frame] = time
-            for keypoints in _people(entry, f"{path}: frame {frame}"):
-                detections.append(detection(frame, None, keypoints))
-    items.end()
-    return [Clip(detections, size=size, fps=fps or rate_of_times(list(times), list(times.values())))]
+def _first(file):
+    return first_body(file.json) if file.is_json and file.keys.isdisjoint(_OTHERS) else None
 
 
-def _people(entry, where):
-    """The keypoints of each person in a frame."""
-    while isinstance(entry, dict):
-        key = next((key for key in LANDMARKS if key in entry), None)
-        if key is None and not set(WORLD).isdisjoint(entry):
-            raise ValueError(f"{where}: only world landmarks, which are 3D poses; expected landmarks in the image")
-        entry = entry.get(key)
-    if not entry:
-        return []
-    people = entry if isinstance(entry, list) and isinstance(entry[0], list) else [entry]
-    return [_keypoints(person, where) for person in people if person]
+def _is_mediapipe(file):
+    first = _first(file)
+    return first is not None and (len(first.values) == 33 or not {*LANDMARKS, *WORLD}.isdisjoint(file.first_keys))
 
 
-def _keypoints(person, where):
-    values = [(take(p, "x", where), take(p, "y", where), p.get("visibility", 1.0)) for p in entries(person, where)]
-    return numbers(values, (33, 3), f"{where}: landmarks")
+def _is_frames(file):
+    return _first(file) is not None and not _is_mediapipe(file)
+
+
+@register_format("mediapipe", "MediaPipe's 33 landmarks (JSON)", guess=_is_mediapipe, suffix=".json")
+def open_mediapipe(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
+    """The options are those of `lifter.data.detectors.open_clips`."""
+    path = existing(path)
+    return open_loose("mediapipe", path, read_json(path), size, fps, layout, variant, shares=True)
+
+
+@register_format("frames", "frames of people, as ultralytics, MoveNet and others (JSON)", guess=_is_frames, suffix=".json")
+def open_frames(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
+    """The options are those of `lifter.data.detectors.open_clips`."""
+    path = existing(path)
+    return open_loose("frames", path, read_json(path), size, fps, layout, variant)
+
+
+def _is_folder(file):
+    """Of files for one frame each, by the first two; OpenPose's are not meant."""
+    if not file.is_folder:
+        return False
+    paths = sorted(path for path in file.path.glob("*.json") if has_number(path.name))[:2]
+    return len(paths) == 2 and all(_has_one_frame(path) for path in paths)
+
+
+def _has_one_frame(path):
+    if path.stat().st_size > LARGEST:
+        return False
+    try:
+        data = read_json(path)
+    except ValueError:
+        return False
+    others = isinstance(data, dict) and not {*_OTHERS, "people"}.isdisjoint(data)
+    return not others and is_a_frame(data)
+
+
+@register_format("frames-folder", "a folder with a JSON file for each frame", sniff=_is_folder, folder=_is_folder)
+def open_folder(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
+    """The options are those of `lifter.data.detectors.open_clips`."""
+    path = existing(path)
+    data = {file.name: read_json(file) for file in sorted(path.glob("*.json")) if has_number(file.name)}
+    if not data:
+        raise FileNotFoundError(f"{path}: no .json file with a number in its name in this folder")
+    return open_loose("frames-folder", path, data, size, fps, layout, variant)

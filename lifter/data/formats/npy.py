@@ -1,15 +1,17 @@
-"""An npy file of (T, J, 2 or 3) keypoints in pixels."""
+"""An npy file of keypoints (T, J, 2 or 3) or 3D poses (T, J, 3), of several people (T, N, J, ...), or of a list of frames."""
 
-from ..detectors import Clip, detection, register_detector
-from ..files import keypoints_array, read_npy
-from ..plausible import are_poses
+from ..files import existing, read_npy
+from ..loose import open_loose
+from ..registry import register_format
+from ..sequence import Dataset
 
 
-@register_detector(
-    "npy", "an array (T, J, 2 or 3) of keypoints in pixels", suffix=".npy", sniff=lambda file: file.start[:6] == b"\x93NUMPY"
+@register_format(
+    "npy", "an array (T, J, 2 or 3) of keypoints or 3D poses", sniff=lambda file: file.start[:6] == b"\x93NUMPY", suffix=".npy"
 )
-def read(path):
-    keypoints = keypoints_array(read_npy(path), path)
-    if are_poses(keypoints):
-        raise ValueError(f"{path}: these are 3D poses, expected keypoints in an image")
-    return [Clip([detection(frame, 0, pose) for frame, pose in enumerate(keypoints)], sure=True)]
+def open_npy(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
+    """The options are those of `lifter.data.detectors.open_clips`."""
+    path = existing(path)
+    if path.name == "X3D.npy":  # MotionBERT's poses
+        return open_loose("npy", path, {"keypoints_3d": read_npy(path)}, size, fps, layout or "h36m")
+    return open_loose("npy", path, read_npy(path), size, fps, layout, variant)

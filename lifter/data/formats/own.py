@@ -63,6 +63,7 @@ def _distinct(sequences, path):
 
 def _describe(sequence):
     values = {field: getattr(sequence, field) for field in _PLAIN}
+    values |= {} if sequence.up == "z" else {"up": sequence.up}
     values["arrays"] = [field for field in FRAMEWISE if getattr(sequence, field) is not None]
     values["skeleton"] = sequence.skeleton.name
     values["size"] = None if sequence.size is None else list(map(float, sequence.size))
@@ -115,7 +116,7 @@ def _open(format, path, told, array) -> Dataset:
 
 def _read(path, array, number, values) -> Sequence:
     where = f"{path}: lifter: sequence {number}"
-    known = {field: take(values, field, where) for field in _PLAIN}
+    known = {field: take(values, field, where) for field in _PLAIN} | {"up": values.get("up", "z")}
     skeleton = take(SKELETONS, str(take(values, "skeleton", where)), f"{where}: skeletons")
     fields = take(values, "arrays", where)
     if not isinstance(fields, list) or not all(field in FRAMEWISE for field in fields):

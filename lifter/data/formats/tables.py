@@ -5,6 +5,7 @@ A CSV file has a column "frame", a column "time" in seconds where the frames per
 A TRC file has the poses alone, with y up, in millimetres, in steps of 1e-4.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import numpy as np
 from lifter._io import whole
 from lifter.skeleton import SKELETONS
 
-from ..files import existing
+from ..files import existing, read_text
+from ..markers import open_markers
 from ..mocap import known_rate, y_up, z_up
 from ..registry import register_format, register_writer
 from ..sequence import Dataset, Sequence
@@ -43,7 +45,7 @@ def write_csv(path, sequence):
 @register_format(
     "csv",
     "lifter's CSV: poses and keypoints, a column per coordinate",
-    guess=lambda file: file.suffix == ".csv",
+    guess=lambda file: file.suffix == ".csv" and is_ours(file.start),
     suffix=".csv",
 )
 def open_csv(path) -> Dataset:
@@ -51,6 +53,14 @@ def open_csv(path) -> Dataset:
     times, from nine digits."""
     path = existing(path)
     return Dataset("csv", path, {path.stem: partial(_read_csv, path)})
+
+
+def is_ours(start: bytes) -> bool:
+    """Whether the first bytes of a file are those of `write_csv`'s, if damaged ones."""
+    columns = start.decode("utf-8-sig", errors="replace").partition("\n")[0].strip().split(",")
+    joints = tuple(dict.fromkeys(column.rpartition("_")[0] for column in columns if column not in ("frame", "time")))
+    ours = any(joints == skeleton.joints for skeleton in SKELETONS.values())
+    return columns == [""] or ours or any(column.endswith(("_u", "_v")) for column in columns)
 
 
 def _read_csv(path) -> Sequence:
@@ -102,9 +112,14 @@ def write_trc(path, sequence):
     _write(path, head, formats, [first + np.arange(len(poses)), times, *poses.reshape(len(poses), -1).T])
 
 
-@register_format("trc", "markers that are called as the joints, for OpenSim, .trc", guess=lambda file: file.suffix == ".trc")
+@register_format(
+    "trc",
+    "markers that are called as joints, as OpenSim, Pose2Sim and OpenCap have them, .trc",
+    guess=lambda file: file.suffix == ".trc",
+)
 def open_trc(path) -> Dataset:
-    """Markers that are called as the joints of a known skeleton, as poses in the world, z up, in metres."""
+    """Markers as poses in the world, z up, in metres: `lifter.data.markers` has the names that are known, ours and those of
+    Pose2Sim, Sports2D and OpenCap among them. A marker that is missing in a frame is filled in time."""
     path = existing(path)
     return Dataset("trc", path, {path.stem: partial(_read_trc, path)})
 
@@ -115,27 +130,26 @@ def _read_trc(path) -> Sequence:
         raise ValueError(f"{path}: not a TRC file, expected PathFileType and four more lines before the frames")
     head = dict(zip(lines[1].split("\t"), lines[2].split("\t")))
     try:
-        unit, fps, frames = _UNITS[head["Units"]], float(head["DataRate"]), int(head["NumFrames"])
+        unit, fps, frames = _UNITS[head["Units"].lower()], float(head["DataRate"]), int(head["NumFrames"])
     except (KeyError, ValueError):
         expected = f"DataRate, NumFrames, and Units of {', '.join(_UNITS)}"
         raise ValueError(f"{path}: line 3 is {lines[2][:100]!r}, expected {expected}") from None
-    markers = [name for name in lines[3].split("\t")[2:] if name]
-    known = sorted(SKELETONS.values(), key=lambda skeleton: skeleton.joints != tuple(markers))  # some differ in order only
-    skeleton = next((skeleton for skeleton in known if sorted(skeleton.joints) == sorted(markers)), None)
-    if skeleton is None:
-        raise ValueError(f"{path}: markers {', '.join(markers[:20])}, expected the joints of one of {', '.join(SKELETONS)}")
+    markers = [name.strip() for name in lines[3].split("\t")[2:] if name.strip()]
     rows = [(number, line) for number, line in enumerate(lines[5:], 6) if line.strip()]
     if len(rows) != frames:
         raise ValueError(f"{path}: {len(rows)} frames, expected {frames} as NumFrames says")
-    values = _values(path, [line for _, line in rows], rows[0][0] if rows else 0, "\t", 2 + 3 * len(markers))
-    points = values[:, 2:].reshape(frames, len(markers), 3)[:, [markers.index(joint) for joint in skeleton.joints]]
-    start = _start(values[:, 0] - 1, path)
-    return Sequence(path.stem, skeleton, poses=z_up(points) * unit, fps=fps, start=start, source=str(path))
+    values = _values(path, [line for _, line in rows], rows[0][0] if rows else 0, "\t", 2 + 3 * len(markers), blank="nan")
+    points = values[:, 2:].reshape(frames, len(markers), 3)
+    if points[..., :2].any() and not np.nan_to_num(points[..., 2]).any():
+        raise ValueError(f"{path}: all z are 0: these are places in an image, expected poses in 3D")
+    start = max(_start(values[:, 0], path) - 1, 0)  # some count from 0
+    sequence = open_markers(path.stem, markers, points, path, unit=unit, up="y", fps=fps, start=start)
+    return replace(sequence, poses=z_up(sequence.poses), up="z") if sequence.up == "y" else sequence
 
 
 def _lines(path):
     try:
-        return path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        return read_text(path).splitlines()
     except OSError as error:
         raise ValueError(f"{path}: not readable ({error})") from None
 
@@ -147,11 +161,13 @@ def _write(path, head, formats, columns):
         partly.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
-def _values(path, lines, first, separator, width):
-    """The numbers (T, width) of lines, the first of which has the number `first`."""
+def _values(path, lines, first, separator, width, blank=""):
+    """The numbers (T, width) of lines, the first of which has the number `first`; `blank`: what stands for an empty one."""
     rows = np.empty((len(lines), width))
     for index, line in enumerate(lines):
-        words = line.rstrip().split(separator)
+        words = [word.strip() or blank for word in line.rstrip("\r\n").split(separator)]
+        while len(words) > width and words[-1] == blank:
+            words.pop()
         where = f"{path}: line {first + index}"
         if len(words) != width:
             raise ValueError(f"{where}: {len(words)} columns, expected {width}")

@@ -1,0 +1,85 @@
+"""Poses in 3D as other programs write them: holes filled, the unit and the way up found out."""
+
+import numpy as np
+
+from lifter._notices import notice
+from lifter.skeleton import H36M
+
+from .keypoints import LAYOUTS, layout_of, order_of, to_h36m
+from .sequence import Sequence
+
+BODY = 1.6  # metres from an ankle along the bones to the head, about
+UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+UPS = {"-y": (0.0, -1.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}  # of poses: of a camera, OpenSim's, of a room
+_CHAIN = ("ankle", "knee", "hip")
+
+
+def poses_of(name, points, where, *, layout=None, **known) -> Sequence:
+    """A sequence of poses (T, J, 3) in the joints of a detector's `layout`, as `to_h36m` takes it; None: 17 joints are
+    Human3.6M's, or COCO's if their bones are much shorter. The rest is as of `result_of`."""
+    if layout is None:
+        layout = order_of(points, "h36m", where) if points.shape[1] == 17 else layout_of(points.shape[1], where)
+    variant = "mmpose" if layout in LAYOUTS and "mmpose" in LAYOUTS[layout].variants else None
+    return result_of(name, to_h36m(points, layout, variant, where), where, **known)
+
+
+def result_of(name, points, where, *, unit=None, up=None, **known) -> Sequence:
+    """A sequence of poses (T, 17, 3) of Human3.6M's joints, NaN or (0, 0, 0) where a joint is missing.
+
+    Missing joints are filled in time, and their frames do not count in an evaluation.
+
+    Args:
+        unit: in metres, as the file says. None, or if a body of that unit is no person's: of m, cm and mm the one in which it
+            is nearest to `BODY`.
+        up: of `UPS`, the axis that points upwards. None: the one nearest to the bodies' mean direction; "-y" if none is near.
+        known: more fields of `Sequence`.
+    """
+    points, seen = _filled(np.asarray(points, np.float64), where)
+    measured = _body(points)
+    if not measured > 0:
+        raise ValueError(f"{where}: all joints are in one place")
+    nearest = min(UNITS, key=lambda unit: abs(np.log(UNITS[unit] * measured / BODY)))
+    if unit is not None and not 0.3 < unit * measured / BODY < 2:
+        notice(f"{where}: a body of {unit * measured:.3g} m if the file's unit is right; taken as {nearest}")
+        unit = None
+    unit = UNITS[nearest] if unit is None else unit
+    known |= {} if seen.all() else {"valid": seen}
+    return Sequence(name, poses=points * unit, up=up or way_up(points) or "-y", **known)
+
+
+def way_up(points) -> str | None:
+    """Of `UPS` the one that the mean direction of bodies (T, 17, 3) is nearest to, from ankles to thorax; None if they do not
+    stand."""
+    ankles = [H36M.joints.index(f"{side}_ankle") for side in ("left", "right")]
+    body = (points[:, H36M.joints.index("thorax")] - points[:, ankles].mean(1)).mean(0)
+    up = max(UPS, key=lambda up: np.dot(UPS[up], body))
+    return up if np.dot(UPS[up], body) > 0.7 * np.linalg.norm(body) else None
+
+
+def _body(points):
+    """The mean length from an ankle along the bones to the head."""
+    at = lambda joint: points[:, H36M.joints.index(joint)]
+    length = lambda *joints: sum(np.linalg.norm(at(one) - at(two), axis=-1).mean() for one, two in zip(joints, joints[1:]))
+    legs = [length(*(f"{side}_{part}" for part in _CHAIN)) for side in ("left", "right")]
+    return np.mean(legs) + length("pelvis", "thorax", "head")
+
+
+def _filled(points, where):
+    """Points without holes, and (T,) whether all joints of a frame were there."""
+    zero = (points == 0).all(-1)
+    lost = ~np.isfinite(points).all(-1) | zero & ~zero.all(0)
+    if lost.all(0).any():
+        never = ", ".join(joint for joint, gone in zip(H36M.joints, lost.all(0)) if gone)
+        raise ValueError(f"{where}: {never} in none of {len(points)} frames")
+    filled = _interpolated(points, lost)
+    passing = lost & zero & (np.linalg.norm(filled, axis=-1) < 0.05 * np.ptp(filled, axis=1).max())  # through the origin
+    return _interpolated(points, lost & ~passing), ~(lost & ~passing).any(1)
+
+
+def _interpolated(points, lost):
+    points, time = points.copy(), np.arange(len(points))
+    for joint in np.flatnonzero(lost.any(0)):
+        there = ~lost[:, joint]
+        for axis in range(3):
+            points[~there, joint, axis] = np.interp(time[~there], time[there], points[there, joint, axis])
+    return points
