@@ -539,24 +539,28 @@ SECTIONS = ("models", "zoo", "diffusion", "memory", "scaling", "stream", *(f"ker
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_case_runs(section, small, monkeypatch, request):
-    """All cases of the default and of the full plan, built and called once at the lengths and batches of the plan, by networks
-    of the smallest width and depth that their classes have. The kernels stand for the reference, which takes minutes at these
-    lengths; what the machine could do is not measured, nothing is compiled, and memory is that of this process. The tables,
-    which measure nothing, have a test of their own."""
+    """All cases of the quick, the default and the full plan, built and called once, by networks of the smallest width and
+    depth that their classes have; of cases that differ by their sizes alone, the first. The kernels stand for the reference,
+    which takes minutes at these lengths; what the machine could do is not measured, nothing is compiled, and memory is that of
+    this process. The tables, which measure nothing, have a test of their own."""
     monkeypatch.setattr(lifter.kernels, "backend", lambda name: contextlib.nullcontext())
     monkeypatch.setattr(bounds, "best_seconds", lambda call, device: 1.0)
     monkeypatch.setattr(bounds, "exponential_seconds", lambda *size: 1.0)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr(timing, "SHORT", 0)
+    monkeypatch.setattr(timing, "LONG", 0)  # budgets: all calls are long, and called once
     monkeypatch.setattr(memory, "_in_a_process", lambda *case: 1 + memory.peak(*case))  # which may be none here
+    monkeypatch.setitem(memory.CASES, memory.STEP, (partial(memory.training_step, 1, 27), ("lifter",)))
+    monkeypatch.setattr(published, "FPS", [(1, 1)])  # hypotheses and steps of a sampler
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
     torch.set_num_threads(2)  # with one there is nothing to scale
     section, _, op = section.partition(".")
-    cases = {}
-    for mode in ("full", "default", "quick"):
+    kinds = {}
+    for mode in ("quick", "default", "full"):
         for module, name, case in plan_of(mode):
             if report.name_of(module) == section and (not op or name.split()[0] == op):
-                cases.setdefault(name, case)
-    assert cases
-    for name, case in cases.items():
+                kinds.setdefault(re.sub(r"(=|batch |chunk )\d+", r"\1n", name), (name, case))
+    assert kinds
+    for name, case in kinds.values():
         for row in runner.survived(name, case):
             assert row.get("matches") is not False, (name, row.get("note"))
