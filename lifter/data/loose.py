@@ -408,6 +408,7 @@ def open_loose(format, path, data, size=None, fps=None, layout=None, variant=Non
     Raises:
         ValueError if there is no body that is understood.
     """
+    data = _of_movenet(_with_head(data, path), path)
     told_size, told_fps, told_joints = told_in(data, path)
     root = part_of(data)
     frames, rate = _numbered(_frames(root, path), path)
@@ -429,6 +430,23 @@ def open_loose(format, path, data, size=None, fps=None, layout=None, variant=Non
     sure = root.depth == 1 and root.listed and all(body.id is None for *_, body in found)  # an array, a row for each frame
     clips = [Clip(each, video, told_size, told_fps, joints, sure) for video, each in clips.items()]
     return open_clips(format, path, clips, size, fps, layout, variant, shares)
+
+
+def _with_head(data, where):
+    """A list whose first entry tells of the video, and has nobody, as a dict."""
+    first = data[0] if isinstance(data, list) and data else None
+    if isinstance(first, dict) and any(told_in(first, where)) and not part_of(first).full:
+        return {**first, "frames": data[1:]}
+    return data
+
+
+def _of_movenet(data, where):
+    """The outputs (1, 1, 17, 3) of MoveNet have y before x."""
+    array = _array(data)
+    if array is None or array.ndim not in (4, 5) or array.shape[-4:] != (1, 1, 17, 3):
+        return data
+    notice(f"{where}: outputs of shape (1, 1, 17, 3), as MoveNet's, in which y comes before x")
+    return array.reshape(-1, 17, 3)[..., [1, 0, 2]]
 
 
 def _who(body):
