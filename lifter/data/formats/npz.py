@@ -8,7 +8,8 @@ import numpy as np
 
 from ..files import Npz, numbers
 from ..keypoints import order_of
-from ..loose import FPS, HEIGHT, NAMES, SCORES, SIZE, WIDTH, open_loose
+from ..loose import open_loose
+from ..parts import FPS, HEIGHT, NAMES, SCORES, SIZE, WIDTH
 from ..registry import register_format
 from ..sequence import Dataset
 
