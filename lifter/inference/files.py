@@ -18,7 +18,7 @@ from lifter._errors import message
 from lifter.data import detect, open_data
 from lifter.data.files import existing
 from lifter.data.outputs import output_path, write
-from lifter.data.registry import FORMATS, is_one, options_of
+from lifter.data.registry import is_one, options_of, suffixes, walk
 from lifter.geometry import recover_root
 from lifter.models import MixSynthFormer
 from lifter.pretrained import load_pretrained
@@ -29,8 +29,6 @@ from .record import Record
 from .windows import lift_sequences
 
 # Of files that may hold keypoints.
-SUFFIXES = tuple(sorted({format.suffix for format in FORMATS.values()} - {None} | {".jsonl", ".ndjson"}))
-SUFFIXES += tuple(f"{suffix}.gz" for suffix in SUFFIXES if suffix not in (".npz", ".pkl"))
 WINDOW = 243  # frames at once for a model that takes any number
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -106,9 +104,9 @@ class Lift:
 def find_sources(inputs, out, format=None) -> list[Source]:
     """What there is to lift in files and folders, sorted; without what is in `out`, which may be in such a folder.
 
-    In folders, with the folders in them, that is every file with one of `SUFFIXES`. A folder of Human3.6M (data_2d_h36m_*.npz)
-    or of OpenPose (a JSON file for each frame) is read as one. A place is the path below the
-    one folder that was named, or below the one that all inputs have in common.
+    In folders, with the folders in them, that is every file that may hold keypoints. A folder of Human3.6M
+    (data_2d_h36m_*.npz) or of OpenPose (a JSON file for each frame) is read as one. A place is the path below the one folder
+    that was named, or below the one that all inputs have in common.
     """
     *inputs, out = (path.resolve() if ".." in path.parts else path.absolute() for path in (*map(existing, inputs), Path(out)))
     found, bases = {}, []
@@ -117,26 +115,16 @@ def find_sources(inputs, out, format=None) -> list[Source]:
         if is_folder and (out == path or out in path.parents):
             raise ValueError(f"{out}: holds {path}, which is to be lifted; expected another folder")
         bases.append(path if is_folder else path.parent)
-        found |= dict.fromkeys(_walk(path, out, format) if is_folder else [path])
+        found |= dict.fromkeys(walk(path, format, out) if is_folder else [path])
     root = os.path.commonpath(bases)
     if not found:
-        raise ValueError(f"{' '.join(map(str, inputs))}: no file that ends in {', '.join(SUFFIXES)}")
+        raise ValueError(f"{' '.join(map(str, inputs))}: no file that ends in {', '.join(suffixes())}")
     if out in found:
         raise ValueError(f"{out}: is to be lifted, expected another name for its poses")
     for path in found:
         if whole := next((parent for parent in path.parents if parent in found), None):
             raise ValueError(f"{path}: is part of {whole}, which is read as one")
     return [Source(path, os.path.relpath(path, root)) for path in sorted(found)]
-
-
-def _walk(folder, out, format):
-    for here, folders, files in os.walk(folder):
-        if is_one(here, format):
-            folders.clear()
-            yield Path(here)
-            continue
-        folders[:] = [name for name in folders if not name.startswith(".") and Path(here, name) != out]
-        yield from (Path(here, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
 
 
 def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None]):
