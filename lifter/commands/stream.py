@@ -2,14 +2,20 @@ import asyncio
 import json
 import signal
 import sys
+from pathlib import Path
+
+import torch
 
 from lifter import StreamBatch
 from lifter._errors import message
 from lifter._io import whole
 from lifter.inference.server import Form, Server
+from lifter.pretrained import SHIPPED
 
 from ._model import add_model_options, model_of
 from .data import parse_size
+
+SMALL = 20_000_000  # bytes of weights; a call of so few is sooner done by one thread than shared out, above all under load
 
 
 def add_arguments(parser):
@@ -21,7 +27,12 @@ def add_arguments(parser):
     parser.add_argument("--chunk-size", type=int, metavar="N", help="frames lifted together; default: what the model sees")
     parser.add_argument("--look-ahead", type=int, default=0, metavar="N", help="frames that a chunk waits for besides")
     parser.add_argument("--missing", default="hold", help="hold, mask or error: see lifter.Stream")
-    parser.add_argument("--fps", type=float, default=50.0, help="frames per second, for the latency; default: 50")
+    parser.add_argument("--fps", type=float, default=50.0, help="frames per second; default: 50")
+    parser.add_argument(
+        "--drop", action="store_true", help="overloaded, drop a client's oldest frames; default: answers are late"
+    )
+    parser.add_argument("--token", metavar="WORD", help='what clients must send first, {"token": "WORD"}')
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; default: one for small models, else all")
     parser.add_argument("--strict", action="store_true", help="end at the first bad line, with exit status 1")
     parser.add_argument("--summary", metavar="FILE", help="write what is printed at the end as JSON")
 
@@ -36,8 +47,12 @@ def run(args) -> int:
 
 async def _serve(args) -> int:
     model = model_of(args).load()
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f"--threads is {args.threads}, expected a positive number")
+    small = Path(args.checkpoint or SHIPPED).stat().st_size < SMALL
+    torch.set_num_threads(args.threads or (1 if small else torch.get_num_threads()))
     batch = StreamBatch(model, args.chunk_size, args.fps, args.look_ahead, args.missing)
-    server = Server(batch, Form(model.in_channels, args.size, args.layout, args.variant), args.strict)
+    server = Server(batch, Form(model.in_channels, args.size, args.layout, args.variant), args.strict, args.drop, args.token)
 
     loop = asyncio.get_running_loop()
     stopped = loop.create_future()
@@ -54,7 +69,7 @@ async def _serve(args) -> int:
 
 def _report(summary, path):
     times = (
-        f"{kind.removesuffix('_ms')} p50 {summary[kind]['p50']}, p95 {summary[kind]['p95']}, max {summary[kind]['max']} ms"
+        f"{kind.removesuffix('_ms')} {', '.join(f'{name} {value}' for name, value in summary[kind].items())} ms"
         for kind in ("latency_ms", "compute_ms")
         if summary["frames"]
     )

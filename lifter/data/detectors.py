@@ -13,7 +13,7 @@ import numpy as np
 from lifter._notices import notice
 
 from .cameras import normalise
-from .files import existing, image_size, keypoints_array, numbers, take
+from .files import existing, image_size, keypoints_array, numbers, take, with_nan
 from .frames import frames_of
 from .keypoints import LAYOUTS, fill, layout_of, layout_of_names, order_of, seen, to_h36m
 from .plausible import in_pixels
@@ -150,7 +150,7 @@ def clips_of(images, found, where, **known) -> list[Clip]:
 
 def flat(values, where):
     """The keypoints (J, 3) of a list x, y, confidence, x, y, ..."""
-    flat = numbers(values, (None,), where)
+    flat = numbers(with_nan(values), (None,), where)
     if len(flat) == 0 or len(flat) % 3:
         raise ValueError(f"{where}: {len(flat)} numbers, expected x, y and confidence of each joint")
     return body(flat.reshape(-1, 3))
@@ -209,8 +209,8 @@ def rate_of_times(frames, times) -> float | None:
 
 
 def entries(data, where):
-    """`data`, if it is a list of dicts."""
-    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
+    """`data`, if it is a list, of which some items are dicts."""
+    if not isinstance(data, list) or (data and not any(isinstance(entry, dict) for entry in data)):
         raise ValueError(f"{where}: expected a list of dicts")
     return data
 

@@ -131,6 +131,13 @@ def numbers(value, shape, where, dtype=np.float64):
     return array
 
 
+def with_nan(values):
+    """Lists of numbers, or lists of such, with NaN for null, as JSON has what is missing."""
+    if not isinstance(values, list):
+        return values
+    return [math.nan if value is None else with_nan(value) if isinstance(value, list) else value for value in values]
+
+
 def _fits(have, wanted):
     return len(have) == len(wanted) and all(size in (None, n) for n, size in zip(have, wanted))
 

@@ -88,7 +88,8 @@ def layout_of(joints: int, where) -> str:
 
 
 def layout_of_names(joints, where):
-    """The layout of joints with these names: one of `LAYOUTS`, or the names as `to_h36m` takes them.
+    """The layout of joints with these names: one of `LAYOUTS`, or the names as `to_h36m` takes them; None if they are no names
+    of joints but numbers, or the like.
 
     Raises:
         ValueError if there are joints of Human3.6M that follow from none of them.
@@ -97,6 +98,9 @@ def layout_of_names(joints, where):
     for name, known in {"coco": COCO, "halpe": _HALPE, "h36m": H36M.joints}.items():
         if len(found) == len(known) and found[:17] == tuple(map(names.joint, known[:17])):
             return name
+    sided = [names.find(found, side, part) for side in ("left", "right") for part in names.SIDED]
+    if all(place is None for place in sided):
+        return None
     _by_name(np.zeros((1, len(found), 2)), found, where)
     return found
 

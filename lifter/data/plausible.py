@@ -12,6 +12,7 @@ from .sequence import FARTHEST
 SHARES = 1.5  # coordinates up to that are shares of the image: landmarks may lie outside it
 PIXELS = 10.0  # of which some coordinate of a body is larger than that
 BEYOND = 0.05  # how far outside the image, in its size, joints are found
+PERCENT = 30.0  # from there on what is no confidence is a percentage, for logits are smaller
 HEATMAP = 1.5  # confidences up to that are peaks of a heatmap, which may be a little above 1
 
 
@@ -86,6 +87,9 @@ def _confidences(values, there, where):
         return np.where(there, 1.0, values)
     if most > 100:
         raise ValueError(f"{where}: third values up to {most:.4g}, expected confidences: are these 3D poses?")
+    if least >= 0 and most > PERCENT:
+        notice(f"{where}: third values up to {most:.3g} are no confidences: taken as percentages")
+        return values / 100
     notice(f"{where}: third values up to {most:.3g} are no confidences: taken as logits and scaled into 0..1")
     with np.errstate(over="ignore"):
         return np.where(there & (values != 0), 1 / (1 + np.exp(-values)), values)

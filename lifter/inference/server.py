@@ -3,16 +3,21 @@
 A line that comes is a frame, {"keypoints": [[x, y] or [x, y, confidence] for each joint], "id": whose, "time": any}, of which
 "id" and "time" may be left out; or it is {"flush": true}, {"reset": true} or {"leave": id}, about the streams of the client.
 Keypoints are null for a dropped frame, and so may coordinates be. A line that goes is a pose, {"id", "frame", "time" if it was
-given, "pose": [[x, y, z] for each joint] in metres, "latency_ms", "compute_ms"} as in `lifter.streaming.Lifted`, null where it
-is unknown; or {"error", "line"} about a line that could not be read, which counts as no frame. Who sends no more gets the
-poses that wait.
+given, "pose": [[x, y, z] for each joint] in metres, null where it is unknown, "latency_ms" since the frame came, of which
+"compute_ms" in the model}; or {"error", "line"} about a line that could not be read, which counts as no frame; or {"warning"}
+that answers are late, with how many frames were "dropped" if the server does that. Who sends no more gets the poses that wait.
+
+Nobody waits for one client alone: each has a few lines in every round, a few streams, and there are only so many clients and
+streams in all. Streams that get no frames, and clients that send nothing, are given up after a while.
 """
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import math
 import os
+import resource
 import sys
 import threading
 import time
@@ -22,21 +27,24 @@ from functools import partial
 import numpy as np
 import torch
 
+from lifter._errors import message
 from lifter._notices import notice, told
 from lifter.data.cameras import normalise
-from lifter.data.files import numbers
+from lifter.data.files import numbers, with_nan
 from lifter.data.keypoints import layout_of, seen, to_h36m
 from lifter.data.plausible import in_pixels
 from lifter.skeleton import H36M
 
+from .client import BLOCK, Client
 from .windows import with_channels
 
-BLOCK = 1 << 16  # bytes read at once
-LONGEST = 1 << 20  # bytes of a line
-MOST = 1000  # streams of a client
+CLIENTS = 256  # and no more than there are descriptors for
+SPARE = 64  # descriptors for all else
 PATIENCE = 5.0  # seconds for clients to take their last poses when all ends
+SILENCE = 10.0  # seconds between two lines that say the same
 FAR = 10.0  # normalised keypoints are of order 1
 KINDS = ("keypoints", "flush", "reset", "leave")
+WORD = 1000  # characters of an id, and of a time
 
 
 class Form:
@@ -67,16 +75,16 @@ class Form:
         name = entry["leave"] if kind == "leave" else entry.get("id")
         if not isinstance(name, (str, int, float, type(None))):
             raise ValueError(f"id is a {type(name).__name__}, expected text or a number")
+        _word(name, "id")
         if kind != "keypoints":
             return {"kind": kind, "id": name}
-        return {"kind": kind, "id": name, "keypoints": self._keypoints(entry[kind]), "time": entry.get("time")}
+        moment = _word(entry.get("time"), "time")
+        return {"kind": kind, "id": name, "keypoints": self._keypoints(entry[kind]), "time": moment}
 
     def _keypoints(self, values):
         if values is None:
             return None
-        rows = [values] if not isinstance(values, list) else values
-        rows = [[math.nan if x is None else x for x in row] if isinstance(row, list) else row for row in rows]
-        keypoints = self._image(numbers(rows, (None, None), "keypoints"))
+        keypoints = self._image(numbers(with_nan(values), (None, None), "keypoints"))
         layout = self.layout or ("h36m" if self.size is None else layout_of(len(keypoints), "keypoints"))
         keypoints = to_h36m(seen(keypoints, image=self.size is not None)[None], layout, self.variant)[0]
         if self.size is not None:
@@ -101,11 +109,22 @@ class Form:
         return keypoints
 
 
+def _word(value, what):
+    """What will be given back as it came; ValueError if it cannot be."""
+    try:
+        length = len(json.dumps(value, allow_nan=False))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is no JSON ({error})") from None
+    if length > WORD:
+        raise ValueError(f"{what} has {length} characters, expected at most {WORD}")
+    return value
+
+
 class Statistics:
     """Of the poses that went out; percentiles are those of the last 100,000."""
 
     def __init__(self):
-        self.frames = self.errors = 0
+        self.frames = self.errors = self.dropped = 0
         self.start = time.perf_counter()
         self.times = {kind: deque(maxlen=100_000) for kind in ("latency_ms", "compute_ms")}
         self.most = dict.fromkeys(self.times, 0.0)
@@ -118,11 +137,11 @@ class Statistics:
 
     def summary(self) -> dict:
         seconds = time.perf_counter() - self.start
-        summary = {"frames": self.frames, "errors": self.errors, "seconds": round(seconds, 3)}
+        summary = {"frames": self.frames, "errors": self.errors, "dropped": self.dropped, "seconds": round(seconds, 3)}
         summary["frames_per_second"] = round(self.frames / seconds, 1)
         for kind, values in self.times.items():
-            p50, p95 = np.percentile(values, (50, 95)).round(3).tolist() if values else (None, None)
-            summary[kind] = {"p50": p50, "p95": p95, "max": self.most[kind] if values else None}
+            p50, p95, p99 = np.percentile(values, (50, 95, 99)).round(3).tolist() if values else (None, None, None)
+            summary[kind] = {"p50": p50, "p95": p95, "p99": p99, "max": self.most[kind] if values else None}
         return summary
 
 
@@ -132,15 +151,18 @@ class Server:
     Args:
         batch: the StreamBatch. form: of the lines.
         strict: a client's first bad line is its last.
+        drop: frames that waited too long are not lifted, so that answers are never late for long.
+        token: what clients must send first, {"token": ...}.
     """
 
-    def __init__(self, batch, form, strict=False):
+    def __init__(self, batch, form, strict=False, drop=False, token=None):
         joints, channels = batch._joint_shape
         if joints != H36M.num_joints:
             raise ValueError(f"the model has {joints} joints, expected the {H36M.num_joints} of Human3.6M")
-        self.batch, self.form, self.strict = batch, form, strict
+        self.batch, self.form, self.strict, self.drop, self.token = batch, form, strict, drop, token
         self.statistics = Statistics()
-        self._frames, self._round, self._clients = {}, None, {}
+        self.clients = set()
+        self._frames, self._round, self._writers, self._said = {}, None, {}, {}
 
     async def standard(self, stopped) -> None:
         """Serve standard input and output, to the end or until the future `stopped` is done."""
@@ -151,35 +173,58 @@ class Server:
 
         `ready` is called with the address once it may be connected to; of port 0 with the port that was found.
         """
+        asyncio.get_running_loop().set_exception_handler(self._trouble)
         connected = partial(self._connected, stopped)
         host, colon, port = address.rpartition(":")
         if colon and port.isdigit():
             server = await asyncio.start_server(connected, host.strip("[]") or None, int(port))
             host, port, *_ = server.sockets[0].getsockname()
+            if self.token is None and not ipaddress.ip_address(host).is_loopback:
+                self.say("open", f"whoever reaches {host}:{port} can use this server; --token asks for a word")
             ready(f"{host}:{port}")
         else:
+            await _nobody_listens(address)
             server = await asyncio.start_unix_server(connected, address)
             ready(address)
         await stopped
         server.close()
         for patience in (PATIENCE, None):
-            if clients := dict(self._clients):
-                _, slow = await asyncio.wait(clients, timeout=patience)
+            if writers := dict(self._writers):
+                _, slow = await asyncio.wait(writers, timeout=patience)
                 for client in slow:
-                    clients[client].transport.abort()
+                    writers[client].transport.abort()
 
     async def _connected(self, stopped, reader, writer):
         async def write(data):
             writer.write(data)
             await writer.drain()
 
-        task = asyncio.current_task()
-        self._clients[task] = writer
-        try:
-            await Client(self, stopped, partial(reader.read, BLOCK), write).run()
-        finally:
-            del self._clients[task]
+        if len(self._writers) >= min(CLIENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE):
+            writer.write(b'{"error": "there are too many clients already", "line": 0}\n')
             writer.close()
+            self.say("clients", f"{len(self._writers)} clients, more are turned away")
+            return
+        task = asyncio.current_task()
+        self._writers[task] = writer
+        try:
+            await Client(self, stopped, partial(reader.read, BLOCK), write, remote=True).run()
+        finally:
+            del self._writers[task]
+            writer.close()
+
+    def _trouble(self, loop, context):
+        error = context.get("exception")
+        if isinstance(error, OSError):  # no descriptors left, a client that is gone
+            self.say(error.errno, message(error))
+        else:
+            loop.default_exception_handler(context)
+
+    def say(self, what, text):
+        """Say something on stderr, but each kind of it not more often than every `SILENCE` seconds."""
+        now = time.monotonic()
+        if now - self._said.get(what, -math.inf) > SILENCE:
+            self._said[what] = now
+            print(f"lifter stream: {text}", file=sys.stderr, flush=True)
 
     async def lift(self, frames):
         """{stream: keypoints} -> {stream: Lifted or the error}, in one call with what other clients send meanwhile."""
@@ -198,139 +243,20 @@ class Server:
     def _pushed(self, frames):
         try:
             return self.batch.push(frames)
-        except Exception as error:  # of the frames of one, or of the model: who sent it is told
-            if len(frames) == 1:
+        except Exception as error:  # of the frames of some, who are told, and nobody else is harmed; or of the model
+            if not (wrong := self.batch.wrong(frames)):
                 return dict.fromkeys(frames, error)
-            return {name: self._pushed({name: keypoints})[name] for name, keypoints in frames.items()}
+            return wrong | self._pushed({name: keypoints for name, keypoints in frames.items() if name not in wrong})
 
 
-class Client:
-    """One who sends lines and gets lines. `read()` gives bytes, none at the end; `write(data)` returns when there is room for
-    more, so that who does not read is not read from."""
-
-    def __init__(self, server, stopped, read, write):
-        self.server, self.stopped, self.read, self.write = server, stopped, read, write
-        self.line, self.times = 0, {}  # {id: "time" of the frames that wait}
-
-    async def run(self):
-        batch = self.server.batch
-        try:
-            with contextlib.suppress(_BadLine):  # it was told
-                async for lines in self._blocks():
-                    await self._take(lines)
-            await self._poses(batch.flush(list(map(self._stream, self.times))))
-        except ConnectionError:
-            pass  # it has gone; nobody waits for its poses
-        finally:
-            batch.reset(list(map(self._stream, self.times)))
-
-    async def _blocks(self):
-        """Whole lines, as many as have come."""
-        rest = b""
-        while data := await self._or_stopped(self.read()):
-            *lines, rest = (rest + data).split(b"\n")
-            yield lines
-            if len(rest) > LONGEST:
-                self.line += 1
-                await self._complain(ValueError(f"longer than {LONGEST} bytes"), last=True)
-        if rest:
-            yield [rest]
-
-    async def _or_stopped(self, reading):
-        task = asyncio.ensure_future(reading)
-        await asyncio.wait((task, self.stopped), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        task.cancel()
-        return b""
-
-    async def _take(self, lines):
-        frames = {}  # of different streams, which go together
-        for line in lines:
-            self.line += 1
-            if not line.strip():
-                continue
-            try:
-                request = self.server.form.request(line)
-                name = request["id"]
-                if request["kind"] == "keypoints":
-                    if name in frames:
-                        await self._push(frames)
-                        frames = {}
-                    if name not in self.times and len(self.times) >= MOST:
-                        raise ValueError(f"{MOST} streams already, expected some to leave first")
-                    self.times.setdefault(name, deque())
-                    frames[name] = self.line, request
-                    continue
-                await self._push(frames)
-                frames = {}
-                await self._control(request["kind"], name)
-            except ValueError as error:
-                await self._push(frames)
-                frames = {}
-                await self._complain(error)
-        await self._push(frames)
-
-    async def _push(self, frames):
-        """Frames {id: (line, request)}."""
-        if not frames:
-            return
-        lifted = await self.server.lift({self._stream(name): request["keypoints"] for name, (_, request) in frames.items()})
-        ready = {}
-        for name, (line, request) in frames.items():
-            result = lifted[self._stream(name)]
-            if isinstance(result, Exception):
-                await self._complain(result, line)
-            else:
-                self.times[name].append(request["time"])
-                ready[self._stream(name)] = result
-        await self._poses(ready)
-
-    async def _control(self, kind, name):
-        batch, names = self.server.batch, [name] if kind == "leave" else list(self.times)
-        if not self.times.keys() >= set(names):
-            raise ValueError(f"leave: there is no stream {name!r}")
-        streams = list(map(self._stream, names))
-        if kind != "reset":
-            await self._poses(batch.flush(streams))
-        if kind != "flush":
-            batch.reset(streams)
-            for name in names:
-                del self.times[name]
-
-    async def _poses(self, lifted):
-        lines = []
-        for (_, name), (poses, frames, *times) in lifted.items():
-            poses = poses.double().cpu().numpy().round(5)
-            poses = np.where(np.isfinite(poses), poses, None).tolist()
-            latency, compute = ((1000 * seconds.double()).round(decimals=3).tolist() for seconds in times)
-            for values in zip(poses, frames.tolist(), latency, compute, strict=True):
-                lines.append(self._pose(name, *values))
-        await self._send(lines)
-
-    def _pose(self, name, pose, frame, latency, compute):
-        self.server.statistics.add(latency_ms=latency, compute_ms=compute)
-        moment = self.times[name].popleft()
-        known = {"id": name, "frame": frame} | ({} if moment is None else {"time": moment})
-        return known | {"pose": pose, "latency_ms": latency, "compute_ms": compute}
-
-    async def _complain(self, error, line=None, last=False):
-        self.server.statistics.errors += 1
-        await self._send([{"error": str(error), "line": self.line if line is None else line}])
-        if last or self.server.strict:
-            raise _BadLine
-
-    async def _send(self, entries):
-        if entries:
-            await self.write("".join(f"{json.dumps(entry)}\n" for entry in entries).encode())
-
-    def _stream(self, name):
-        """Its name in the batch; (1, "a") and (1.0, "a") are one, as 1 and 1.0 are."""
-        return self, name
-
-
-class _BadLine(Exception):
-    """After which a client is heard no more."""
+async def _nobody_listens(path):
+    """OSError if a server listens at a Unix socket: asyncio would take its place."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return
+    writer.close()
+    raise OSError(f"{path}: a server listens there already")
 
 
 async def _from_standard_input():

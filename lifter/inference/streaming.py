@@ -75,11 +75,13 @@ class StreamBatch:
         Keypoints are one frame (J, C), many (N, J, C), tensor or array of any floating-point dtype, or None for one frame
         that was dropped. Any value that is not finite, or beyond +-1e6, makes its joint a missing one.
         """
-        members = dict(self._members)
+        members, given = dict(self._members), {}
         for name, keypoints in frames.items():
-            members[name] = self._accept(name, members.get(name) or self._new(), keypoints)
+            before = members.get(name) or self._new()
+            members[name] = self._accept(name, before, keypoints)
+            given[name] = self._absent(before.absent, members[name].absent)
         wait = self.chunk_size + self.look_ahead
-        return self._advance(members, frames, lambda m: (self.chunk_size, m.lifted + wait) if m.waiting >= wait else None)
+        return self._advance(members, given, lambda m: (self.chunk_size, m.lifted + wait) if m.waiting >= wait else None)
 
     def flush(self, names=None):
         """The poses of all frames that still wait, a short last chunk: {name: Lifted}, of these streams; None: of all. The
@@ -132,7 +134,7 @@ class StreamBatch:
             kept = len(member.keypoints)
             if not member.waiting <= kept <= member.next or len(member.missing) != kept or member.waiting < 0:
                 raise ValueError(f"load_state_dict: the stream{_of(name)} keeps {kept} frames, at least {member.waiting} wait")
-            if self._stateful and (tensors is None) != (member.lifted == 0):
+            if self._stateful and (tensors is None) != (member.lifted == member.absent):
                 raise ValueError(f"load_state_dict: the stream{_of(name)} has no state after {member.lifted} frames")
             if tensors is not None:
                 if (found := [tuple(x.shape) for x in tensors]) != shapes:
@@ -140,17 +142,29 @@ class StreamBatch:
                 states[name,] = [x.to(self._device, copy=True) for x in tensors]
         self._members, self._states = members, states
 
+    def wrong(self, frames) -> dict:
+        """{name: error} of the frames that `push` would refuse."""
+        errors = {}
+        for name, keypoints in frames.items():
+            try:
+                self._accept(name, self._members.get(name) or self._new(), keypoints)
+            except (ValueError, TypeError) as error:
+                errors[name] = error
+        return errors
+
     # ---- one push, on copies of `members` and `states` ---------------------------------------------------------------
 
     def _flush(self, names):
-        return self._advance(dict(self._members), names, lambda m: (m.waiting, m.next) if m.waiting else None)
+        given = {name: [] for name in names}
+        return self._advance(dict(self._members), given, lambda m: (m.waiting, m.next) if m.waiting else None)
 
-    def _advance(self, members, names, ready):
-        """Lifts what is ready of the streams `names` and makes `members` the streams that there are; {name: Lifted}.
+    def _advance(self, members, lifted, ready):
+        """Lifts what is ready of the streams in `lifted` ({name: parts that are}), and makes `members` the streams that there
+        are; {name: Lifted}.
 
         `ready(member)`: how many poses are to be lifted next, and the frame before which their window ends, or None.
         """
-        states, lifted = dict(self._states), {name: [] for name in names}
+        states = dict(self._states)
         names = [name for name in members if name in lifted]  # always the same order, so that batches stay together
         while chunks := {name: chunk for name in names if (chunk := ready(members[name]))}:
             self._lift(members, states, lifted, chunks)
@@ -163,6 +177,11 @@ class StreamBatch:
         """`member` with these frames, of which nothing is lifted yet."""
         frames = self._frames(name, keypoints)
         missing = ~(frames.abs() <= FARTHEST).all(-1)  # NaN, too
+        if self.missing != "error" and member.absent == member.next:  # nobody was seen yet
+            absent = int(missing.all(-1).cumprod(0).sum())
+            number = member.absent + absent
+            member = replace(member, absent=number, next=number, lifted=number)
+            frames, missing = frames[absent:], missing[absent:]
         if self.missing == "error" and missing.any():
             frame, joint = missing.nonzero()[0].tolist()
             raise ValueError(f"Stream{_of(name)}: frame {member.next + frame} has no keypoint of joint {joint}")
@@ -201,11 +220,12 @@ class StreamBatch:
         """
         calls = {}
         for name, (_, end) in chunks.items():
-            begin = members[name].lifted if self._stateful else max(0, end - self._most)
+            begin = members[name].lifted if self._stateful else max(members[name].absent, end - self._most)
             calls.setdefault(end - begin, {})[name] = begin
         for length, begins in calls.items():
             windows = [members[name].window("keypoints", begin, length) for name, begin in begins.items()]
-            batch, seconds = self._call(tuple(begins), states, torch.stack(windows))
+            missing = [members[name].window("missing", begin, length) for name, begin in begins.items()]
+            batch, seconds = self._call(tuple(begins), states, torch.stack(windows), ~torch.stack(missing).all(-1))
             for poses, (name, begin) in zip(batch, begins.items()):
                 member, (count, end) = members[name], chunks[name]
                 poses = poses.narrow(0, member.lifted - begin, count)
@@ -217,8 +237,8 @@ class StreamBatch:
                 lifted[name].append((poses, frames, latency, torch.full_like(latency, seconds)))
                 members[name] = replace(member, lifted=member.lifted + count)
 
-    def _call(self, names, states, keypoints):
-        """The poses of windows (B, T, J, C) and the seconds that they took; `states` go on."""
+    def _call(self, names, states, keypoints, seen):
+        """The poses of windows (B, T, J, C) and the seconds that they took; `states` go on. `seen`: (B, T), who is there."""
         start = time.perf_counter()
         with torch.inference_mode():
             keypoints = keypoints.to(self._device)
@@ -226,11 +246,20 @@ class StreamBatch:
                 poses, states[names] = self._model(keypoints, _take(states, names), return_state=True)
             else:
                 short = -keypoints.shape[1] % getattr(self._model, "clip_multiple", 1)
-                first = keypoints[:, :1].expand(-1, short, -1, -1)
-                poses = self._model(centred(self._original, torch.cat([first, keypoints], 1)))[:, short:]
+                repeated = torch.arange(-short, keypoints.shape[1]).clamp(min=0)  # the first, in front
+                clips = centred(self._original, keypoints[:, repeated], seen[:, repeated].to(keypoints.device))
+                poses = self._model(clips)[:, short:]
         if poses.is_cuda:
             torch.cuda.synchronize(poses.device)
         return poses, time.perf_counter() - start
+
+    def _absent(self, begin, end):
+        """The parts of frames before anybody was seen."""
+        if begin == end:
+            return []
+        nothing = torch.zeros(end - begin)
+        poses = torch.full((end - begin, self._joint_shape[0], 3), torch.nan, device=self._device)
+        return [(poses, torch.arange(begin, end), nothing, nothing)]
 
     def _join(self, parts):
         nothing = torch.empty(0, self._joint_shape[0], 3, device=self._device), torch.empty(0, dtype=torch.int64)
@@ -255,7 +284,7 @@ class StreamBatch:
         if not self._stateful:
             return None
         states = {}
-        self._call((), states, torch.zeros(1, 1, *self._joint_shape))
+        self._call((), states, torch.zeros(1, 1, *self._joint_shape), torch.ones(1, 1, dtype=torch.bool))
         return [tuple(x.shape) for x in states[()]]
 
     @property
@@ -307,6 +336,7 @@ class _Member:
     held: torch.Tensor  # (J, C), what each joint was last seen at
     next: int = 0  # frames pushed, the number of the next
     lifted: int = 0  # frames whose poses were given
+    absent: int = 0  # frames before anybody was seen
 
     @property
     def waiting(self):

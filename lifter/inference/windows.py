@@ -96,19 +96,29 @@ def with_channels(keypoints, channels):
     return F.pad(keypoints, (0, channels - keypoints.shape[-1]), value=1.0)
 
 
-def centre(keypoints, root=0):
+def centre(keypoints, root=0, seen=None):
     """Keypoints (..., T, J, C) as they are wherever the person stands in the image, and however large: relative to the mean
     place of the root, in units of the body's size (the largest distance from the root in a frame, its mean over the clip).
-    Confidences stay."""
+    Confidences stay.
+
+    Args:
+        seen: (..., T) bool, the frames that show the person: others take no part in the means, unless there are only others.
+    """
     xy = keypoints[..., :2]
     own = xy[..., root : root + 1, :]
-    size = torch.linalg.vector_norm(xy - own, dim=-1).amax(-1).mean(-1).clamp(min=1e-6)[..., None, None, None]
-    return torch.cat(((xy - own.mean(-3, keepdim=True)) / size, keypoints[..., 2:]), -1)
+    size = torch.linalg.vector_norm(xy - own, dim=-1).amax(-1)
+    if seen is None:
+        size, place = size.mean(-1), own.mean(-3, keepdim=True)
+    else:
+        share = (seen | ~seen.any(-1, keepdim=True)).to(xy.dtype)
+        share = share / share.sum(-1, keepdim=True)
+        size, place = (size * share).sum(-1), (own * share[..., None, None]).sum(-3, keepdim=True)
+    return torch.cat(((xy - place) / size.clamp(min=1e-6)[..., None, None, None], keypoints[..., 2:]), -1)
 
 
-def centred(model, keypoints):
+def centred(model, keypoints, seen=None):
     """What `model` is to be given of clips (..., T, J, C): `centre` of them if it was trained on that."""
-    return centre(keypoints) if getattr(model, "centred", False) else keypoints
+    return centre(keypoints, seen=seen) if getattr(model, "centred", False) else keypoints
 
 
 def window_starts(length, window, stride):

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from lifter.__main__ import main
 from lifter._notices import told
 from lifter.data import detect, open_data
 from lifter.inference.files import find_sources
@@ -51,9 +52,18 @@ WALKS = [
     ("17-coco-num-keypoints-0/ann.json", [(0, walk(300, 4))], "left out"),
     ("18-coco-bbox-only/ann.json", [(0, walk(300, 4))], "1 of 5 annotations left out; the first: .*no key 'keypoints'"),
     ("19-mixed-idx/a.json", [(0, walk(300, 6))], "1 of 6 detections have no id, and are left out"),
+    *((f"20-ultralytics/{name}", [(0, walk(300, 4))], "") for name in ("frames.json", "kp_framelist.npy", "kp_n17_3.npy")),
+    ("20-ultralytics/predictions.json", [(0, walk(300, 4))], ""),
+    ("20-ultralytics/result.json", [(0, walk(300, 1))], ""),
+    ("20-ultralytics/xyn.npy", [(0, walk(300, 4))], "read as shares of the image"),
+    ("21-vp3d-infer-npz/clip.mp4.npz", [(0, walk(300, 4))], ""),
+    ("22-tracked-person/01_0001_alphapose_tracked_person.json", [(0, walk(300, 4)), (0, walk(700, 4))], ""),
+    ("24-mhformer-npz/keypoints.npz", [(0, walk(300, 4))], "in the order of coco"),
     ("26-detectron2/coco_instances_results.json", [(0, walk(300, 4))], "up to 7.3 are no confidences: taken as logits"),
     ("27-yolo-zero-with-confidence/kp.npy", [(0, walk(300, 6))], ""),
     ("27-yolo-zero-with-confidence/kp_xy.npy", [(0, walk(300, 6))], ""),
+    *((f"28-mediapipe/{name}.json", [(0, walk(300, 3))], "") for name in ("dictframes", "listlists", "movenet")),
+    ("28-mediapipe/tfjs_blazepose.json", [(0, walk(300, 3))], "read as 3 frames in a row"),
     ("28-mediapipe/faces_first.json", [(0, walk(300, 3))], ""),
     ("28-mediapipe/first_frames_none.json", [(2, walk(300, 3))], ""),
     ("28-mediapipe/holistic.json", [(0, walk(300, 3))], ""),
@@ -98,16 +108,20 @@ def test_poses_are_no_keypoints(cases):
     """They are not lifted, but may be looked at."""
     (poses,), _ = read(cases / "10-3d-npy/X3D.npy", size=SIZE)
     assert poses.keypoints is None and len(poses) == 5
-    (poses,), _ = read(cases / "28-mediapipe/world_only.json", size=SIZE)
-    assert poses.keypoints is None and len(poses) == 3
+    for name in ("28-mediapipe/world_only.json", "23-mmpose-3d/results.json"):
+        (poses,), _ = read(cases / name, size=SIZE)
+        assert poses.keypoints is None and len(poses) == 3
 
 
-def test_a_folder_is_the_same_everywhere(cases, tmp_path):
+def test_a_folder_is_the_same_everywhere(cases, tmp_path, capsys):
     """For lift, which looks for what to lift, and for inspect and render, which ask for the format."""
     for name in ("08-openpose-keypoint-scale", "09-pose2sim-folder/cam01_json", "11-openpose-two-videos"):
         assert detect(cases / name) == "openpose"
         assert [source.path for source in find_sources([cases / name], tmp_path)] == [cases / name]
     assert [source.place for source in find_sources([cases / "09-pose2sim-folder"], tmp_path)] == ["cam01_json"]
+    assert main(["data", "inspect", str(cases / "09-pose2sim-folder"), "--size", "1280x720"]) == 0
+    out = capsys.readouterr().out
+    assert "cam01_json: openpose" in out and "sequences: 1, 0 of them broken" in out and "frames: 6" in out
 
 
 # ---- BVH -------------------------------------------------------------------------------------------------------------

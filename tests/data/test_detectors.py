@@ -188,6 +188,36 @@ def test_people_frames_and_holes(tmp_path, rng):
     assert (got[1, :, 2] == 0).all() and got[2, 13, 2] == 0 and (got[2, :13, 2] > 0).all()
 
 
+def test_bad_entries_among_good_ones(tmp_path, rng):
+    """They are left out, which is said; a joint that is null is missing."""
+    walk = people(rng, 3)
+    entries = [{"image_id": f"{frame}.jpg", "keypoints": flat(pose)} for frame, pose in enumerate(walk)]
+    entries[1]["keypoints"][27:30] = [None] * 3
+    bad = [None, 5, {"image_id": "2.jpg", "keypoints": None}, {"image_id": "x", "keypoints": flat(walk[0])}, {"keypoints": []}]
+    with pytest.warns(UserWarning, match="x.json: 5 of 8 entries left out; the first: .*entry 1: a NoneType, expected a dict"):
+        (sequence,) = open_data(save_json(tmp_path / "x.json", [entries[0], *bad, *entries[1:]]), size=SIZE)
+    wanted = expected(walk)
+    np.testing.assert_allclose(sequence.keypoints[[0, 2]], wanted[[0, 2]], atol=1e-5)
+    assert sequence.keypoints[1, 13, 2] == 0 and (sequence.keypoints[1, :13, 2] > 0).all()
+    frames = [{"frame_id": i, "instances": [{"keypoints": p[:, :2].tolist(), "keypoint_scores": [0.5] * 17}, None]} for i, p in
+              enumerate(walk)]  # fmt: skip
+    with pytest.warns(UserWarning) as said:
+        (sequence,) = open_data(save_json(tmp_path / "y.json", [*frames, None]), size=SIZE)
+    assert len(sequence) == 3 and [str(each.message).split(": ")[1] for each in said] == [
+        "1 of 4 frames left out; the first",
+        "3 of 6 instances left out; the first",
+    ]
+
+
+def test_openpose_folder_with_bad_files(tmp_path, rng):
+    folder = write_openpose(tmp_path, people(rng, 4, 25))
+    (folder / "video_000000000001_keypoints.json").write_text('{"version": 1.3, "peo')
+    save_json(folder / "notes.json", {"by": "hand"})
+    with pytest.warns(UserWarning, match="video: 2 of 5 frames left out"):
+        (sequence,) = open_data(folder, size=SIZE)
+    assert len(sequence) == 4 and (sequence.keypoints[1, :, 2] == 0).all()
+
+
 def test_openpose_frame_without_people(tmp_path, rng):
     keypoints = people(rng, 3, 25)
     folder = write_openpose(tmp_path, keypoints)
@@ -225,7 +255,7 @@ BAD = [
     ([{**ENTRY, "keypoints": ["a"] * 51}], "keypoints: not an array of numbers"),
     ([{**ENTRY, "keypoints": None}], "keypoints: not an array of numbers"),
     ([{"image_id": "4.jpg"}], r"entry 0 \(image_id '4.jpg'\): no key 'keypoints'"),
-    ([ENTRY, 5], "expected a list of dicts"),
+    ([5, ENTRY["keypoints"]], "JSON of no known format|expected a list of dicts|no person"),
     ([{**ENTRY, "image_id": "frame.jpg"}], "no number of a frame in 'frame.jpg'"),
     (
         [{**ENTRY, "keypoints": [1e300, 1e300, 1.0] * 17}],

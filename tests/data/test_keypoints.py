@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lifter.data.keypoints import LAYOUTS, fill, layout_of, missing, to_h36m
+from lifter.data.keypoints import COCO, LAYOUTS, fill, layout_of, layout_of_names, missing, to_h36m
 from lifter.skeleton import H36M
 
 PERSON = np.array(  # COCO's joints of somebody who stands, in pixels
@@ -100,6 +100,18 @@ def test_layout_by_its_joints():
     assert [layout_of(n, "") for n in (17, 26, 25, 18, 33)] == ["coco", "halpe", "body25", "coco18", "mediapipe"]
     with pytest.raises(ValueError, match="file: 21 joints, expected 17"):
         layout_of(21, "file")
+
+
+def test_layout_by_the_names_of_joints():
+    """Of whatever spelling; names that are none tell nothing, and those of half a body not enough."""
+    assert layout_of_names(["Nose", "L_Eye", *COCO[2:]], "") == "coco" and layout_of_names(H36M.joints, "") == "h36m"
+    assert layout_of_names(map(str, range(17)), "") is None
+    keypoints = np.random.default_rng(0).uniform(0, 100, (2, 17, 3))
+    order = np.random.default_rng(1).permutation(17)
+    mixed = layout_of_names([COCO[joint] for joint in order], "")
+    np.testing.assert_allclose(to_h36m(keypoints[:, order], mixed), to_h36m(keypoints), atol=1e-12)
+    with pytest.raises(ValueError, match="file: no joint for pelvis, right_hip, .*; it has nose, left eye"):
+        layout_of_names(COCO[:11], "file")
 
 
 def test_holes_are_filled_in_time():

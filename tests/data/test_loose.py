@@ -235,16 +235,17 @@ ARRAYS = {
     "shares": ONE / (*SIZE, 1),
     "frames": ragged([pose[None] for pose in ONE]),
     "frames of lists": ragged([[pose] for pose in ONE]),
+    "percentages": ONE * (1, 1, 100),
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*read as shares")
+@pytest.mark.filterwarnings("ignore:.*(read as shares|taken as percentages)")
 @pytest.mark.parametrize("form", ARRAYS)
 def test_npy(tmp_path, form):
     (sequence,) = open_data(write_array(tmp_path, "x", ARRAYS[form]), size=SIZE)
-    wanted = expected(ONE, size=SIZE)
-    np.testing.assert_allclose(sequence.keypoints[..., :2], wanted[..., :2], atol=1e-6)
-    assert sequence.keypoints.shape[-1] == (2 if form == "without confidence" else 3)
+    columns = 2 if form == "without confidence" else 3
+    assert sequence.keypoints.shape[-1] == columns
+    np.testing.assert_allclose(sequence.keypoints, expected(ONE, size=SIZE)[..., :columns], atol=1e-6)
 
 
 def test_npy_of_several_people(tmp_path):
@@ -271,6 +272,50 @@ def test_npz(tmp_path):
     with pytest.warns(UserWarning, match="read as shares"):
         (sequence,) = open_data(path)
     np.testing.assert_allclose(sequence.keypoints, expected(clip(joints=33), "mediapipe", size=SIZE), atol=1e-6)
+
+
+def test_npz_of_rows(tmp_path):
+    """A row for each person in a frame."""
+    one, other = clip(), clip(offset=250)
+    rows = np.stack((one, other), 1).reshape(-1, 17, 3)
+    frames, ids = np.repeat(np.arange(4) + 10, 2), np.tile((3, 8), 4)
+    np.savez(tmp_path / "x.npz", keypoints=rows[..., :2], scores=rows[..., 2], frame_ids=frames, track_ids=ids)
+    people = open_data(tmp_path / "x.npz", size=SIZE)
+    assert people.names == ["x/3", "x/8"] and people["x/8"].start == 10
+    np.testing.assert_allclose(people["x/8"].keypoints, expected(other, size=SIZE), atol=1e-6)
+
+
+def test_movenet_outputs(tmp_path):
+    """y comes before x."""
+    outputs = (ONE / (*SIZE, 1))[:, None, None][..., [1, 0, 2]]
+    for path in (write_array(tmp_path, "x", outputs), save_json(tmp_path / "x.json", outputs.tolist())):
+        with pytest.warns(UserWarning, match="as MoveNet's, in which y comes before x"):
+            (sequence,) = open_data(path, size=SIZE)
+        np.testing.assert_allclose(sequence.keypoints, expected(ONE, size=SIZE), atol=1e-6)
+
+
+def test_a_head_of_lines(tmp_path):
+    lines = [{"fps": 25, "width": 640, "height": 480}, *({"frame": n, "keypoints": named(pose)} for n, pose in enumerate(ONE))]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (sequence,) = open_data(tmp_path / "x.jsonl")
+    assert (sequence.fps, sequence.size, sequence.start) == (25, SIZE, 0)
+    np.testing.assert_allclose(sequence.keypoints, expected(ONE, size=SIZE), atol=1e-6)
+
+
+def test_body_25b(tmp_path):
+    """OpenPose's two layouts of 25 joints are told apart by the bones."""
+    more = np.tile(ONE[:, :1], (1, 8, 1))
+    for layout in ("body25", "body25b"):
+        poses = np.concatenate((ONE, more), 1)
+        poses[:, list(LAYOUTS[layout].coco)] = ONE
+        if layout == "body25":
+            poses[:, 1] = ONE[:, 5:7].mean(1)
+            poses[:, 8] = ONE[:, 11:13].mean(1)
+        for number, pose in enumerate(poses):
+            frame = {"people": [{"pose_keypoints_2d": pose.reshape(-1).tolist()}]}
+            save_json(tmp_path / layout / f"a_{number:012}_keypoints.json", frame)
+        (sequence,) = open_data(tmp_path / layout, size=SIZE)
+        np.testing.assert_allclose(sequence.keypoints, expected(ONE, size=SIZE), atol=1e-6)
 
 
 def test_videopose3d_inference(tmp_path):

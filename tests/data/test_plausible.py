@@ -58,6 +58,7 @@ def test_neither_pixels_nor_shares(factor):
         (np.array([-1, 0.5, 1.0]), [-1, 0.5, 1], ""),  # not found
         (np.array([7.3, -1.5, 0.0]), [0.99932, 0.18243, 0], "logits"),
         (np.array([-0.3, 0.2, 0.1]), [1, 1, 1], "taken as a z"),
+        (np.array([55.0, 90, 0]), [0.55, 0.9, 0], "percentages"),
     ],
 )
 def test_confidences(third, wanted, message):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from lifter.__main__ import main
 from lifter._notices import Notice
 from lifter.data import normalise
 from lifter.data.keypoints import seen, to_h36m
-from lifter.inference.server import LONGEST, Form, Server
+from lifter.inference import client
+from lifter.inference.client import LONGEST, SHARE, STREAMS
+from lifter.inference.server import Form, Server
 from lifter.skeleton import H36M
 
 SIZES = {"poseretnet": {"num_frames": 9, "chunk_size": 4}, "mixste": {"num_frames": 9}, "motionbert": {"num_frames": 6}}
@@ -85,11 +88,10 @@ def test_standard_input_is_a_stream(stream, tmp_path, capfd, name, missing):
     assert any(None in row for line in out for row in line["pose"]) == (missing == "mask")
     assert [line["frame"] for line in out] == list(range(21))
     assert [line["time"] for line in out] == [f"t{i}" for i in range(21)]
-    latency = [round(1000 * x, 3) for part in lifted for x in part.latency.double().tolist()]
-    assert [line["latency_ms"] for line in out] == latency
-    assert all(line["compute_ms"] > 0 and line["id"] is None for line in out)
+    assert all(line["latency_ms"] > line["compute_ms"] > 0 and line["id"] is None for line in out)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["frames"] == 21 and summary["errors"] == 0 and summary["latency_ms"]["max"] == 120
+    assert summary["frames"] == 21 and summary["errors"] == 0
+    assert summary["latency_ms"]["max"] == max(line["latency_ms"] for line in out)
     assert "21 frames in" in capfd.readouterr().err
 
 
@@ -114,6 +116,11 @@ def test_bad_lines(stream, capfd):
     good = frames(2)[1]
     keypoints = ("3", "[[1, 2]]", "[[1], 2]", '[["a", "b"]]', f"[[1{'0' * 400}, 2]]", 'null, "id": []', 'null, "flush": true')
     bad = ["{", "[1]", '"text"', "[" * 5000, "\udcff", '{"flush": 1}', '{"leave": "nobody"}']
+    deep = f"{'[' * 900}{']' * 900}"
+    bad += [
+        f'{{"keypoints": null, {more}}}'
+        for more in ('"id": NaN', '"time": Infinity', f'"time": {deep}', f'"id": "{"x" * 5000}"')
+    ]
     bad = [f"{line}\n" for line in (*bad, *(f'{{"keypoints": {value}}}' for value in keypoints))]
     bad.append({"keypoints": [[900.0, 500.0]] * 17})
     status, out = stream(tiny(), [good[0], "\n", *bad, good[1]], "--chunk-size", "2")
@@ -267,6 +274,113 @@ def test_interrupt_gives_what_waits(tmp_path, monkeypatch, stream, capfd):
         os.close(write)
     assert len((tmp_path / "out").read_text().splitlines()) == 7
     assert "7 frames in" in capfd.readouterr().err
+
+
+def test_a_flood_of_streams_starves_nobody(tmp_path, monkeypatch):
+    """A client has so many streams, and a share of each round; all of them are given back."""
+    rounds = []
+    push = lifter.StreamBatch.push
+    monkeypatch.setattr(lifter.StreamBatch, "push", lambda self, x: rounds.append([c for c, _ in x]) or push(self, x))
+    line = frames(1)[1][0]
+
+    async def session():
+        async with serving(tmp_path) as (server, connect):
+            flood, to_flood = await connect()
+            to_flood.write(text(line | {"id": i} for i in range(1000)))
+            reader, writer = await connect()
+            for _ in range(5):
+                writer.write(text([line] * 4))
+                assert len(await answers(reader, 4)) == 4
+            told = await answers(flood, 1000 - STREAMS)
+            assert all(f"{STREAMS} streams already" in line["error"] for line in told)
+            assert (
+                sorted(len(each.streams) for each in server.clients) == [1, STREAMS]
+                and len(server.batch._members) == STREAMS + 1
+            )
+            monkeypatch.setattr(client, "ALL_STREAMS", STREAMS + 1)
+            writer.write(text([line | {"id": "one more"}]))
+            assert "streams of all clients already" in (await answers(reader, 1))[0]["error"]
+            to_flood.close()
+            while len(server.clients) > 1:
+                await asyncio.sleep(0.01)
+            assert len(server.batch._members) == 1
+
+    asyncio.run(session())
+    assert max(each.count(one) for each in rounds for one in each) <= SHARE
+
+
+def test_idle_streams_and_clients_are_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "IDLE", 0.2)
+
+    async def session():
+        async with serving(tmp_path) as (server, connect):
+            reader, writer = await connect()
+            writer.write(text(line | {"id": 7} for line in frames(2)[1]))
+            assert [line["frame"] for line in await answers(reader, 2)] == [0, 1]  # what waited
+            assert "nothing came" in (await answers(reader, 1))[0]["error"] and await reader.read() == b""
+            assert not server.batch._members and not server.clients
+
+    asyncio.run(session())
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_late_answers_are_told(tmp_path, monkeypatch, drop, capfd):
+    monkeypatch.setattr(client, "LATE", 0.05)
+    push = lifter.StreamBatch.push
+    monkeypatch.setattr(lifter.StreamBatch, "push", lambda self, x: time.sleep(0.02) or push(self, x))
+
+    async def session():
+        async with serving(tmp_path, drop=drop) as (server, connect):
+            reader, writer = await connect()
+            await asyncio.sleep(1.1)  # a client is warned once a second
+            writer.write(text([*(frames(1)[1] * 20), {"flush": True}, {"leave": None}, {"leave": None}]))
+            out = []
+            while not out or "error" not in out[-1]:
+                out += await answers(reader, 1)
+            poses = [line for line in out if "pose" in line]
+            (warning,) = (line for line in out if "warning" in line)
+            assert warning["late_ms"] > 50 and ("dropped" in warning) == drop
+            assert len(poses) + server.statistics.dropped == 20 and (server.statistics.dropped > 0) == drop
+            assert (max(line["latency_ms"] for line in poses) > 350) == (not drop)  # from when the line came
+
+    asyncio.run(session())
+    assert capfd.readouterr().err.count("overloaded") == 1
+
+
+def test_token_and_live_sockets(tmp_path):
+    async def session():
+        async with serving(tmp_path, token="open sesame") as (server, connect):
+            for word in ("{}", '{"token": 3}', '{"token": "\u00e9"}', json.dumps(frames(1)[1][0]), "[" * 5000):
+                reader, writer = await connect()
+                writer.write(f"{word}\n".encode())
+                assert "token" in (await answers(reader, 1))[0]["error"] and await reader.read() == b""
+            reader, writer = await connect()
+            writer.write(text([{"token": "open sesame"}, *frames(4)[1]]))
+            assert len(await answers(reader, 4)) == 4
+            with pytest.raises(OSError, match="a server listens there already"):
+                await server.listen(str(tmp_path / "s"), asyncio.get_running_loop().create_future())
+            await connect()  # it still does
+
+    asyncio.run(session())
+
+
+def test_too_many_clients_and_no_descriptors(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(lifter.inference.server, "CLIENTS", 2)
+
+    async def session():
+        async with serving(tmp_path) as (server, connect):
+            others = [await connect() for _ in range(2)]
+            for _ in range(3):
+                reader, _ = await connect()
+                assert "too many clients" in (await answers(reader, 1))[0]["error"] and await reader.read() == b""
+            for _ in range(100):
+                loop = asyncio.get_running_loop()
+                loop.call_exception_handler({"message": "accept", "exception": OSError(24, "Too many open files")})
+            assert len(server.clients) == len(others)
+
+    asyncio.run(session())
+    err = capfd.readouterr().err
+    assert err.count("more are turned away") == err.count("Too many open files") == 1 and "Traceback" not in err
 
 
 @pytest.mark.parametrize("options, message", [

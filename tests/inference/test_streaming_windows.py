@@ -64,3 +64,40 @@ def test_models_of_centred_clips():
     stateful = tiny()
     stateful.centred = True
     close(push_in(Stream(stateful, 1), x, 1).poses[-1:], in_one_call(stateful, centre(x[-CHUNK:]))[-1:])
+
+
+@pytest.mark.parametrize("name", ["mixste", "poseretnet"])
+@pytest.mark.parametrize("missing", ["hold", "mask"])
+def test_nobody_yet(name, missing):
+    """Frames before anybody was seen have no pose, at once, and change none of the others."""
+    model = tiny(name)
+    model.centred = name == "mixste"
+    x = keypoints(model, 10) + 0.5
+    empty = torch.full_like(x[:1], torch.nan)
+    wanted = Stream(model, 2, missing=missing)
+    late = Stream(model, 2, missing=missing)
+    given = late.push(torch.cat([empty, empty, empty, x[:1]]))
+    assert given.frames.tolist() == [0, 1, 2] and given.poses.isnan().all()
+    again = Stream(model, 2, missing=missing)
+    again.load_state_dict(late.state_dict())
+    wanted.push(x[:1])
+    for stream in (late, again):
+        copy = Stream(model, 2, missing=missing)
+        copy.load_state_dict(wanted.state_dict())
+        poses, frames, *_ = stream.push(x[1:])
+        close(poses, copy.push(x[1:]).poses)
+        assert frames.tolist() == [*range(3, 13)]
+
+
+def test_who_is_away_moves_no_centre():
+    """The last frames of somebody who left and came back elsewhere: centred as if those between had not been."""
+    model = tiny("mixste")
+    model.centred = True
+    x = keypoints(model, 4)
+    away = torch.full_like(x[:1], torch.nan)
+    poses = Stream(model, 4).push(torch.cat([x[:1], away, away, x[3:] + 2])).poses
+    clip = torch.cat([x[:1], x[:1], x[:1], x[3:] + 2])
+    close(poses, in_one_call(model, centre(clip, seen=torch.tensor([True, False, False, True]))))
+    both = torch.cat([x[:1], x[3:] + 2])
+    close(centre(clip, seen=torch.tensor([True, False, False, True]))[[0, 3]], centre(both))
+    close(centre(clip, seen=torch.zeros(4, dtype=torch.bool)), centre(clip))

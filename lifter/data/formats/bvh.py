@@ -22,6 +22,7 @@ from ..rigs import h36m, length, up_axis
 from ..sequence import Dataset, Sequence
 
 _UNITS = (1.0, 0.01, 0.001, 0.0254, 0.0254 / 0.45)  # metre, centimetre, millimetre, inch, CMU's
+_COMMENT = re.compile(r"(?m)(?:^|(?<=\s))(?:#|//).*$")
 BODY = 1.6  # metres from the ankles to the top of the head, along the bones
 PEOPLE = (1.2, 2.1)  # and of whom there is no doubt about the unit
 _CHANNELS = [f"{axis}{kind}" for kind in ("position", "rotation") for axis in "XYZ"]
@@ -108,6 +109,8 @@ def read(path) -> Bvh:
             name = words.name()
         elif stack and kind == "END":
             words.expect("SITE")
+            while words.peek() not in ("{", ""):  # some give it a name
+                words.next()
             name = f"{names[stack[-1]]}_end"
         elif not stack and kind == "MOTION":
             name = None
@@ -138,12 +141,14 @@ def _split(path):
     del data
     time = re.search(r"frame\s+time\s*:\s*\S+", text, re.IGNORECASE)
     end = time.end() if time else len(text)
-    head = re.sub(r"(?m)(?:^|(?<=\s))(?:#|//).*$", "", text[:end])
+    head = _COMMENT.sub("", text[:end])
     return re.sub(r"(?i)\b(frames|time)\s*:", r"\1: ", head), text[end:]
 
 
 def _motion(path, text, frames, width):
     """(T, width) values."""
+    if "#" in text or "//" in text:
+        text = _COMMENT.sub("", text)
     if "," in text:  # a decimal comma
         text = text.replace(",", ".")
     try:

@@ -8,8 +8,9 @@ import numpy as np
 from lifter._notices import Items
 
 from ..detectors import Clip, body, detection, entries, person_of, register_detector, whole_number
-from ..files import numbers, read_json, take
-from ..loose import first_body, open_loose
+from ..files import numbers, read_json, take, with_nan
+from ..loose import open_loose
+from ..parts import first_body
 
 
 def _sniff(file):
@@ -26,21 +27,24 @@ def read(path):
     for number, entry in enumerate(told):
         frame, instances = 0, [entry]
         with frames.one():
+            if not isinstance(entry, dict):
+                raise ValueError(f"{path}: entry {number}: a {type(entry).__name__}, expected a dict")
             if "instances" in entry:
                 frame = whole_number(entry, "frame_id", number, f"{path}: entry {number}")
                 instances = entries(entry["instances"], f"{path}: instances of frame {frame}")
             for instance in instances:
                 with people.one():
-                    detections.append(detection(frame, person_of(instance), _keypoints(instance, f"{path}: frame {frame}")))
+                    keypoints = _keypoints(instance, f"{path}: frame {frame}")
+                    detections.append(detection(frame, person_of(instance), keypoints))
     frames.end()
     people.end()
     return [Clip(detections, joints=_joints(data))]
 
 
 def _keypoints(instance, where):
-    xy = numbers(take(instance, "keypoints", where), (None, 2), f"{where}: keypoints")
+    xy = numbers(with_nan(take(instance, "keypoints", where)), (None, 2), f"{where}: keypoints")
     scores = take(instance, "keypoint_scores", where)
-    scores = numbers(scores, (len(xy),), f"{where}: keypoint_scores")
+    scores = numbers(with_nan(scores), (len(xy),), f"{where}: keypoint_scores")
     return body(np.concatenate((xy, scores[:, None]), -1))
 
 

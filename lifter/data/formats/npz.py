@@ -8,7 +8,8 @@ import numpy as np
 
 from ..files import Npz, numbers
 from ..keypoints import order_of
-from ..loose import FPS, HEIGHT, NAMES, SCORES, SIZE, WIDTH, open_loose
+from ..loose import open_loose
+from ..parts import FPS, HEIGHT, NAMES, SCORES, SIZE, WIDTH
 from ..registry import register_format
 from ..sequence import Dataset
 
@@ -20,6 +21,11 @@ _POSES = (
     "keypoints_3d", "keypoints3d", "poses_3d", "pose_3d", "poses3d", "pose3d", "joints_3d", "joints3d", "positions_3d",
     "pred_3d", "poses",
 )  # fmt: skip
+
+_ROWS = {  # of a person in a frame
+    "frame": ("frame_ids", "frame_id", "frames", "frame_idx", "frame_indices", "frame_numbers"),
+    "track_id": ("track_ids", "track_id", "ids", "person_ids"),
+}
 
 
 def _names(file):
@@ -39,11 +45,19 @@ def open_npz(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
     for keys in (SCORES, WIDTH, HEIGHT, SIZE, FPS, NAMES):
         if told := next((key for key in keys if key in archive), None):
             data[told] = _plain(archive[told])
+    if "keypoints" in data:
+        count = np.shape(data["keypoints"])[:1]
+        rows = {name: next((archive[key] for key in keys if key in archive), None) for name, keys in _ROWS.items()}
+        rows = {name: values for name, values in rows.items() if values is not None and np.shape(values) == count}
+        if "frame" in rows:  # people by rows
+            scores = next((values for key, values in data.items() if key in SCORES and np.ndim(values) == 2), None)
+            rows |= {"keypoints": data.pop("keypoints")} | ({} if scores is None else {"scores": scores})
+            data["frames"] = [dict(zip(rows, row)) for row in zip(*(np.asarray(each).tolist() for each in rows.values()))]
     return open_loose("npz", archive.path, data, size, fps, layout, variant)
 
 
 def _plain(value):
-    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
 
 
 @register_format(
