@@ -139,7 +139,7 @@ def numbers(value, shape, where, dtype=np.float64):
 
 def with_nan(values):
     """Lists of numbers, or lists of such, with NaN for null, as JSON has what is missing."""
-    if not isinstance(values, list):
+    if not isinstance(values, list) or (None not in values and not (values and isinstance(values[0], list))):
         return values
     return [math.nan if value is None else with_nan(value) if isinstance(value, list) else value for value in values]
 
