@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lifter.data import detect, open_data
 from lifter.data.keypoints import COCO, LAYOUTS, to_h36m
-from lifter.data.mocap import y_up
+from lifter.data.mocap import film, y_up
 from lifter.inference.files import find_sources
 from lifter.skeleton import H36M
 
@@ -356,6 +356,16 @@ def test_3d_npy(tmp_path, up, unit):
     assert sequence.keypoints is None and sequence.up == up
     np.testing.assert_allclose(sequence.poses, WAYS[up](POSES), atol=1e-5)
     np.testing.assert_allclose(y_up(sequence), POSES * (1, -1, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("up", WAYS)
+def test_film(tmp_path, up):
+    """Virtual cameras see them upright."""
+    views = list(film(open_data(write_array(tmp_path, "x", WAYS[up](POSES)))))
+    for view in views:
+        y = view.pixels()[..., 1]
+        assert (y[:, H36M.joints.index("head")] < y[:, H36M.joints.index("left_ankle")] - 50).all()
+    assert len(views) == 4
 
 
 def instances(keypoints, **more):
