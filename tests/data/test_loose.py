@@ -82,6 +82,8 @@ JSON = {
     "lists of people": ONE[:, None].tolist(),
     "rows of numbers": ONE.reshape(4, -1).tolist(),
     "lines of lists": "\n".join(json.dumps({"frame": n, "keypoints": [pose.tolist()]}) for n, pose in enumerate(ONE)),
+    "a list around each body": [{"frame_id": n, "persons": [{"keypoints": [pose.tolist()]}]} for n, pose in enumerate(ONE)],
+    "by times": {f"{number / 25:.3f}": people_of([pose]) for number, pose in enumerate(ONE)},
     "MoveNet": [[{"keypoints": named(pose), "score": 0.8}] for pose in ONE],
     "MoveNet, one": [{"keypoints": named(pose), "score": 0.8} for pose in ONE],
     "PoseNet": [{"score": 0.9, "keypoints": parts(pose)} for pose in ONE],
@@ -136,7 +138,7 @@ def test_json(tmp_path, form):
     assert detect(path) == "frames"
     (sequence,) = open_data(path, size=SIZE)
     np.testing.assert_allclose(sequence.keypoints, expected(ONE, size=SIZE), atol=1e-6)
-    assert sequence.start == 0 and sequence.fps == (25 if "dict" in form else None)
+    assert sequence.start == 0 and sequence.fps == (25 if "dict" in form or "times" in form else None)
 
 
 def test_two_people_of_one_image(tmp_path):
