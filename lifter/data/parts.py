@@ -142,8 +142,9 @@ def _of_dict(value):
             return part
     if value and all(re.search(r"\d", str(key)) for key in value):
         parts = [part_of(inner) for inner in value.values()]
+        timed = all(re.fullmatch(r"\d+\.\d+", str(key)) for key in value)
         for part, key in zip(parts, value):
-            part.key = str(key)
+            part.time, part.key = (float(key), None) if timed else (part.time, str(key))
         return Part(parts=parts)
     return Part()
 

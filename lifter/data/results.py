@@ -11,16 +11,30 @@ from .sequence import Sequence
 BODY = 1.6  # metres from an ankle along the bones to the head, about
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 UPS = {"-y": (0.0, -1.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}  # of poses: of a camera, OpenSim's, of a room
+# Where joints are among the 22 of a body of SMPL's family, which 2 or more of the hands may follow.
+SMPL = {
+    "pelvis": 0, "left_hip": 1, "right_hip": 2, "left_knee": 4, "right_knee": 5, "spine": 6, "left_ankle": 7, "right_ankle": 8,
+    "thorax": 12, "neck": 15, "left_shoulder": 16, "right_shoulder": 17, "left_elbow": 18, "right_elbow": 19,
+    "left_wrist": 20, "right_wrist": 21,
+}  # fmt: skip
 _CHAIN = ("ankle", "knee", "hip")
 
 
 def poses_of(name, points, where, *, layout=None, **known) -> Sequence:
     """A sequence of poses (T, J, 3) in the joints of a detector's `layout`, as `to_h36m` takes it; None: 17 joints are
-    Human3.6M's, or COCO's if their bones are much shorter. The rest is as of `result_of`."""
+    Human3.6M's, or COCO's if their bones are much shorter; 22 and 24 are SMPL's. The rest is as of `result_of`."""
+    if layout is None and points.shape[1] in (22, 24):
+        return result_of(name, _of_smpl(points), where, **known)
     if layout is None:
         layout = order_of(points, "h36m", where) if points.shape[1] == 17 else layout_of(points.shape[1], where)
     variant = "mmpose" if layout in LAYOUTS and "mmpose" in LAYOUTS[layout].variants else None
     return result_of(name, to_h36m(points, layout, variant, where), where, **known)
+
+
+def _of_smpl(points):
+    at = {joint: points[:, place] for joint, place in SMPL.items()}
+    at["head"] = at["neck"] + 1.5 * (at["neck"] - at["thorax"])  # its crown, which SMPL has no joint for
+    return np.stack([at[joint] for joint in H36M.joints], 1)
 
 
 def result_of(name, points, where, *, unit=None, up=None, **known) -> Sequence:
