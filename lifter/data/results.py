@@ -1,5 +1,7 @@
 """Poses in 3D as other programs write them: holes filled, the unit and the way up found out."""
 
+import warnings
+
 import numpy as np
 
 from lifter._notices import notice
@@ -80,14 +82,23 @@ def _body(points):
 
 def _filled(points, where):
     """Points without holes, and (T,) whether all joints of a frame were there."""
-    zero = (points == 0).all(-1)
-    lost = ~np.isfinite(points).all(-1) | zero & ~zero.all(0)
+    lost = ~np.isfinite(points).all(-1) | _at_nothing(points)
     if lost.all(0).any():
         never = ", ".join(joint for joint, gone in zip(H36M.joints, lost.all(0)) if gone)
         raise ValueError(f"{where}: {never} in none of {len(points)} frames")
-    filled = _interpolated(points, lost)
-    passing = lost & zero & (np.linalg.norm(filled, axis=-1) < 0.05 * np.ptp(filled, axis=1).max())  # through the origin
-    return _interpolated(points, lost & ~passing), ~(lost & ~passing).any(1)
+    return _interpolated(points, lost), ~lost.any(1)
+
+
+def _at_nothing(points):
+    """Where a joint is at (0, 0, 0) because it is missing: its bone has no length, or is much longer than in other frames."""
+    zero = (points == 0).all(-1)
+    beside = [parent if parent >= 0 else H36M.parents.index(joint) for joint, parent in enumerate(H36M.parents)]
+    lengths = np.linalg.norm(points - points[:, beside], axis=-1)
+    there = np.where(zero | zero[:, beside] | ~np.isfinite(lengths), np.nan, lengths)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of joints that are always at nothing
+        usual = np.nanmedian(there, 0)
+    return zero & ~zero.all(0) & ~((lengths > 0) & (lengths < 1.5 * usual))
 
 
 def _interpolated(points, lost):

@@ -425,7 +425,7 @@ def test_holes_in_poses(tmp_path):
     """Interpolated, and not counted in an evaluation."""
     poses = POSES + (0, 0, 3.0)
     poses[2, 3] = np.nan
-    poses[3, 6] = 0
+    poses[3, 5:7] = 0
     (sequence,) = open_data(write_array(tmp_path, "x", poses))
     np.testing.assert_allclose(sequence.poses, POSES + (0, 0, 3.0), atol=1e-6)
     assert sequence.valid.tolist() == [True, True, False, False, True]
