@@ -25,8 +25,10 @@ SAME = 0.25  # bodies that are nearer than that, in their extents, are in one pl
 
 def _frames(root, where):
     """[(label or None, time or None, bodies)] of the frames in a part."""
-    while root.depth > 2 and len(root.parts) == 1:
-        root = root.parts[0]
+    while (depth := root.depth) > 2:
+        root = root.parts[0] if len(root.parts) == 1 else _without_wrappers(root)
+        if root.depth == depth:
+            break
     if root.depth > 2:
         raise ValueError(f"{where}: lists of lists of lists of people, expected frames of people")
     if root.depth == 0:
@@ -47,6 +49,20 @@ def _frames(root, where):
     if labelled or root.listed or any(part.listed or not part.full for part in root.parts):
         return [(_label(part), part.time, part.bodies()) for part in root.parts]
     return [(None, None, bodies) for bodies in _images(root.parts, where)]
+
+
+def _without_wrappers(part):
+    """The same without lists around one body."""
+    if part.values is not None:
+        return part
+    if len(part.parts) == 1 and part.parts[0].values is not None:
+        (body,) = part.parts
+        for name in ("frame", "time", "key", "id"):
+            if getattr(body, name) is None:
+                setattr(body, name, getattr(part, name))
+        return body
+    part.parts = [_without_wrappers(inner) for inner in part.parts]
+    return part
 
 
 def _label(part):
@@ -227,7 +243,8 @@ def _in_room(values):
     given = values[np.isfinite(values).all(-1)]
     small = len(given) > 0 and np.abs(given[:, :2]).max() <= PIXELS
     far = len(given) > 0 and given[:, 2].min() < -30  # what no logit is
-    return far or small and ((given[:, 2] < 0) & (given[:, 2] != -1)).any() or are_poses(values)
+    smpl = values.shape[1] in (22, 24)  # joints, which no detector in images has
+    return smpl or far or small and ((given[:, 2] < 0) & (given[:, 2] != -1)).any() or are_poses(values)
 
 
 def _in_image(values):

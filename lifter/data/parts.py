@@ -89,7 +89,7 @@ def part_of(value) -> Part:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return Part()
-    if not isinstance(value, (dict, list, tuple, np.ndarray)) or len(value) == 0:
+    if not _has_parts(value):
         return Part()
     body = _body(value)
     if body is not None:
@@ -107,7 +107,7 @@ def first_body(value) -> Part | None:
     """The first body in a value."""
     if isinstance(value, str):
         return next(iter(part_of(value).bodies()), None)
-    if not isinstance(value, (dict, list, tuple, np.ndarray)) or len(value) == 0:
+    if not _has_parts(value):
         return None
     if (body := _body(value)) is not None:
         return body
@@ -117,6 +117,11 @@ def first_body(value) -> Part | None:
     elif isinstance(value[0], (int, float, np.generic)):
         return None
     return next((body for inner in value if (body := first_body(inner)) is not None), None)
+
+
+def _has_parts(value):
+    is_array = isinstance(value, np.ndarray) and value.ndim > 0
+    return (is_array or isinstance(value, (dict, list, tuple))) and len(value) > 0
 
 
 def _of_dict(value):
@@ -137,8 +142,9 @@ def _of_dict(value):
             return part
     if value and all(re.search(r"\d", str(key)) for key in value):
         parts = [part_of(inner) for inner in value.values()]
+        timed = all(re.fullmatch(r"\d+\.\d+", str(key)) for key in value)
         for part, key in zip(parts, value):
-            part.key = str(key)
+            part.time, part.key = (float(key), None) if timed else (part.time, str(key))
         return Part(parts=parts)
     return Part()
 
@@ -274,8 +280,8 @@ def told_in(data, where):
     width, height, fps = first(WIDTH), first(HEIGHT), first(FPS)
     if width is None or height is None:
         for value in (place[key] for place in places for key in SIZE if key in place):
-            pair = re.findall(r"\d+", value) if isinstance(value, str) else array_of(value)
-            if pair is not None and len(pair) == 2:
+            pair = np.array(re.findall(r"\d+", value), np.float64) if isinstance(value, str) else array_of(value)
+            if pair is not None and pair.shape == (2,):
                 width, height = float(pair[0]), float(pair[1])
     lists = [place[key] for place in places for key in NAMES if isinstance(place.get(key), (list, np.ndarray))]
     names = next((tuple(map(str, names)) for names in lists if _are_known(tuple(map(str, names)))), None)

@@ -155,8 +155,7 @@ def _lift_files(model, sources, lift, record, report):
 
 
 def _sequences(sources, lift, record, report):
-    """((output, sequence, fingerprint), keypoints) of what is still to be lifted. What is wrong with a file does not concern the
-    others."""
+    """((output, sequence, fingerprint), keypoints) of what is to be lifted. What is wrong with a file concerns no other."""
     for source in sources:
         try:
             fingerprint = record.fingerprint(source.path)
