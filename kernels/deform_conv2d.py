@@ -19,7 +19,8 @@ def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0
 
     The kernels walk over channels: a channels-last input (a clip (B, T, J, C) as `x.permute(0, 3, 1, 2)`) is read where
     it is, and any other layout costs one copy of the input and one of the output. Depthwise convolution is one fused
-    kernel; every other grouping samples the columns first, kh * kw times the input, and multiplies them by the weight.
+    kernel; every other grouping samples the columns first, kh * kw times the input, and multiplies them by the weight. That
+    product is PyTorch's, which may round otherwise on another number of threads.
 
     Args:
         input: (B, Cin, H, W), float32, bfloat16 or float16 (float64 runs on the reference).

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from ._io import digest_of, regular
+from ._pickles import Unpickler
 
 MARK = b"sha256:"  # in the archive's comment, before the digest of all bytes but the digest's own
 FOLDER = 0x10  # in an entry's attributes: torch.load takes its data for empty
@@ -202,45 +203,13 @@ def _most(size):
 
 def _load(file, size, storage=None):
     """The next pickle of a file. `storage(dtype, key, count)`: what it refers to."""
-    return _Unpickler(_Counted(file, _most(size)), storage).load()
+    return _Unpickler(file, size, storage).load()
 
 
-class _Counted:
-    """A file of which no more than so many bytes are read, whatever a number in it says."""
-
-    def __init__(self, file, left):
-        self.file, self.left = file, left
-
-    def read(self, count):
-        self._take(count)
-        return self.file.read(count)
-
-    def readline(self):
-        line = self.file.readline()
-        self._take(len(line))
-        return line
-
-    def _take(self, count):
-        self.left -= count
-        if self.left < 0:
-            raise pickle.UnpicklingError("more pickle than such a file has")
-
-
-class _Tuple(tuple):
-    """One that is no key with others in it: the hash of tuples of tuples can take forever."""
-
-    def __hash__(self):
-        if any(isinstance(item, tuple) for item in self):
-            raise pickle.UnpicklingError("a key of tuples in tuples")
-        return super().__hash__()
-
-
-class _Unpickler(pickle._Unpickler):  # the one in Python: C's allocates what a number in the file says
-    dispatch = dict(pickle._Unpickler.dispatch)
-
-    def __init__(self, file, storage):
-        super().__init__(file, encoding="latin1")
-        self._storage, self._file = storage, file
+class _Unpickler(Unpickler):
+    def __init__(self, file, size, storage):
+        super().__init__(file, _most(size))
+        self._storage = storage
 
     def persistent_load(self, args):
         kind, dtype, key, _location, *more = args
@@ -248,40 +217,11 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: C's allocates what a 
             raise pickle.UnpicklingError(f"it refers to a {kind!r}")
         return self._storage(dtype, key, *more)
 
-    def find_class(self, module, name):
+    def find(self, module, name):
         name = f"{module}.{name}"
-        if name in DTYPES:
-            return DTYPES[name]
         if name not in KNOWN:
             raise pickle.UnpicklingError(f"it asks for {name}, which is neither data nor a tensor")
-        return lambda *args: self._call(KNOWN[name], args)  # not the function itself: a pickle can set attributes
-
-    def _call(self, function, args):
-        self._file._take(sum(len(arg) for arg in args if hasattr(arg, "__len__")))  # it may make a copy, again and again
-        return function(*args)
-
-    def _tuple(self, count):
-        first = len(self.stack) - count
-        self.stack[first:] = [_Tuple(self.stack[first:])]
-
-    def _tuple_from_mark(self):
-        items = self.pop_mark()
-        self.append(_Tuple(items))
-
-    dispatch[pickle.TUPLE[0]] = _tuple_from_mark
-    dispatch[pickle.TUPLE1[0]] = lambda self: self._tuple(1)
-    dispatch[pickle.TUPLE2[0]] = lambda self: self._tuple(2)
-    dispatch[pickle.TUPLE3[0]] = lambda self: self._tuple(3)
-    for code in (
-        pickle.EMPTY_SET,
-        pickle.FROZENSET,
-        pickle.BYTEARRAY8,
-        pickle.NEXT_BUFFER,
-        pickle.EXT1,
-        pickle.EXT2,
-        pickle.EXT4,
-    ):
-        del dispatch[code[0]]  # torch writes none; some make much of a byte
+        return KNOWN[name]
 
 
 def _tensor(storage, offset, shape, stride, *_):
@@ -325,7 +265,7 @@ NUMPY = {
     "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "f2": "e", "f4": "f",
     "f8": "d",
 }  # fmt: skip
-KNOWN = {
+KNOWN = DTYPES | {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_parameter": _parameter,

@@ -19,7 +19,7 @@ from .registry import create_model
 
 SHIPPED = Path(__file__).with_name("weights") / "lifter.safetensors"
 BUFFERS = 1 << 20  # numbers that a model may have besides those in its file
-TENSOR = 512  # numbers that each tensor counts for at least: many small ones take time
+TENSOR = 1024  # numbers that each tensor counts for at least: many small ones take time
 
 
 class Pretrained(NamedTuple):

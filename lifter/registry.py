@@ -9,7 +9,7 @@ from .models._register import MODELS, OFFICIAL, Official, register_model, regist
 __all__ = ["Official", "create_model", "list_models", "official_model", "register_model", "register_official"]
 
 SIZES = ("num_frames", "num_joints", "in_channels", "dim", "dim_rep", "depth", "num_heads")
-MOST = 1 << 20
+MOST = 1 << 16
 
 
 def create_model(name, num_frames=None, **kwargs):
@@ -21,7 +21,7 @@ def create_model(name, num_frames=None, **kwargs):
         kwargs: arguments of the model class, for example `in_channels`, `num_joints`, `depth`, `variant`.
 
     Raises:
-        ValueError for an unknown name, for a size that is no positive integer, and for a number beyond a million.
+        ValueError for an unknown name, for a size that is no positive integer, and for a number beyond 65536.
     """
     if name not in MODELS:
         raise ValueError(f"create_model: name is {name!r}, expected one of {', '.join(sorted(MODELS))}")

@@ -35,7 +35,7 @@ CHANGES = {
     r"torch\.cuda\.(synchronize|manual_seed_all)\(\w*\)": "None",
     r"not torch\.cuda\.is_available\(\)": "False",
     r"range\(10000\)": "range(20)",  # of a race between blocks of a GPU
-    r"4096(?=:| \+)": "64",  # channels: 4096 + 32, for which a CPU would take a day, and those beside them in memory
+    r"4096(?=:| \+)": "128",  # channels: 4096 + 32, for which a CPU would take a day, and those beside them in memory
 }
 
 

@@ -69,9 +69,10 @@ def test_sizes_that_are_only_claimed(tmp_path, size):
     """They take no memory before the weights are looked at."""
     kwargs = {"num_frames": 9, "dim": 16, "depth": 1}
     model, path = lifter.create_model("mixste", **kwargs), tmp_path / "a.safetensors"
-    for value, message in ((1 << 20, "more numbers than it has bytes"), (1 << 40, f"{size} is {1 << 40}, expected at most")):
+    told = {1 << 16: "more numbers than it has bytes|does not fit", 1 << 40: f"{size} is {1 << 40}, expected at most"}
+    for value, message in told.items():
         lifter.save_checkpoint(model, path, {"lifter": json.dumps({"model": "mixste", "kwargs": kwargs | {size: value}})})
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, KeyError), match=message):
             lifter.load_pretrained(path)
     lifter.save_checkpoint(model, path, {"lifter": json.dumps({"model": "mixste", "kwargs": kwargs | {size: 8}})})
     with pytest.raises((ValueError, KeyError), match="does not fit MixSTE"):

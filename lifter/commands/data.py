@@ -1,9 +1,10 @@
 import argparse
 import sys
+from pathlib import Path
 
 from lifter._errors import message
 from lifter.data.inspect import convert, describe
-from lifter.data.registry import WRITERS
+from lifter.data.registry import WRITERS, detect, walk
 
 
 def add_arguments(parser):
@@ -57,7 +58,7 @@ def run(args) -> int:
 
 def _inspect(args) -> int:
     failed = 0
-    for path in args.paths:
+    for path in [found for named in args.paths for found in _files(named, args.format)]:
         try:
             lines, problems = describe(path, **reading_options(args))
         except (ValueError, KeyError, OSError, ImportError) as error:
@@ -65,6 +66,16 @@ def _inspect(args) -> int:
         print("\n  ".join(lines), *problems, sep="\n" if lines else "", flush=True)
         failed += bool(problems)
     return 1 if failed else 0
+
+
+def _files(path, format):
+    """What a path is, or of a folder of no known format what `lifter lift` finds in it."""
+    if format is None and Path(path).is_dir():
+        try:
+            detect(path)
+        except ValueError:
+            return sorted(walk(path)) or [path]
+    return [path]
 
 
 def _convert(args) -> int:

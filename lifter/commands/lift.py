@@ -47,7 +47,9 @@ def run(args) -> int:
         problems.append(f"lifter lift: {message(error)}")
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
     if told:
-        there = f", {told['there']} were there (--overwrite lifts them again)" if told["there"] else ""
+        there = f" ({told['changed']} again: other input, model or options)" if told["changed"] and not args.overwrite else ""
+        there += f", {told['there']} were there (--overwrite lifts them again)" if told["there"] else ""
+        there += f", {told['elsewhere']} are in the hands of another process" if told["elsewhere"] else ""
         print(f"{args.out}: {told['lifted']} sequences lifted{there}, {told['failed']} failed")
     return 1 if problems else 0
 

@@ -17,8 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lifter._pickles import Unpickler
+
 GZIP = b"\x1f\x8b"
 UNFOLDED = 100  # times as large as its file is what a compressed one may hold
+EXPANSION = 20  # the same of an npz, besides
+ARRAYS = 1 << 26  # bytes, which masks and zeros may be of
 STEP = 2**16  # bytes of a compressed file at once
 _PLAIN = re.compile(r"[<>|=]?(\?|[biuf](1|2|4|8)|b1|U\d+|S\d+)")
 
@@ -27,6 +31,8 @@ def existing(path) -> Path:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no file or folder of that name")
+    if not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: is a pipe or a device, expected a file or a folder")
     return path
 
 
@@ -133,7 +139,7 @@ def numbers(value, shape, where, dtype=np.float64):
 
 def with_nan(values):
     """Lists of numbers, or lists of such, with NaN for null, as JSON has what is missing."""
-    if not isinstance(values, list):
+    if not isinstance(values, list) or (None not in values and not (values and isinstance(values[0], list))):
         return values
     return [math.nan if value is None else with_nan(value) if isinstance(value, list) else value for value in values]
 
@@ -193,6 +199,8 @@ class Npz:
                 self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
             except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{self.path}: not an npz file, or cut short ({error})") from None
+            if sum(info.file_size for info in self._zip.infolist()) > ARRAYS + EXPANSION * self.path.stat().st_size:
+                raise ValueError(f"{self.path}: unfolds to more than {EXPANSION} times its size, which no keypoints do")
         return self._zip
 
     def __contains__(self, key):
@@ -280,6 +288,7 @@ def _read_header(file, where):
     return shape, "F" if fortran else "C", dtype
 
 
+SMALL = 1 << 20  # bytes of a pickle
 MOST = 100_000  # parts that a small pickle may unfold to
 
 # ---- pickles ---------------------------------------------------------------------------------------------------------
@@ -287,7 +296,11 @@ MOST = 100_000  # parts that a small pickle may unfold to
 
 def _unpickle(file, where):
     try:
-        value = _finished(_Unpickler(file, encoding="latin1").load(), {})
+        begin = file.tell()
+        size = len(file.read(SMALL + 1))
+        file.seek(begin)
+        reader = _Small(file, 2 * size + MOST) if size <= SMALL else _Large(file, encoding="latin1")
+        value = _finished(reader.load(), {})
         if _unfolded(value, {}) > MOST + 100 * file.tell():
             raise pickle.UnpicklingError("it refers to the same parts again and again, and would fill the memory")
         return value
@@ -308,8 +321,8 @@ def _unfolded(value, memo) -> int:
     return memo[id(value)]
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module, name):
+class _Known:
+    def find(self, module, name):
         if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             known = {"_reconstruct": _Array, "scalar": _scalar}
         else:
@@ -323,6 +336,16 @@ class _Unpickler(pickle.Unpickler):
         if name not in known:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither data nor an array")
         return known[name]
+
+
+class _Small(_Known, Unpickler):
+    """What a few bytes become is in proportion to them."""
+
+
+class _Large(_Known, pickle.Unpickler):
+    """In C, which is faster and trusts the numbers in the file."""
+
+    find_class = _Known.find
 
 
 class _Dtype:

@@ -6,8 +6,10 @@ different videos, and so are those that differ in a second number, where the fir
 
 import re
 
+from lifter._notices import notice
+
 _NUMBER = re.compile(r"((?<!\d)\d{1,15}(?!\d))")
-_SUFFIX = re.compile(r"\.(?=\w*[A-Za-z])\w{1,5}$")  # of a file; "walk.0001" has none
+_SUFFIX = re.compile(r"\.(?=\d*[A-Za-z])[A-Za-z\d]{1,5}$")  # of a file; "walk.0001" has none
 _VIEW = re.compile(r"(cam|camera|view|video|clip|take|subject|person|[csvp])[ _.-]*$", re.IGNORECASE)
 
 
@@ -24,10 +26,10 @@ def frames_of(names, where) -> list[tuple[str, int]]:
     found = {}
     for texts, group in alike.items():
         rows = {name: tuple(map(int, split[name][1::2])) for name in group}
-        frame, counting = _columns(list(dict.fromkeys(rows.values())), texts)
+        numbers, counting = _numbers(list(dict.fromkeys(rows.values())), texts, where)
         for name, row in rows.items():
             video = tuple("" if place in counting else part for place, part in enumerate(split[name]))
-            found[name] = video, row[frame]
+            found[name] = video, numbers[row]
     titles = _titles({video for video, _ in found.values()})
     return [(titles[found[name][0]], found[name][1]) for name in names]
 
@@ -45,17 +47,22 @@ def has_number(name) -> bool:
     return isinstance(name, str) and len(_NUMBER.split(_SUFFIX.sub("", name))) > 1
 
 
-def _columns(rows, texts):
-    """Which number is the frame's, and the places in a split name of those that count frames."""
+def _numbers(rows, texts, where):
+    """({row: number of its frame}, the places in a split name of what counts frames)."""
     columns = list(zip(*rows))
     changing = [place for place, column in enumerate(columns) if len(set(column)) > 1] or [len(columns) - 1]
     is_frame = lambda place: not _VIEW.search(texts[place])
     alone = [place for place in changing if len(set(columns[place])) == len(rows)]
     if alone:  # of a number and a time, which change together, the one with smaller steps
         frame = min(alone, key=lambda place: (not is_frame(place), max(columns[place]) - min(columns[place]), -place))
-        return frame, {2 * place + 1 for place in changing}
-    frame = max(changing, key=lambda place: (is_frame(place), len(set(columns[place])), place))
-    return frame, {2 * frame + 1}
+        rising = sorted(rows) == sorted(rows, key=lambda row: row[frame])
+        if not rising and all(map(is_frame, changing)):
+            notice(f"{where}: the names tell times, not numbers of frames: these are counted in their order")
+            return {row: number for number, row in enumerate(sorted(rows))}, {2 * place + 1 for place in changing}
+    else:
+        frame = max(changing, key=lambda place: (is_frame(place), len(set(columns[place])), place))
+        rising = False
+    return {row: row[frame] for row in rows}, {2 * place + 1 for place in (changing if rising else [frame])}
 
 
 def _titles(videos):

@@ -72,7 +72,7 @@ def convert(
     """Write the sequences of a file or folder to `out`, one at a time: (how many, what is wrong with which of the others).
 
     Args:
-        out: an .npz or .json is lifter's own format; a .csv, .trc or .bvh has one sequence; or, without suffix, a folder with
+        out: an .npz or .json is lifter's own format; others have one sequence; or, without suffix, a folder with
             a file for each, in the format `to` (of `lifter.data.registry.WRITERS`).
         select: patterns of names. skeleton: reorder the joints to those of this skeleton, by name.
         virtual_cameras: motions in the world become what four cameras around them see. noise: the seed of a detector's

@@ -1,16 +1,8 @@
-"""Poses as people save them themselves: lists, dicts and arrays inside one another, of frames, people and joints.
+"""Poses as people save them themselves: the frames that `parts` are of, and whether their numbers are places in an image or in
+a room."""
 
-What is what follows from shapes and from the names of keys. A joint is {x, y, ...} or [x, y, ...]. A body is a list of joints,
-a dict of them by names, {x: [...], y: [...]}, or a row of numbers. Around it are people and frames, as lists, or as dicts by
-ids and numbers. Numbers of frames, times, ids, confidences, the size of the image and the frames per second are taken where
-they are named.
-"""
-
-import json
-import re
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 
@@ -18,280 +10,14 @@ from lifter._notices import notice
 
 from .detectors import Clip, detection, open_clips, rate_of_times
 from .detectors import body as body_of
-from .files import image_size
 from .frames import frames_of, has_number
-from .keypoints import LAYOUTS, layout_of_names, order_of
+from .keypoints import layout_of_names, order_of
+from .parts import array_of, part_of, told_in
 from .plausible import PIXELS, SHARES, are_poses
 from .results import poses_of
 from .sequence import Dataset
 
-COUNTS = (*(layout.joints for layout in LAYOUTS.values()), 133, 136)  # of joints; the last two begin with the body
-# Under which keys a dict has bodies: the first of them that has any. MediaPipe finds the first four once a frame.
-LANDMARKS = ("pose_landmarks", "poseLandmarks", "landmarks", "landmark")
-IMAGE = (
-    *LANDMARKS, "people", "persons", "instances", "poses", "skeletons", "bodies", "detections", "objects", "tracked_points",
-    "keypoints", "keypoints_2d", "keypoints2d", "kpts", "kps", "joints", "joints_2d", "pose", "body", "skeleton", "frames",
-    "data_by_frame", "frame_data", "results", "predictions", "sequence", "pose_data", "keypoints_data", "data",
-)  # fmt: skip
-WORLD = (
-    "pose_world_landmarks", "poseWorldLandmarks", "world_landmarks", "worldLandmarks", "keypoints3D", "keypoints_3d",
-    "keypoints3d", "joints_3d", "joints3d", "pose_3d", "pose3d", "poses_3d", "points_3d",
-)  # fmt: skip
-FRAME = (
-    "frame", "frame_id", "frame_idx", "frame_index", "frameIndex", "frameId", "frame_number", "frameNumber", "frame_num",
-    "frame_no", "image_id", "image", "image_path", "frame_path", "file_name", "filename",
-)  # fmt: skip
-TIME = (
-    "timestamp",
-    "timestamp_ms",
-    "timestampMs",
-    "timestamp_s",
-    "timestamp_sec",
-    "time",
-    "time_ms",
-    "time_s",
-    "time_sec",
-    "t",
-)
-ID = ("track_id", "trackId", "tracking_id", "person_id", "personId", "player_id", "idx", "id")
-SCORES = (
-    "keypoint_scores", "keypoints_scores", "keypoint_confidence", "keypoints_conf", "keypoints_confidence", "scores",
-    "confidences", "confidence", "conf", "visibility", "visible", "likelihood", "score", "c", "v",
-)  # fmt: skip
-NUMBER = ("id", "index", "idx", "landmark_id")  # of a joint
-NAME = ("name", "part", "joint", "keypoint", "label")
-META = ("metadata", "meta", "info", "meta_info", "video_info", "video_metadata", "videoInfo", "video", "config")
-WIDTH = ("width", "image_width", "img_width", "frame_width", "video_width", "imageWidth", "videoWidth", "frameWidth", "w")
-HEIGHT = (
-    "height",
-    "image_height",
-    "img_height",
-    "frame_height",
-    "video_height",
-    "imageHeight",
-    "videoHeight",
-    "frameHeight",
-    "h",
-)
-SIZE = ("resolution", "size", "image_size", "frame_size", "video_size", "img_size")
-NAMES = ("keypoint_names", "joint_names", "landmark_names", "keypoints_names", "joints_names", "bodyparts", "names")
-FPS = ("fps", "FPS", "frame_rate", "framerate", "frameRate", "video_fps")
 SAME = 0.25  # bodies that are nearer than that, in their extents, are in one place
-
-
-@dataclass
-class Part:
-    """A body, or parts with bodies in them, and what is said about these."""
-
-    values: np.ndarray | None = None  # (J, 4): x, y, z and confidence, NaN where there is none; or as the file has it
-    named: bool = False  # the columns of `values`, by keys
-    joints: tuple[str, ...] = ()  # names
-    scored: bool = False  # the confidences stand apart
-    world: bool = False  # no image, by the key
-    parts: list["Part"] = field(default_factory=list)
-    frame: object = None
-    time: object = None
-    id: object = None
-    key: object = None  # in a dict by numbers
-    listed: bool = False  # in a list that means frames
-
-    @property
-    def depth(self):
-        """How many parts are around the bodies."""
-        return 0 if self.values is not None else 1 + max((part.depth for part in self.parts if part.full), default=0)
-
-    @property
-    def full(self):
-        return self.values is not None or any(part.full for part in self.parts)
-
-    def bodies(self):
-        return [self] if self.values is not None else [body for part in self.parts for body in part.bodies()]
-
-
-def part_of(value) -> Part:
-    """The bodies in a value, in whatever form; a text may be JSON, as of ultralytics' `to_json`."""
-    if isinstance(value, str) and value[:1] in ("[", "{"):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return Part()
-    if not isinstance(value, (dict, list, tuple, np.ndarray)) or len(value) == 0:
-        return Part()
-    body = _body(value)
-    if body is not None:
-        return body
-    if isinstance(value, dict):
-        return _of_dict(value)
-    if (array := _array(value)) is not None and array.ndim == 3 and (bodies := _bodies_of_rows(array)):
-        return Part(parts=bodies, listed=True)
-    if isinstance(value[0], (int, float, np.generic)):
-        return Part()
-    return Part(parts=[part_of(inner) for inner in value], listed=array is not None)
-
-
-def first_body(value) -> Part | None:
-    """The first body in a value."""
-    if isinstance(value, str):
-        return next(iter(part_of(value).bodies()), None)
-    if not isinstance(value, (dict, list, tuple, np.ndarray)) or len(value) == 0:
-        return None
-    if (body := _body(value)) is not None:
-        return body
-    if isinstance(value, dict):
-        keyed = all(re.search(r"\d", str(key)) for key in value)
-        value = value.values() if keyed else [value[key] for key in (*IMAGE, *WORLD) if key in value]
-    elif isinstance(value[0], (int, float, np.generic)):
-        return None
-    return next((body for inner in value if (body := first_body(inner)) is not None), None)
-
-
-def _of_dict(value):
-    for key in (*IMAGE, *WORLD):
-        part = part_of(value[key]) if key in value else Part()
-        if part.full or key in LANDMARKS and key in value:
-            part.listed = part.listed and part.values is None or key in (*LANDMARKS, *WORLD)
-            said = lambda keys: next((value[key] for key in keys if isinstance(value.get(key), (int, float, str))), None)
-            part.frame, part.time = (
-                said(keys) if now is None else now for keys, now in ((FRAME, part.frame), (TIME, part.time))
-            )
-            bodies = part.bodies()
-            for body in bodies:
-                body.world |= key in WORLD
-            if len(bodies) == 1 and bodies[0].id is None:
-                bodies[0].id = said(ID)
-            _score(bodies, value)
-            return part
-    if value and all(re.search(r"\d", str(key)) for key in value):
-        parts = [part_of(inner) for inner in value.values()]
-        for part, key in zip(parts, value):
-            part.key = str(key)
-        return Part(parts=parts)
-    return Part()
-
-
-def _score(bodies, value):
-    """Take the confidences that stand beside bodies."""
-    for key in SCORES:
-        scores = _array(value.get(key))
-        if scores is not None and bodies and scores.size == sum(len(body.values) for body in bodies):
-            for body, rows in zip(bodies, np.split(scores.reshape(-1), np.cumsum([len(body.values) for body in bodies])[:-1])):
-                xyz = body.values[:, :3]
-                empty = np.full((len(xyz), 3 - xyz.shape[1]), np.nan)
-                body.values, body.named, body.scored = np.concatenate((xyz, empty, rows[:, None]), 1), True, True
-            return
-
-
-# ---- bodies ----------------------------------------------------------------------------------------------------------
-
-
-def _body(value):
-    """The body that a value is, None if it is none."""
-    if isinstance(value, dict):
-        return _body_of_columns(value) or _body_of_names(value)
-    body = _body_of_list(value) if isinstance(value[0], dict) else _body_of_rows(_array(value))
-    if body is not None:
-        body.listed = True
-    return body
-
-
-def _body_of_rows(array):
-    if array is None or array.ndim > 2:
-        return None
-    if array.ndim == 2:
-        return Part(array) if array.shape[1] in (2, 3, 4, 5) and len(array) > 5 else None
-    fits = (columns for columns in (3, 2, 4) if array.size % columns == 0 and array.size // columns in COUNTS)
-    columns = next(fits, None)
-    return None if columns is None else Part(array.reshape(-1, columns))
-
-
-def _bodies_of_rows(array):
-    fits = array.shape[2] in (2, 3, 4, 5) and array.shape[1] > 5
-    return [Part(values, listed=True) for values in array] if fits else []
-
-
-def _body_of_columns(value):
-    x, y, z = (_array(value.get(axis)) for axis in "xyz")
-    if x is None or y is None or x.ndim != 1 or x.shape != y.shape or len(x) < 10:
-        return None
-    others = (_array(value.get(key)) for key in SCORES)
-    scores = next((other for other in others if other is not None and other.shape == x.shape), None)
-    empty = np.full(len(x), np.nan)
-    z = empty if z is None or z.shape != x.shape else z
-    return Part(np.stack((x, y, z, empty if scores is None else scores), 1), True)
-
-
-def _body_of_names(value):
-    rows = {str(key): row for key, inner in value.items() if (row := _row(inner)) is not None}
-    known = _are_known(tuple(rows))
-    if not known and not (len(rows) in COUNTS and all(key.isdigit() for key in rows)):
-        return None
-    names = tuple(rows) if known else ()
-    joints = _joints(rows.values() if known else [rows[key] for key in sorted(rows, key=int)])
-    return None if joints is None else Part(joints, True, names)
-
-
-def _body_of_list(value):
-    if not all(inner is None or isinstance(inner, dict) for inner in value):
-        return None
-    key = next((key for key in SCORES if key in value[0]), None)
-    rows = [NOWHERE if inner is None else _row(inner, key) for inner in value]
-    joints = None if None in rows else _joints(rows)
-    if joints is None:
-        return None
-    said = lambda keys: next(([inner and inner.get(key) for inner in value] for key in keys if key in value[0]), [])
-    names, numbers = tuple(map(str, said(NAME))), said(NUMBER)
-    if names and _are_known(names):
-        return Part(joints, True, names)
-    if numbers and all(type(number) is int and 0 <= number < 33 for number in numbers) and len(set(numbers)) == len(numbers):
-        count = next(count for count in (len(joints), 17, 33) if count > max(numbers) and count in COUNTS)
-        values = np.full((count, 4), np.nan)
-        values[numbers] = joints
-        return Part(values, True)
-    return Part(joints, True) if len(joints) >= 10 else None
-
-
-NOWHERE = (None, None, None, None)
-
-
-def _row(value, key=None):
-    """x, y, z and confidence of a joint, None where there is none; None if it is no joint. `key`: of the confidence."""
-    if isinstance(value, dict):
-        value = {**value, **value["position"]} if isinstance(value.get("position"), dict) else value
-        if "x" not in value or "y" not in value:
-            return None
-        key = next((key for key in SCORES if key in value), None) if key is None else key
-        return value["x"], value["y"], value.get("z"), value.get(key)
-    if isinstance(value, (list, tuple)) and 2 <= len(value) <= 4:
-        return value if len(value) == 4 else (value[0], value[1], None, value[2] if len(value) == 3 else None)
-    return None
-
-
-def _joints(rows):
-    """The array (J, 4) of joints' rows; None if something in them is no number."""
-    try:
-        return np.array(list(rows), np.float64).reshape(-1, 4)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-@lru_cache(256)
-def _are_known(names):
-    try:
-        return layout_of_names(names, "") is not None
-    except ValueError:
-        return False
-
-
-def _array(value):
-    """`value` as an array of numbers, with None in it as NaN; None if it is none."""
-    if not isinstance(value, (list, tuple, np.ndarray)):
-        return None
-    try:
-        array = np.asarray(value)
-        array = array.astype(np.float64) if array.dtype.kind in "Oiuf" else None
-    except (ValueError, TypeError, OverflowError):  # ragged, or text
-        return None
-    return array if array is not None and array.ndim else None
 
 
 # ---- frames ----------------------------------------------------------------------------------------------------------
@@ -299,8 +25,10 @@ def _array(value):
 
 def _frames(root, where):
     """[(label or None, time or None, bodies)] of the frames in a part."""
-    while root.depth > 2 and len(root.parts) == 1:
-        root = root.parts[0]
+    while (depth := root.depth) > 2:
+        root = root.parts[0] if len(root.parts) == 1 else _without_wrappers(root)
+        if root.depth == depth:
+            break
     if root.depth > 2:
         raise ValueError(f"{where}: lists of lists of lists of people, expected frames of people")
     if root.depth == 0:
@@ -321,6 +49,20 @@ def _frames(root, where):
     if labelled or root.listed or any(part.listed or not part.full for part in root.parts):
         return [(_label(part), part.time, part.bodies()) for part in root.parts]
     return [(None, None, bodies) for bodies in _images(root.parts, where)]
+
+
+def _without_wrappers(part):
+    """The same without lists around one body."""
+    if part.values is not None:
+        return part
+    if len(part.parts) == 1 and part.parts[0].values is not None:
+        (body,) = part.parts
+        for name in ("frame", "time", "key", "id"):
+            if getattr(body, name) is None:
+                setattr(body, name, getattr(part, name))
+        return body
+    part.parts = [_without_wrappers(inner) for inner in part.parts]
+    return part
 
 
 def _label(part):
@@ -442,7 +184,7 @@ def _with_head(data, where):
 
 def _of_movenet(data, where):
     """The outputs (1, 1, 17, 3) of MoveNet have y before x."""
-    array = _array(data)
+    array = array_of(data)
     if array is None or array.ndim not in (4, 5) or array.shape[-4:] != (1, 1, 17, 3):
         return data
     notice(f"{where}: outputs of shape (1, 1, 17, 3), as MoveNet's, in which y comes before x")
@@ -454,23 +196,6 @@ def _who(body):
     if isinstance(who, str) and who.isdigit():
         return int(who)
     return None if isinstance(who, (int, float)) and who < 0 else who
-
-
-def told_in(data, where):
-    """The size of the image, the frames per second and the joints' names that a dict tells, or a dict in it."""
-    places = [data] if isinstance(data, dict) else []
-    places += [data[key] for place in places for key in META if isinstance(place.get(key), dict)]
-    number = lambda value: value if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
-    first = lambda keys: next((found for place in places for key in keys if (found := number(place.get(key)))), None)
-    width, height, fps = first(WIDTH), first(HEIGHT), first(FPS)
-    if width is None or height is None:
-        for value in (place[key] for place in places for key in SIZE if key in place):
-            pair = re.findall(r"\d+", value) if isinstance(value, str) else _array(value)
-            if pair is not None and len(pair) == 2:
-                width, height = float(pair[0]), float(pair[1])
-    lists = [place[key] for place in places for key in NAMES if isinstance(place.get(key), (list, np.ndarray))]
-    names = next((tuple(map(str, names)) for names in lists if _are_known(tuple(map(str, names)))), None)
-    return image_size(width, height, where) if width and height else None, float(fps) if fps else None, names
 
 
 def _alike(found, where):
@@ -518,7 +243,8 @@ def _in_room(values):
     given = values[np.isfinite(values).all(-1)]
     small = len(given) > 0 and np.abs(given[:, :2]).max() <= PIXELS
     far = len(given) > 0 and given[:, 2].min() < -30  # what no logit is
-    return far or small and ((given[:, 2] < 0) & (given[:, 2] != -1)).any() or are_poses(values)
+    smpl = values.shape[1] in (22, 24)  # joints, which no detector in images has
+    return smpl or far or small and ((given[:, 2] < 0) & (given[:, 2] != -1)).any() or are_poses(values)
 
 
 def _in_image(values):

@@ -7,6 +7,7 @@ A format is a file in `lifter/data/formats`, which registers itself:
 """
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,6 +161,24 @@ def is_one(folder, format=None) -> bool:
         is_folder = format in FORMATS and FORMATS[format].folder
         return bool(is_folder and is_folder(file))
     return any(each.folder and each.sniff(file) for each in FORMATS.values())
+
+
+def suffixes() -> tuple[str, ...]:
+    """Of the files that may hold keypoints."""
+    known = sorted({format.suffix for format in FORMATS.values()} - {None} | {".jsonl", ".ndjson"})
+    return (*known, *(f"{suffix}.gz" for suffix in known if suffix not in (".npz", ".pkl")))
+
+
+def walk(folder, format=None, without=None):
+    """The files in a folder, and in those in it, that may hold keypoints, and the folders that are read as one."""
+    known = suffixes()
+    for here, folders, files in os.walk(folder):
+        if is_one(here, format):
+            folders.clear()
+            yield Path(here)
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".") and Path(here, name) != without]
+        yield from (Path(here, name) for name in files if name.lower().endswith(known) and not name.startswith("."))
 
 
 def open_data(path, format=None, **options) -> Dataset:

@@ -1,5 +1,7 @@
 """Poses in 3D as other programs write them: holes filled, the unit and the way up found out."""
 
+import warnings
+
 import numpy as np
 
 from lifter._notices import notice
@@ -11,16 +13,30 @@ from .sequence import Sequence
 BODY = 1.6  # metres from an ankle along the bones to the head, about
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 UPS = {"-y": (0.0, -1.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}  # of poses: of a camera, OpenSim's, of a room
+# Where joints are among the 22 of a body of SMPL's family, which 2 or more of the hands may follow.
+SMPL = {
+    "pelvis": 0, "left_hip": 1, "right_hip": 2, "left_knee": 4, "right_knee": 5, "spine": 6, "left_ankle": 7, "right_ankle": 8,
+    "thorax": 12, "neck": 15, "left_shoulder": 16, "right_shoulder": 17, "left_elbow": 18, "right_elbow": 19,
+    "left_wrist": 20, "right_wrist": 21,
+}  # fmt: skip
 _CHAIN = ("ankle", "knee", "hip")
 
 
 def poses_of(name, points, where, *, layout=None, **known) -> Sequence:
     """A sequence of poses (T, J, 3) in the joints of a detector's `layout`, as `to_h36m` takes it; None: 17 joints are
-    Human3.6M's, or COCO's if their bones are much shorter. The rest is as of `result_of`."""
+    Human3.6M's, or COCO's if their bones are much shorter; 22 and 24 are SMPL's. The rest is as of `result_of`."""
+    if layout is None and points.shape[1] in (22, 24):
+        return result_of(name, _of_smpl(points), where, **known)
     if layout is None:
         layout = order_of(points, "h36m", where) if points.shape[1] == 17 else layout_of(points.shape[1], where)
     variant = "mmpose" if layout in LAYOUTS and "mmpose" in LAYOUTS[layout].variants else None
     return result_of(name, to_h36m(points, layout, variant, where), where, **known)
+
+
+def _of_smpl(points):
+    at = {joint: points[:, place] for joint, place in SMPL.items()}
+    at["head"] = at["neck"] + 1.5 * (at["neck"] - at["thorax"])  # its crown, which SMPL has no joint for
+    return np.stack([at[joint] for joint in H36M.joints], 1)
 
 
 def result_of(name, points, where, *, unit=None, up=None, **known) -> Sequence:
@@ -66,14 +82,23 @@ def _body(points):
 
 def _filled(points, where):
     """Points without holes, and (T,) whether all joints of a frame were there."""
-    zero = (points == 0).all(-1)
-    lost = ~np.isfinite(points).all(-1) | zero & ~zero.all(0)
+    lost = ~np.isfinite(points).all(-1) | _at_nothing(points)
     if lost.all(0).any():
         never = ", ".join(joint for joint, gone in zip(H36M.joints, lost.all(0)) if gone)
         raise ValueError(f"{where}: {never} in none of {len(points)} frames")
-    filled = _interpolated(points, lost)
-    passing = lost & zero & (np.linalg.norm(filled, axis=-1) < 0.05 * np.ptp(filled, axis=1).max())  # through the origin
-    return _interpolated(points, lost & ~passing), ~(lost & ~passing).any(1)
+    return _interpolated(points, lost), ~lost.any(1)
+
+
+def _at_nothing(points):
+    """Where a joint is at (0, 0, 0) because it is missing: its bone has no length, or is much longer than in other frames."""
+    zero = (points == 0).all(-1)
+    beside = [parent if parent >= 0 else H36M.parents.index(joint) for joint, parent in enumerate(H36M.parents)]
+    lengths = np.linalg.norm(points - points[:, beside], axis=-1)
+    there = np.where(zero | zero[:, beside] | ~np.isfinite(lengths), np.nan, lengths)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of joints that are always at nothing
+        usual = np.nanmedian(there, 0)
+    return zero & ~zero.all(0) & ~((lengths > 0) & (lengths < 1.5 * usual))
 
 
 def _interpolated(points, lost):

@@ -11,7 +11,7 @@ from .keypoints import missing, seen
 
 PATIENCE = 30  # frames for which somebody may be unseen and still be known again
 STEP, MORE = 0.5, 0.05  # how far somebody moves at most from frame to frame, and for each frame between, in their extents
-KNOWN = 4  # times as far, if an id says that it is them
+KNOWN, ALONE = 4, 2  # times as far, if an id says that it is them, or if there never are two in a frame
 TWICE = 0.1  # extents; detections of one id in one frame that are nearer are of one person
 
 
@@ -34,13 +34,14 @@ def tracks(detections, where="detections", sure=False):
         raise ValueError(f"{where}: no person in any frame")
     found = _Detections(sorted(detections, key=lambda each: each[0]), where, not sure)
     groups = found.by_id()
+    alone = len({found.frames[index] for index in found.there}) == len(found.there)
     people = []  # (id, indices of the detections)
     for person, indices in groups.items():
         known = person is not None and (sure or len(groups) > 1)
         if not sure and person is not None:
             indices, twice = found.once(indices)
             known &= not twice
-        reach = math.inf if sure else KNOWN if known else 1.0
+        reach = math.inf if sure else KNOWN if known else ALONE if alone else 1
         people += [(person, piece) for piece in found.follow(indices, reach)]
     _say_sampled(found)
     people.sort(key=lambda each: (found.frames[each[1][0]], each[1][0]))

@@ -1,12 +1,13 @@
 """Files of keypoints to files of poses: what `lifter lift` does.
 
-An output that is there is whole, so that a run that was killed goes on where it was when it is started again: no other
-record is kept.
+An output that is there is whole, so that a run that was killed goes on where it was when it is started again. A record beside
+the outputs tells what they were lifted from: what has changed is lifted again. Several runs into one folder share the work.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,18 +18,17 @@ from lifter._errors import message
 from lifter.data import detect, open_data
 from lifter.data.files import existing
 from lifter.data.outputs import output_path, write
-from lifter.data.registry import FORMATS, is_one, options_of
+from lifter.data.registry import is_one, options_of, suffixes, walk
 from lifter.geometry import recover_root
 from lifter.models import MixSynthFormer
 from lifter.pretrained import load_pretrained
 from lifter.rewrite import freeze
 from lifter.skeleton import H36M
 
+from .record import Record
 from .windows import lift_sequences
 
 # Of files that may hold keypoints.
-SUFFIXES = tuple(sorted({format.suffix for format in FORMATS.values()} - {None} | {".jsonl", ".ndjson"}))
-SUFFIXES += tuple(f"{suffix}.gz" for suffix in SUFFIXES if suffix not in (".npz", ".pkl"))
 WINDOW = 243  # frames at once for a model that takes any number
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -86,7 +86,7 @@ class Lift:
         out: a folder. format: of `lifter.data.registry.WRITERS`; None: `out` is the file for the one sequence there is.
         flip, batch, stride: of `lifter.evaluation.lift_sequences`.
         place: put the root where the sequence's camera sees it (`lifter.diffusion.recover_root`), else at (0, 0, 0).
-        overwrite: also what is there.
+        overwrite: also what is there and has not changed.
         reading: options of `open_data`, each for the files whose format takes it.
     """
 
@@ -104,9 +104,9 @@ class Lift:
 def find_sources(inputs, out, format=None) -> list[Source]:
     """What there is to lift in files and folders, sorted; without what is in `out`, which may be in such a folder.
 
-    In folders, with the folders in them, that is every file with one of `SUFFIXES`. A folder of Human3.6M (data_2d_h36m_*.npz)
-    or of OpenPose (a JSON file for each frame) is read as one. A place is the path below the
-    one folder that was named, or below the one that all inputs have in common.
+    In folders, with the folders in them, that is every file that may hold keypoints. A folder of Human3.6M
+    (data_2d_h36m_*.npz) or of OpenPose (a JSON file for each frame) is read as one. A place is the path below the one folder
+    that was named, or below the one that all inputs have in common.
     """
     *inputs, out = (path.resolve() if ".." in path.parts else path.absolute() for path in (*map(existing, inputs), Path(out)))
     found, bases = {}, []
@@ -115,10 +115,10 @@ def find_sources(inputs, out, format=None) -> list[Source]:
         if is_folder and (out == path or out in path.parents):
             raise ValueError(f"{out}: holds {path}, which is to be lifted; expected another folder")
         bases.append(path if is_folder else path.parent)
-        found |= dict.fromkeys(_walk(path, out, format) if is_folder else [path])
+        found |= dict.fromkeys(walk(path, format, out) if is_folder else [path])
     root = os.path.commonpath(bases)
     if not found:
-        raise ValueError(f"{' '.join(map(str, inputs))}: no file that ends in {', '.join(SUFFIXES)}")
+        raise ValueError(f"{' '.join(map(str, inputs))}: no file that ends in {', '.join(suffixes())}")
     if out in found:
         raise ValueError(f"{out}: is to be lifted, expected another name for its poses")
     for path in found:
@@ -127,58 +127,69 @@ def find_sources(inputs, out, format=None) -> list[Source]:
     return [Source(path, os.path.relpath(path, root)) for path in sorted(found)]
 
 
-def _walk(folder, out, format):
-    for here, folders, files in os.walk(folder):
-        if is_one(here, format):
-            folders.clear()
-            yield Path(here)
-            continue
-        folders[:] = [name for name in folders if not name.startswith(".") and Path(here, name) != out]
-        yield from (Path(here, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
-
-
 def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None]):
     """Lift the sequences of `sources`, several short ones in one call, and write each when it is lifted.
 
-    `report(what, text)` is told of every sequence that was "lifted" or was "there" already, of what "failed", with a line that
-    says why, and of every "source" that was read.
+    `report(what, text)` is told of every sequence that was "lifted" ("changed" before if it was there), is "there" already, or
+    is "elsewhere", in the hands of another process; of what "failed", with a line that says why, and of every "source".
     """
-    sequences = _sequences(sources, lift, report)
+    record = Record(lift)
+    try:
+        _lift_files(model, sources, lift, record, report)
+    finally:
+        record.close()
+
+
+def _lift_files(model, sources, lift, record, report):
+    sequences = _sequences(sources, lift, record, report)
     window, flip = getattr(model, "num_frames", None) or WINDOW, H36M if lift.flip else None
-    for (path, sequence), poses in lift_sequences(model, sequences, window, lift.stride, flip, lift.batch):
+    for (path, sequence, fingerprint), poses in lift_sequences(model, sequences, window, lift.stride, flip, lift.batch):
         try:
             write(path, _with_poses(sequence, poses.float().cpu(), lift.place))
         except Exception as error:
+            record.release(path)
             report("failed", _line(error, f"{sequence.source}: {sequence.name}"))
         else:
+            record.release(path, fingerprint)
             report("lifted", str(path))
 
 
-def _sequences(sources, lift, report):
-    """((output, sequence), keypoints) of what is still to be lifted. What is wrong with a file does not concern the others."""
+def _sequences(sources, lift, record, report):
+    """((output, sequence, fingerprint), keypoints) of what is to be lifted. What is wrong with a file concerns no other."""
     for source in sources:
         try:
-            outputs = _outputs(source, lift)
+            fingerprint = record.fingerprint(source.path)
+            outputs = _outputs(source, lift, partial(record.state, fingerprint=fingerprint))
         except Exception as error:
             report("failed", _line(error, source.path))
             outputs = []
         for path, read in outputs:
+            if record.state(path, fingerprint) == "there":
+                report("there", str(path))
+                continue
+            if not record.claim(path):
+                report("elsewhere", str(path))
+                continue
+            state = record.state(path, fingerprint)  # it may have been lifted elsewhere meanwhile
             try:
-                sequence = None if _is_there(path, lift) else _liftable(read(), lift.place)
+                sequence = None if state == "there" else _liftable(read(), lift.place)
             except Exception as error:
+                record.release(path)
                 report("failed", _line(error, source.path))
                 continue
+            if state != "new":
+                report(state, str(path))
             if sequence is None:
-                report("there", str(path))
+                record.release(path)
             else:
-                yield (path, sequence), sequence.keypoints
+                yield (path, sequence, fingerprint), sequence.keypoints
         report("source", str(source.path))
 
 
-def _outputs(source, lift):
+def _outputs(source, lift, state):
     """[(output, function that reads its sequence)]; the file is not even opened if it has one sequence and that is lifted."""
     path = lift.out if lift.format is None else output_path(lift.out, source.place, None, lift.format)
-    if _is_there(path, lift):
+    if state(path) == "there":
         return [(path, None)]
     format = lift.reading.get("format") or detect(source.path)
     known = {name: value for name, value in lift.reading.items() if name in options_of(format)}
@@ -188,10 +199,6 @@ def _outputs(source, lift):
     if len(data) > 1:
         return [(output_path(lift.out, source.place, name, lift.format), read) for name, read in data.items.items()]
     return [(path, read) for read in data.items.values()]
-
-
-def _is_there(path, lift):
-    return not lift.overwrite and path.is_file() and path.stat().st_size > 0
 
 
 def _liftable(sequence, place):

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import math
 import os
 import resource
 import sys

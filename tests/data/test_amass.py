@@ -112,6 +112,18 @@ def test_other_forms(tmp_path, model):
         assert sequence.fps == 30
 
 
+@pytest.mark.parametrize("joints", [22, 24])
+def test_joints_alone(tmp_path, joints):
+    """As programs that make motions have them: y up, no parameters."""
+    poses = np.zeros((3, joints, 3))
+    poses[:, :22] = REST + np.arange(3)[:, None, None] * (0, 0, 0.1)
+    np.save(tmp_path / "x.npy", poses)
+    (sequence,) = open_data(tmp_path / "x.npy")
+    assert sequence.up == "y"
+    for joint, number in OF_H36M.items():
+        np.testing.assert_allclose(sequence.poses[:, H36M.joints.index(joint)], poses[:, number], atol=1e-6)
+
+
 def test_refused(tmp_path, model):
     turns, place = np.zeros((2, 22, 3)), np.zeros((2, 3))
     path = write_amass(tmp_path / "a.npz", turns, place)

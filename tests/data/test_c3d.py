@@ -116,6 +116,24 @@ def test_markers_written_by_ezc3d(tmp_path):
     assert sequence.fps == 100 and sequence.up == "z" and sequence.valid.tolist() == [True, True, False, True, True]
 
 
+def test_analog_channels(tmp_path):
+    """Forces between the points: ten values of two channels for each frame, and more groups of parameters."""
+    ezc3d = pytest.importorskip("ezc3d")
+    file = ezc3d.c3d()
+    file["parameters"]["POINT"]["LABELS"]["value"] = list(H36M.joints)
+    file["parameters"]["POINT"]["UNITS"]["value"] = ["m"]
+    file["parameters"]["POINT"]["RATE"]["value"] = [100.0]
+    file["parameters"]["ANALOG"]["LABELS"]["value"] = ["Fx", "Fy"]
+    file["parameters"]["ANALOG"]["RATE"]["value"] = [1000.0]
+    file.add_parameter("SUBJECT", "NAME", ["Ann"])
+    file["data"]["points"] = np.concatenate((WORLD, np.ones_like(WORLD[..., :1])), -1).transpose(2, 1, 0)
+    file["data"]["analogs"] = np.random.default_rng(0).normal(0, 500, (1, 2, 50))
+    file.write(str(tmp_path / "a.c3d"))
+    (sequence,) = open_data(tmp_path / "a.c3d")
+    np.testing.assert_allclose(sequence.poses, WORLD, atol=1e-6)
+    assert sequence.fps == 100
+
+
 def test_joints_written_by_c3d(tmp_path):
     """As Pose2Sim and Sports2D convert their TRC files: y up, millimetres."""
     other = pytest.importorskip("c3d")

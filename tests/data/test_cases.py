@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from lifter.__main__ import main
 from lifter._notices import told
 from lifter.data import detect, open_data
 from lifter.inference.files import find_sources
@@ -112,12 +113,15 @@ def test_poses_are_no_keypoints(cases):
         assert poses.keypoints is None and len(poses) == 3
 
 
-def test_a_folder_is_the_same_everywhere(cases, tmp_path):
+def test_a_folder_is_the_same_everywhere(cases, tmp_path, capsys):
     """For lift, which looks for what to lift, and for inspect and render, which ask for the format."""
     for name in ("08-openpose-keypoint-scale", "09-pose2sim-folder/cam01_json", "11-openpose-two-videos"):
         assert detect(cases / name) == "openpose"
         assert [source.path for source in find_sources([cases / name], tmp_path)] == [cases / name]
     assert [source.place for source in find_sources([cases / "09-pose2sim-folder"], tmp_path)] == ["cam01_json"]
+    assert main(["data", "inspect", str(cases / "09-pose2sim-folder"), "--size", "1280x720"]) == 0
+    out = capsys.readouterr().out
+    assert "cam01_json: openpose" in out and "sequences: 1, 0 of them broken" in out and "frames: 6" in out
 
 
 # ---- BVH -------------------------------------------------------------------------------------------------------------

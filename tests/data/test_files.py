@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import tracemalloc
 import zipfile
 from functools import partial
 
@@ -229,3 +230,33 @@ def test_numbers():
         numbers([1, 2, 3], (None, 17, 3), "file: key")
     with pytest.raises(ValueError, match="a list, expected a dict with 'a'"):
         files.take([], "a", "file")
+
+
+# ---- a few bytes that claim or unfold to more than a machine has -----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["memo", "key", "copies", "zeros", "pipe"])
+def test_little_is_never_much(tmp_path, kind):
+    path = tmp_path / ("a.npz" if kind == "zeros" else "a.pkl")
+    if kind == "memo":  # C's unpickler makes a table as long as the number says
+        path.write_bytes(b"\x80\x02Kar\xff\xff\xff\x0f.")
+    elif kind == "key":  # the hash of tuples of twice the tuple before
+        path.write_bytes(b"\x80\x02}K\1" + b"".join(b"q%c" % i + b"h%c" % i + b"\x86" for i in range(40)) + b"K\2s.")
+    elif kind == "copies":  # a text, encoded again and again
+        text = b"X" + (200_000).to_bytes(4, "little") + b"a" * 200_000
+        path.write_bytes(b"\x80\x02]q\0" + text + b"q\1" + b"c_codecs\nencode\nh\1\x85R0" * 20_000 + b".")
+    elif kind == "zeros":
+        np.savez_compressed(path, a=np.zeros(200_000_000, np.uint8))
+    else:
+        os.mkfifo(path)
+    tracemalloc.start()
+    try:
+        if kind == "memo":
+            assert read_pickle(path) == 97  # it is right otherwise
+        else:
+            with pytest.raises(ValueError, match=r"a\.(pkl|npz): "):
+                Npz(path)["a"] if kind == "zeros" else read_pickle(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6

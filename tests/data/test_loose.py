@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lifter.data import detect, open_data
 from lifter.data.keypoints import COCO, LAYOUTS, to_h36m
-from lifter.data.mocap import y_up
+from lifter.data.mocap import film, y_up
 from lifter.inference.files import find_sources
 from lifter.skeleton import H36M
 
@@ -82,6 +82,8 @@ JSON = {
     "lists of people": ONE[:, None].tolist(),
     "rows of numbers": ONE.reshape(4, -1).tolist(),
     "lines of lists": "\n".join(json.dumps({"frame": n, "keypoints": [pose.tolist()]}) for n, pose in enumerate(ONE)),
+    "a list around each body": [{"frame_id": n, "persons": [{"keypoints": [pose.tolist()]}]} for n, pose in enumerate(ONE)],
+    "by times": {f"{number / 25:.3f}": people_of([pose]) for number, pose in enumerate(ONE)},
     "MoveNet": [[{"keypoints": named(pose), "score": 0.8}] for pose in ONE],
     "MoveNet, one": [{"keypoints": named(pose), "score": 0.8} for pose in ONE],
     "PoseNet": [{"score": 0.9, "keypoints": parts(pose)} for pose in ONE],
@@ -136,7 +138,7 @@ def test_json(tmp_path, form):
     assert detect(path) == "frames"
     (sequence,) = open_data(path, size=SIZE)
     np.testing.assert_allclose(sequence.keypoints, expected(ONE, size=SIZE), atol=1e-6)
-    assert sequence.start == 0 and sequence.fps == (25 if "dict" in form else None)
+    assert sequence.start == 0 and sequence.fps == (25 if "dict" in form or "times" in form else None)
 
 
 def test_two_people_of_one_image(tmp_path):
@@ -358,6 +360,16 @@ def test_3d_npy(tmp_path, up, unit):
     np.testing.assert_allclose(y_up(sequence), POSES * (1, -1, -1), atol=1e-5)
 
 
+@pytest.mark.parametrize("up", WAYS)
+def test_film(tmp_path, up):
+    """Virtual cameras see them upright."""
+    views = list(film(open_data(write_array(tmp_path, "x", WAYS[up](POSES)))))
+    for view in views:
+        y = view.pixels()[..., 1]
+        assert (y[:, H36M.joints.index("head")] < y[:, H36M.joints.index("left_ankle")] - 50).all()
+    assert len(views) == 4
+
+
 def instances(keypoints, **more):
     return [{"keypoints": keypoints.tolist(), "keypoint_scores": [1.0] * 17, **more}]
 
@@ -413,7 +425,7 @@ def test_holes_in_poses(tmp_path):
     """Interpolated, and not counted in an evaluation."""
     poses = POSES + (0, 0, 3.0)
     poses[2, 3] = np.nan
-    poses[3, 6] = 0
+    poses[3, 5:7] = 0
     (sequence,) = open_data(write_array(tmp_path, "x", poses))
     np.testing.assert_allclose(sequence.poses, POSES + (0, 0, 3.0), atol=1e-6)
     assert sequence.valid.tolist() == [True, True, False, False, True]

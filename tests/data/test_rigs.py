@@ -1,5 +1,7 @@
 """BVH files of common rigs: joints by name and by place, axes, units, frames per second, several people."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,26 @@ def test_names_of_rigs(tmp_path, name):
     write_rig(tmp_path / "x.bvh", RIGS[name])
     got = check_standing(tmp_path / "x.bvh")
     assert got["left_hip"][0] == pytest.approx(0.1) and got["right_wrist"][0] == pytest.approx(-0.7)
+
+
+SYNTAX = {
+    "byte-order mark": lambda text: "\ufeff" + text, "small letters": str.lower, "capitals": str.upper, "one line": str.split,
+    "name of an end": lambda text: text.replace("End Site", "End site Tip"),
+    "comments": lambda text: "# by X\n" + text.replace("MOTION", "// moves\nMOTION").replace("0.04\n", "0.04\n# rows\n"),
+    "colons": lambda text: text.replace("Frames: ", "Frames :").replace("Time: ", "Time:"),
+    "decimal commas": lambda text: text.replace("0.04", "0,04").replace("OFFSET 0 10 0", "OFFSET 0 10,0 0"),
+    "carriage returns": lambda text: text.replace("\n", "\r\n"),
+    "channels first": lambda text: re.sub(r"(OFFSET.*)\n(\s*CHANNELS.*)\n", r"\2\n\1\n", text),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYNTAX)
+def test_syntax(tmp_path, name):
+    """As other programs write it."""
+    write_rig(tmp_path / "x.bvh", RIGS["small letters"])
+    text = SYNTAX[name]((tmp_path / "x.bvh").read_text())
+    (tmp_path / "x.bvh").write_text(text if isinstance(text, str) else " ".join(text), encoding="utf-8", newline="")
+    check_standing(tmp_path / "x.bvh")
 
 
 @pytest.mark.parametrize("up", ["x", "-x", "y", "-y", "z", "-z"])

@@ -67,6 +67,14 @@ def test_an_id_of_all_is_followed_by_place():
     assert list(tracks(detections, sure=True)) == [5]
 
 
+def test_who_is_alone_may_be_faster():
+    """Where there never are two in a frame, a step of almost their size is one of the same person."""
+    for person in (None, 5):
+        fast = [(frame, person, 1.0, at(80 * frame)) for frame in range(4)]
+        assert len(tracks(fast)) == 1
+        assert len(tracks([*fast, (3, person, 1.0, at(900))])) == 5
+
+
 def test_an_id_that_comes_back():
     """Later than anybody is waited for, or far away, it is somebody else; a jump in between is taken out."""
     other = [(0, 1, 1.0, at(0))]

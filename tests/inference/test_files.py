@@ -182,6 +182,46 @@ def test_goes_on(lift, tmp_path):
     assert len(open_data(first)) == 1
 
 
+def test_changes_are_lifted_again(checkpoint, tmp_path, capsys):
+    """Of input, model or options; what has not changed is left."""
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        save(tmp_path / "in" / f"{i}.npz", [seen()])
+    other = tmp_path / "other.safetensors"
+    lifter.save_pretrained(other, lifter.create_model("sasmamba", **SIZES), {"model": "sasmamba", "kwargs": SIZES})
+
+    def run(*options, weights=checkpoint):
+        assert main(["lift", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--checkpoint", str(weights), *options]) == 0
+        return capsys.readouterr().out.partition(": ")[2].strip()
+
+    again = "({} again: other input, model or options)"
+    assert run() == "3 sequences lifted, 0 failed"
+    assert run() == "0 sequences lifted, 3 were there (--overwrite lifts them again), 0 failed"
+    save(tmp_path / "in" / "1.npz", [seen(first=9)])
+    assert run() == f"1 sequences lifted {again.format(1)}, 2 were there (--overwrite lifts them again), 0 failed"
+    for options, weights in (((), other), (("--no-flip",), other)):
+        assert run(*options, weights=weights) == f"3 sequences lifted {again.format(3)}, 0 failed"
+        assert "0 sequences lifted, 3 were there" in run(*options, weights=weights)
+    record = tmp_path / "out" / ".lifted.jsonl"
+    record.write_bytes(record.read_bytes()[:-5])  # the last line cut short: what was before it holds
+    assert run("--no-flip", weights=other) == f"1 sequences lifted {again.format(1)}, 2 were there " + (
+        "(--overwrite lifts them again), 0 failed"
+    )
+
+
+def test_two_at_once(checkpoint, tmp_path):
+    """Two processes into one folder: every output is written by one of them."""
+    (tmp_path / "in").mkdir()
+    for i in range(30):
+        save(tmp_path / "in" / f"{i:02}.npz", [seen(f"{i}", 20)])
+    command = ["lift", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--checkpoint", checkpoint]
+    both = [subprocess.Popen([sys.executable, "-m", "lifter", *command], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    lifted = [int(re.search(r"(\d+) sequences lifted", text)[1]) for text in said]
+    assert sum(lifted) == 30 and [process.returncode for process in both] == [0, 0]
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 30
+
+
 def bad_files(folder, made):
     """Writes bad files, whose pickles would make `made`. {name: what its line says}."""
     folder.mkdir()

@@ -13,15 +13,10 @@ from lifter.skeleton import H36M
 
 from ..files import Npz, existing, numbers
 from ..registry import register_format
-from ..results import way_up
+from ..results import SMPL, way_up
 from ..sequence import Dataset, Sequence
 
 JOINTS = 22  # of the body, the same in SMPL, SMPL-H and SMPL-X: hands and face come after them
-_PARTS = {
-    "pelvis": 0, "left_hip": 1, "right_hip": 2, "left_knee": 4, "right_knee": 5, "spine": 6, "left_ankle": 7, "right_ankle": 8,
-    "thorax": 12, "neck": 15, "left_shoulder": 16, "right_shoulder": 17, "left_elbow": 18, "right_elbow": 19,
-    "left_wrist": 20, "right_wrist": 21,
-}  # fmt: skip
 _POSES = (("poses",), ("root_orient", "pose_body"), ("global_orient", "body_pose"), ("smpl_poses",), ("pose",))
 _PLACES, _RATES = ("trans", "transl", "smpl_trans"), ("mocap_framerate", "mocap_frame_rate", "fps", "frame_rate")
 
@@ -101,10 +96,10 @@ class _Body:
         self.rest, self.parents = (regressor @ points)[:JOINTS], [-1, *tree[0, 1:JOINTS].tolist()]
         if len(self.rest) < JOINTS or any(not 0 <= parent < joint for joint, parent in enumerate(self.parents) if joint):
             raise ValueError(f"{path}: no model of the SMPL family, expected {JOINTS} joints or more, in a tree")
-        head = _PARTS["neck"]
+        head = SMPL["neck"]
         weights = get("weights", (len(points), None))[:, head] if "weights" in archive else np.zeros(len(points))
         crown = points[weights > 0.5]
-        above = self.rest[head] - self.rest[_PARTS["thorax"]]
+        above = self.rest[head] - self.rest[SMPL["thorax"]]
         self.crown = crown[crown[:, 1].argmax()] - self.rest[head] if len(crown) else 1.5 * above  # y is up at rest
 
     def poses(self, turns, place):
@@ -118,8 +113,8 @@ class _Body:
             else:
                 points.append(points[parent] + frames[parent] @ (self.rest[joint] - self.rest[parent]))
                 frames.append(frames[parent] @ rotations[:, joint])
-        at = {part: points[joint] for part, joint in _PARTS.items()}
-        at["head"] = at["neck"] + frames[_PARTS["neck"]] @ self.crown
+        at = {part: points[joint] for part, joint in SMPL.items()}
+        at["head"] = at["neck"] + frames[SMPL["neck"]] @ self.crown
         return np.stack([at[joint] for joint in H36M.joints], 1) + place[:, None]
 
 

@@ -98,9 +98,10 @@ def read(path) -> Bvh:
         parents.append(stack[-1] if stack else -1)
         stack.append(len(names) - 1)
         words.expect("{")
+        before = words.channels(name)
         words.expect("OFFSET")
         offsets.append([words.number() for _ in range(3)])
-        channels.append(words.channels(name))
+        channels.append(before or words.channels(name))
         while stack and words.peek() == "}":
             words.next()
             stack.pop()

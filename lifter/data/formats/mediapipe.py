@@ -1,4 +1,4 @@
-"""Keypoints as JSON that people save themselves, of MediaPipe's 33 landmarks and of other detectors: see `lifter.data.loose`.
+"""Keypoints as JSON that people save themselves, of MediaPipe's 33 landmarks and of other detectors: see `lifter.data.parts`.
 
 A line may be a frame (.jsonl). MediaPipe's x and y are shares of the image, if they are not said or seen to be pixels; its z
 is never a confidence, and its world landmarks are 3D poses.
@@ -6,7 +6,8 @@ is never a confidence, and its world landmarks are 3D poses.
 
 from ..files import existing, read_json
 from ..frames import has_number
-from ..loose import LANDMARKS, WORLD, first_body, is_a_frame, open_loose
+from ..loose import is_a_frame, open_loose
+from ..parts import LANDMARKS, WORLD, first_body
 from ..registry import register_format
 from ..sequence import Dataset
 

@@ -9,7 +9,8 @@ from lifter._notices import Items
 
 from ..detectors import Clip, body, detection, entries, person_of, register_detector, whole_number
 from ..files import numbers, read_json, take, with_nan
-from ..loose import first_body, open_loose
+from ..loose import open_loose
+from ..parts import first_body
 
 
 def _sniff(file):

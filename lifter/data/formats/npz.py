@@ -8,7 +8,8 @@ import numpy as np
 
 from ..files import Npz, numbers
 from ..keypoints import order_of
-from ..loose import FPS, HEIGHT, NAMES, SCORES, SIZE, WIDTH, open_loose
+from ..loose import open_loose
+from ..parts import FPS, HEIGHT, NAMES, SCORES, SIZE, WIDTH
 from ..registry import register_format
 from ..sequence import Dataset
 
@@ -44,15 +45,21 @@ def open_npz(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
     for keys in (SCORES, WIDTH, HEIGHT, SIZE, FPS, NAMES):
         if told := next((key for key in keys if key in archive), None):
             data[told] = _plain(archive[told])
-    if "keypoints" in data:
-        count = np.shape(data["keypoints"])[:1]
-        rows = {name: next((archive[key] for key in keys if key in archive), None) for name, keys in _ROWS.items()}
-        rows = {name: values for name, values in rows.items() if values is not None and np.shape(values) == count}
-        if "frame" in rows:  # people by rows
-            scores = next((values for key, values in data.items() if key in SCORES and np.ndim(values) == 2), None)
-            rows |= {"keypoints": data.pop("keypoints")} | ({} if scores is None else {"scores": scores})
-            data["frames"] = [dict(zip(rows, row)) for row in zip(*(np.asarray(each).tolist() for each in rows.values()))]
-    return open_loose("npz", archive.path, data, size, fps, layout, variant)
+    return open_loose("npz", archive.path, _by_frames(data, archive), size, fps, layout, variant)
+
+
+def _by_frames(data, archive):
+    """The same with people by frames, if there are an array of their frames, and perhaps one of their ids."""
+    keypoints = data.get("keypoints")
+    rows = {name: next((archive[key] for key in keys if key in archive), None) for name, keys in _ROWS.items()}
+    fits = lambda values: isinstance(values, np.ndarray) and values.shape == keypoints.shape[:1]
+    rows = {name: values for name, values in rows.items() if isinstance(keypoints, np.ndarray) and fits(values)}
+    if "frame" not in rows:
+        return data
+    scores = next((values for key, values in data.items() if key in SCORES and isinstance(values, np.ndarray)), None)
+    rows |= {"keypoints": keypoints} | ({} if scores is None or scores.ndim != 2 else {"scores": scores})
+    frames = [dict(zip(rows, row)) for row in zip(*(values.tolist() for values in rows.values()))]
+    return {key: value for key, value in data.items() if key != "keypoints" and value is not scores} | {"frames": frames}
 
 
 def _plain(value):

@@ -10,7 +10,8 @@ import json
 import re
 
 from ..files import existing, read_text
-from ..loose import FRAME, ID, SCORES, TIME, open_loose
+from ..loose import open_loose
+from ..parts import FRAME, ID, SCORES, TIME
 from ..registry import register_format
 from ..sequence import Dataset
 from .tables import is_ours
@@ -57,7 +58,7 @@ def _rows(path):
 
 
 def _frames(rows, path):
-    """Frames as `lifter.data.loose` takes them."""
+    """Frames as `lifter.data.parts` has them."""
     head = rows[0]
     if head[0] == "scorer":
         return _deeplabcut(rows, path)
