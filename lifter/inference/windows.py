@@ -46,9 +46,10 @@ def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=
         model, flip = Sampler(model, flip=flip), None
     window = getattr(model, "num_frames", None) if window is None else window
     stride = window if stride is None else stride
+    _check_options(model, window, stride, batch)  # before anything is taken in hand
     waiting, clips = deque(), []  # sequences that are not finished; windows for the next call
     for key, keypoints in sequences:
-        keypoints = _checked(model, keypoints, window, stride, flip, batch)
+        keypoints = _checked(keypoints, flip)
         keypoints = with_channels(keypoints, getattr(model, "in_channels", keypoints.shape[-1]))
         waiting.append(_Lifted(key, len(keypoints), next(model.parameters(), keypoints), keypoints.shape[1]))
         if 0 < len(keypoints) < window:
@@ -172,13 +173,16 @@ def _lift(model, keypoints, flip):
     return (straight + mirror(mirrored, flip)) / 2
 
 
-def _checked(model, keypoints, window, stride, flip, batch):
+def _check_options(model, window, stride, batch):
     if model.training:
         raise ValueError("lift_sequence: model is in training mode, expected model.eval()")
     for name, number, most in (("window", window, None), ("stride", stride, window), ("batch", batch, None)):
         if not isinstance(number, int) or number < 1 or (most is not None and number > most):
             expected = "a positive integer" if most is None else f"1 to window={most}"
             raise ValueError(f"lift_sequence: {name} is {number!r}, expected {expected}")
+
+
+def _checked(keypoints, flip):
     if isinstance(keypoints, np.ndarray):
         keypoints = torch.from_numpy(np.require(keypoints, requirements="W"))
     if not keypoints.is_floating_point():
