@@ -158,6 +158,8 @@ def candidates(model, setup, everything=True) -> dict:
 def run(name, frames, batch, setup) -> list[dict]:
     model = build(name, frames, setup.device)
     found = candidates(model, setup, setup.everything)
+    if setup.quick:
+        found.pop("lifter frozen bfloat16", None)
 
     def calls_of(frames):
         given = inputs(model, setup, frames, batch)
