@@ -1,4 +1,4 @@
-"""What is said beside a result: what was assumed, and what was left out. One line each, as a warning."""
+"""Notices beside a result: one line, as a warning, for each assumption and for each part that was left out."""
 
 import sys
 import warnings

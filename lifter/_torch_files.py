@@ -53,7 +53,7 @@ def save(contents, path):
 
 
 def read(path, load=False) -> object:
-    """What a file of `torch.save` holds; ValueError if it is damaged or more than data. Tensors are `Stored`, or with `load`
+    """Read a file of `torch.save`; ValueError if it is damaged or holds more than data. Tensors are `Stored`, or with `load`
     read."""
     try:
         with regular(path, "checkpoint").open("rb") as file:

@@ -102,7 +102,7 @@ def save_checkpoint(model, path, metadata=None):
 
 
 def read_checkpoint(path) -> tuple[dict, dict]:
-    """What a file of weights holds, and the texts beside it. Tensors are read when their `tensor()` is called.
+    """Read a file of weights, and the texts beside them. Tensors are read when their `tensor()` is called.
 
     Raises:
         FileNotFoundError; ValueError if it is damaged, or no such file.
@@ -158,7 +158,7 @@ def _read_safetensors(path):
 
 
 def _digest_place(file):
-    """Where the digest of an open safetensors file stands; None: it has none."""
+    """Find the place of the digest in an open safetensors file; None: it has none."""
     file.seek(0)
     size = int.from_bytes(file.read(8), "little")
     if size > os.fstat(file.fileno()).st_size - 8:

@@ -69,7 +69,7 @@ def _inspect(args) -> int:
 
 
 def _files(path, format):
-    """What a path is, or of a folder of no known format what `lifter lift` finds in it."""
+    """Return the path alone, or for a folder of no known format the files that `lifter lift` finds in it."""
     if format is None and Path(path).is_dir():
         try:
             detect(path)

@@ -32,7 +32,7 @@ class SizeUnknown(ValueError):
 
 @dataclass(frozen=True)
 class Clip:
-    """What was found in one video.
+    """The detections of one video.
 
     Attributes:
         detections: as `lifter.data.tracking.tracks` takes them (`detection`), in pixels or shares of the image.
@@ -105,7 +105,7 @@ def open_clips(format, path, clips, size=None, fps=None, layout=None, variant=No
 
 
 def _told(name, told, given, where):
-    """What the file tells, or else what the caller says."""
+    """Return the value that the file tells, or else the one that the caller gives."""
     if told and given and told != given:
         text = "x".join(f"{n:g}" for n in told) if name == "size" else f"{told:g}"
         notice(f"{where}: the file says that {name} is {text}, which is used")

@@ -37,8 +37,8 @@ def existing(path) -> Path:
 
 
 def read_bytes(path, most=None) -> bytes:
-    """What a file holds, or the first `most` bytes of it. One that is compressed by gzip is unfolded, if what it unfolds to is
-    at most `UNFOLDED` times as large."""
+    """Read a file, or its first `most` bytes. A file compressed by gzip is decompressed, if that makes it at most `UNFOLDED`
+    times as large."""
     with existing(path).open("rb") as file:
         start = file.read(STEP if most is None else most)
         if start[:2] != GZIP:
@@ -339,7 +339,7 @@ class _Known:
 
 
 class _Small(_Known, Unpickler):
-    """What a few bytes become is in proportion to them."""
+    """Refuse a few bytes that would become many."""
 
 
 class _Large(_Known, pickle.Unpickler):
