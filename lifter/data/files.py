@@ -339,7 +339,7 @@ class _Known:
 
 
 class _Small(_Known, Unpickler):
-    """Refuse a few bytes that would become many."""
+    """In Python: its memory stays in proportion to the size of the file."""
 
 
 class _Large(_Known, pickle.Unpickler):
