@@ -103,7 +103,8 @@ def centre(keypoints, root=0, seen=None):
     Confidences stay.
 
     Args:
-        seen: (..., T) bool, the frames that show the person: others take no part in the means, unless there are only others.
+        seen: (..., T) bool, the frames that show where the person is: others take no part in the means, unless there are only
+            others.
     """
     xy = keypoints[..., :2]
     own = xy[..., root : root + 1, :]
