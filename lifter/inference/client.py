@@ -243,7 +243,8 @@ class Client:
             stream = self.streams.setdefault(name, _Stream())
             stream.last = now
             stream.frames.append((came, moment))
-            ready[name] = result
+            if len(result.frames):
+                ready[name] = result
         self._poses(ready)
         self.frames = {}
         if self.control is None:

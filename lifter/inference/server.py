@@ -113,6 +113,8 @@ class Form:
 
 def _word(value, what):
     """What will be given back as it came; ValueError if it cannot be."""
+    if value is None or isinstance(value, str) and len(value) <= WORD / 12:  # which a character may become in JSON
+        return value
     try:
         length = len(json.dumps(value, allow_nan=False))
     except (ValueError, RecursionError) as error:

@@ -46,7 +46,8 @@ class StreamBatch:
             models without a state.
         missing: what becomes of keypoints that are not finite or beyond +-1e6, and of frames that were dropped (None).
             "hold": the model gets what the joint was last seen at, and before it was ever seen, the nearest joint along the
-            skeleton that was; with confidence 0 where it reads confidences. "mask": the same, and the pose of that joint is NaN. "error": ValueError.
+            skeleton that was; with confidence 0 where it reads confidences. "mask": the same, and the pose of that joint is
+            NaN. "error": ValueError.
     """
 
     def __init__(self, model, chunk_size=None, fps=50.0, look_ahead=0, missing="hold"):
@@ -174,7 +175,8 @@ class StreamBatch:
         for name in names:
             members[name] = members[name].compact(members[name].waiting if self._stateful else self._most)
         self._members, self._states = members, states
-        return {name: self._join(parts) for name, parts in lifted.items()}
+        nothing = self._nothing()
+        return {name: Lifted(*map(torch.cat, zip(*parts))) if parts else nothing for name, parts in lifted.items()}
 
     def _accept(self, name, member, keypoints):
         """`member` with these frames, of which nothing is lifted yet."""
@@ -188,22 +190,27 @@ class StreamBatch:
         if self.missing == "error" and missing.any():
             frame, joint = missing.nonzero()[0].tolist()
             raise ValueError(f"Stream{_of(name)}: frame {member.next + frame} has no keypoint of joint {joint}")
-        seen = torch.cat([member.held[None], frames])
+        frames, held = self._held(member.held, frames, missing) if missing.any() else (frames, frames[-1:].clone())
+        return replace(
+            member,
+            keypoints=torch.cat([member.keypoints, frames]),
+            missing=torch.cat([member.missing, missing]),
+            held=held[0] if len(held) else member.held,
+            next=member.next + len(frames),
+        )
+
+    def _held(self, held, frames, missing):
+        """`frames` with what is missing held, and what the last one leaves to be held."""
+        seen = torch.cat([held[None], frames])
         last = torch.arange(1, len(seen))[:, None].where(~missing, 0).cummax(0).values  # frame of `seen` to repeat
         frames = seen.gather(0, last[..., None].expand_as(frames))
-        held = frames[-1].clone() if len(frames) else member.held
+        held = frames[-1:].clone()
         if (never := frames[..., 0].isnan()).any():
             nearest = self._nearest.gather(1, (~never)[:, self._nearest].byte().argmax(-1).T).T
             frames = frames.gather(1, nearest[..., None].expand_as(frames))
         if frames.shape[-1] == 3:
             frames[..., 2].masked_fill_(missing, 0.0)
-        return replace(
-            member,
-            keypoints=torch.cat([member.keypoints, frames]),
-            missing=torch.cat([member.missing, missing]),
-            held=held,
-            next=member.next + len(frames),
-        )
+        return frames, held
 
     def _frames(self, name, keypoints):
         """(N, J, C) float32 on the CPU, nobody else's."""
@@ -267,10 +274,10 @@ class StreamBatch:
         poses = torch.full((end - begin, self._joint_shape[0], 3), torch.nan, device=self._device)
         return [(poses, torch.arange(begin, end), nothing, nothing)]
 
-    def _join(self, parts):
-        nothing = torch.empty(0, self._joint_shape[0], 3, device=self._device), torch.empty(0, dtype=torch.int64)
-        parts = [(*nothing, torch.empty(0), torch.empty(0)), *parts]
-        return Lifted(*map(torch.cat, zip(*parts)))
+    def _nothing(self):
+        nothing = torch.empty(0)
+        poses = torch.empty(0, self._joint_shape[0], 3, device=self._device)
+        return Lifted(poses, torch.empty(0, dtype=torch.int64), nothing, nothing)
 
     # ---- what the streams are ----------------------------------------------------------------------------------------
 
@@ -316,7 +323,7 @@ class Stream:
 
     def flush(self):
         """The poses of the frames that still wait, a short last chunk. The stream may go on."""
-        return self._batch.flush().get(None) or self._batch._join([])
+        return self._batch.flush().get(None) or self._batch._nothing()
 
     def reset(self):
         """Back to frame 0, with nothing seen."""
@@ -355,8 +362,9 @@ class _Member:
 
     def compact(self, n):
         """With the last n frames only, in memory of their own."""
-        n = min(n, len(self.keypoints))
-        first = len(self.keypoints) - n
+        first = max(0, len(self.keypoints) - n)
+        if first == 0:
+            return self
         return replace(self, keypoints=self.keypoints[first:].clone(), missing=self.missing[first:].clone())
 
 
@@ -386,8 +394,8 @@ def _split(states, names):
 
 
 def _placed(seen):
-    """(B, T), the frames of windows that tell where a person is, of the joints that are seen, (B, T, J): those with the root, or
-    if there is none those with any joint."""
+    """(B, T), the frames of windows that tell where a person is, of (B, T, J), the joints that are seen: the frames with the
+    root, or if there are none those with any joint."""
     root = seen[..., 0]
     return root | seen.any(-1) & ~root.any(-1, keepdim=True)
 

@@ -94,6 +94,8 @@ def _lift_clips(model, clips, flip, skip):
 
 def with_channels(keypoints, channels):
     """Keypoints (..., 2 or 3) for a model that reads so many channels: without the confidences, or with ones of 1."""
+    if keypoints.shape[-1] == channels:
+        return keypoints
     return F.pad(keypoints, (0, channels - keypoints.shape[-1]), value=1.0)
 
 

@@ -83,13 +83,16 @@ class Load:
 
 
 def look(pid):
-    """MB and descriptors of a process."""
+    """MB, descriptors and seconds of the CPU of a process."""
     rss = int(re.search(r"VmRSS:\s*(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1000
-    return rss, len(os.listdir(f"/proc/{pid}/fd"))
+    ticks = sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    return rss, len(os.listdir(f"/proc/{pid}/fd")), ticks / os.sysconf("SC_CLK_TCK")
 
 
 def percentiles(values):
-    return dict(zip(("p50", "p95", "p99", "max"), np.percentile(values, (50, 95, 99, 100)).round(1).tolist())) if values else {}
+    return (
+        dict(zip(("p50", "p95", "p99", "max"), np.percentile(values, (50, 95, 99, 100)).round(1).tolist())) if values else {}
+    )
 
 
 async def _load(address, pid, clients, fps, seconds):
@@ -138,9 +141,10 @@ def soak(clients=2, fps=50, seconds=10, ids=0, with_deaf=False, options=()) -> d
             "from receipt": percentiles([x for load in loads for x in load.told]),
             "from sending": percentiles([x for load in loads for x in load.waited]),
             "of all": {key: told[key] for key in ("frames", "errors", "frames_per_second")},
-            "MB": {"before": before[0], "most": max(rss for rss, _ in looks), "after": after[0]},
-            "descriptors": {"before": before[1], "most": max(count for _, count in looks), "after": after[1]},
-            "socket is left": os.path.exists(address), "said": said[1:-1][:5],
+            "MB": {"before": before[0], "most": max(rss for rss, *_ in looks), "after": after[0]},
+            "descriptors": {"before": before[1], "most": max(count for _, count, _ in looks), "after": after[1]},
+            "CPU seconds": round(after[2] - before[2], 2),
+            "socket is left": os.path.exists(address), "said": said[1:],
         }  # fmt: skip
 
 

@@ -235,7 +235,7 @@ def test_streams_that_are_ready_go_together(tmp_path, monkeypatch):
         async with serving(tmp_path) as (server, _):
             bad = torch.zeros(3, 2)
             names, given = ("a", "b", "c"), (torch.zeros(4, 17, 2), bad, torch.ones(4, 17, 2))
-            got = server.lift(dict(zip(names, given)))
+            got = server.lift(dict(zip(names, given)))  # as clients' frames that are there at once
             assert calls[0] == ["a", "b", "c"] and len(got["a"].poses) == len(got["c"].poses) == 4
             assert "expected (17, 2)" in str(got["b"])  # and nobody else is harmed
             server.batch.reset()
@@ -314,6 +314,61 @@ def test_a_flood_of_streams_starves_nobody(tmp_path, monkeypatch):
     assert max(each.count(one) for each in rounds for one in each) <= SHARE
 
 
+def test_who_asks_for_little_waits_for_little(tmp_path, monkeypatch):
+    """However much a neighbour sends, and whatever it is: it pays for what is refused, too, and that costs little."""
+    waited, converted, rounds = [], [], 0
+    round_of, add, take, convert = Server._round, client.Client._add, client.Client.take, Form.keypoints
+
+    async def counted(self, clients):
+        nonlocal rounds
+        rounds += 1
+        await round_of(self, clients)
+
+    def added(self, lines):
+        self.since = rounds
+        add(self, lines)
+
+    def taken(self):
+        if self.lines and "quiet" in str(self.lines[0]):
+            waited.append(rounds - self.since)
+        return take(self)
+
+    @contextlib.contextmanager
+    def paid(clients):  # the same for every part
+        yield
+        for one in clients:
+            one.used += 1 / len(clients)
+
+    monkeypatch.setattr(Server, "_round", counted)
+    monkeypatch.setattr(client.Client, "_add", added)
+    monkeypatch.setattr(client.Client, "take", taken)
+    monkeypatch.setattr(Form, "keypoints", lambda self, values: converted.append(values) or convert(self, values))
+    monkeypatch.setattr(lifter.inference.server, "_paid", paid)
+    line = frames(1)[1][0]
+
+    async def session():
+        async with serving(tmp_path) as (server, connect):
+            flood, to_flood = await connect()
+            for i in range(STREAMS):
+                to_flood.write(text([line | {"id": i}]))
+            to_flood.write(text([line | {"id": "one more"}]) + b"oops\n" + b"\n" * 100)
+            await answers(flood, 2)
+            refused = text([line | {"id": "one more"}]) * 400 + b"{}\n" * 400 + b"\n" * 4000
+            before = len(converted)
+            to_flood.write(refused * 5)
+            reader, writer = await connect()
+            for _ in range(10):
+                writer.write(text([line | {"id": "quiet"}]) * 4)
+                assert len(await answers(reader, 4)) == 4
+            (noisy,) = (each for each in server.clients if len(each.streams) == STREAMS)
+            assert noisy.lines and len(noisy.lines) < 2 * client.BACKLOG / client.LINE  # it is not read from meanwhile
+            assert len(converted) - before == 40  # of what is refused nothing
+            to_flood.transport.abort()
+
+    asyncio.run(session())
+    assert len(waited) == 40 and max(waited) <= 8  # rounds, of four lines: after each it is the neighbour's turn
+
+
 def test_idle_streams_and_clients_are_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(client, "IDLE", 0.2)
 
@@ -326,6 +381,35 @@ def test_idle_streams_and_clients_are_given_up(tmp_path, monkeypatch):
             assert not server.batch._members and not server.clients
 
     asyncio.run(session())
+
+
+def test_who_takes_nothing_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "IDLE", 0.2)
+
+    async def session():
+        async with serving(tmp_path) as (server, connect):
+            _, writer = await connect()
+            writer.write(text(frames(1)[1]) * 8000)
+            while not server.clients:
+                await asyncio.sleep(0.01)
+            while server.clients:
+                await asyncio.sleep(0.01)
+            assert not server.batch._members
+
+    asyncio.run(asyncio.wait_for(session(), 20))
+
+
+def test_the_socket_goes_with_the_server(tmp_path):
+    """Unless another one is there."""
+
+    async def session(replace):
+        async with serving(tmp_path):
+            if replace:
+                (tmp_path / "s").rename(tmp_path / "old")
+                (tmp_path / "s").touch()
+        return (tmp_path / "s").exists()
+
+    assert [asyncio.run(session(replace)) for replace in (False, True)] == [False, True]
 
 
 @pytest.mark.parametrize("drop", [False, True])

@@ -364,7 +364,7 @@ def unchanged(stream, call, message, error=ValueError):
     before = stream.state_dict()
     with pytest.raises(error, match=re.escape(message)):
         call()
-    torch.testing.assert_close(stream.state_dict()["streams"], before["streams"], rtol=0, atol=0)
+    torch.testing.assert_close(stream.state_dict()["streams"], before["streams"], rtol=0, atol=0, equal_nan=True)
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
