@@ -145,7 +145,7 @@ def _lift_files(model, sources, lift, record, report):
     window, flip = getattr(model, "num_frames", None) or WINDOW, H36M if lift.flip else None
     for (path, sequence, fingerprint), poses in lift_sequences(model, sequences, window, lift.stride, flip, lift.batch):
         try:
-            write(path, _with_poses(sequence, poses.float().cpu(), lift.place))
+            write(path, with_poses(sequence, poses.float().cpu(), lift.place))
         except Exception as error:
             record.release(path)
             report("failed", _line(error, f"{sequence.source}: {sequence.name}"))
@@ -172,7 +172,7 @@ def _sequences(sources, lift, record, report):
                 continue
             state = record.state(path, fingerprint)  # it may have been lifted elsewhere meanwhile
             try:
-                sequence = None if state == "there" else _liftable(read(), lift.place)
+                sequence = None if state == "there" else liftable(read(), lift.place)
             except Exception as error:
                 record.release(path)
                 report("failed", _line(error, source.path))
@@ -201,7 +201,8 @@ def _outputs(source, lift, state):
     return [(path, read) for read in data.items.values()]
 
 
-def _liftable(sequence, place):
+def liftable(sequence, place=False):
+    """A sequence that has all that lifting needs, in Human3.6M's joints; ValueError if it has not."""
     where = f"{sequence.source}: {sequence.name}"
     if sequence.keypoints is None:
         raise ValueError(f"{where}: no keypoints to lift: these are 3D poses")
@@ -210,7 +211,9 @@ def _liftable(sequence, place):
     return sequence if sequence.skeleton is H36M else sequence.to(H36M)
 
 
-def _with_poses(sequence, poses, place):
+def with_poses(sequence, poses, place=False):
+    """A sequence with the poses (T, 17, 3) that a model gave, relative to the root or, with `place`, where its camera sees
+    it."""
     poses[:, 0] = 0
     if place:
         keypoints = torch.from_numpy(sequence.keypoints[..., :2].astype(np.float64))

@@ -337,7 +337,8 @@ def test_one_line_for_a_mistake(tmp_path, monkeypatch, checkpoint, capsys, argum
     save("in/a.npz", [seen()])
     save("in/b.npz", [seen("1"), seen("2")])
     before = sorted(Path(".").rglob("*"))
-    assert main(["lift", "-o", "out", "--checkpoint", checkpoint, *arguments]) == 1
+    arguments = [*([] if "-o" in arguments else ["-o", "out"]), *arguments]
+    assert main(["lift", "--checkpoint", checkpoint, *arguments]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert any(message in line for line in errors) and len(errors) <= 2 and "Traceback" not in str(errors)
     assert sorted(Path(".").rglob("*")) == before
