@@ -95,6 +95,8 @@ def _lift_clips(model, clips, flip, skip):
 
 def with_channels(keypoints, channels):
     """Keypoints (..., 2 or 3) for a model that reads so many channels: without the confidences, or with ones of 1."""
+    if keypoints.shape[-1] == channels:
+        return keypoints
     return F.pad(keypoints, (0, channels - keypoints.shape[-1]), value=1.0)
 
 
@@ -104,7 +106,8 @@ def centre(keypoints, root=0, seen=None):
     Confidences stay.
 
     Args:
-        seen: (..., T) bool, the frames that show the person: others take no part in the means, unless there are only others.
+        seen: (..., T) bool, the frames that show where the person is: others take no part in the means, unless there are only
+            others.
     """
     xy = keypoints[..., :2]
     own = xy[..., root : root + 1, :]
