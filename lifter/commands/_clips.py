@@ -10,6 +10,7 @@ from lifter._errors import message
 from lifter.data import open_data
 from lifter.data.outputs import output_path, write_people
 from lifter.data.registry import WRITERS, detect, options_of
+from lifter.inference.clean import FILTERS, STEPS
 from lifter.inference.clip import lift_people
 from lifter.inference.files import find_sources, liftable
 from lifter.progress import Progress
@@ -33,6 +34,16 @@ def add_detector_options(parser):
     parser.add_argument("--weights", metavar="PATH", help="of the detector: MediaPipe's .task file, or rtmlib's folder")
     parser.add_argument("--mode", choices=MODES, default="balanced", help="of rtmlib")
     parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="of rtmlib")
+
+
+def add_clip_options(parser):
+    """What is done about the keypoints and poses of a clip."""
+    parser.add_argument(
+        "--person", type=parse_person, default="all", metavar="main|all|N", help="of a video; 1 is the main one (default: all)"
+    )
+    parser.add_argument("--skip", nargs="+", choices=STEPS, default=(), help="what is not to be done with a clip")
+    parser.add_argument("--raw", action="store_true", help="nothing of that")
+    parser.add_argument("--smooth", choices=FILTERS, help="also filter the keypoints in time")
 
 
 def detector_of(args):
@@ -157,7 +168,8 @@ def _lift(args, path, outs, video, detector, model):
         )
         if stopped:
             _say(f"{path}: stopped after {found.frames} frames; what was found until then is written")
-    people = lift_people(model, _chosen(people, args.person), flip=args.flip, batch=args.batch, stride=args.stride)
+    options = {"flip": args.flip, "batch": args.batch, "stride": args.stride, "smooth": args.smooth, "say": _say}
+    people = lift_people(model, _chosen(people, args.person), skip=STEPS if args.raw else args.skip, **options)
     for out in outs:
         for written in _write(out, people):
             print(f"{written}: {max(map(len, people))} frames, {time.monotonic() - began:.1f} s", flush=True)

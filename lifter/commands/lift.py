@@ -9,7 +9,7 @@ from lifter.inference.files import Lift, find_sources, lift_files
 from lifter.inference.ray import lift_on_ray
 from lifter.progress import Progress
 
-from ._clips import KNOWN, add_detector_options, are_clips, parse_person, target
+from ._clips import KNOWN, add_clip_options, add_detector_options, are_clips, target
 from ._clips import run as run_clips
 from ._model import add_model_options, model_of
 from .data import add_reading_options, reading_options
@@ -25,11 +25,11 @@ def add_arguments(parser):
     )  # fmt: skip
     parser.add_argument("--to", choices=KNOWN, help="in a folder; default: npz")
     add_detector_options(parser)
-    parser.add_argument(
-        "--person", type=parse_person, default="all", metavar="main|all|N", help="of a video; 1 is the main one (default: all)"
-    )
+    add_clip_options(parser)
     add_lifting_options(parser)
-    parser.add_argument("--stride", type=int, help="frames from window to window; default: as many as the model sees")
+    parser.add_argument(
+        "--stride", type=int, help="frames from window to window; default: half of what the model sees, for twice the time"
+    )
     parser.add_argument("--place", action="store_true", help="put the root where the camera, which the file tells, sees it")
     parser.add_argument("--overwrite", action="store_true", help="lift again what is in OUT already")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: on all machines of a Ray cluster")
