@@ -13,7 +13,7 @@ import numpy as np
 from lifter._notices import notice
 
 from .cameras import normalise
-from .files import existing, image_size, keypoints_array, numbers, take, with_nan
+from .files import existing, frame_rate, image_size, integer, keypoints_array, numbers, take, with_nan
 from .frames import frames_of
 from .keypoints import LAYOUTS, fill, layout_of, layout_of_names, order_of, seen, to_h36m
 from .plausible import in_pixels
@@ -22,8 +22,10 @@ from .sequence import Dataset, Sequence
 from .tracking import tracks
 
 # COCO's, Halpe's and MediaPipe's with hands and face, which begin with the body.
-_WHOLE_BODY = {133: 17, 136: 26, 75: 33, 501: 33, 543: 33, 553: 33}
+# COCO's also with feet alone, and without hands.
+_WHOLE_BODY = {23: 17, 91: 17, 133: 17, 94: 26, 136: 26, 75: 33, 501: 33, 543: 33, 553: 33}
 _IDS = ("idx", "track_id", "tracking_id", "person_id", "instance_id")  # where files say who somebody is
+_NOBODY = ("", "none", "null", "nan", "-1", "unknown")  # what stands there if they do not know
 
 
 class SizeUnknown(ValueError):
@@ -181,23 +183,17 @@ def person_of(entry):
 def _person(value):
     while isinstance(value, list) and len(value) == 1:  # OpenPose writes [-1]
         (value,) = value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int):
-        return int(value) if value >= 0 else None
-    return None if value is None or value != value or value == [] or value == "" else str(value)
+    number = integer(value)
+    if number is not None:
+        return number if number >= 0 else None
+    text = "" if value is None or value == [] else str(value)
+    return None if text.strip().lower() in _NOBODY else text
 
 
 def rate_of(mapping) -> float | None:
     """The frames per second that a part of a file tells."""
-    found = (mapping.get(key) for key in ("fps", "frame_rate", "framerate", "frameRate"))
-    return next((float(rate) for rate in found if type(rate) in (int, float) and 0 < rate < 1e5), None)
-
-
-def frame_of(entry, default, where) -> int:
-    """The number of a frame that an entry of a file tells, or else its place."""
-    key = next((key for key in ("frame_id", "frame", "frame_number", "frame_index", "frame_idx") if key in entry), None)
-    return default if key is None else whole_number(entry, key, None, where)
+    found = (frame_rate(mapping.get(key)) for key in ("fps", "frame_rate", "framerate", "frameRate"))
+    return next((rate for rate in found if rate), None)
 
 
 def rate_of_times(frames, times) -> float | None:
@@ -218,9 +214,10 @@ def entries(data, where):
 def whole_number(entry, key, default, where) -> int:
     """A whole number of a dict. It must be there if `default` is None."""
     value = take(entry, key, where) if default is None else entry.get(key, default)
-    if not isinstance(value, int):
+    number = integer(value)
+    if number is None:
         raise ValueError(f"{where}: {key} is {value!r}, expected a whole number")
-    return value
+    return number
 
 
 def metadata_layout(metadata, path):

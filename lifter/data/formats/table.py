@@ -34,7 +34,7 @@ _ROWS = {17 * 2: 2, 17 * 3: 3, 26 * 3: 3, 33 * 2: 2, 33 * 3: 3, 33 * 4: 4}  # nu
 @register_format(
     "table",
     "keypoints or poses of others as CSV: MediaPipe, DeepLabCut, FreeMoCap",
-    guess=lambda file: file.suffix == ".csv" and not is_ours(file.start),
+    guess=lambda file: file.suffix == ".csv" and not is_ours(file.text),
     suffix=".csv",
 )
 def open_table(path, size=None, fps=None, layout=None, variant=None) -> Dataset:

@@ -45,7 +45,7 @@ def write_csv(path, sequence):
 @register_format(
     "csv",
     "lifter's CSV: poses and keypoints, a column per coordinate",
-    guess=lambda file: file.suffix == ".csv" and is_ours(file.start),
+    guess=lambda file: file.suffix == ".csv" and is_ours(file.text),
     suffix=".csv",
 )
 def open_csv(path) -> Dataset:
@@ -55,9 +55,9 @@ def open_csv(path) -> Dataset:
     return Dataset("csv", path, {path.stem: partial(_read_csv, path)})
 
 
-def is_ours(start: bytes) -> bool:
-    """Whether the first bytes of a file are those of `write_csv`'s, if damaged ones."""
-    columns = start.decode("utf-8-sig", errors="replace").partition("\n")[0].strip().split(",")
+def is_ours(text) -> bool:
+    """Whether the first characters of a file are those of `write_csv`'s, if damaged ones."""
+    columns = text.partition("\n")[0].strip().split(",")
     joints = tuple(dict.fromkeys(column.rpartition("_")[0] for column in columns if column not in ("frame", "time")))
     ours = any(joints == skeleton.joints for skeleton in SKELETONS.values())
     return columns == [""] or ours or any(column.endswith(("_u", "_v")) for column in columns)
