@@ -16,7 +16,7 @@ from .cameras import normalise
 from .files import existing, frame_rate, image_size, integer, keypoints_array, numbers, take, with_nan
 from .frames import frames_of
 from .keypoints import LAYOUTS, fill, layout_of, layout_of_names, order_of, seen, to_h36m
-from .plausible import in_pixels
+from .plausible import check_upright, in_pixels
 from .registry import register_format
 from .sequence import Dataset, Sequence
 from .tracking import tracks
@@ -97,9 +97,10 @@ def open_clips(format, path, clips, size=None, fps=None, layout=None, variant=No
             how = "pass size=(width, height), or --size WxH"
             raise SizeUnknown(f"{path}: {format} does not tell the size of the image: {how}")
         known = {"fps": _told("fps", clip.fps, fps, where), "size": image, "source": path, "variant": variant}
+        detections = _plausible(clip.detections, image, where, shares)
         joints = clip.joints and clip.joints[: _WHOLE_BODY.get(len(clip.joints))]
-        known["layout"] = layout or joints and layout_of_names(joints, where)
-        people = tracks(_plausible(clip.detections, image, where, shares), where, clip.sure)
+        known["layout"] = layout or joints and layout_of_names(joints, where) or _layout(detections, where)
+        people = tracks(detections, where, clip.sure)
         for person, (start, keypoints) in people.items():
             name = title if len(people) == 1 else f"{title}/{person}"
             items[name] = partial(sequence_of, name, keypoints, start=start, **known)
@@ -127,14 +128,22 @@ def _plausible(detections, size, where, shares):
     return [(*rest, pose) for (*rest, _), pose in zip(detections, keypoints)]
 
 
+def _layout(detections, where):
+    """The layout of joints without names: by their number, and by the lengths of the bones."""
+    if not detections:
+        return None
+    poses = np.stack([keypoints for *_, keypoints in detections])
+    return order_of(seen(poses), layout_of(poses.shape[1], where), where)
+
+
 def sequence_of(name, keypoints, layout, variant, size, source, **known) -> Sequence:
     """A sequence of a detector's keypoints (T, J, 2 or 3) in pixels; see `seen` for what is missing."""
     where = f"{source}: {name}"
     keypoints = seen(keypoints_array(keypoints, where))
     if layout is None:
-        layout = layout_of(keypoints.shape[1], where)
-        layout = order_of(keypoints[..., :2], layout, where) if layout == "body25" else layout
+        layout = order_of(keypoints, layout_of(keypoints.shape[1], where), where)
     converted = fill(to_h36m(keypoints, layout, variant, where), where)
+    check_upright(converted, where)
     return Sequence(name, keypoints=normalise(converted, size), size=size, source=str(source), **known)
 
 

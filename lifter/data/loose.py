@@ -11,7 +11,7 @@ from lifter._notices import notice
 from .detectors import Clip, detection, open_clips, rate_of_times
 from .detectors import body as body_of
 from .frames import frames_of, has_number
-from .keypoints import layout_of_names, order_of
+from .keypoints import layout_of_names
 from .parts import array_of, part_of, told_in
 from .plausible import PIXELS, SHARES, are_poses
 from .results import poses_of
@@ -164,8 +164,6 @@ def open_loose(format, path, data, size=None, fps=None, layout=None, variant=Non
     told_fps = told_fps or rate
     if in_room:
         return _results(format, path, found, values, joints, told_fps or fps, layout)
-    if values.shape[1] == 17 and not (layout or joints):
-        layout = order_of(values[..., :2], "coco", path)
     clips = {}
     for (video, number, body), keypoints in zip(found, values):
         clips.setdefault(video, []).append(detection(number, _who(body), body_of(keypoints)))

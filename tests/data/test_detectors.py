@@ -251,7 +251,7 @@ BAD = [
         [{**ENTRY, "keypoints": [1.0] * 50}],
         r"entry 0 \(image_id '3.jpg'\): keypoints: 50 numbers, expected x, y and confidence",
     ),
-    ([{**ENTRY, "keypoints": [1.0] * 60}], r"x: 20 joints, expected 17 \(coco\)"),
+    ([{**ENTRY, "keypoints": [1.0] * 60}], r"x.json: 20 joints, expected 17 \(coco\)"),
     ([{**ENTRY, "keypoints": ["a"] * 51}], "keypoints: not an array of numbers"),
     ([{**ENTRY, "keypoints": None}], "keypoints: not an array of numbers"),
     ([{"image_id": "4.jpg"}], r"entry 0 \(image_id '4.jpg'\): no key 'keypoints'"),
