@@ -184,12 +184,13 @@ def person_of(entry):
     attributes = entry.get("attributes")
     for place in (entry, attributes if isinstance(attributes, dict) else {}):
         for key in _IDS:
-            if (person := _person(place.get(key))) is not None:
-                return person
+            if (found := person(place.get(key))) is not None:
+                return found
     return None
 
 
-def _person(value):
+def person(value):
+    """Who somebody is, a number or a text; None if the value says that it is not known."""
     while isinstance(value, list) and len(value) == 1:  # OpenPose writes [-1]
         (value,) = value
     number = integer(value)

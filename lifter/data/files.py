@@ -216,7 +216,9 @@ def frame_rate(value) -> float | None:
     none that a camera could have."""
     if isinstance(value, str):
         value = value.lower().removesuffix("fps").split("/")
-    parts = value if isinstance(value, (list, tuple)) else np.ravel(value).tolist() if isinstance(value, np.ndarray) else [value]
+    parts = (
+        value if isinstance(value, (list, tuple)) else np.ravel(value).tolist() if isinstance(value, np.ndarray) else [value]
+    )
     try:
         one, *others = (float(part) for part in parts if not isinstance(part, bool))
         found = one / others[0] if others else one

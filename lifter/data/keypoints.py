@@ -60,14 +60,18 @@ LAYOUTS = {
 def order_of(points, usual, where) -> str:
     """Of two layouts of as many joints as bodies (T, J, 2 or 3) have, the one in which bones are shorter if it is clear, else
     `usual`."""
-    points = points[..., :2]
-    lengths = {name: _bones(points, layout) for name, layout in LAYOUTS.items() if layout.joints == points.shape[1]}
+    lengths = bone_lengths(points[..., :2])
     shorter = min(lengths, key=lengths.get)
     clear = 0.9 if shorter == "coco" else 0.77  # of people, COCO's are 0.8 or less of Human3.6M's, or 1.3 to 2.4
     if shorter == usual or not lengths[shorter] < clear * lengths[usual]:
         return usual
     notice(f"{where}: the {points.shape[1]} joints are in the order of {shorter}, by the lengths of the bones")
     return shorter
+
+
+def bone_lengths(points) -> dict[str, float]:
+    """The mean length of the bones of bodies (T, J, C) in the order of each layout of as many joints."""
+    return {name: _bones(points, layout) for name, layout in LAYOUTS.items() if layout.joints == points.shape[1]}
 
 
 def _bones(points, layout):

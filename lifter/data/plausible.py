@@ -6,7 +6,6 @@ What is certain is read, and said if the file's format promises something else; 
 import numpy as np
 
 from lifter._notices import notice
-
 from lifter.skeleton import H36M
 
 from .keypoints import nowhere

@@ -9,6 +9,7 @@ from lifter.skeleton import H36M
 
 from .keypoints import LAYOUTS, layout_of, order_of, to_h36m
 from .sequence import Sequence
+from .tracking import PATIENCE
 
 BODY = 1.6  # metres from an ankle along the bones to the head, about
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
@@ -61,6 +62,25 @@ def result_of(name, points, where, *, unit=None, up=None, **known) -> Sequence:
     unit = UNITS[nearest] if unit is None else unit
     known |= {} if seen.all() else {"valid": seen}
     return Sequence(name, poses=points * unit, up=up or way_up(points) or "-y", **known)
+
+
+def without_gaps(by_number) -> list[dict]:
+    """The parts of a person's poses by numbers of frames between which nobody is seen for more than `PATIENCE` frames."""
+    parts, before = [], None
+    for number in sorted(by_number):
+        if before is None or number - before > PATIENCE:
+            parts.append({})
+        parts[-1][number] = by_number[number]
+        before = number
+    return parts
+
+
+def in_frames(numbers, points):
+    """(the first of the numbers, points (T, ...) in their frames, NaN in frames without)."""
+    first = min(numbers)
+    placed = np.full((max(numbers) - first + 1, *points.shape[1:]), np.nan)
+    placed[np.array(numbers) - first] = points
+    return first, placed
 
 
 def way_up(points) -> str | None:

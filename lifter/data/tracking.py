@@ -19,8 +19,9 @@ def tracks(detections, where="detections", sure=False):
     """People, followed through the frames.
 
     Ids are checked. One that two people have in one frame, or that all have, says nothing, and so do ids none of which is in
-    two frames: these people are followed by place, as those without. A detection goes on with the person of its id whose last pose is nearest, the nearest pairs first, if
-    it is near enough (`STEP`) and at most `PATIENCE` frames ago; else it begins another person.
+    two frames: these people are followed by place, as those without. A detection goes on with the person of its id whose last
+    pose is nearest, the nearest pairs first, if it is near enough (`STEP`) and at most `PATIENCE` frames ago; else it begins
+    another person.
 
     Args:
         detections: (frame, id or None, score, keypoints (J, 2 or 3)) in any order; see `seen` for what is missing.
@@ -45,7 +46,7 @@ def tracks(detections, where="detections", sure=False):
         people += [(person, piece) for piece in found.follow(indices, reach)]
     _say_sampled(found)
     people.sort(key=lambda each: (found.frames[each[1][0]], each[1][0]))
-    return {name: found.track(indices) for name, indices in zip(_names(people, where), (piece for _, piece in people))}
+    return {name: found.track(indices) for name, indices in zip(names_of(people, where), (piece for _, piece in people))}
 
 
 class _Detections:
@@ -170,8 +171,8 @@ def _say_sampled(found):
         notice(f"{found.where}: every {step}th frame only, of {frames[0]} to {frames[-1]}: those between are filled in")
 
 
-def _names(people, where):
-    """What they are called."""
+def names_of(people, where):
+    """The names of people (id, ...), of whom several may have one id; that is said."""
     count, names = {}, []
     for person, _ in people:
         count[person] = count.get(person, 0) + 1

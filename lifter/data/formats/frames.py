@@ -2,9 +2,10 @@
 
 from ..files import existing, read_json
 from ..frames import has_number
-from ..loose import is_a_frame, open_loose
+from ..loose import open_loose
 from ..registry import register_format
 from ..sequence import Dataset
+from ..timeline import is_a_frame
 from .mediapipe import OTHERS, first_of, is_mediapipe
 
 LARGEST = 2**20  # bytes of a file that may be one frame's
