@@ -161,7 +161,8 @@ def clips_of(images, found, where, **known) -> list[Clip]:
 
 def flat(values, where):
     """The keypoints (J, 3) of a list x, y, confidence, x, y, ..."""
-    flat = numbers(with_nan(values), (None,), where)
+    flat = numbers(with_nan(values), None, where)
+    flat = flat.reshape(-1) if flat.ndim == 2 and flat.shape[1] == 3 else numbers(flat, (None,), where)
     if len(flat) == 0 or len(flat) % 3:
         raise ValueError(f"{where}: {len(flat)} numbers, expected x, y and confidence of each joint")
     return body(flat.reshape(-1, 3))
@@ -206,11 +207,11 @@ def rate_of(mapping) -> float | None:
     return next((rate for rate in found if rate), None)
 
 
-def rate_of_times(frames, times) -> float | None:
+def rate_of_times(frames, times, units=(1, 1e3, 1e6, 1e9)) -> float | None:
     """The frames per second of frames whose times are known, in seconds, or milli-, micro- or nanoseconds."""
     steps = [(after - before) / (j - i) for i, j, before, after in zip(frames, frames[1:], times, times[1:]) if j > i]
     step = float(np.median(steps)) if steps else 0.0
-    rates = (float(f"{unit / step:.4g}") for unit in (1, 1e3, 1e6, 1e9)) if step > 0 else ()
+    rates = (float(f"{unit / step:.4g}") for unit in units) if step > 0 else ()
     return next((rate for rate in rates if 4 <= rate <= 1000), None)
 
 

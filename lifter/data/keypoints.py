@@ -99,7 +99,7 @@ def layout_of_names(joints, where):
     Raises:
         ValueError if there are joints of Human3.6M that follow from none of them.
     """
-    found = tuple(names.joint(str(name)) for name in joints)
+    found = tuple(map(names.joint, names.without_prefix(joints)))
     for name, known in {"coco": COCO, "halpe": _HALPE, "h36m": H36M.joints}.items():
         if len(found) == len(known) and found[:17] == tuple(map(names.joint, known[:17])):
             return name

@@ -73,7 +73,7 @@ def fields(value) -> dict:
 
 def first(found, names, kinds=object):
     """The first value of these kinds that `fields` has under one of the names, None if there is none."""
-    return next((found[name] for name in names if isinstance(found.get(name), kinds)), None)
+    return next((found[name] for name in names if name in found and isinstance(found[name], kinds)), None)
 
 
 def told_in(data, where):

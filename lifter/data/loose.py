@@ -104,6 +104,8 @@ def _columns(bodies, where):
 
 def _named_columns(values, body):
     """The same of x, y, z and confidences, NaN where there are none; `body` is one of the bodies."""
+    if body.world and not np.isfinite(values[..., 2]).any():  # [x, y, z] by names
+        values = values[..., [0, 1, 3, 2]]
     z, scores = values[..., 2], values[..., 3]
     has_scores = np.isfinite(scores).any()
     in_image = _in_image(values)

@@ -51,11 +51,19 @@ def _frames(root, where):
     if root.depth == 2:
         for body in root.bodies():
             body.id = body.key if body.id is None else body.id
-        return [(_label(part), part.time, part.bodies()) for part in root.parts]
+        return [frame for part in root.parts for frame in _by_labels(part)]
     labelled = any(_label(part) is not None or part.time is not None for part in root.parts)
     if labelled or root.listed or any(part.listed or not part.full for part in root.parts):
         return [(_label(part), part.time, part.bodies()) for part in root.parts]
     return [(None, None, bodies) for bodies in _in_a_row(root.parts, where)]
+
+
+def _by_labels(part):
+    """The frame that a part is; or several, if its bodies have numbers of frames of their own."""
+    bodies = part.bodies()
+    if bodies and _label(part) is None and all(body.frame is not None for body in bodies):
+        return [(body.frame, body.time, [body]) for body in bodies]
+    return [(_label(part), part.time, bodies)]
 
 
 def _shallow(root, where):
