@@ -16,18 +16,16 @@ def in_order(data, where):
         ValueError for an array in which there is no axis of joints before one of coordinates.
     """
     array = array_of(data)
-    if array is None or array.ndim < 2:
+    if array is None or array.ndim < 3:
         return data
     shape = array.shape
-    if array.ndim == 2:
-        return _rows(data, array, where)
     if array.ndim in (4, 5) and shape[-4:] == (1, 1, 17, 3):
         notice(f"{where}: outputs of shape (1, 1, 17, 3), as MoveNet's, in which y comes before x")
         return array.reshape(-1, 17, 3)[..., [1, 0, 2]]
     if (turned := _graph(array)) is not None:
         notice(f"{where}: shape {shape}: read as coordinates, frames, joints, people")
         return turned
-    if shape[-1] in (2, 3, 4, 5):
+    if shape[-1] in (2, 3, 4, 5) and shape[-2] > 5:
         return data
     if array.ndim == 3 and (turned := _three(array)) is not None:
         notice(f"{where}: shape {shape}: read as {turned.shape[0]} frames of {turned.shape[1]} joints")
@@ -62,14 +60,14 @@ def _three(array):
     return array.transpose(frames, joints[0], coordinates[0])
 
 
-def _rows(data, array, where):
-    """Rows of all x, then all y, are turned if that makes the bones much shorter."""
-    columns = next((columns for columns in (2, 3) if array.shape[1] == 17 * columns), None)
-    if columns is None or len(array) == 0:
-        return data
-    usual, turned = array.reshape(-1, 17, columns), array.reshape(-1, columns, 17).swapaxes(1, 2)
+def rows_in_order(bodies, where):
+    """Bodies (N, J, 2 or 3) that were rows of numbers x, y, x, y, ...; or of all x, then all y, if the bones of 17 joints are
+    shorter so."""
+    if bodies.shape[1] != 17:
+        return bodies
+    turned = bodies.reshape(len(bodies), -1, 17).swapaxes(1, 2)
     shortest = lambda bodies: min(bone_lengths(bodies[..., :2]).values())
-    if not shortest(turned) < 0.6 * shortest(usual):
-        return data
-    notice(f"{where}: rows of {array.shape[1]} numbers: read as all x, then all y")
+    if not shortest(turned) < shortest(bodies):
+        return bodies
+    notice(f"{where}: rows of {bodies[0].size} numbers: read as all x, then all y")
     return turned

@@ -17,7 +17,7 @@ IMAGE = (
     *LANDMARKS, "people", "persons", "humans", "instances", "poses", "poseresults", "skeletons", "bodies", "detections",
     "objects", "trackedpoints", "tracks", "keypoints", "keypoints2d", "kpts", "kps", "joints", "joints2d", "pose", "body",
     "skeleton", "frames", "databyframe", "framedata", "results", "predictions", "sequence", "posedata", "keypointsdata",
-    "data",
+    "data", "xy", "points",
 )  # fmt: skip
 WORLD = (
     "poseworldlandmarks", "worldlandmarks", "keypoints3d", "joints3d", "pose3d", "poses3d", "points3d",

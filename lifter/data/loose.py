@@ -7,7 +7,7 @@ import numpy as np
 
 from lifter._notices import notice
 
-from .axes import in_order
+from .axes import in_order, rows_in_order
 from .detectors import Clip, detection, open_clips, person
 from .detectors import body as body_of
 from .keypoints import layout_of_names
@@ -89,6 +89,7 @@ def _alike(found, where):
 def _columns(bodies, where):
     """(keypoints (N, J, 2 or 3), False), or (poses (N, J, 3), True)."""
     values = np.stack([body.values for body in bodies])
+    values = rows_in_order(values, where) if bodies[0].flat and not bodies[0].named else values
     if bodies[0].named or values.shape[2] > 3:
         return _named_columns(values, bodies[0])
     if values.shape[2] == 2:

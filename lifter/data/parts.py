@@ -53,6 +53,7 @@ class Part:
     id: object = None
     key: object = None  # in a dict by numbers
     listed: bool = False  # in a list that means frames
+    flat: bool = False  # of a row of numbers
 
     @property
     def depth(self):
@@ -201,7 +202,7 @@ def _body_of_rows(array):
         return Part(array) if array.shape[1] in (2, 3, 4, 5) and len(array) > 5 else None
     fits = (columns for columns in (3, 2, 4) if array.size % columns == 0 and array.size // columns in COUNTS)
     columns = next(fits, None)
-    return None if columns is None else Part(array.reshape(-1, columns))
+    return None if columns is None else Part(array.reshape(-1, columns), flat=True)
 
 
 def _bodies_of_rows(array):

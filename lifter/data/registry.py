@@ -165,6 +165,8 @@ def detect(path) -> str:
         raise ValueError(f"{path}: an npz of no known format, it has {', '.join(file.npz.keys[:20]) or 'nothing'}")
     if file.json == []:
         raise ValueError(f"{path}: an empty list, no person in any frame")
+    if keys := sorted(file.keys or file.first_keys):
+        raise ValueError(f"{path}: JSON of no known format, its keys are {', '.join(map(str, keys[:20]))}; {known}")
     raise ValueError(f"{path}: {'JSON ' if file.is_json else ''}of no known format; {known}")
 
 

@@ -35,7 +35,7 @@ _AFTER = re.compile(rf"(.+?)(?: ?[_.\- \[(])({_AXIS})[\])]?(?:_(?:px|norm|pixel)
 _BEFORE = re.compile(rf"({_AXIS})(?:[ _.\-\[]?(\d+)\]?|[ _.\-](.+))", re.IGNORECASE)  # "x0", "x_nose"
 _CAMEL = re.compile(r"(.*[a-z\d])([XYZ])")  # "NoseX"
 _COORDINATE = re.compile(r"(x|y|z)(_?(px|pixel|norm|coord|coordinate|mm|m))?", re.IGNORECASE)
-_ROWS = {17 * 2: 2, 17 * 3: 3, 26 * 3: 3, 33 * 2: 2, 33 * 3: 3, 33 * 4: 4}  # numbers of a frame: of a joint
+_ROWS = (17 * 2, 17 * 3, 26 * 3, 33 * 2, 33 * 3, 33 * 4)  # numbers of a frame
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(e[-+]?\d+)?", re.IGNORECASE)
 
 
@@ -210,12 +210,11 @@ def _bare(rows, path):
     for before in range(3):
         count = len(rows[0]) - before
         if count in _ROWS:
-            values = [[_number(cell) for cell in row[before:]] for row in rows]
-            bodies = [[row[i : i + _ROWS[count]] for i in range(0, count, _ROWS[count])] for row in values]
+            bodies = [[_number(cell) for cell in row[before:]] for row in rows]
             numbers = [_number(row[0]) for row in rows] if before else []
             if numbers and all(number is not None and number % 1 == 0 for number in numbers) and len(set(numbers)) > 1:
-                return [{"frame": int(number), "keypoints": [body]} for number, body in zip(numbers, bodies)]
-            return [{"keypoints": [body], "frame": number} for number, body in enumerate(bodies)]
+                return [{"frame": int(number), "keypoints": body} for number, body in zip(numbers, bodies)]
+            return [{"frame": number, "keypoints": body} for number, body in enumerate(bodies)]
     raise ValueError(f"{path}: {len(rows[0])} columns without names, expected {', '.join(map(str, _ROWS))} numbers")
 
 
