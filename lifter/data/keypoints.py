@@ -230,10 +230,8 @@ def fill(keypoints, where="keypoints", skeleton=H36M):
         there = ~lost[:, joint]
         for axis in range(2):
             out[~there, joint, axis] = np.interp(time[~there], time[there], keypoints[there, joint, axis])
-    placed = ~lost.all(0)
-    while not placed.all():
-        for joint, parent in (*skeleton.bones, *((parent, joint) for joint, parent in skeleton.bones)):
-            if placed[parent] and not placed[joint]:
-                out[:, joint], placed[joint] = out[:, parent], True
+    never = lost.all(0)
+    for joint in np.flatnonzero(never):
+        out[:, joint] = out[:, next(other for other in skeleton.nearest[joint] if not never[other])]
     out[..., 2:][lost] = 0
     return out

@@ -10,6 +10,7 @@ from pathlib import Path
 from lifter.pretrained import SHIPPED
 
 NAME = "lifted.jsonl"
+OVERLAPPING = "half a window"  # a stride that is not given; it was a whole window once
 
 
 class Record:
@@ -23,7 +24,7 @@ class Record:
         self.folder = lift.out if lift.format else lift.out.parent
         self.path = self.folder / f".{NAME}" if lift.format else lift.out.with_name(f".{lift.out.name}.{NAME}")
         self.lift, self.known, self.read, self.file = lift, {}, 0, None
-        options = [lift.model.name, lift.model.num_frames, lift.model.dtype, lift.flip, lift.stride, lift.place]
+        options = [lift.model.name, lift.model.num_frames, lift.model.dtype, lift.flip, lift.stride or OVERLAPPING, lift.place]
         text = json.dumps([options, sorted(lift.reading.items())], default=str)
         self.settings = hashlib.sha256(text.encode() + Path(lift.model.checkpoint or SHIPPED).read_bytes())
 

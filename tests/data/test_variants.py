@@ -12,6 +12,7 @@ from lifter.data import detect, open_data
 from lifter.data.files import frame_rate, integer
 from lifter.data.frames import frames_of
 from lifter.data.keypoints import COCO
+from lifter.data.names import without_prefix
 from lifter.inference.files import find_sources
 from lifter.skeleton import H36M
 
@@ -89,6 +90,12 @@ def test_rows_of_people_without_ids(tmp_path):
     assert_walk(write_csv(tmp_path / "x.csv", rows), (0, PELVIS), (0, OTHERS))
 
 
+def test_prefixes():
+    assert without_prefix(["Sub01_LSHO", "Sub01_RSHO"]) == ["LSHO", "RSHO"]
+    assert without_prefix(["PoseLandmark.NOSE", "PoseLandmark.LEFT_EYE"]) == ["NOSE", "LEFT_EYE"]
+    assert without_prefix(["left_hip", "left_knee"]) == ["hip", "knee"] and without_prefix(["a.b"]) == ["a.b"]
+
+
 # ---- frames, times, rates, sizes -------------------------------------------------------------------------------------
 
 
@@ -128,9 +135,10 @@ def test_rates(value, wanted):
     assert frame_rate(value) == (None if wanted is None else pytest.approx(wanted))
 
 
-@pytest.mark.parametrize(
-    "value, wanted", [(12, 12), (12.0, 12), ("12", 12), ("-3", -3), *((v, None) for v in (1.5, "x", True, None))]
-)
+NUMBERS = [(12, 12), (12.0, 12), ("12", 12), ("-3", -3), (1.5, None), ("x", None), (True, None), (None, None)]
+
+
+@pytest.mark.parametrize("value, wanted", NUMBERS)
 def test_whole_numbers(value, wanted):
     assert integer(value) == wanted
 

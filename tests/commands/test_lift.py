@@ -1,0 +1,118 @@
+"""`lifter lift` of videos, and to what is looked at: from the frames to the files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lifter.__main__ import main
+from lifter.data import open_data
+from lifter.data.synthetic import open_gait
+from lifter.video import detectors
+from tests.video.conftest import SIZE, Knows, body, film  # noqa: F401
+
+TWO = lambda number: [body(number), body(number, at=40, size=10)]
+
+
+@pytest.fixture
+def lift(film, monkeypatch, capsys, tmp_path):  # noqa: F811
+    """lift(*arguments, of=...): `lifter lift walk.mp4 ...` in a folder; the exit status and the lines that were printed."""
+    monkeypatch.chdir(tmp_path)
+    film(times=range(0, 120, 4))
+
+    def run(*arguments, of=TWO, inputs=("walk.mp4",)):
+        monkeypatch.setitem(detectors.DETECTORS, "mediapipe", lambda weights, **_: Knows(of))
+        status = main(["lift", *inputs, *arguments, "--detector", "mediapipe"])
+        said = capsys.readouterr()
+        return status, said.out.splitlines(), said.err.splitlines()
+
+    return run
+
+
+def scene(path):
+    """What a page shows."""
+    text = path.read_text()
+    return json.loads(text.partition('<script id="scene" type="application/json">')[2].partition("</script>")[0])
+
+
+def test_several_outputs_of_two_people(lift, tmp_path):
+    outs = ("walk.html", "walk.npz", "new/walk.json", "walk.csv", "walk.trc", "walk.bvh")
+    status, said, errors = lift(*(word for out in outs for word in ("-o", out)))
+    assert status == 0 and "64x48, 30 frames at 25 a second: 2 people found by knows" in errors[0]
+    each = [f"walk.person{number}.{format}" for format in ("csv", "trc", "bvh") for number in (1, 2)]
+    assert [line.partition(":")[0] for line in said] == [*outs[:3], *each]
+    for name in outs[1:3]:
+        data = open_data(name)
+        assert data.names == ["walk/person1", "walk/person2"]
+        assert all((s.fps, s.size, s.poses.shape, s.keypoints.shape) == (25, SIZE, (30, 17, 3), (30, 17, 3)) for s in data)
+    for name in each:
+        (one,) = open_data(name)
+        assert one.fps == pytest.approx(25) and one.poses.shape == (30, 17, 3)
+    page = scene(tmp_path / "walk.html")
+    assert (page["frames"], page["joints"], len(page["bones"]), page["fps"]) == (30, 34, 32, 25)
+
+
+def test_who_is_there_for_a_while(lift, tmp_path):
+    """The second comes after the first: before that they are a point on a page, and their files begin with them."""
+    of = lambda number: TWO(number)[: 2 if number >= 10 else 1]
+    assert lift("-o", "walk.html", "-o", "walk.npz", of=of)[0] == 0
+    first, second = open_data("walk.npz")
+    assert (first.start, len(first), second.start, len(second)) == (0, 30, 10, 20)
+    assert scene(tmp_path / "walk.html")["frames"] == 30
+
+
+@pytest.mark.parametrize("who, size", [("main", 12), ("2", 10), ("1", 12)])
+def test_one_of_them(lift, who, size):
+    assert lift("-o", "walk.bvh", "-o", "walk.npz", "--person", who)[0] == 0
+    (one,) = open_data("walk.npz")
+    assert np.ptp(one.pixels()[0, :, 0]) == pytest.approx(size, rel=0.2) and len(open_data("walk.bvh")) == 1
+
+
+def test_folders(lift, film, tmp_path):  # noqa: F811
+    """Several videos, of which one is bad, to a folder; what is there already is not lifted again."""
+    film("b.mp4")
+    (tmp_path / "bad.mp4").write_text("no video")
+    status, said, errors = lift("-o", "out/", "--to", "html", inputs=("walk.mp4", "bad.mp4", "b.mp4"))
+    assert status == 1 and errors[-1].startswith("bad.mp4: not a video that can be read")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.mp4.html", "walk.mp4.html"]
+    status, said, errors = lift("-o", "out/", "--to", "html", inputs=("walk.mp4", "b.mp4"))
+    assert (status, said) == (0, []) and errors == ["lifter: 2 of 2 files were lifted already (--overwrite lifts them again)"]
+
+
+def test_keypoints_to_look_at(lift, tmp_path):
+    """A file of keypoints goes the same way, without a detector."""
+    from lifter.data import save
+
+    save("gait.npz", [next(iter(open_gait(1, 40)))])
+    assert lift("-o", "gait.html", inputs=("gait.npz",))[0] == 0
+    assert scene(tmp_path / "gait.html")["frames"] == 40
+
+
+def test_stopped(lift):
+    """Ctrl-C keeps what is done."""
+
+    def of(number):
+        if number == 20:
+            raise KeyboardInterrupt
+        return [body(number)]
+
+    status, _, errors = lift("-o", "walk.npz", of=of)
+    assert status == 130 and any("stopped after 20 frames; what was found until then is written" in line for line in errors)
+    assert [len(sequence) for sequence in open_data("walk.npz")] == [20]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["-o", "x.cvs"], "x.cvs: expected a name that ends in .mp4, .gif, .html, .bvh"),
+        (["-o", "walk.mp4/x.npz"], "walk.mp4: is no folder that can be written to"),
+        (["-o", "x.html", "--to", "npz"], "x.html: expected a name that ends in .npz, or no --to"),
+        (["-o", "x.html", "--person", "3"], "walk.mp4: --person is 3, but 2 were found"),
+        (["none.mp4", "-o", "x.html"], "x.html: 2 files to lift, expected a folder"),
+        (["walk.mp4", "-o", "x/"], "two files are called walk.mp4"),
+        (["-o", "x.html", "-o", "y.npz", "--checkpoint", "none"], "no checkpoint at none"),
+    ],
+)
+def test_one_line_for_a_mistake(lift, tmp_path, arguments, message):
+    status, _, errors = lift(*arguments)
+    assert status == 1 and message in errors[-1] and sorted(path.name for path in tmp_path.iterdir()) == ["walk.mp4"]
