@@ -103,7 +103,7 @@ def open_clips(format, path, clips, size=None, fps=None, layout=None, variant=No
         people = tracks(detections, where, clip.sure)
         for person, (start, keypoints) in people.items():
             name = title if len(people) == 1 else f"{title}/{person}"
-            items[name] = partial(sequence_of, name, keypoints, start=start, **known)
+            items[name] = partial(checked_sequence, name, keypoints, start=start, **known)
     return Dataset(format, path, items)
 
 
@@ -143,8 +143,14 @@ def sequence_of(name, keypoints, layout, variant, size, source, **known) -> Sequ
     if layout is None:
         layout = order_of(keypoints, layout_of(keypoints.shape[1], where), where)
     converted = fill(to_h36m(keypoints, layout, variant, where), where)
-    check_upright(converted, where)
     return Sequence(name, keypoints=normalise(converted, size), size=size, source=str(source), **known)
+
+
+def checked_sequence(name, keypoints, **known) -> Sequence:
+    """The same of a file, of which it is said if the body lies or stands on its head."""
+    sequence = sequence_of(name, keypoints, **known)
+    check_upright(sequence.pixels(), f"{sequence.source}: {name}")
+    return sequence
 
 
 def clips_of(images, found, where, **known) -> list[Clip]:

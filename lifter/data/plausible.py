@@ -82,10 +82,12 @@ def _in_the_other_unit(farthest, there, are_shares):
 def check_upright(keypoints, where):
     """Say that a body (T, 17, 2 or 3) of Human3.6M's joints in pixels lies or stands on its head in nearly all frames."""
     at = lambda joint: keypoints[:, H36M.joints.index(joint), :2]
-    across, down = (at("thorax") - (at("left_ankle") + at("right_ankle")) / 2).T
-    if (down > np.abs(across)).mean() > MOST:
+    legs = [(at(f"left_{part}") + at(f"right_{part}")) / 2 for part in ("knee", "ankle")]
+    x, y = np.moveaxis(np.diff([at("head"), at("thorax"), at("pelvis"), *legs], axis=0), -1, 0)  # from the head to the feet
+    along = np.abs(x.sum(0)) > 2 * np.abs(y.sum(0))
+    if (y < 0).all(0).mean() > MOST:
         notice(f"{where}: upside down in nearly all frames: does y point upwards in the file?")
-    elif (np.abs(across) > 2 * np.abs(down)).mean() > MOST:
+    elif (along & ((x > 0).all(0) | (x < 0).all(0))).mean() > MOST:
         notice(f"{where}: lying in nearly all frames: are x and y exchanged in the file?")
 
 
