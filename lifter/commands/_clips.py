@@ -1,6 +1,7 @@
 """Clips to look at, and videos: what `lifter lift` does where an input is a video, or an output shows the poses."""
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -10,9 +11,10 @@ from lifter._errors import message
 from lifter.data import open_data
 from lifter.data.outputs import output_path, write_people
 from lifter.data.registry import WRITERS, detect, options_of
-from lifter.inference.clean import FILTERS, STEPS
-from lifter.inference.clip import lift_people
+from lifter.inference.clean import FILTERS
+from lifter.inference.clip import STEPS, lift_people
 from lifter.inference.files import find_sources, liftable
+from lifter.inference.finish import in_room
 from lifter.progress import Progress
 from lifter.render import SUFFIXES, check_packages, render
 from lifter.render.people import together
@@ -44,6 +46,9 @@ def add_clip_options(parser):
     parser.add_argument("--skip", nargs="+", choices=STEPS, default=(), help="what is not to be done with a clip")
     parser.add_argument("--raw", action="store_true", help="nothing of that")
     parser.add_argument("--smooth", choices=FILTERS, help="also filter the keypoints in time")
+    lens = parser.add_mutually_exclusive_group()
+    lens.add_argument("--focal", type=float, metavar="PIXELS", help="of the camera; default: what a file tells, else a guess")
+    lens.add_argument("--fov", type=float, metavar="DEGREES", help="the same as an angle, that of the image's width")
 
 
 def detector_of(args):
@@ -168,12 +173,21 @@ def _lift(args, path, outs, video, detector, model):
         )
         if stopped:
             _say(f"{path}: stopped after {found.frames} frames; what was found until then is written")
-    options = {"flip": args.flip, "batch": args.batch, "stride": args.stride, "smooth": args.smooth, "say": _say}
-    people = lift_people(model, _chosen(people, args.person), skip=STEPS if args.raw else args.skip, **options)
+    people = lift_people(
+        model, _chosen(people, args.person), flip=args.flip, batch=args.batch, stride=args.stride, smooth=args.smooth,
+        skip=STEPS if args.raw else args.skip, focal=_focal(args, people[0].size), say=lambda text: _say(f"  {text}"),
+    )  # fmt: skip
     for out in outs:
         for written in _write(out, people):
             print(f"{written}: {max(map(len, people))} frames, {time.monotonic() - began:.1f} s", flush=True)
     return not stopped
+
+
+def _focal(args, size):
+    """The focal length in pixels, None if it is not said."""
+    if args.fov is not None and not 0 < args.fov < 180 or args.focal is not None and not args.focal > 0:
+        raise ValueError(f"--focal is {args.focal}, --fov is {args.fov}, expected more than 0 pixels, 0 to 180 degrees")
+    return args.focal if args.fov is None else size[0] / 2 / math.tan(math.radians(args.fov) / 2)
 
 
 def _say(text):
@@ -211,7 +225,8 @@ def parse_person(text):
 def _write(out, people):
     """The paths of what was written."""
     if out.suffix[1:].lower() not in SHOWN:
-        return write_people(out, people)
+        many = WRITERS[out.suffix[1:].lower()].many
+        return write_people(out, people if many else [in_room(person) for person in people])
     out.parent.mkdir(parents=True, exist_ok=True)
     render(out, {people[0].name.partition("/")[0]: together(people)})
     return [out]

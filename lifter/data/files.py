@@ -82,6 +82,12 @@ def decoded(data: bytes, errors="strict") -> str:
     return data.decode(next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8"), errors)
 
 
+def check_unfolded(path, size):
+    """Raise a ValueError if so many bytes are more than the arrays of a file can have."""
+    if size > ARRAYS + EXPANSION * path.stat().st_size:
+        raise ValueError(f"{path}: unfolds to more than {EXPANSION} times its size, which no keypoints do")
+
+
 def read_text(path) -> str:
     """The text of a file, which may be compressed by gzip."""
     return decoded(read_bytes(path), "surrogateescape")
@@ -267,8 +273,7 @@ class Npz:
                 self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
             except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{self.path}: not an npz file, or cut short ({error})") from None
-            if sum(info.file_size for info in self._zip.infolist()) > ARRAYS + EXPANSION * self.path.stat().st_size:
-                raise ValueError(f"{self.path}: unfolds to more than {EXPANSION} times its size, which no keypoints do")
+            check_unfolded(self.path, sum(info.file_size for info in self._zip.infolist()))
         return self._zip
 
     def __contains__(self, key):
@@ -338,6 +343,8 @@ def _read_npy(file, size, where):
 
 
 def _array(data, dtype, shape, order):
+    if 0 in shape and math.prod(filter(None, shape)) > ARRAYS:
+        raise ValueError(f"shape {shape}, which nobody goes through for nothing")
     array = np.frombuffer(data, dtype, math.prod(shape)).reshape(shape, order=order)
     if array.dtype.kind == "U" and np.frombuffer(data, f"{array.dtype.str[0]}u4").max(initial=0) > sys.maxunicode:
         raise ValueError("text with characters that there are not")

@@ -88,6 +88,18 @@ def test_keypoints_to_look_at(lift, tmp_path):
     assert scene(tmp_path / "gait.html")["frames"] == 40
 
 
+def test_what_was_done_is_told(lift):
+    """Each step in a line; raw poses are relative to the root."""
+    _, _, errors = lift("-o", "walk.npz", "--person", "main", "--fov", "90")
+    told = ("exchanged", "jumped", "confidence", "bones keep", "focal length 32 pixels, as said", "floor under")
+    assert all(any(word in line for line in errors) for word in told), errors
+    (one,) = open_data("walk.npz")
+    assert one.camera.fx == pytest.approx(32) and one.poses[:, 0, 2].min() > 0.4
+    _, _, errors = lift("-o", "walk.npz", "--raw", "--person", "main")
+    (raw,) = open_data("walk.npz")
+    assert len(errors) == 1 and raw.camera is None and not raw.poses[:, 0].any()
+
+
 def test_stopped(lift):
     """Ctrl-C keeps what is done."""
 
@@ -111,6 +123,7 @@ def test_stopped(lift):
         (["none.mp4", "-o", "x.html"], "x.html: 2 files to lift, expected a folder"),
         (["walk.mp4", "-o", "x/"], "two files are called walk.mp4"),
         (["-o", "x.html", "-o", "y.npz", "--checkpoint", "none"], "no checkpoint at none"),
+        (["-o", "x.html", "--fov", "180"], "--focal is None, --fov is 180.0, expected more than 0 pixels, 0 to 180 degrees"),
     ],
 )
 def test_one_line_for_a_mistake(lift, tmp_path, arguments, message):

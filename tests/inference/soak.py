@@ -7,6 +7,7 @@ when a line was sent and from when the server says that it came, how many got no
 
 import argparse
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
@@ -44,12 +45,13 @@ def flood(address, ids):
 
 
 def deaf(address):
-    """Lines, and nobody who reads the poses."""
-    other = socket.socket(socket.AF_UNIX)
-    other.connect(address)
+    """Lines, and nobody who reads the poses; given up by the server it comes again."""
     (line,) = lines_of([0])
     while True:
-        other.sendall(line)
+        with contextlib.suppress(ConnectionError), socket.socket(socket.AF_UNIX) as other:
+            other.connect(address)
+            while True:
+                other.sendall(line)
 
 
 class Load:
