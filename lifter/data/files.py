@@ -59,11 +59,13 @@ def read_bytes(path, most=None) -> bytes:
                 limit -= len(parts[-1])
                 if unfold.unconsumed_tail and most is None:
                     raise ValueError(f"{path}: unfolds to more than {UNFOLDED} times its size, which no keypoints do")
-                start = unfold.unused_data
-                if start[:2] == GZIP and most is None:  # one compressed file after another, as `cat` and pigz make them
+                if unfold.eof and most is None:  # perhaps one more after it, as `cat` and pigz make them
+                    start = unfold.unused_data + file.read(STEP)
+                    if start[:2] != GZIP:
+                        break
                     unfold = zlib.decompressobj(31)
                 else:
-                    start = file.read(STEP) if most is None and not unfold.eof else b""
+                    start = file.read(STEP) if most is None else b""
         except zlib.error as error:
             raise ValueError(f"{path}: damaged ({error})") from None
     if most is None and not unfold.eof:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lifter._notices import told
-from lifter.data import detect, open_data
+from lifter.data import detect, files, open_data
 from lifter.data.files import frame_rate, integer
 from lifter.data.frames import frames_of
 from lifter.data.keypoints import COCO
@@ -302,10 +302,14 @@ def test_several_values(tmp_path):
         open_data(path, size=SIZE)
 
 
-def test_gzip_of_several_parts(tmp_path):
+def test_gzip_of_several_parts(tmp_path, monkeypatch):
+    """Wherever the first one ends in what is read at once."""
     text = json.dumps(entries()).encode()
-    (tmp_path / "x.json.gz").write_bytes(gzip.compress(text[:500]) + gzip.compress(text[500:]))
-    assert_walk(tmp_path / "x.json.gz", (0, PELVIS))
+    first = gzip.compress(text[:500])
+    (tmp_path / "x.json.gz").write_bytes(first + gzip.compress(text[500:]))
+    for step in (len(first) - 1, len(first), len(first) + 1, 2**16):
+        monkeypatch.setattr(files, "STEP", step)
+        assert_walk(tmp_path / "x.json.gz", (0, PELVIS))
 
 
 @pytest.mark.parametrize(
