@@ -41,5 +41,5 @@ class Progress:
         elif now - self.told >= SECONDS:
             self.told = now
             total = "?" if self.total is None else self.total
-            left = "" if self.total is None or not speed else f", {(self.total - self.done) / speed:.0f} s left"
+            left = f", {(self.total - self.done) / speed:.0f} s left" if self.total is not None and speed else ""
             print(f"{self.done} of {total} {self.what}{more}, {speed:.3g} a second{left}", file=sys.stderr, flush=True)

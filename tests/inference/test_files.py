@@ -371,6 +371,7 @@ def test_progress(terminal, monkeypatch, capsys):
     monkeypatch.setattr("lifter.progress.SECONDS", 0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     with Progress("files", 3) as progress:
+        progress.step(0)  # nothing is done yet: who knows how long it takes
         for _ in range(3):
             progress.step(more=", 7 lifted")
     shown = capsys.readouterr().err
