@@ -480,6 +480,8 @@ def test_too_many_clients_and_no_descriptors(tmp_path, monkeypatch, capfd):
     (["--checkpoint", "{m}", "--chunk-size", "99"], "chunk_size is 99"),
     (["--checkpoint", "{m}", "--missing", "no"], "missing is 'no'"),
     (["--checkpoint", "{m}", "--listen", "256.0.0.1:1"], ""),
+    (["--checkpoint", "{m}", "--listen", "nowhere/s"], "nowhere/s: there is no folder nowhere"),
+    (["--checkpoint", "{m}", "--summary", "nowhere/x"], "nowhere/x: there is no folder nowhere"),
 ])  # fmt: skip
 def test_options_that_are_wrong(stream, tmp_path, capfd, options, message):
     stream(tiny(), [])
