@@ -25,6 +25,7 @@ from ._model import model_of
 from .data import reading_options
 
 SHOWN = tuple(suffix[1:] for suffix in SUFFIXES)
+CROWD = 20  # people of one clip
 KNOWN = (*SHOWN, *sorted(WRITERS))  # suffixes of outputs
 
 
@@ -43,6 +44,7 @@ def add_clip_options(parser):
     parser.add_argument(
         "--person", type=parse_person, default="all", metavar="main|all|N", help="of a video; 1 is the main one (default: all)"
     )
+    parser.add_argument("--finish", action="store_true", help="treat files of keypoints as videos are: mend, place and finish")
     parser.add_argument("--skip", nargs="+", choices=STEPS, default=(), help="what is not to be done with a clip")
     parser.add_argument("--raw", action="store_true", help="nothing of that")
     parser.add_argument("--smooth", choices=FILTERS, help="also filter the keypoints in time")
@@ -73,9 +75,10 @@ def target(out, to, known):
 
 
 def are_clips(args) -> bool:
-    """Whether the command line names a video, something to look at, or several outputs."""
-    shown = any(Path(out).suffix[1:].lower() in SHOWN and not Path(out).is_dir() for out in args.out)
-    return shown or args.to in SHOWN or len(args.out) > 1 or any(map(is_video, args.inputs))
+    """Whether the command line names a video, something to look at, several outputs, or what is done with clips alone."""
+    shown = any(Path(out).suffix[1:].lower() in SHOWN and not Path(out).is_dir() for out in args.out) or args.to in SHOWN
+    asked = args.finish or args.skip or args.smooth or args.focal or args.fov or args.person != "all"
+    return bool(shown or asked or len(args.out) > 1 or any(map(is_video, args.inputs)))
 
 
 def run(args) -> int:
@@ -116,6 +119,8 @@ def _line(path, error):
 
 def _clips(args):
     """[(input, outputs)], checked as far as can be without the work."""
+    if args.place or args.engine != "local":
+        raise ValueError("--place and --engine are for files of keypoints that are lifted to poses alone, not for clips")
     formats = {out: target(out, args.to, KNOWN) for out in args.out}
     videos = [path for path in args.inputs if is_video(path)]
     others = [path for path in args.inputs if not is_video(path)]
@@ -200,8 +205,9 @@ def _read(args, path):
     format = known.pop("format") or detect(path)
     data = open_data(path, format, **{name: value for name, value in known.items() if name in options_of(format)})
     people = [liftable(sequence) for sequence in data]
-    if len({(person.size, person.fps) for person in people}) > 1:
-        raise ValueError(f"{path}: {len(people)} sequences of several clips, expected the people of one: lift it to npz")
+    if len(people) > CROWD or len({(person.size, person.fps) for person in people}) > 1:
+        how = "lift them without options of clips, or choose some by `lifter data convert --select`"
+        raise ValueError(f"{path}: {len(people)} sequences, expected the people of one clip, at most {CROWD}: {how}")
     return people
 
 

@@ -1,12 +1,13 @@
 """`lifter lift` of videos, and to what is looked at: from the frames to the files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lifter.__main__ import main
-from lifter.data import open_data
+from lifter.data import open_data, save
 from lifter.data.synthetic import open_gait
 from lifter.video import detectors
 from tests.video.conftest import SIZE, Knows, body, film  # noqa: F401
@@ -80,12 +81,18 @@ def test_folders(lift, film, tmp_path):  # noqa: F811
 
 
 def test_keypoints_to_look_at(lift, tmp_path):
-    """A file of keypoints goes the same way, without a detector."""
-    from lifter.data import save
-
-    save("gait.npz", [next(iter(open_gait(1, 40)))])
+    """A file of keypoints goes the same way, without a detector; with `--finish` also to what is not looked at."""
+    gait = next(iter(open_gait(1, 40)))
+    save("gait.npz", [gait])
     assert lift("-o", "gait.html", inputs=("gait.npz",))[0] == 0
     assert scene(tmp_path / "gait.html")["frames"] == 40
+    assert lift("-o", "raw.bvh", inputs=("gait.npz",))[0] == lift("-o", "done.bvh", "--finish", inputs=("gait.npz",))[0] == 0
+    raw, done = (next(iter(open_data(name))).poses for name in ("raw.bvh", "done.bvh"))
+    assert not raw[:, 0].any() and 0.5 < done[:, 0, 2].mean() < 1.5
+    save("crowd.npz", [replace(gait, name=f"{number}") for number in range(21)])
+    assert "21 sequences, expected the people of one clip" in lift("-o", "crowd.html", inputs=("crowd.npz",))[2][-1]
+    for option in (["--place"], ["--engine", "ray"]):
+        assert "--place and --engine are for files of keypoints" in lift("-o", "x.html", *option, inputs=("gait.npz",))[2][-1]
 
 
 def test_what_was_done_is_told(lift):
