@@ -212,6 +212,8 @@ def parse_number(word, where) -> float:
 
 def integer(value) -> int | None:
     """The whole number that a value of a file is, as 12, 12.0 and "12"; None if it is none."""
+    if type(value) is int:
+        return value
     if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d{1,15}(\.0*)?\s*", value):
         value = float(value)
     if isinstance(value, (float, np.floating)) and value % 1 == 0 and abs(value) < 1e15:

@@ -64,6 +64,8 @@ def result_of(name, points, where, *, skeleton=H36M, unit=None, up=None, **known
     if unit is not None and not 0.3 < unit * measured / BODY < 2:
         notice(f"{where}: a body of {unit * measured:.3g} m if the file's unit is right; taken as {nearest}")
         unit = None
+    if unit is None and not 0.5 < UNITS[nearest] * measured / BODY < 1.5:
+        notice(f"{where}: a body of {measured:.3g} {nearest}: its scale is not known")
     unit = UNITS[nearest] if unit is None else unit
     return Sequence(name, poses=points * unit, up=up_of(points, up, where) or "-y", **known)
 

@@ -117,6 +117,9 @@ class _Detections:
             recent = [person for person in recent if frame - self.frames[person[-1]] <= PATIENCE]
             if len(recent) == len(now) == 1 and numbers[0] and recent[0][-1] == indices[numbers[0] - 1]:
                 distances = steps[numbers[0] - 1 : numbers[0]]
+                if self._near(recent[0][-1], now[0], distances[0], reach):  # as it is mostly
+                    recent[0].append(now[0])
+                    continue
             else:
                 distances = self.distances(
                     [person[-1] for person in recent for _ in now], [index for _ in recent for index in now]
