@@ -1,4 +1,4 @@
-"""What the formats of 2D detectors share: their files become sequences of Human3.6M joints, one for each person.
+"""Common parts of the formats of 2D detectors: their files become sequences of Human3.6M joints, one for each person.
 
 A format's function reads `Clip`s. See `frames` for the numbers of frames, `tracking` for how people are followed, `plausible`
 for units and confidences, `keypoints` for how joints are converted and holes filled.
@@ -148,7 +148,7 @@ def sequence_of(name, keypoints, layout, variant, size, source, **known) -> Sequ
 
 
 def checked_sequence(name, keypoints, **known) -> Sequence:
-    """The same of a file, of which it is said if the body lies or stands on its head."""
+    """Return `sequence_of` a file's keypoints, and say if the body lies or stands on its head."""
     sequence = sequence_of(name, keypoints, **known)
     check_upright(sequence.pixels(), f"{sequence.source}: {name}")
     return sequence

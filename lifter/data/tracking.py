@@ -96,7 +96,7 @@ class _Detections:
         return all(len(some) == 1 for some in frames) and len(set.union(*frames)) > 1
 
     def once(self, indices):
-        """Of an id the detections, without those that are there twice; and whether it stands for several people in a frame."""
+        """Return the detections of an id, without those that are there twice, and whether it stands for several people."""
         kept, several = [], False
         for index in indices:
             if kept and self.frames[kept[-1]] == self.frames[index]:
