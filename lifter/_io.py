@@ -13,13 +13,21 @@ def whole(path, suffix=""):
 
     Every call has a file of its own, also in other processes. Its name ends in `suffix`, for libraries that look at it.
     """
-    path = Path(path)
+    path = in_folder(path)
     partly = path.with_name(f".{secrets.token_hex(8)}.part{suffix}")
     try:
         yield partly
         os.replace(partly, path)
     finally:
         partly.unlink(missing_ok=True)
+
+
+def in_folder(path) -> Path:
+    """Return the path of a file to be written; FileNotFoundError if there is no folder for it."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    return path
 
 
 def regular(path, what="file") -> Path:

@@ -24,19 +24,22 @@ def project(points, camera):
     return focal * (plane * factor + shift) + center
 
 
-def recover_root(poses, keypoints, camera):
+def recover_root(poses, keypoints, camera, weights=None):
     """Where the root is, by least squares: (B, ..., T, J, 3) poses relative to it, (B, T, J, 2) keypoints -> (B, ..., T, 3).
 
     With u the keypoint on the plane z = 1, free of distortion, every joint asks for x + root_x = u_x (z + root_z), and
-    the same of y; of the three unknowns this is linear. Exact if pose and keypoints are.
+    the same of y; of the three unknowns this is linear. Exact if pose and keypoints are. `weights`: (B, T, J), how much each
+    joint counts; None: all the same.
     """
     check_poses("recover_root", poses, keypoints)
+    weights = torch.ones_like(keypoints[..., 0]) if weights is None else weights
+    share = beside(weights / weights.sum(-1, keepdim=True), poses.dim() - 1)[..., None]
     u = beside(_undistort(keypoints, camera), poses.dim())
     a = u * poses[..., 2:] - poses[..., :2]  # root_xy = a + u root_z, joint by joint
-    centred_u, centred_a = u - u.mean(-2, keepdim=True), a - a.mean(-2, keepdim=True)
-    spread = centred_u.square().sum((-2, -1)).clamp(min=torch.finfo(u.dtype).tiny)
-    z = -(centred_u * centred_a).sum((-2, -1)) / spread
-    xy = a.mean(-2) + u.mean(-2) * z[..., None]
+    mean_u, mean_a = ((share * x).sum(-2, keepdim=True) for x in (u, a))
+    spread = (share * (u - mean_u).square()).sum((-2, -1)).clamp(min=torch.finfo(u.dtype).tiny)
+    z = -(share * (u - mean_u) * (a - mean_a)).sum((-2, -1)) / spread
+    xy = mean_a.squeeze(-2) + mean_u.squeeze(-2) * z[..., None]
     return torch.cat((xy, z[..., None]), -1)
 
 

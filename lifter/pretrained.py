@@ -62,7 +62,7 @@ def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
     path = regular(SHIPPED if path is None else path, "checkpoint")
     contents, texts = read_checkpoint(path) if model or path.suffix == SHIPPED.suffix else ({}, {})
     about = {"model": model, "kwargs": kwargs} if model else _about(path, texts)
-    with torch.device("meta"), nullcontext() if model else _no_larger(path):  # sizes that are only claimed take no memory
+    with torch.device("meta"), nullcontext() if model else no_larger(path):  # sizes that are only claimed take no memory
         fit(create_model(about["model"], **about["kwargs"]), contents, path)
     network = create_model(about["model"], **about["kwargs"])
     load_checkpoint(network, contents)
@@ -72,7 +72,7 @@ def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
 
 
 @contextmanager
-def _no_larger(than):
+def no_larger(than):
     """Refuse to make a model of more numbers than a file of that path can have: parameters and buffers are counted."""
     most, made, here = 4 * than.stat().st_size + BUFFERS, 0, threading.get_ident()
 

@@ -7,7 +7,7 @@ SECONDS = 10.0  # from line to line
 
 
 class Progress:
-    """`with Progress("files", total) as progress: progress.step()`, on stderr."""
+    """`with Progress("files", total) as progress: progress.step()`, on stderr; a total of None is not known."""
 
     def __init__(self, what, total):
         self.what, self.total, self.done, self.bar = what, total, 0, None
@@ -21,9 +21,10 @@ class Progress:
             except ImportError:
                 return self
             columns = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TextColumn("{task.description}"))
-            self.bar = progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True))
+            speed = progress.TextColumn("{task.fields[speed]}")
+            self.bar = progress.Progress(*columns, speed, progress.TimeRemainingColumn(), console=Console(stderr=True))
             self.bar.start()
-            self.task = self.bar.add_task(self.what, total=self.total)
+            self.task = self.bar.add_task(self.what, total=self.total, speed="")
         return self
 
     def __exit__(self, *_):
@@ -33,9 +34,12 @@ class Progress:
     def step(self, by=1, more=""):
         """`more`: what else there is to say, as ", 12 sequences"."""
         self.done += by
+        now = time.monotonic()
+        speed = self.done / max(now - self.began, 1e-9)
         if self.bar:
-            self.bar.update(self.task, advance=by, description=f"{self.what}{more}")
-        elif (now := time.monotonic()) - self.told >= SECONDS:
+            self.bar.update(self.task, advance=by, description=f"{self.what}{more}", speed=f"{speed:.3g} a second")
+        elif now - self.told >= SECONDS:
             self.told = now
-            speed = f"{self.done / (now - self.began):.3g} a second"
-            print(f"{self.done} of {self.total} {self.what}{more}, {speed}", file=sys.stderr, flush=True)
+            total = "?" if self.total is None else self.total
+            left = f", {(self.total - self.done) / speed:.0f} s left" if self.total is not None and speed else ""
+            print(f"{self.done} of {total} {self.what}{more}, {speed:.3g} a second{left}", file=sys.stderr, flush=True)

@@ -23,6 +23,17 @@ class Skeleton:
         return tuple((joint, parent) for joint, parent in enumerate(self.parents) if parent >= 0)
 
     @property
+    def nearest(self) -> tuple[tuple[int, ...], ...]:
+        """For each joint all joints, the nearest along the bones first, and of those as near the nearest to the root."""
+        ways = [[joint] for joint in range(self.num_joints)]  # from each joint to the root
+        for way in ways:
+            while (parent := self.parents[way[-1]]) >= 0:
+                way.append(parent)
+        bones = lambda one, other: len(set(ways[one]) ^ set(ways[other]))
+        joints = range(self.num_joints)
+        return tuple(tuple(sorted(joints, key=lambda other: (bones(joint, other), len(ways[other])))) for joint in joints)
+
+    @property
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
         """(left, right) joints that swap in a mirrored pose."""
         return tuple(zip(self.left, self.right, strict=True))

@@ -9,6 +9,7 @@ import lifter
 from lifter.data.synthetic import open_gait
 from lifter.inference.windows import lift_sequence
 from lifter.metrics.losses import mpjpe
+from lifter.pretrained import SHIPPED
 
 
 def test_round_trip(tmp_path):
@@ -85,3 +86,11 @@ def test_not_finite(tmp_path):
     with pytest.raises(ValueError, match="save_pretrained: .* is not finite"):
         lifter.save_pretrained(tmp_path / "a.safetensors", model, {"model": "mixste", "kwargs": {}})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_shipped_weights_carry_a_digest(tmp_path):
+    data = bytearray(SHIPPED.read_bytes())
+    data[-1000] ^= 1  # of some weight
+    (tmp_path / "a.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match="damaged: its digest is of other contents"):
+        lifter.load_pretrained(tmp_path / "a.safetensors")

@@ -1,5 +1,4 @@
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,18 +9,27 @@ from lifter.inference.files import Lift, find_sources, lift_files
 from lifter.inference.ray import lift_on_ray
 from lifter.progress import Progress
 
+from ._clips import KNOWN, add_clip_options, add_detector_options, are_clips, target
+from ._clips import run as run_clips
 from ._model import add_model_options, model_of
 from .data import add_reading_options, reading_options
 
 
 def add_arguments(parser):
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, and folders with all in them that holds keypoints")
     parser.add_argument(
-        "-o", "--out", required=True, metavar="OUT", help="a folder; or a file, for one file with one sequence"
+        "inputs", nargs="+", metavar="INPUT", help="videos; files of keypoints, and folders with all in them that holds some"
     )
-    parser.add_argument("--to", choices=sorted(WRITERS), help="default: OUT's suffix, or npz")
+    parser.add_argument(
+        "-o", "--out", required=True, action="append", metavar="OUT",
+        help=f"a folder, or for one input a file: .{', .'.join(KNOWN)}; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--to", choices=KNOWN, help="in a folder; default: npz")
+    add_detector_options(parser)
+    add_clip_options(parser)
     add_lifting_options(parser)
-    parser.add_argument("--stride", type=int, help="frames from window to window; default: as many as the model sees")
+    parser.add_argument(
+        "--stride", type=int, help="frames from window to window; default: half of what the model sees, for twice the time"
+    )
     parser.add_argument("--place", action="store_true", help="put the root where the camera, which the file tells, sees it")
     parser.add_argument("--overwrite", action="store_true", help="lift again what is in OUT already")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: on all machines of a Ray cluster")
@@ -37,6 +45,8 @@ def add_lifting_options(parser):
 
 
 def run(args) -> int:
+    if are_clips(args):
+        return run_clips(args)
     told, problems = Counter(), []
     try:
         _lift(args, told, problems)
@@ -50,7 +60,7 @@ def run(args) -> int:
         there = f" ({told['changed']} again: other input, model or options)" if told["changed"] and not args.overwrite else ""
         there += f", {told['there']} were there (--overwrite lifts them again)" if told["there"] else ""
         there += f", {told['elsewhere']} are in the hands of another process" if told["elsewhere"] else ""
-        print(f"{args.out}: {told['lifted']} sequences lifted{there}, {told['failed']} failed")
+        print(f"{args.out[0]}: {told['lifted']} sequences lifted{there}, {told['failed']} failed")
     return 1 if problems else 0
 
 
@@ -74,16 +84,6 @@ def _lift(args, told, problems):
 
 
 def _options(args):
-    out, format = Path(args.out), args.to or "npz"
-    suffix = out.suffix[1:].lower()
-    if suffix in WRITERS and not out.is_dir():
-        if args.to not in (None, suffix):
-            raise ValueError(f"{out}: expected a name that ends in .{args.to}, or no --to")
-        format = None
-    elif suffix.isalnum() and not suffix.isdigit() and not out.exists() and not args.out.endswith(("/", os.sep)):
-        known = f"a name that ends in .{', .'.join(sorted(WRITERS))}"
-        raise ValueError(f"{out}: expected {known}, or a folder: {out}/")
-    elif out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: is a file, expected a folder, or a name that ends in .{', .'.join(sorted(WRITERS))}")
+    out, format = Path(args.out[0]), target(args.out[0], args.to, WRITERS)
     names = ("flip", "batch", "stride", "place", "overwrite")
     return Lift(out, format, model_of(args), reading=reading_options(args), **{name: getattr(args, name) for name in names})

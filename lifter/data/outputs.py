@@ -21,6 +21,21 @@ def write(path, sequence):
     writer.write(path, [sequence] if writer.many else sequence)
 
 
+def write_people(path, people) -> list[Path]:
+    """Write the people of one clip in the format of the path's suffix: to this file, or where the format has one person a file
+    to NAME.person1.SUFFIX, ..., after the ends of their names; the paths of the files."""
+    path = Path(path)
+    format = output_format(path)
+    if WRITERS[format].many or len(people) == 1:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        WRITERS[format].write(path, people if WRITERS[format].many else people[0])
+        return [path]
+    paths = [path.with_suffix(f".{person.name.rpartition('/')[2]}{path.suffix}") for person in people]
+    for each, person in zip(paths, people):
+        write(each, person)
+    return paths
+
+
 def output_format(path) -> str:
     """The key of `WRITERS` that a file's suffix says."""
     format = path.suffix[1:].lower()

@@ -1,61 +1,94 @@
-"""A client of `lifter.inference.server`: its lines are read as they come, a few are answered in each round."""
+"""A client of `lifter.inference.server`: its lines are read as they come, some are answered in each of the server's rounds."""
 
 import asyncio
-import contextlib
 import hmac
 import json
 import time
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 
 from lifter._errors import message
 
 BLOCK = 1 << 16  # bytes read at once
-LONGEST = 1 << 20  # bytes of a line
+LONGEST = 1 << 16  # bytes of a line
+LINE = 100  # bytes that a line takes besides its own
 BACKLOG = 1 << 18  # bytes of lines that wait; beyond this a client is not read from
 SHARE = 8  # lines of a client in one round
 STREAMS = 64  # of a client
 ALL_STREAMS = 1024
 LATE = 1.0  # seconds: beyond this a client is told, and with `drop` its frames are not lifted
-IDLE = 60.0  # seconds: a stream without frames, a client without lines is given up
+IDLE = 60.0  # seconds: a stream without frames, a client without lines, one that takes no answers is given up
 ERROR = 500  # characters of an error: it may quote a line
+
+
+class Control(NamedTuple):
+    """What a client asks for besides frames: to "flush", to "reset", or both, which is to "leave"."""
+
+    kind: str
+    names: list  # of streams
 
 
 class Client:
     """One who sends lines and gets lines.
 
+    In a round the server calls `take`, and `give` with what came of it. Until its answers are written, and while it does not
+    take them, the client has no part in a round; nor is it read from while many of its lines wait.
+
     Args:
         server: the Server. stopped: a future; once it is done nothing is read any more.
-        read: gives bytes, none at the end. write: takes bytes, and returns when there is room for more, so that who does not
-            read is not read from.
-        remote: it is one of many: it is told when answers are late, and given up when it sends nothing.
+        read: gives bytes, none at the end. write: takes bytes, and returns when there is room for more.
+        remote: it is one of many: it is told when answers are late, and given up when it sends or takes nothing.
     """
 
     def __init__(self, server, stopped, read, write, remote=False):
         self.server, self.stopped, self.read, self.write, self.remote = server, stopped, read, write, remote
+        self.used = server.clock  # seconds of the server's time
         self.line, self.streams = 0, {}  # {id: _Stream}
-        self.lines, self.waiting, self.ended = deque(), 0, False  # (when it came, line), their bytes
-        self.come, self.room = asyncio.Event(), asyncio.Event()
-        self.heard = self.tidied = self.warned = time.perf_counter()
+        self.lines, self.waiting = deque(), 0  # (when it came, line), their bytes
+        self.ended = self.finished = self.gone = False  # nothing comes any more; all is answered; nobody is there
+        self.stale = []  # streams to be given up
+        self.frames, self.control = {}, None  # its part in a round: {id: (line, when it came, time)}
+        self.answers, self.writing = [], None  # not yet taken; since when they wait
+        self.room, self.told = asyncio.Event(), asyncio.Event()
+        self.heard = self.warned = time.perf_counter()
         self.dropped = 0
         self.known = not remote or server.token is None
 
     async def run(self):
-        batch, reading = self.server.batch, asyncio.create_task(self._read())
+        """Serve the client until all is answered, or it has gone."""
+        self.task, reading = asyncio.current_task(), asyncio.create_task(self._read())
         self.server.clients.add(self)
         try:
-            with contextlib.suppress(_BadLine):  # it was told
-                while await self._more():
-                    await self._take()
-                    await asyncio.sleep(0)  # others' turn
-            await self._poses(batch.flush(list(map(self._key, self.streams))))
+            while self.answers or not self.finished:
+                await self.told.wait()
+                self.told.clear()
+                answers, self.answers = self.answers, []
+                await self.write("".join(answers).encode())
+                self.writing = time.perf_counter() if self.answers else None
+                self.server.come.set()
         except ConnectionError:
             pass  # it has gone; nobody waits for its poses
         finally:
+            self.gone = True
             reading.cancel()
-            self.server.clients.discard(self)
-            batch.reset(list(map(self._key, self.streams)))
+            self.server.come.set()
+
+    @property
+    def ready(self):
+        """Whether there is something to do for it in a round."""
+        return self.writing is None and not self.finished and bool(self.lines or self.ended or self.stale)
+
+    def tidy(self):
+        """Give up streams that got no frames for a while, and a client that sends nothing or takes nothing."""
+        since = time.perf_counter() - IDLE
+        if self.writing is not None and self.writing < since:
+            self.task.cancel()
+        elif not (self.streams or self.lines or self.ended) and self.heard < since:
+            self._complain(ValueError(f"nothing came for {IDLE:g} seconds"))
+            self._end()
+        self.stale = [name for name, stream in self.streams.items() if stream.last < since]
 
     # ---- lines that come ---------------------------------------------------------------------------------------------
 
@@ -63,7 +96,7 @@ class Client:
         """Whole lines, as they come, with the time; whether those before them are answered or not."""
         rest = b""
         try:
-            while data := await self._or_stopped(self.read()):
+            while not self.ended and (data := await self._or_stopped(self.read())):
                 self.heard = time.perf_counter()
                 *lines, rest = (rest + data).split(b"\n")
                 self._add(lines)
@@ -77,82 +110,82 @@ class Client:
         finally:
             self._add([rest] if rest else [])
             self.ended = True
-            self.come.set()
+            self.server.come.set()
 
     def _add(self, lines):
+        if self.ended:
+            return
+        if not self.lines:
+            self.used = max(self.used, self.server.clock)  # time that was not used is not saved up
         self.lines += [(self.heard, line) for line in lines]
-        self.waiting += sum(map(len, lines))
-        self.come.set()
+        self.waiting += sum(map(len, lines)) + LINE * len(lines)
+        self.server.come.set()
 
     async def _or_stopped(self, reading):
         task = asyncio.ensure_future(reading)
-        await asyncio.wait((task, self.stopped), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        task.cancel()
-        return b""
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # of which nobody asks if this is cancelled
+        try:
+            await asyncio.wait((task, self.stopped), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else b""
+        finally:
+            task.cancel()
 
-    async def _more(self) -> bool:
-        """Wait for lines; False if there will be none."""
-        while not self.lines:
-            if self.ended:
-                return False
-            self.come.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.come.wait(), IDLE / 4)
-            await self._tidy()
-        await self._tidy()
-        return True
+    # ---- its part in a round -----------------------------------------------------------------------------------------
 
-    async def _tidy(self):
-        """Give up streams that got no frames for a while."""
-        now = time.perf_counter()
-        if not self.remote or now - self.tidied < IDLE / 4:
-            return
-        self.tidied = now
-        for name in [name for name, stream in self.streams.items() if now - stream.last > IDLE]:
-            await self._control("leave", name)
-        if not self.streams and now - self.heard > IDLE:
-            await self._complain(ValueError(f"nothing came for {IDLE:g} seconds"), last=True)
+    def take(self) -> dict:
+        """Take the next lines in hand; {stream: keypoints} of the frames among them.
 
-    async def _take(self):
-        """The client's share of a round."""
-        frames = {}  # of different streams, which go together
-        for _ in range(min(SHARE, len(self.lines))):
-            came, line = self.lines.popleft()
-            self.waiting -= len(line)
-            self.room.set()
-            self.line += 1
-            if not line.strip():
-                continue
+        These are frames of different streams, which go together, or one other line that asks for something (`control`).
+        Lines that ask for nothing, or for what it may not have, are answered before anything is made of what they hold.
+        """
+        if self.stale or not self.lines:
+            names, self.stale = self.stale or list(self.streams), []
+            self.control = Control("leave", names)
+            return {}
+        taken = {}
+        for _ in range(SHARE):
+            if not self.lines:
+                break
+            came, line = self.lines[0]
             try:
-                if len(line) > LONGEST:
-                    raise ValueError(f"longer than {LONGEST} bytes")
-                if not self.known:
-                    self._introduced(line)
-                    continue
-                request = self.server.form.request(line)
-                name = request["id"]
-                if request["kind"] == "keypoints":
-                    if name in frames:
-                        await self._push(frames)
-                        frames = {}
-                    if not await self._is_late(came):
-                        self._stream(name)
-                        frames[name] = self.line, came, request
-                    continue
-                await self._push(frames)
-                frames = {}
-                await self._control(request["kind"], name)
-            except (_BadLine, ConnectionError):
-                raise
+                request = self._request(line)
+                kind, name = (request["kind"], request["id"]) if request else (None, None)
             except Exception as error:  # whatever a line does to who reads it
-                await self._push(frames)
-                frames = {}
-                await self._complain(error, last=len(line) > LONGEST or not self.known)
-        await self._push(frames)
+                kind, request = "error", error
+            if self.frames and kind is not None and (kind != "keypoints" or name in self.frames):
+                break
+            self._next()
+            try:
+                if kind == "error":
+                    raise request
+                if kind == "keypoints":
+                    self._admit(name)
+                    if not self._is_late(came):
+                        taken[self, name] = self.server.form.keypoints(request["keypoints"])
+                        self.frames[name] = self.line, came, request["time"]
+                elif kind is not None:
+                    self.control = self._asked(kind, name)
+                    break
+            except Exception as error:
+                self._complain(error)
+                if not self.known or len(line) > LONGEST:
+                    self._end()
+        return taken
 
-    def _introduced(self, line):
+    def _next(self):
+        _, line = self.lines.popleft()
+        self.waiting -= len(line) + LINE
+        self.line += 1
+        self.room.set()
+
+    def _request(self, line):
+        """What a line asks for; None: nothing."""
+        if len(line) > LONGEST:
+            raise ValueError(f"longer than {LONGEST} bytes")
+        if not line.strip():
+            return None
+        if self.known:
+            return self.server.form.request(line)
         try:
             word = json.loads(line)["token"]
         except Exception:
@@ -160,18 +193,18 @@ class Client:
         if not (isinstance(word, str) and hmac.compare_digest(word.encode(), self.server.token.encode())):
             raise ValueError("expected the server's token first")
         self.known = True
+        return None
 
-    def _stream(self, name):
-        """The stream of this name, a new one if there is room."""
-        if name not in self.streams:
-            if len(self.streams) >= STREAMS:
-                raise ValueError(f"{STREAMS} streams already, expected some to leave first")
-            if sum(len(client.streams) for client in self.server.clients) >= ALL_STREAMS:
-                raise ValueError(f"{ALL_STREAMS} streams of all clients already")
-            self.streams[name] = _Stream()
-        self.streams[name].last = time.perf_counter()
+    def _admit(self, name):
+        """Raise an error if there is no room for another stream, and this is one."""
+        if name in self.streams:
+            return
+        if len(self.streams) + sum(name not in self.streams for name in self.frames) >= STREAMS:
+            raise ValueError(f"{STREAMS} streams already, expected some to leave first")
+        if sum(len(client.streams) for client in self.server.clients) >= ALL_STREAMS:
+            raise ValueError(f"{ALL_STREAMS} streams of all clients already")
 
-    async def _is_late(self, came):
+    def _is_late(self, came):
         """Whether a frame is to be dropped, for it waited too long. The client is told that there are such, once a second."""
         now, drop = time.perf_counter(), self.server.drop
         behind = now - came
@@ -183,47 +216,60 @@ class Client:
         if now - self.warned > 1:
             self.warned = now
             warning = {"warning": "overloaded", "late_ms": round(1000 * behind)}
-            await self._send([warning | ({"dropped": self.dropped} if drop else {})])
+            self._send([warning | ({"dropped": self.dropped} if drop else {})])
         return drop
+
+    def _asked(self, kind, name):
+        names = [name] if kind == "leave" else list(self.streams)
+        if not self.streams.keys() >= set(names):
+            raise ValueError(f"leave: there is no stream {name!r}")
+        return Control(kind, names)
+
+    def _end(self):
+        """Hear the client no more."""
+        self.lines.clear()
+        self.ended = True
+        self.room.set()
 
     # ---- answers -----------------------------------------------------------------------------------------------------
 
-    async def _push(self, frames):
-        """Frames {id: (line, when it came, request)}."""
-        if not frames:
-            return
-        lifted = await self.server.lift({self._key(name): request["keypoints"] for name, (*_, request) in frames.items()})
-        ready = {}
-        for name, (line, came, request) in frames.items():
-            result = lifted[self._key(name)]
+    def give(self, lifted, flushed):
+        """Answer what was taken. {stream: Lifted or the error} of the round; Lifted of `control`, or the error."""
+        ready, now = {}, time.perf_counter()
+        for name, (line, came, moment) in self.frames.items():
+            result = lifted[self, name]
             if isinstance(result, Exception):
-                await self._complain(result, line)
-            else:
-                self.streams[name].frames.append((came, request["time"]))
-                ready[self._key(name)] = result
-        await self._poses(ready)
-
-    async def _control(self, kind, name):
-        batch, names = self.server.batch, [name] if kind == "leave" else list(self.streams)
-        if not self.streams.keys() >= set(names):
-            raise ValueError(f"leave: there is no stream {name!r}")
-        keys = list(map(self._key, names))
-        if kind != "reset":
-            await self._poses(batch.flush(keys))
+                self._complain(result, line)
+                continue
+            stream = self.streams.setdefault(name, _Stream())
+            stream.last = now
+            stream.frames.append((came, moment))
+            if len(result.frames):
+                ready[name] = result
+        self._poses(ready)
+        self.frames = {}
+        if self.control is None:
+            return
+        (kind, names), self.control = self.control, None
+        if isinstance(flushed, Exception):
+            self._complain(flushed)
+        else:
+            self._poses({name: poses for (_, name), poses in flushed.items()})
         if kind != "flush":
-            batch.reset(keys)
             for name in names:
                 del self.streams[name]
+        self.finished = self.ended and not (self.lines or self.streams)
+        self.told.set()
 
-    async def _poses(self, lifted):
+    def _poses(self, lifted):
         lines = []
-        for (_, name), (poses, frames, _, compute) in lifted.items():
+        for name, (poses, frames, _, compute) in lifted.items():
             poses = poses.double().cpu().numpy().round(5)
             poses = np.where(np.isfinite(poses), poses, None).tolist()
             compute = (1000 * compute.double()).round(decimals=3).tolist()
             for values in zip(poses, frames.tolist(), compute, strict=True):
                 lines.append(self._pose(name, *values))
-        await self._send(lines)
+        self._send(lines)
 
     def _pose(self, name, pose, frame, compute):
         came, moment = self.streams[name].frames.popleft()
@@ -232,26 +278,34 @@ class Client:
         known = {"id": name, "frame": frame} | ({} if moment is None else {"time": moment})
         return known | {"pose": pose, "latency_ms": latency, "compute_ms": compute}
 
-    async def _complain(self, error, line=None, last=False):
+    def _complain(self, error, line=None):
         self.server.statistics.errors += 1
-        await self._send([{"error": message(error)[:ERROR], "line": self.line if line is None else line}])
-        if last or self.server.strict:
-            raise _BadLine
+        self._send([{"error": message(error)[:ERROR], "line": self.line if line is None else line}])
+        if self.server.strict:
+            self._end()
 
-    async def _send(self, entries):
+    def _send(self, entries):
         if entries:
-            await self.write("".join(f"{json.dumps(entry)}\n" for entry in entries).encode())
+            self.answers += [f"{json.dumps(entry)}\n" for entry in entries]
+            self.writing = self.writing or time.perf_counter()
+            self.told.set()
 
-    def _key(self, name):
-        """Its name in the batch; (1, "a") and (1.0, "a") are one, as 1 and 1.0 are."""
-        return self, name
+    def keys(self, names) -> list:
+        """Their names in the batch; (client, 1) and (client, 1.0) are one, as 1 and 1.0 are."""
+        return [(self, name) for name in names]
+
+
+async def tidy(server):
+    """Have clients give up what is idle, now and then."""
+    while True:
+        await asyncio.sleep(IDLE / 4)
+        for client in server.clients:
+            if client.remote:
+                client.tidy()
+        server.come.set()
 
 
 class _Stream:
     def __init__(self):
         self.frames = deque()  # (when it came, "time") of the frames that wait
         self.last = 0.0  # when a frame came last
-
-
-class _BadLine(Exception):
-    """After which a client is heard no more."""

@@ -30,6 +30,7 @@ from .windows import lift_sequences
 
 # Of files that may hold keypoints.
 WINDOW = 243  # frames at once for a model that takes any number
+OVERLAP = 2  # windows that see a frame, if nothing else is said
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -84,7 +85,7 @@ class Lift:
 
     Attributes:
         out: a folder. format: of `lifter.data.registry.WRITERS`; None: `out` is the file for the one sequence there is.
-        flip, batch, stride: of `lifter.evaluation.lift_sequences`.
+        flip, batch, stride: of `lifter.evaluation.lift_sequences`; a stride of None is that of `lift_smoothly`.
         place: put the root where the sequence's camera sees it (`lifter.diffusion.recover_root`), else at (0, 0, 0).
         overwrite: also what is there and has not changed.
         reading: options of `open_data`, each for the files whose format takes it.
@@ -127,6 +128,14 @@ def find_sources(inputs, out, format=None) -> list[Source]:
     return [Source(path, os.path.relpath(path, root)) for path in sorted(found)]
 
 
+def lift_smoothly(model, sequences, flip=True, batch=8, stride=None):
+    """`lift_sequences` with windows that overlap and fade into each other. A stride of None is half a window: two see each
+    frame, which takes twice as long as one. With a stride of a whole window they do not overlap."""
+    window = getattr(model, "num_frames", None) or WINDOW
+    stride = max(1, window // OVERLAP) if stride is None else stride
+    return lift_sequences(model, sequences, window, stride, H36M if flip else None, batch, fade=True)
+
+
 def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None]):
     """Lift the sequences of `sources`, several short ones in one call, and write each when it is lifted.
 
@@ -142,16 +151,15 @@ def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None]):
 
 def _lift_files(model, sources, lift, record, report):
     sequences = _sequences(sources, lift, record, report)
-    window, flip = getattr(model, "num_frames", None) or WINDOW, H36M if lift.flip else None
-    for (path, sequence, fingerprint), poses in lift_sequences(model, sequences, window, lift.stride, flip, lift.batch):
+    for (path, sequence, fingerprint), poses in lift_smoothly(model, sequences, lift.flip, lift.batch, lift.stride):
         try:
-            write(path, _with_poses(sequence, poses.float().cpu(), lift.place))
+            write(path, with_poses(sequence, poses.float().cpu(), lift.place))
+            record.add(path, fingerprint)
         except Exception as error:
-            record.release(path)
             report("failed", _line(error, f"{sequence.source}: {sequence.name}"))
         else:
-            record.release(path, fingerprint)
             report("lifted", str(path))
+        record.release(path)
 
 
 def _sequences(sources, lift, record, report):
@@ -172,7 +180,7 @@ def _sequences(sources, lift, record, report):
                 continue
             state = record.state(path, fingerprint)  # it may have been lifted elsewhere meanwhile
             try:
-                sequence = None if state == "there" else _liftable(read(), lift.place)
+                sequence = None if state == "there" else liftable(read(), lift.place)
             except Exception as error:
                 record.release(path)
                 report("failed", _line(error, source.path))
@@ -201,7 +209,8 @@ def _outputs(source, lift, state):
     return [(path, read) for read in data.items.values()]
 
 
-def _liftable(sequence, place):
+def liftable(sequence, place=False):
+    """A sequence that has all that lifting needs, in Human3.6M's joints; ValueError if it has not."""
     where = f"{sequence.source}: {sequence.name}"
     if sequence.keypoints is None:
         raise ValueError(f"{where}: no keypoints to lift: these are 3D poses")
@@ -210,7 +219,9 @@ def _liftable(sequence, place):
     return sequence if sequence.skeleton is H36M else sequence.to(H36M)
 
 
-def _with_poses(sequence, poses, place):
+def with_poses(sequence, poses, place=False):
+    """A sequence with the poses (T, 17, 3) that a model gave, relative to the root or, with `place`, where its camera sees
+    it."""
     poses[:, 0] = 0
     if place:
         keypoints = torch.from_numpy(sequence.keypoints[..., :2].astype(np.float64))

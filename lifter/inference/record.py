@@ -1,5 +1,6 @@
 """What outputs were lifted from, in a file beside them, so that what has changed since is lifted again."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from lifter.pretrained import SHIPPED
 
 NAME = "lifted.jsonl"
+OVERLAPPING = "half a window"  # a stride that is not given; it was a whole window once
 
 
 class Record:
@@ -23,7 +25,7 @@ class Record:
         self.folder = lift.out if lift.format else lift.out.parent
         self.path = self.folder / f".{NAME}" if lift.format else lift.out.with_name(f".{lift.out.name}.{NAME}")
         self.lift, self.known, self.read, self.file = lift, {}, 0, None
-        options = [lift.model.name, lift.model.num_frames, lift.model.dtype, lift.flip, lift.stride, lift.place]
+        options = [lift.model.name, lift.model.num_frames, lift.model.dtype, lift.flip, lift.stride or OVERLAPPING, lift.place]
         text = json.dumps([options, sorted(lift.reading.items())], default=str)
         self.settings = hashlib.sha256(text.encode() + Path(lift.model.checkpoint or SHIPPED).read_bytes())
 
@@ -57,11 +59,15 @@ class Record:
             return True  # a file system without locks
         return True
 
-    def release(self, path, fingerprint=None):
-        """Give an output out of hand; with the fingerprint of what it was lifted from, if it was."""
-        if fingerprint is not None:
-            self.known[self._key(path)] = fingerprint
-            os.write(self.file, f"{json.dumps([self._key(path), fingerprint])}\n".encode())
+    def add(self, path, fingerprint):
+        """Note what an output was lifted from. The line begins anew: the one before it is cut short if the disk was full."""
+        line = f"\n{json.dumps([self._key(path), fingerprint])}\n".encode()
+        if os.write(self.file, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        self.known[self._key(path)] = fingerprint
+
+    def release(self, path):
+        """Give an output out of hand."""
         fcntl.lockf(self.file, fcntl.LOCK_UN, 1, self._place(path))
 
     def close(self):

@@ -7,8 +7,9 @@ given, "pose": [[x, y, z] for each joint] in metres, null where it is unknown, "
 "compute_ms" in the model}; or {"error", "line"} about a line that could not be read, which counts as no frame; or {"warning"}
 that answers are late, with how many frames were "dropped" if the server does that. Who sends no more gets the poses that wait.
 
-Nobody waits for one client alone: each has a few lines in every round, a few streams, and there are only so many clients and
-streams in all. Streams that get no frames, and clients that send nothing, are given up after a while.
+Nobody waits for one client alone: in every round the clients have a part that had least of the server's time, each with a few
+lines; each has a few streams, and there are only so many clients and streams in all. Streams that get no frames, and clients
+that send nothing or take nothing, are given up after a while.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 
 from lifter._errors import message
+from lifter._io import in_folder
 from lifter._notices import notice, told
 from lifter.data.cameras import normalise
 from lifter.data.files import numbers, with_nan
@@ -35,12 +37,13 @@ from lifter.data.keypoints import layout_of, seen, to_h36m
 from lifter.data.plausible import in_pixels
 from lifter.skeleton import H36M
 
-from .client import BLOCK, Client
+from .client import BLOCK, Client, tidy
 from .windows import with_channels
 
 CLIENTS = 256  # and no more than there are descriptors for
 SPARE = 64  # descriptors for all else
 PATIENCE = 5.0  # seconds for clients to take their last poses when all ends
+AHEAD = 0.002  # seconds of the server's time that a client may have had more than others who wait
 SILENCE = 10.0  # seconds between two lines that say the same
 FAR = 10.0  # normalised keypoints are of order 1
 KINDS = ("keypoints", "flush", "reset", "leave")
@@ -61,7 +64,7 @@ class Form:
         self.said = False  # what was assumed about the first frame that needs it
 
     def request(self, line) -> dict:
-        """What a line asks for, with keypoints (17, channels) float32 or None; ValueError if it is no such line."""
+        """What a line asks for, with keypoints as they are there; ValueError if it is no such line."""
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -78,10 +81,10 @@ class Form:
         _word(name, "id")
         if kind != "keypoints":
             return {"kind": kind, "id": name}
-        moment = _word(entry.get("time"), "time")
-        return {"kind": kind, "id": name, "keypoints": self._keypoints(entry[kind]), "time": moment}
+        return {"kind": kind, "id": name, "keypoints": entry[kind], "time": _word(entry.get("time"), "time")}
 
-    def _keypoints(self, values):
+    def keypoints(self, values):
+        """The keypoints of a line as (17, channels) float32, or None; ValueError if they are no such."""
         if values is None:
             return None
         keypoints = self._image(numbers(with_nan(values), (None, None), "keypoints"))
@@ -111,6 +114,8 @@ class Form:
 
 def _word(value, what):
     """What will be given back as it came; ValueError if it cannot be."""
+    if value is None or isinstance(value, str) and len(value) <= WORD / 12:  # which a character may become in JSON
+        return value
     try:
         length = len(json.dumps(value, allow_nan=False))
     except (ValueError, RecursionError) as error:
@@ -161,33 +166,38 @@ class Server:
             raise ValueError(f"the model has {joints} joints, expected the {H36M.num_joints} of Human3.6M")
         self.batch, self.form, self.strict, self.drop, self.token = batch, form, strict, drop, token
         self.statistics = Statistics()
-        self.clients = set()
-        self._frames, self._round, self._writers, self._said = {}, None, {}, {}
+        self.clients, self.come = set(), asyncio.Event()  # set when there may be something to do
+        self.clock = 0.0  # seconds of its time that the client had that now has the least of those who wait
+        self._writers, self._said = {}, {}
 
     async def standard(self, stopped) -> None:
         """Serve standard input and output, to the end or until the future `stopped` is done."""
-        await Client(self, stopped, _from_standard_input, _to_standard_output).run()
+        await self._while(Client(self, stopped, _from_standard_input, _to_standard_output).run())
 
     async def listen(self, address, stopped, ready=print) -> None:
         """Serve whoever connects to `address`, HOST:PORT or the path of a Unix socket, until the future `stopped` is done.
 
         `ready` is called with the address once it may be connected to; of port 0 with the port that was found.
         """
+        await self._while(self._listen(address, stopped, ready))
+
+    async def _listen(self, address, stopped, ready):
         asyncio.get_running_loop().set_exception_handler(self._trouble)
         connected = partial(self._connected, stopped)
         host, colon, port = address.rpartition(":")
         if colon and port.isdigit():
-            server = await asyncio.start_server(connected, host.strip("[]") or None, int(port))
+            server, own = await asyncio.start_server(connected, host.strip("[]") or None, int(port)), contextlib.nullcontext()
             host, port, *_ = server.sockets[0].getsockname()
             if self.token is None and not ipaddress.ip_address(host).is_loopback:
                 self.say("open", f"whoever reaches {host}:{port} can use this server; --token asks for a word")
-            ready(f"{host}:{port}")
+            address = f"{host}:{port}"
         else:
-            await _nobody_listens(address)
-            server = await asyncio.start_unix_server(connected, address)
+            await _nobody_listens(in_folder(address))
+            server, own = await asyncio.start_unix_server(connected, address), _removed(address)
+        with own:
             ready(address)
-        await stopped
-        server.close()
+            await stopped
+            server.close()
         for patience in (PATIENCE, None):
             if writers := dict(self._writers):
                 _, slow = await asyncio.wait(writers, timeout=patience)
@@ -208,6 +218,8 @@ class Server:
         self._writers[task] = writer
         try:
             await Client(self, stopped, partial(reader.read, BLOCK), write, remote=True).run()
+        except asyncio.CancelledError:  # it takes nothing
+            writer.transport.abort()
         finally:
             del self._writers[task]
             writer.close()
@@ -226,27 +238,84 @@ class Server:
             self._said[what] = now
             print(f"lifter stream: {text}", file=sys.stderr, flush=True)
 
-    async def lift(self, frames):
-        """{stream: keypoints} -> {stream: Lifted or the error}, in one call with what other clients send meanwhile."""
-        if self._round is None:
-            loop = asyncio.get_running_loop()
-            self._round = loop.create_future()
-            loop.call_soon(self._lift)
-        self._frames |= frames
-        return await asyncio.shield(self._round)
+    # ---- rounds ------------------------------------------------------------------------------------------------------
 
-    def _lift(self):
-        frames, waiting = self._frames, self._round
-        self._frames, self._round = {}, None
-        waiting.set_result(self._pushed(frames))
+    async def _while(self, serving):
+        """Answer clients while a coroutine serves them."""
+        serving, tidying = asyncio.create_task(serving), asyncio.create_task(tidy(self))
+        serving.add_done_callback(lambda _: self.come.set())
+        try:
+            while self.clients or not serving.done():
+                for client in [client for client in self.clients if client.gone]:
+                    self.batch.reset(client.keys(client.streams))
+                    self.clients.remove(client)
+                if ready := [client for client in self.clients if client.ready]:
+                    self.clock = max(self.clock, min(client.used for client in ready))
+                    await self._round([client for client in ready if client.used <= self.clock + AHEAD])
+                elif self.clients or not serving.done():
+                    self.come.clear()
+                    await self.come.wait()
+            await serving
+        finally:
+            tidying.cancel()
+            serving.cancel()
 
-    def _pushed(self, frames):
+    async def _round(self, clients):
+        """Answer a part of what these clients sent, which is lifted together; each pays for the time that its part takes."""
+        taken, frames = {}, {}
+        for client in clients:
+            with _paid([client]):
+                taken[client] = client.take()
+            frames |= taken[client]
+        lifted = {}
+        if frames:
+            with _paid([client for client in clients for _ in taken[client]]):
+                lifted = await asyncio.to_thread(self.lift, frames)
+        for client in clients:
+            with _paid([client]):
+                flushed = client.control and await asyncio.to_thread(self._controlled, client)
+                client.give(lifted, flushed)
+        await asyncio.sleep(0)
+
+    def _controlled(self, client):
+        kind, keys = client.control.kind, client.keys(client.control.names)
+        try:
+            flushed = {} if kind == "reset" else self.batch.flush(keys)
+        except Exception as error:  # of the model
+            flushed = error
+        if kind != "flush":
+            self.batch.reset(keys)
+        return flushed
+
+    def lift(self, frames) -> dict:
+        """{stream: keypoints} -> {stream: Lifted or the error}, in one call."""
         try:
             return self.batch.push(frames)
         except Exception as error:  # of the frames of some, who are told, and nobody else is harmed; or of the model
             if not (wrong := self.batch.wrong(frames)):
                 return dict.fromkeys(frames, error)
-            return wrong | self._pushed({name: keypoints for name, keypoints in frames.items() if name not in wrong})
+            return wrong | self.lift({name: keypoints for name, keypoints in frames.items() if name not in wrong})
+
+
+@contextlib.contextmanager
+def _paid(clients):
+    """Have clients pay for the time that is spent here, in equal parts."""
+    began = time.perf_counter()
+    yield
+    for client in clients:
+        client.used += (time.perf_counter() - began) / len(clients)
+
+
+@contextlib.contextmanager
+def _removed(path):
+    """Remove a socket's file at the end, if it still is that socket's."""
+    own = os.stat(path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), own):
+                os.unlink(path)
 
 
 async def _nobody_listens(path):

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from lifter.skeleton import SKELETONS, Skeleton
+
 from .windows import centred
 
 MISSING = ("hold", "mask", "error")
@@ -43,8 +45,9 @@ class StreamBatch:
         look_ahead: frames after the chunk that are waited for too, so that its last frames see some future. Only for
             models without a state.
         missing: what becomes of keypoints that are not finite or beyond +-1e6, and of frames that were dropped (None).
-            "hold": the model gets what the joint was last seen at, zeros before it was ever seen, with confidence 0 where
-            it reads confidences. "mask": the same, and the pose of that joint is NaN. "error": ValueError.
+            "hold": the model gets what the joint was last seen at, and before it was ever seen, the nearest joint along the
+            skeleton that was; with confidence 0 where it reads confidences. "mask": the same, and the pose of that joint is
+            NaN. "error": ValueError.
     """
 
     def __init__(self, model, chunk_size=None, fps=50.0, look_ahead=0, missing="hold"):
@@ -55,6 +58,7 @@ class StreamBatch:
         self._stateful = stateful and not getattr(original, "centred", False)  # a state is of clips that share a centre
         self._model, self._original = model, original
         self._most, *self._joint_shape = _takes(original)
+        self._nearest = torch.tensor(_skeleton(self._joint_shape[0]).nearest)
         if missing not in MISSING:
             raise ValueError(f"Stream: missing is {missing!r}, expected one of {MISSING}")
         if not fps > 0:
@@ -171,7 +175,8 @@ class StreamBatch:
         for name in names:
             members[name] = members[name].compact(members[name].waiting if self._stateful else self._most)
         self._members, self._states = members, states
-        return {name: self._join(parts) for name, parts in lifted.items()}
+        nothing = self._nothing()
+        return {name: Lifted(*map(torch.cat, zip(*parts))) if parts else nothing for name, parts in lifted.items()}
 
     def _accept(self, name, member, keypoints):
         """`member` with these frames, of which nothing is lifted yet."""
@@ -185,19 +190,27 @@ class StreamBatch:
         if self.missing == "error" and missing.any():
             frame, joint = missing.nonzero()[0].tolist()
             raise ValueError(f"Stream{_of(name)}: frame {member.next + frame} has no keypoint of joint {joint}")
-        seen = torch.cat([member.held[None], frames])
-        last = torch.arange(1, len(seen))[:, None].where(~missing, 0).cummax(0).values  # frame of `seen` to repeat
-        frames = seen.gather(0, last[..., None].expand_as(frames))
-        held = frames[-1].clone() if len(frames) else member.held
-        if frames.shape[-1] == 3:
-            frames[..., 2].masked_fill_(missing, 0.0)
+        frames, held = self._held(member.held, frames, missing) if missing.any() else (frames, frames[-1:].clone())
         return replace(
             member,
             keypoints=torch.cat([member.keypoints, frames]),
             missing=torch.cat([member.missing, missing]),
-            held=held,
+            held=held[0] if len(held) else member.held,
             next=member.next + len(frames),
         )
+
+    def _held(self, held, frames, missing):
+        """`frames` with what is missing held, and what the last one leaves to be held."""
+        seen = torch.cat([held[None], frames])
+        last = torch.arange(1, len(seen))[:, None].where(~missing, 0).cummax(0).values  # frame of `seen` to repeat
+        frames = seen.gather(0, last[..., None].expand_as(frames))
+        held = frames[-1:].clone()
+        if (never := frames[..., 0].isnan()).any():
+            nearest = self._nearest.gather(1, (~never)[:, self._nearest].byte().argmax(-1).T).T
+            frames = frames.gather(1, nearest[..., None].expand_as(frames))
+        if frames.shape[-1] == 3:
+            frames[..., 2].masked_fill_(missing, 0.0)
+        return frames, held
 
     def _frames(self, name, keypoints):
         """(N, J, C) float32 on the CPU, nobody else's."""
@@ -225,7 +238,7 @@ class StreamBatch:
         for length, begins in calls.items():
             windows = [members[name].window("keypoints", begin, length) for name, begin in begins.items()]
             missing = [members[name].window("missing", begin, length) for name, begin in begins.items()]
-            batch, seconds = self._call(tuple(begins), states, torch.stack(windows), ~torch.stack(missing).all(-1))
+            batch, seconds = self._call(tuple(begins), states, torch.stack(windows), _placed(~torch.stack(missing)))
             for poses, (name, begin) in zip(batch, begins.items()):
                 member, (count, end) = members[name], chunks[name]
                 poses = poses.narrow(0, member.lifted - begin, count)
@@ -238,7 +251,7 @@ class StreamBatch:
                 members[name] = replace(member, lifted=member.lifted + count)
 
     def _call(self, names, states, keypoints, seen):
-        """The poses of windows (B, T, J, C) and the seconds that they took; `states` go on. `seen`: (B, T), who is there."""
+        """The poses of windows (B, T, J, C) and the seconds that they took; `states` go on. `seen`: see `centre`."""
         start = time.perf_counter()
         with torch.inference_mode():
             keypoints = keypoints.to(self._device)
@@ -261,16 +274,16 @@ class StreamBatch:
         poses = torch.full((end - begin, self._joint_shape[0], 3), torch.nan, device=self._device)
         return [(poses, torch.arange(begin, end), nothing, nothing)]
 
-    def _join(self, parts):
-        nothing = torch.empty(0, self._joint_shape[0], 3, device=self._device), torch.empty(0, dtype=torch.int64)
-        parts = [(*nothing, torch.empty(0), torch.empty(0)), *parts]
-        return Lifted(*map(torch.cat, zip(*parts)))
+    def _nothing(self):
+        nothing = torch.empty(0)
+        poses = torch.empty(0, self._joint_shape[0], 3, device=self._device)
+        return Lifted(poses, torch.empty(0, dtype=torch.int64), nothing, nothing)
 
     # ---- what the streams are ----------------------------------------------------------------------------------------
 
     def _new(self):
         J, C = self._joint_shape
-        return _Member(torch.empty(0, J, C), torch.empty(0, J, dtype=torch.bool), torch.zeros(J, C))
+        return _Member(torch.empty(0, J, C), torch.empty(0, J, dtype=torch.bool), torch.full((J, C), torch.nan))
 
     def _settings(self):
         joints, channels = self._joint_shape
@@ -310,7 +323,7 @@ class Stream:
 
     def flush(self):
         """The poses of the frames that still wait, a short last chunk. The stream may go on."""
-        return self._batch.flush().get(None) or self._batch._join([])
+        return self._batch.flush().get(None) or self._batch._nothing()
 
     def reset(self):
         """Back to frame 0, with nothing seen."""
@@ -333,7 +346,7 @@ class _Member:
 
     keypoints: torch.Tensor  # (n, J, C), the last frames, as the model gets them
     missing: torch.Tensor  # (n, J) bool
-    held: torch.Tensor  # (J, C), what each joint was last seen at
+    held: torch.Tensor  # (J, C), what each joint was last seen at, NaN before it was
     next: int = 0  # frames pushed, the number of the next
     lifted: int = 0  # frames whose poses were given
     absent: int = 0  # frames before anybody was seen
@@ -349,8 +362,9 @@ class _Member:
 
     def compact(self, n):
         """With the last n frames only, in memory of their own."""
-        n = min(n, len(self.keypoints))
-        first = len(self.keypoints) - n
+        first = max(0, len(self.keypoints) - n)
+        if first == 0:
+            return self
         return replace(self, keypoints=self.keypoints[first:].clone(), missing=self.missing[first:].clone())
 
 
@@ -377,6 +391,19 @@ def _split(states, names):
         state = states.pop(batch)
         for row, name in enumerate(batch):
             states[name,] = [x[row : row + 1].clone() for x in state]
+
+
+def _placed(seen):
+    """(B, T), the frames of windows that tell where a person is, of (B, T, J), the joints that are seen: the frames with the
+    root, or if there are none those with any joint."""
+    root = seen[..., 0]
+    return root | seen.any(-1) & ~root.any(-1, keepdim=True)
+
+
+def _skeleton(num_joints):
+    """The skeleton of so many joints, Human3.6M's of 17; where none is known a row of joints."""
+    row = Skeleton("row", ("",) * num_joints, tuple(range(-1, num_joints - 1)), (), ())
+    return next((skeleton for skeleton in SKELETONS.values() if skeleton.num_joints == num_joints), row)
 
 
 def _takes(model):

@@ -13,12 +13,13 @@ from .diffusion import Sampler
 
 
 @torch.no_grad()
-def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8):
+def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8, fade=False):
     """The poses of a sequence of any length, window by window.
 
     A stride of the window's length covers each frame once: of the last window, which then ends with the sequence, only the
-    frames that no other has. With a smaller stride a frame is the mean of all windows that see it. A sequence that is
-    shorter than the window is continued with its last frame.
+    frames that no other has. With a smaller stride a frame is the mean of all windows that see it; with `fade` a window
+    counts the less the nearer its end is, so that poses do not jump where windows begin and end. A sequence that is shorter
+    than the window is continued with its last frame.
 
     Args:
         model: in evaluation mode, (B, window, J, C) -> (B, window, J, 3); a denoiser is sampled, one hypothesis in one step.
@@ -35,11 +36,11 @@ def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8
     Raises:
         ValueError for wrong shapes and sizes, for what is not finite with its frame; TypeError for wrong dtypes.
     """
-    return next(lift_sequences(model, [(None, keypoints)], window, stride, flip, batch))[1]
+    return next(lift_sequences(model, [(None, keypoints)], window, stride, flip, batch, fade))[1]
 
 
 @torch.no_grad()
-def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=8):
+def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=8, fade=False):
     """`lift_sequence` of many, whose windows share calls: a generator of (key, poses) for an iterable of (key, keypoints), in
     its order. Besides the calls' own memory it holds the sequences of at most `batch` windows, and the one after them."""
     if hasattr(model, "denoise"):
@@ -51,7 +52,7 @@ def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=
     for key, keypoints in sequences:
         keypoints = _checked(keypoints, flip)
         keypoints = with_channels(keypoints, getattr(model, "in_channels", keypoints.shape[-1]))
-        waiting.append(_Lifted(key, len(keypoints), next(model.parameters(), keypoints), keypoints.shape[1]))
+        waiting.append(_Lifted(key, len(keypoints), next(model.parameters(), keypoints), keypoints.shape[1], fade))
         if 0 < len(keypoints) < window:
             keypoints = torch.cat((keypoints, keypoints[-1:].expand(window - len(keypoints), -1, -1)))
         for start in window_starts(len(keypoints), window, stride) if len(keypoints) else ():
@@ -70,13 +71,13 @@ def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=
 class _Lifted:
     """A sequence of which `left` windows are still to be lifted."""
 
-    def __init__(self, key, frames, like, joints):
-        self.key, self.frames, self.left = key, frames, 0
+    def __init__(self, key, frames, like, joints, fade):
+        self.key, self.frames, self.left, self.fade = key, frames, 0, fade
         self.mean = None if frames else torch.empty(0, joints, 3, dtype=like.dtype, device=like.device)
 
     def add(self, start, clip, skip):
         if self.mean is None:
-            self.mean = _Overlap(max(self.frames, len(clip)), clip[None])
+            self.mean = _Overlap(max(self.frames, len(clip)), clip[None], self.fade)
         self.mean.add(start, clip, skip)
         self.left -= 1
 
@@ -94,6 +95,8 @@ def _lift_clips(model, clips, flip, skip):
 
 def with_channels(keypoints, channels):
     """Keypoints (..., 2 or 3) for a model that reads so many channels: without the confidences, or with ones of 1."""
+    if keypoints.shape[-1] == channels:
+        return keypoints
     return F.pad(keypoints, (0, channels - keypoints.shape[-1]), value=1.0)
 
 
@@ -103,7 +106,8 @@ def centre(keypoints, root=0, seen=None):
     Confidences stay.
 
     Args:
-        seen: (..., T) bool, the frames that show the person: others take no part in the means, unless there are only others.
+        seen: (..., T) bool, the frames that show where the person is: others take no part in the means, unless there are only
+            others.
     """
     xy = keypoints[..., :2]
     own = xy[..., root : root + 1, :]
@@ -142,20 +146,24 @@ def overlap_average(windows, stride):
 
 
 class _Overlap:
-    """The mean of windows that overlap, over `length` frames; summed in float32 at least."""
+    """The mean of windows that overlap, over `length` frames; summed in float32 at least. With `fade` frames weigh
+    by the square of a sine, nothing at the ends of a window and 1 in its middle."""
 
-    def __init__(self, length, windows):
+    def __init__(self, length, windows, fade=False):
         self.dtype, self.seen = windows.dtype, 0
         exact = torch.promote_types(windows.dtype, torch.float32)
         self.total = torch.zeros(length, *windows.shape[2:], dtype=exact, device=windows.device)
         self.count = torch.zeros(length, dtype=exact, device=windows.device)
+        up = torch.arange(1, windows.shape[1] + 1, dtype=exact, device=windows.device) / (windows.shape[1] + 1)
+        self.weights = torch.sin(torch.pi * up).square() if fade else torch.ones_like(up)
 
     def add(self, start, window, skip=False):
         """`skip`: without the frames that an earlier window has."""
         first = max(start, self.seen) if skip else start
         self.seen = start + len(window)
-        self.total[first : self.seen] += window[first - start :]
-        self.count[first : self.seen] += 1
+        weights = self.weights[first - start :]
+        self.total[first : self.seen] += window[first - start :] * weights.view(-1, *[1] * (window.dim() - 1))
+        self.count[first : self.seen] += weights
 
     def result(self):
         return (self.total / self.count.view(-1, *[1] * (self.total.dim() - 1))).to(self.dtype)

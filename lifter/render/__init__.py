@@ -45,13 +45,16 @@ def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280,
         raise ValueError(f"render: size is {size}, expected (width, height) of {SIDES[0]} to {SIDES[1]} pixels")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
-    write = html.write if suffix == ".html" else _film(path)
+    write = check_packages(path)
     scene = compose(sequences, truth, keypoints, fps, root_relative)
     with whole(path) as partly:
         return write(partly, scene, size)
 
 
-def _film(path):
+def check_packages(path):
+    """What writes to a path; ImportError where a package that it needs is missing."""
+    if Path(path).suffix.lower() == ".html":
+        return html.write
     with needs("render", path):
         from . import video
-    return video.write_gif if path.suffix.lower() == ".gif" else video.write_mp4
+    return video.write_gif if Path(path).suffix.lower() == ".gif" else video.write_mp4

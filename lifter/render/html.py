@@ -31,6 +31,7 @@ def describe(scene) -> dict:
         "fps": scene.fps,
         "start": scene.start,
         "frames": len(scene),
+        "joints": scene.skeleton.num_joints,
         "bones": scene.skeleton.bones,
         "sides": scene.sides,
         "root": scene.skeleton.parents.index(-1),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lifter._notices import notice
 from lifter.metrics import mpjpe
 from lifter.metrics.protocols import align_root
 from lifter.skeleton import Skeleton
@@ -78,10 +79,13 @@ def compose(sequences, truth=None, keypoints=None, fps=None, root_relative=False
     poses = [each @ upright(leader).T for each in _placed(poses, root)]
     floor = min(each[..., 2].min() for each in (poses if truth is None else poses[:1]))
     poses = [(each - [0, 0, floor]).astype(np.float32) for each in poses]
+    fps = fps or next((sequence.fps for _, sequence in given if sequence.fps), None)
+    if fps is None:
+        notice(f"{first.source or first.name}: {first.name}: the frames per second are not known: shown as {FPS:g}")
     return Scene(
         name=first.name,
         skeleton=first.skeleton,
-        fps=fps or next((sequence.fps for _, sequence in given if sequence.fps), FPS),
+        fps=fps or FPS,
         start=first.start,
         models=dict(zip(sequences, poses[-len(sequences) :])),
         truth=None if truth is None else poses[0],

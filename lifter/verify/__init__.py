@@ -5,7 +5,6 @@ A file is an npz of `config` (JSON: the official class and its arguments), `para
 """
 
 import contextlib
-import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lifter.data.files import Npz
 from lifter.kernels import backend as forced_backend
+from lifter.pretrained import no_larger
 from lifter.registry import official_model
 
 from . import diffusion, metrics, models, units
@@ -67,7 +68,7 @@ def verify(path, backend=None, dtype="float32", tol=None) -> list[Result]:
     """
     on_gpu = backend in ("triton", "cuda") and torch.cuda.is_available()
     try:
-        checks = _checks(*_read(path, "cuda" if on_gpu else "cpu"))
+        checks = _checks(path, *_read(path, "cuda" if on_gpu else "cpu"))
     except Exception as error:  # a damaged file can fail in any way, and the caller has more files to go through
         return [Result(Path(path).name, message=_describe(error))]
 
@@ -89,23 +90,27 @@ def _read(path, device):
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except Exception as error:
-        raise ValueError(f"not a readable npz file ({error})") from error
-    if "config" not in arrays:
-        raise ValueError("it has no config")
-    config = json.loads(str(arrays.pop("config")))
+        archive = Npz(path)
+        if "config" not in archive:
+            raise ValueError("it has no config")
+        config = archive.json("config")
+        if not isinstance(config, dict):
+            raise ValueError(f"its config is a {type(config).__name__}, expected an object")
+        arrays = {key: np.array(archive[key]) for key in archive.keys if key != "config"}
+    except ValueError as error:
+        raise ValueError(f"not a readable npz file of this kind ({error})") from error
     return {key: torch.from_numpy(value).to(device) for key, value in arrays.items()}, config
 
 
-def _checks(data, config):
+def _checks(path, data, config):
     """(unit, tolerance, noise, check) of all that the file holds; `check(dtype)` returns pairs (got, expected)."""
     if config.get("class") not in (None, diffusion.AGGREGATION, units.CLUSTERING):
-        official = official_model(config["class"])
-        check = partial(models.check, official.build, config.get("kwargs", {}), data)
+        official, kwargs = official_model(config["class"]), config.get("kwargs", {})
+        with torch.device("meta"), no_larger(Path(path)):  # sizes that are only claimed take no memory
+            official.build(**kwargs)
+        check = partial(models.check, official.build, kwargs, data)
         if config["class"] == diffusion.SAMPLER:
-            check = partial(diffusion.check_sampler, data, config.get("kwargs", {}))
+            check = partial(diffusion.check_sampler, data, kwargs)
         return [("", official.tolerance, config.get("fp32_vs_fp64_max_abs", 0.0), check)]
 
     if config.get("what") == metrics.METRICS:

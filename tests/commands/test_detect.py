@@ -53,7 +53,7 @@ def video(tmp_path, monkeypatch):
 @pytest.mark.parametrize("variant", [None, "mhformer"])
 def test_people_in_a_video(video, capsys, variant):
     out = video.with_name("out.npz")
-    options = [] if variant is None else ["--variant", variant]
+    options = ["--detector", "rtmlib", *([] if variant is None else ["--variant", variant])]
     assert main(["detect", str(video), "-o", str(out), "--mode", "lightweight", *options]) == 0
     assert "2 people" in capsys.readouterr().out
     first, second = open_data(out)
@@ -67,7 +67,7 @@ def test_people_in_a_video(video, capsys, variant):
 
 
 def test_errors(video, tmp_path, monkeypatch, capsys):
-    command = ["detect", "-o", str(tmp_path / "out.npz"), "--mode", "lightweight"]
+    command = ["detect", "-o", str(tmp_path / "out.npz"), "--mode", "lightweight", "--detector", "rtmlib"]
     (tmp_path / "no.mp4").write_text("no video")
     assert main([*command, str(tmp_path / "no.mp4")]) == 1
     assert main([*command, str(tmp_path / "none.mp4")]) == 1
@@ -77,5 +77,9 @@ def test_errors(video, tmp_path, monkeypatch, capsys):
     assert main([*command, str(video)]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4 and "no.mp4" in lines[0] and "none.mp4" in lines[1] and "no person in any frame" in lines[2]
-    assert lines[3] == 'lifter detect needs rtmlib: pip install -e ".[detect]"'
+    assert lines[3] == 'lifter detect: the detector rtmlib needs rtmlib: pip install -e ".[detect]"'
+    assert main(["detect", str(video), "-o", str(tmp_path / "out.bvh")]) == 1
+    assert "out.bvh: .bvh holds poses, expected NAME.npz, .json or .csv" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, str(video), "--backend", "cat"])
     assert sorted(file.name for file in tmp_path.iterdir()) == ["no.mp4", "walk.mp4"]

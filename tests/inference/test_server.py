@@ -42,6 +42,11 @@ def frames(count, channels=2, seed=1):
     return x, [{"keypoints": None if i == 6 else pose} for i, pose in enumerate(known)]
 
 
+def read(form, lines):
+    """The keypoints of a line."""
+    return form.keypoints(form.request(text(lines))["keypoints"])
+
+
 def text(lines):
     lines = (line if isinstance(line, str) else f"{json.dumps(line)}\n" for line in lines)
     return "".join(lines).encode(errors="surrogateescape")
@@ -143,17 +148,17 @@ def test_detectors_joints_in_pixels(layout, joints, variant):
     pixels = torch.rand(joints, 3).numpy() * (500, 500, 1)
     pixels[3] = 0  # not found: COCO's left ear, BODY_25's right elbow
     form = Form(3, (640, 480), layout, variant)
-    got = form.request(text([{"keypoints": pixels.tolist(), "id": "x"}]))["keypoints"]
+    got = read(form, [{"keypoints": pixels.tolist(), "id": "x"}])
     wanted = torch.from_numpy(normalise(to_h36m(seen(pixels[None]), layout, variant)[0], (640, 480))).float()
     torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
     lost = {"coco": ["head"], "body25": ["right_elbow"], "halpe": []}[layout]  # MHFormer's head is made of the ears, too
     assert [H36M.joints[joint] for joint in got.isnan().any(1).nonzero()] == lost
-    without = Form(2, (640, 480), layout, variant).request(text([{"keypoints": pixels[:, :2].tolist()}]))["keypoints"]
+    without = read(Form(2, (640, 480), layout, variant), [{"keypoints": pixels[:, :2].tolist()}])
     assert without.shape == (17, 2)
-    added = Form(3).request(text([{"keypoints": got[:, :2].nan_to_num().tolist()}]))["keypoints"]
+    added = read(Form(3), [{"keypoints": got[:, :2].nan_to_num().tolist()}])
     assert (added[:, 2] == 1).all()
     with pytest.raises(ValueError, match=f"expected .T, {joints}, 2 or 3. of {layout}"):
-        form.request(text([{"keypoints": [[100, 200]] * 5}]))
+        read(form, [{"keypoints": [[100, 200]] * 5}])
 
 
 def test_pixels_are_read_as_in_files(tmp_path):
@@ -163,16 +168,16 @@ def test_pixels_are_read_as_in_files(tmp_path):
     np.save(tmp_path / "x.npy", pixels[None])
     (sequence,) = lifter.data.open_data(tmp_path / "x.npy", size=(640, 480))
     form = Form(3, (640, 480))
-    got = form.request(text([{"keypoints": pixels.tolist()}]))["keypoints"]
+    got = read(form, [{"keypoints": pixels.tolist()}])
     wanted = np.where(sequence.keypoints[0, :, 2:] > 0, sequence.keypoints[0], np.nan)
     np.testing.assert_allclose(got, wanted, atol=1e-6)
     assert [H36M.joints[joint] for joint in got.isnan().any(1).nonzero()] == ["left_wrist", "right_wrist"]
-    line = text([{"keypoints": (pixels / (640, 480, 1)).tolist()}])
+    line = {"keypoints": (pixels / (640, 480, 1)).tolist()}
     with pytest.warns(Notice, match="read as shares of the image") as said:
-        shares = [form.request(line)["keypoints"] for _ in range(2)]
+        shares = [read(form, [line]) for _ in range(2)]
     assert len(said) == 1
     np.testing.assert_allclose(shares[1][:13], wanted[:13], atol=1e-5)
-    centred = Form(2).request(text([{"keypoints": [[0, 0]] * 17}]))["keypoints"]
+    centred = read(Form(2), [{"keypoints": [[0, 0]] * 17}])
     assert (centred == 0).all()  # normalised keypoints may be there
 
 
@@ -230,9 +235,9 @@ def test_streams_that_are_ready_go_together(tmp_path, monkeypatch):
         async with serving(tmp_path) as (server, _):
             bad = torch.zeros(3, 2)
             names, given = ("a", "b", "c"), (torch.zeros(4, 17, 2), bad, torch.ones(4, 17, 2))
-            got = await asyncio.gather(*(server.lift({name: x}) for name, x in zip(names, given)))
-            assert calls[0] == ["a", "b", "c"] and len(got[0]["a"].poses) == len(got[2]["c"].poses) == 4
-            assert "expected (17, 2)" in str(got[1]["b"])  # and nobody else is harmed
+            got = server.lift(dict(zip(names, given)))  # as clients' frames that are there at once
+            assert calls[0] == ["a", "b", "c"] and len(got["a"].poses) == len(got["c"].poses) == 4
+            assert "expected (17, 2)" in str(got["b"])  # and nobody else is harmed
             server.batch.reset()
 
     asyncio.run(session())
@@ -309,6 +314,61 @@ def test_a_flood_of_streams_starves_nobody(tmp_path, monkeypatch):
     assert max(each.count(one) for each in rounds for one in each) <= SHARE
 
 
+def test_who_asks_for_little_waits_for_little(tmp_path, monkeypatch):
+    """However much a neighbour sends, and whatever it is: it pays for what is refused, too, and that costs little."""
+    waited, converted, rounds = [], [], 0
+    round_of, add, take, convert = Server._round, client.Client._add, client.Client.take, Form.keypoints
+
+    async def counted(self, clients):
+        nonlocal rounds
+        rounds += 1
+        await round_of(self, clients)
+
+    def added(self, lines):
+        self.since = rounds
+        add(self, lines)
+
+    def taken(self):
+        if self.lines and "quiet" in str(self.lines[0]):
+            waited.append(rounds - self.since)
+        return take(self)
+
+    @contextlib.contextmanager
+    def paid(clients):  # the same for every part
+        yield
+        for one in clients:
+            one.used += 1 / len(clients)
+
+    monkeypatch.setattr(Server, "_round", counted)
+    monkeypatch.setattr(client.Client, "_add", added)
+    monkeypatch.setattr(client.Client, "take", taken)
+    monkeypatch.setattr(Form, "keypoints", lambda self, values: converted.append(values) or convert(self, values))
+    monkeypatch.setattr(lifter.inference.server, "_paid", paid)
+    line = frames(1)[1][0]
+
+    async def session():
+        async with serving(tmp_path) as (server, connect):
+            flood, to_flood = await connect()
+            for i in range(STREAMS):
+                to_flood.write(text([line | {"id": i}]))
+            to_flood.write(text([line | {"id": "one more"}]) + b"oops\n" + b"\n" * 100)
+            await answers(flood, 2)
+            refused = text([line | {"id": "one more"}]) * 400 + b"{}\n" * 400 + b"\n" * 4000
+            before = len(converted)
+            to_flood.write(refused * 5)
+            reader, writer = await connect()
+            for _ in range(10):
+                writer.write(text([line | {"id": "quiet"}]) * 4)
+                assert len(await answers(reader, 4)) == 4
+            (noisy,) = (each for each in server.clients if len(each.streams) == STREAMS)
+            assert noisy.lines and len(noisy.lines) < 2 * client.BACKLOG / client.LINE  # it is not read from meanwhile
+            assert len(converted) - before == 40  # of what is refused nothing
+            to_flood.transport.abort()
+
+    asyncio.run(session())
+    assert len(waited) == 40 and max(waited) <= 8  # rounds, of four lines: after each it is the neighbour's turn
+
+
 def test_idle_streams_and_clients_are_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(client, "IDLE", 0.2)
 
@@ -319,6 +379,94 @@ def test_idle_streams_and_clients_are_given_up(tmp_path, monkeypatch):
             assert [line["frame"] for line in await answers(reader, 2)] == [0, 1]  # what waited
             assert "nothing came" in (await answers(reader, 1))[0]["error"] and await reader.read() == b""
             assert not server.batch._members and not server.clients
+
+    asyncio.run(session())
+
+
+def test_who_takes_nothing_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "IDLE", 0.2)
+
+    async def session():
+        async with serving(tmp_path) as (server, connect):
+            _, writer = await connect()
+            writer.write(text(frames(1)[1]) * 3000)
+            while not server.clients:
+                await asyncio.sleep(0.01)
+            while server.clients:
+                await asyncio.sleep(0.01)
+            assert not server.batch._members
+
+    asyncio.run(asyncio.wait_for(session(), 20))
+
+
+def test_the_socket_goes_with_the_server(tmp_path):
+    """Unless another one is there."""
+
+    async def session(replace):
+        async with serving(tmp_path):
+            if replace:
+                (tmp_path / "s").rename(tmp_path / "old")
+                (tmp_path / "s").touch()
+        return (tmp_path / "s").exists()
+
+    assert [asyncio.run(session(replace)) for replace in (False, True)] == [False, True]
+
+
+STRANGE_IDS = ("true", "1e999", "-0.0", "1e400000", "9" * 5000, '"\\ud800"', "[]", "{}")
+STRANGE_KEYPOINTS = ("{}", '""', "true", "[[]]", "[[[1, 2]]]", "[[1e999, 1]]", "[[1, 2], [null]]")
+STRANGE = [
+    *(f'{{"keypoints": null, "id": {value}}}' for value in STRANGE_IDS),
+    *(f'{{"keypoints": {value}}}' for value in STRANGE_KEYPOINTS),
+    *(f'{{"{kind}": true, "id": 1}}' for kind in ("flush", "reset")),
+    *(f'{{"leave": {value}}}' for value in ("null", "1", "1.0", "true", '"x"', "[1]")),
+    '{"keypoints": null, "time": {"a": [1, null, "x"]}}',
+    '{"keypoints": null, "keypoints": [[0, 0]]}',
+    '{"id": 1}',
+    '{"error": "x"}',
+    "\ufeff{}",
+    "null",
+    "\r",
+    "\0",
+]
+
+
+def test_strangers_harm_nobody(tmp_path):
+    """Odd lines, any bytes, half lines, and clients that vanish at any moment: others are served, and all is given back."""
+    rng, x = np.random.default_rng(0), frames(40)[1]
+    whole = [line.encode("utf-8", "surrogatepass") for line in STRANGE] + [json.dumps(line).encode() for line in x[:5]]
+
+    async def stranger(connect):
+        reader, writer = await connect()
+        reading = asyncio.create_task(reader.read())
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # that of who has gone
+        for _ in range(rng.integers(1, 9)):
+            line = bytearray(whole[rng.integers(len(whole))])
+            for _ in range(rng.integers(0, 3)):
+                at = int(rng.integers(len(line) + 1))
+                line[at : at + int(rng.integers(3))] = rng.bytes(int(rng.integers(3)))
+            writer.write(bytes(line[: None if rng.random() < 0.8 else len(line) // 2]) + b"\n" * int(rng.integers(3)))
+            await asyncio.sleep(0.002 * int(rng.integers(3)))
+        if rng.random() < 0.5:
+            writer.transport.abort()
+        else:
+            writer.write_eof()
+            await asyncio.wait_for(reading, 20)
+        reading.cancel()
+        writer.close()
+
+    async def session():
+        async with serving(tmp_path) as (server, connect):
+            wrong = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+            reader, writer = await connect()
+            parts = {"id", "frame", "pose", "latency_ms", "compute_ms"}
+            for line in x[:10]:
+                await asyncio.gather(*(stranger(connect) for _ in range(12)))
+                writer.write(text([line] * 4))
+                assert all(answer.keys() == parts for answer in await answers(reader, 4))
+            while len(server.clients) > 1:
+                await asyncio.sleep(0.01)
+            assert len(server.batch._members) == 1 and not wrong
 
     asyncio.run(session())
 
@@ -358,7 +506,8 @@ def test_token_and_live_sockets(tmp_path):
             writer.write(text([{"token": "open sesame"}, *frames(4)[1]]))
             assert len(await answers(reader, 4)) == 4
             with pytest.raises(OSError, match="a server listens there already"):
-                await server.listen(str(tmp_path / "s"), asyncio.get_running_loop().create_future())
+                other = Server(server.batch, server.form)
+                await other.listen(str(tmp_path / "s"), asyncio.get_running_loop().create_future())
             await connect()  # it still does
 
     asyncio.run(session())
@@ -390,6 +539,8 @@ def test_too_many_clients_and_no_descriptors(tmp_path, monkeypatch, capfd):
     (["--checkpoint", "{m}", "--chunk-size", "99"], "chunk_size is 99"),
     (["--checkpoint", "{m}", "--missing", "no"], "missing is 'no'"),
     (["--checkpoint", "{m}", "--listen", "256.0.0.1:1"], ""),
+    (["--checkpoint", "{m}", "--listen", "nowhere/s"], "nowhere/s: there is no folder nowhere"),
+    (["--checkpoint", "{m}", "--summary", "nowhere/x"], "nowhere/x: there is no folder nowhere"),
 ])  # fmt: skip
 def test_options_that_are_wrong(stream, tmp_path, capfd, options, message):
     stream(tiny(), [])

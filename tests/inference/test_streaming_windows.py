@@ -6,6 +6,7 @@ import torch
 import lifter
 from lifter import Stream
 from lifter.inference.windows import centre
+from lifter.skeleton import LSP
 from tests.inference.test_streaming import CHUNK, WINDOWED, close, in_one_call, keypoints, push_in, tiny
 
 
@@ -101,3 +102,35 @@ def test_who_is_away_moves_no_centre():
     both = torch.cat([x[:1], x[3:] + 2])
     close(centre(clip, seen=torch.tensor([True, False, False, True]))[[0, 3]], centre(both))
     close(centre(clip, seen=torch.zeros(4, dtype=torch.bool)), centre(clip))
+
+
+@pytest.mark.parametrize("lost", [[13], [0], [0, 1, 4], [*range(7)]])
+def test_a_joint_that_was_never_seen_makes_nobody_larger(lost):
+    """It is at the nearest joint along the skeleton that was, wherever the person is: nothing of it is in centre and size."""
+    model = tiny("mixste")
+    model.centred = True
+    x = keypoints(model, 8) + 30
+    filled = x.clone()
+    for joint in lost:
+        filled[:, joint] = x[:, next(other for other in LSP.nearest[joint] if other not in lost)]
+    given = x.clone()
+    given[:, lost] = torch.nan
+    poses = Stream(model, 4).push(given).poses
+    close(poses, torch.cat([in_one_call(model, centre(clip)) for clip in filled.split(4)]))
+    given[5:] = x[5:]  # once it is seen it is where it is
+    filled[5:] = x[5:]
+    seen = torch.arange(4) > (0 if 0 in lost else -1)
+    last = centre(filled[4:], seen=seen)
+    close(Stream(model, 4).push(given).poses[4:], in_one_call(model, last))
+
+
+def test_a_root_that_is_out_of_sight_moves_no_centre():
+    model = tiny("mixste")
+    model.centred = True
+    x = keypoints(model, 4)
+    x[2:] += 5
+    given = x.clone()
+    given[2, 0] = torch.nan  # held, where the person no longer is
+    x[2, 0] = x[1, 0]
+    wanted = in_one_call(model, centre(x, seen=torch.tensor([True, True, False, True])))
+    close(Stream(model, 4).push(given).poses, wanted)

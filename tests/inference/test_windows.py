@@ -52,6 +52,16 @@ def test_overlap_is_averaged():
     assert poses[:, 0, 0].tolist() == pytest.approx(expected)
 
 
+def test_windows_fade():
+    """The mean is weighed, nothing at the ends of each window; where only one window sees a frame it is that one's."""
+    poses = lift_sequence(Recorder(), numbered(11), 4, 2, flip=None, fade=True)
+    starts, weight = (0, 2, 4, 6, 7), lambda place: np.sin(np.pi * (place + 1) / 5) ** 2
+    weights = [{start: weight(t - start) for start in starts if start <= t < start + 4} for t in range(11)]
+    expected = [sum(start * w for start, w in each.items()) / sum(each.values()) for each in weights]
+    assert poses[:, 0, 0].tolist() == pytest.approx(expected)
+    assert lift_sequence(Recorder(), numbered(8), 4, flip=None, fade=True)[:, 0, 0].tolist() == [0] * 4 + [4] * 4
+
+
 def test_overlap_average_is_the_loop():
     windows = torch.randn(4, 11, 6, generator=torch.Generator().manual_seed(0))
     for stride in (1, 5, 11):

@@ -149,6 +149,7 @@ def test_what_cannot_be_checked_fails_with_a_message(write, tmp_path):
         write("group.npz", {"mystery/x": np.zeros(3)}): "no check for these arrays",
         write("input.npz", {"ssm/u": np.zeros((1, 2, 3))}): "KeyError: delta",
         sasmamba(write, "extra.npz", **{"param/extra": np.zeros(3)}): "unexpected keys: extra",
+        write("depth.npz", {}, **{"class": "model.SasMamba.SasPoseMamba", "kwargs": {"depth": 10**6}}): "more numbers than",
         write("kwargs.npz", {}, **{"class": "model.SasMamba.SasPoseMamba", "kwargs": {"heads": 8}}): "heads",
     }
     for path, message in cases.items():

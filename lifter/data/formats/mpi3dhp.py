@@ -3,6 +3,8 @@
 Poses are the file's univ_annot3, in the camera, in metres; joints as in `lifter.skeleton.MPI3DHP`, their root is the pelvis.
 """
 
+import struct
+import zlib
 from functools import partial
 
 import numpy as np
@@ -11,11 +13,12 @@ from lifter._extras import needs
 from lifter.skeleton import MPI3DHP
 
 from ..cameras import normalise
-from ..files import Npz, existing, numbers, take, take_dict
+from ..files import STEP, Npz, check_unfolded, existing, numbers, take, take_dict
 from ..registry import register_format
 from ..sequence import Dataset, Sequence
 
 TRAIN_CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # those at the height of a person, which P-STMO takes
+COMPRESSED = 15  # the kind of a part of a MATLAB 5.0 file
 _OF_28 = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)  # the 17 joints among the 28 of annot.mat
 
 
@@ -91,10 +94,30 @@ def open_mat(path) -> Dataset:
     return Dataset("3dhp-mat", path, items)
 
 
+def _check_mat(file):
+    """Raise a ValueError if the compressed parts of a MATLAB 5.0 file unfold to more than it can have: scipy would do it."""
+    total = 0
+    with file.open("rb") as opened:
+        order = ">" if opened.read(128)[126:] == b"MI" else "<"
+        while len(tag := opened.read(8)) == 8:
+            kind, left = struct.unpack(f"{order}2I", tag)
+            if kind != COMPRESSED:
+                opened.seek(left, 1)
+                continue
+            unfold = zlib.decompressobj()
+            while left and (part := opened.read(min(left, STEP))):
+                left -= len(part)
+                while part:
+                    total += len(unfold.decompress(part, STEP))
+                    check_unfolded(file, total)
+                    part = unfold.unconsumed_tail
+
+
 def _train_mat(name, file, camera) -> Sequence:
     with needs("data", f"{file}: reading it"):
         from scipy.io import loadmat
     try:
+        _check_mat(file)
         data = loadmat(file, variable_names=("annot2", "univ_annot3"))
     except Exception as error:  # of a damaged file scipy raises anything
         raise ValueError(f"{file}: not a readable MATLAB file ({error})") from None
@@ -114,8 +137,9 @@ def _test_mat(name, file) -> Sequence:
     try:
         with h5py.File(file, "r") as data:
             pairs = (("data_2d", "annot2"), ("data_3d", "univ_annot3"), ("valid", "valid_frame"))
+            check_unfolded(file, sum(data[source].size * data[source].dtype.itemsize for _, source in pairs))
             arrays = {key: np.squeeze(np.asarray(data[source])) for key, source in pairs}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:  # such as a group where an array is expected
         raise ValueError(f"{file}: not a readable MATLAB 7.3 file ({error})") from None
     except KeyError as error:
         raise KeyError(f"{file}: {error.args[0]}") from None

@@ -1,0 +1,30 @@
+"""The people of one clip: cleaned, lifted and finished, which is what `lifter lift` does with a video."""
+
+from . import clean, finish
+from .files import lift_smoothly, with_poses
+
+STEPS = (*clean.STEPS, *finish.STEPS)
+
+
+def lift_people(model, people, *, flip=True, batch=8, stride=None, skip=(), smooth=None, focal=None, say=lambda text: None):
+    """Lift the people of a clip: sequences with keypoints -> the same with poses.
+
+    Args:
+        model: as `lifter.inference.files.Model.load` gives it.
+        flip, batch, stride: of `lifter.inference.files.lift_smoothly`.
+        skip: of `STEPS`, what is not to be done of `clean` and `finish`.
+        smooth: of `lifter.inference.clean.clean`. focal: of `lifter.inference.finish.finish`.
+        say: told what was done, a line for each step.
+    """
+    cleaned = []
+    for person in people:
+        person, lines = clean.clean(person, set(skip) & set(clean.STEPS), smooth)
+        cleaned.append(person)
+        for line in lines:
+            say(f"{person.name}: {line}")
+    known = [(person, person.keypoints) for person in cleaned]
+    lifted = [with_poses(person, poses.float().cpu()) for person, poses in lift_smoothly(model, known, flip, batch, stride)]
+    finished, lines = finish.finish(lifted, set(skip) & set(finish.STEPS), focal)
+    for line in lines:
+        say(line)
+    return finished

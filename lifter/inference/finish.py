@@ -1,0 +1,285 @@
+"""Poses of the people of a clip, finished: bones of one length, a place in the room, a floor, feet that do not slide.
+
+A model gives poses relative to the root, in the axes of the camera. Where they are in the room follows from the keypoints and
+from the camera, most of which is a guess: the focal length, which way is up, and where the floor is. Each is told as one.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from lifter.data import Camera
+from lifter.geometry import recover_root
+from lifter.skeleton import H36M
+
+from .clean import FPS, blur
+
+STEPS = ("bones", "place", "floor", "feet")
+
+ROUNDS = 30  # over all bones, in each of which both ends of a bone move by half of what it is too long
+FOCAL = 1.0  # longer sides of the image: 53 degrees along that
+STEADY = 0.25  # seconds, standard deviation of the mean over time of depths
+NEAREST, FARTHEST = 0.5, 80.0  # metres
+STILL, RAISED, LEAST = 0.35, 0.12, 0.1  # metres per second, metres above the other, seconds: a foot that stands
+SURE = 0.3  # confidence of an ankle that may stand
+HEEL = 0.08  # metres from the floor to the ankle of a foot that stands
+LEVEL = 0.25  # metres; who stands higher above the floor than that stands on something
+PLACES, BODIES = 0.08, 0.15  # metres and radians: how exact the places of feet, and bodies, tell which way is up
+SLOW, RAMP = 0.25, 0.1  # seconds over which the trajectory, and a leg, follow a foot that stands
+LEGS = (1, 2, 3), (4, 5, 6)  # right and left: hip, knee, ankle
+ANKLES = [leg[2] for leg in LEGS]
+THORAX = H36M.joints.index("thorax")
+
+
+def finish(people, skip=(), focal=None):
+    """Finish the poses of the people of one clip.
+
+    Args:
+        people: sequences with poses relative to the root, and with the keypoints that these were lifted from.
+        skip: of `STEPS`, what is not to be done. Without "place" nothing after it is done.
+        focal: in pixels; None: that of the sequences' camera, or a guess.
+
+    Returns:
+        (people, lines): sequences whose poses are in the axes of a camera that tells where the room is, z up and the floor at
+        0; and a line for each step that says what it did.
+    """
+    if unknown := set(skip) - set(STEPS):
+        raise ValueError(f"finish: skip is {' '.join(sorted(unknown))}, expected {' or '.join(STEPS)}")
+    for person in people:
+        if person.poses is None or person.keypoints is None or person.skeleton is not H36M or person.size is None:
+            raise ValueError(f"{person.name}: expected keypoints and poses of Human3.6M's joints, and the size of the image")
+    lines, poses = [], [person.rooted().astype(np.float64) for person in people]
+    if "bones" not in skip:
+        varied = np.mean([variation(each) for each in poses])
+        poses = [constant_bones(each) for each in poses]
+        lines.append(f"bones keep the median of their lengths, which varied by {varied:.1%}")
+    if "place" in skip:
+        return [replace(person, poses=each.astype(np.float32)) for person, each in zip(people, poses)], lines
+    camera, told = _camera(people[0], focal)
+    lines.append(told)
+    poses = [place(each, person, camera) for each, person in zip(poses, people)]
+    stands = [standing(each, person) for each, person in zip(poses, people)]
+    if not np.allclose(camera.rotation, np.eye(3)):
+        rotation, shift = camera.rotation.T, camera.position
+        lines.append("room and floor as the file's camera says")
+    else:
+        level = "floor" in skip
+        up = np.array([0.0, -1.0, 0.0]) if level else _up(poses, stands)
+        rotation, shift = _room(poses, stands, up)
+        lines.append(_told_floor(up, "as said" if level else "a guess", stands))
+    poses = [each @ rotation.T + shift for each in poses]
+    if "feet" not in skip and any(stand.any() for stand in stands):
+        before = sliding(poses, stands)
+        poses = [pinned(each, stand, person.fps or FPS) for each, stand, person in zip(poses, stands, people)]
+        lines.append(f"feet that stand slid by {1000 * before:.0f} mm, and do by {1000 * sliding(poses, stands):.0f} mm")
+    camera = replace(camera, rotation=rotation.T, translation=-rotation.T @ shift)
+    back = [camera.to_camera(each).astype(np.float32) for each in poses]
+    return [replace(person, poses=each, camera=camera) for person, each in zip(people, back)], lines
+
+
+def in_room(sequence):
+    """A finished sequence with its poses in the room, z up, for files that know no camera."""
+    if sequence.camera is None:
+        return sequence
+    poses = sequence.camera.to_world(sequence.poses.astype(np.float64))
+    return replace(sequence, poses=poses.astype(np.float32), keypoints=None, camera=None, up="z")
+
+
+# ---- bones -----------------------------------------------------------------------------------------------------------
+
+
+def lengths_of(poses):
+    """(T, 16) lengths of the bones of poses (T, 17, 3)."""
+    joints, parents = np.array(H36M.bones).T
+    return np.linalg.norm(poses[:, joints] - poses[:, parents], axis=-1)
+
+
+def variation(poses) -> float:
+    """The coefficient of variation of the bones' lengths over the frames, their mean."""
+    lengths = lengths_of(poses)
+    return float((lengths.std(0) / lengths.mean(0)).mean())
+
+
+def constant_bones(poses):
+    """Poses (T, 17, 3) with bones of one length, the median over the frames, left as right, with joints moved least."""
+    lengths = np.zeros(17)
+    lengths[1:] = np.median(lengths_of(poses), 0)
+    lengths = (lengths + lengths[list(H36M.flip)]) / 2
+    out = poses.copy()
+    for _ in range(ROUNDS):
+        for joint, parent in H36M.bones:
+            bone = out[:, joint] - out[:, parent]
+            move = bone * (lengths[joint] / np.maximum(np.linalg.norm(bone, axis=-1, keepdims=True), 1e-9) - 1) / 2
+            out[:, joint] += move
+            out[:, parent] -= move
+    exact = out.copy()
+    for joint, parent in H36M.bones:  # parents come before their children
+        bone = out[:, joint] - out[:, parent]
+        bone *= lengths[joint] / np.maximum(np.linalg.norm(bone, axis=-1, keepdims=True), 1e-9)
+        exact[:, joint] = exact[:, parent] + bone
+    return exact - exact[:, :1]
+
+
+# ---- the place in front of the camera --------------------------------------------------------------------------------
+
+
+def _camera(person, focal):
+    """The camera, and what is known of it."""
+    width, height = person.size
+    if focal is None and person.camera is not None:
+        return person.camera, f"focal length {person.camera.fx:.0f} pixels, as the file says"
+    told = f"focal length {focal:g} pixels, as said" if focal else None
+    focal = focal or FOCAL * max(width, height)
+    told = told or f"focal length {focal:.0f} pixels, a guess (--focal or --fov tells it; distances go with it)"
+    return Camera(width, height, focal, focal, width / 2, height / 2), told
+
+
+def place(poses, person, camera):
+    """Poses (T, 17, 3) relative to the root, put where the keypoints are seen: by least squares in every frame, joints weighed
+    by confidence; then depths are steadied in time, and what is beside the optical axis follows."""
+    keypoints = person.keypoints.astype(np.float64)
+    weights = keypoints[..., 2] + 0.05 if keypoints.shape[-1] == 3 else np.ones(keypoints.shape[:2])
+    arrays = [torch.from_numpy(array)[None] for array in (poses, keypoints[..., :2].copy(), weights)]
+    root = recover_root(*arrays[:2], torch.from_numpy(camera.normalised), arrays[2])[0].numpy()
+    depth = np.log(np.clip(root[:, 2], NEAREST, FARTHEST))
+    spread = np.abs(depth - np.median(depth))
+    good = (root[:, 2] > NEAREST) & (root[:, 2] < FARTHEST) & (spread <= max(0.1, 5 * np.median(spread)))
+    depth = np.interp(np.arange(len(depth)), np.flatnonzero(good), depth[good]) if good.any() else depth
+    deviation = STEADY * (person.fps or FPS)
+    steady = np.exp(blur(depth, deviation) / blur(np.ones_like(depth), deviation))
+    middle = (keypoints[..., :2] * weights[..., None]).sum(1) / weights.sum(1)[:, None]
+    ray = (middle - camera.normalised[2:4]) / camera.normalised[:2]
+    beside = root[:, :2] + np.clip(ray, -1, 1) * (steady - root[:, 2])[:, None]  # where the steady depth has it
+    return poses + np.concatenate((beside, steady[:, None]), -1)[:, None]
+
+
+# ---- the floor -------------------------------------------------------------------------------------------------------
+
+
+def standing(poses, person):
+    """(T, 2) bool: when the right and the left foot of poses before the camera stand: for a while they hardly move across the
+    line of sight, and are not above the other foot."""
+    fps = person.fps or FPS
+    ankles = poses[:, ANKLES]
+    plane = ankles[..., :2] / ankles[..., 2:]
+    deviation = LEAST / 2 * fps
+    plane = blur(plane, deviation) / blur(np.ones_like(plane), deviation)
+    speed = np.linalg.norm(np.gradient(plane, axis=0), axis=-1) * ankles[..., 2] * fps if len(poses) > 1 else np.zeros((1, 2))
+    height = ankles @ _leaning(poses)
+    still = (speed < STILL) & (height - height[:, ::-1] < RAISED)
+    if person.keypoints.shape[-1] == 3:
+        still &= person.keypoints[:, ANKLES, 2] >= SURE
+    out = np.zeros_like(still)
+    for foot, first, end in _times(still):
+        out[first:end, foot] = end - first >= LEAST * fps
+    return out
+
+
+def _times(stands):
+    """(foot, first frame, frame after the last) of every time that a foot stands."""
+    for foot in range(stands.shape[1]):
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], stands[:, foot], [False])).astype(int)))
+        yield from ((foot, first, end) for first, end in zip(edges[::2], edges[1::2]))
+
+
+def _leaning(poses):
+    """Which way bodies point, from the ankles to the thorax, as a camera that is held level would have it where they do not
+    tell."""
+    ankles = poses[:, ANKLES].mean(1)
+    body = np.median(poses[:, THORAX] - ankles, axis=0) + [0, -0.3, 0]
+    return body / np.linalg.norm(body)
+
+
+def _up(poses, stands):
+    """The direction that is up, in the axes of the camera: bodies point there, and feet stand on a plane across it."""
+    lean = sum(_leaning(each) for each in poses)
+    lean /= np.linalg.norm(lean)
+    across = np.linalg.svd(lean[None])[2][1:]  # two directions of the floor
+    places = [each[a:b, ANKLES[foot]].mean(0) for each, stand in zip(poses, stands) for foot, a, b in _times(stand)]
+    owner = [number for number, stand in enumerate(stands) for _ in _times(stand)]
+    if not places:
+        return lean
+    places = np.array(places)
+    centres = np.array([places[np.array(owner) == number].mean(0) for number in owner])  # sizes of people are not that exact
+    offsets = places - centres
+    weights = np.ones(len(offsets))
+    for _ in range(10):
+        flat, high = offsets @ across.T, offsets @ lean
+        system = (flat * weights[:, None]).T @ flat / PLACES**2 + np.eye(2) / BODIES**2
+        tilt = np.linalg.solve(system, -(flat * weights[:, None]).T @ high / PLACES**2)
+        weights = 1 / np.maximum(1, np.abs(high + flat @ tilt) / PLACES)
+    up = lean + tilt @ across
+    return up / np.linalg.norm(up)
+
+
+def _room(poses, stands, up):
+    """(rotation, shift) from the camera into the room: z up, y away from the camera, the first person's first place at x = y =
+    0, the floor at z = 0, under those who stand lowest."""
+    ahead = np.array([0.0, 0.0, 1.0]) if abs(up[2]) < 0.9 else np.array([0.0, -1.0, 0.0])
+    ahead = ahead - (ahead @ up) * up
+    ahead /= np.linalg.norm(ahead)
+    rotation = np.stack((np.cross(ahead, up), ahead, up))
+    heights = [each[:, ANKLES][stand] @ up for each, stand in zip(poses, stands)]
+    heights = np.concatenate(heights)
+    lowest = heights[heights < np.quantile(heights, 0.1) + LEVEL] if len(heights) else None
+    floor = min((each @ up).min() for each in poses) if lowest is None else np.median(lowest) - HEEL
+    first = rotation @ poses[0][0, 0]
+    return rotation, -np.array([first[0], first[1], floor])
+
+
+def _told_floor(up, known, stands):
+    times = sum(1 for stand in stands for _ in _times(stand))
+    down, roll = np.degrees(np.arcsin(np.clip(-up[2], -1, 1))), np.degrees(np.arctan2(up[0], -up[1]))
+    under = f"under {times} stands of feet" if times else "under the lowest joint, for no foot stands"
+    return f"camera turned down by {down:.0f} and rolled by {roll:.0f} degrees, {known}; floor {under}"
+
+
+# ---- the feet --------------------------------------------------------------------------------------------------------
+
+
+def sliding(poses, stands) -> float:
+    """How far feet that stand are from their mean places, along the floor, on the average."""
+    feet = [each[a:b, ANKLES[foot], :2] for each, stand in zip(poses, stands) for foot, a, b in _times(stand)]
+    apart = [np.linalg.norm(foot - foot.mean(0), axis=-1) for foot in feet]
+    return float(np.concatenate(apart).mean()) if apart else 0.0
+
+
+def pinned(poses, stands, fps):
+    """Poses (T, 17, 3) in the room whose feet stay in one place while they stand, on the floor: the whole body follows slowly,
+    the leg does the rest."""
+    if not stands.any():
+        return poses
+    targets = np.zeros((len(poses), 2, 3))
+    for foot, a, b in _times(stands):
+        mean = poses[a:b, ANKLES[foot]].mean(0)
+        targets[a:b, foot] = mean[0], mean[1], HEEL if abs(mean[2] - HEEL) < LEVEL else mean[2]
+    frames, count = np.arange(len(poses)), stands.sum(1)
+    wanted = ((targets - poses[:, ANKLES]) * stands[..., None]).sum(1) / np.maximum(count, 1)[:, None]
+    there = np.flatnonzero(count)
+    wanted = np.stack([np.interp(frames, there, wanted[there, axis]) for axis in range(3)], -1)
+    follow = blur(wanted, SLOW * fps) / blur(np.ones_like(wanted), SLOW * fps)
+    out = poses + follow[:, None]
+    for foot, leg in enumerate(LEGS):
+        there = np.flatnonzero(stands[:, foot])
+        if len(there):
+            near = there[np.interp(frames, there, np.arange(len(there))).round().astype(int)]  # the frame in which it stands
+            share = np.clip(1 - np.abs(near - frames) / max(RAMP * fps, 1), 0, 1)
+            bend(out, leg, out[:, leg[2]] + (targets[near, foot] - out[near, leg[2]]) * share[:, None])
+    return out
+
+
+def bend(poses, leg, target):
+    """Bend a leg of poses (T, 17, 3) so that its ankle is at `target` (T, 3), or as near as it reaches; the bones keep their
+    lengths, and the knee its side."""
+    hip, knee, ankle = (poses[:, joint] for joint in leg)
+    norm = lambda x: np.linalg.norm(x, axis=-1, keepdims=True)
+    upper, lower = norm(knee - hip), norm(ankle - knee)
+    way = target - hip
+    reach = np.clip(norm(way), np.abs(upper - lower) + 1e-6, upper + lower - 1e-6)
+    way = way / np.maximum(norm(way), 1e-9)
+    along = (upper**2 - lower**2 + reach**2) / (2 * reach)
+    out = (knee - hip) - ((knee - hip) * way).sum(-1, keepdims=True) * way
+    out = out / np.maximum(norm(out), 1e-9)
+    poses[:, leg[1]] = hip + along * way + np.sqrt(np.maximum(upper**2 - along**2, 0)) * out
+    poses[:, leg[2]] = hip + reach * way

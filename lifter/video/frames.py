@@ -1,0 +1,91 @@
+"""The frames of a video, upright, numbered by their times."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lifter._extras import needs
+from lifter._io import regular
+
+EVEN = 0.1  # of the mean rate, that the rate of the times may differ from it
+SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".ts")
+
+
+def is_video(path) -> bool:
+    """Whether a path is named as a video."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+class Video:
+    """A video to iterate over: (number, image) of each frame, the image (height, width, 3) uint8 RGB.
+
+    Images are turned as the file says that they are to be shown. Numbers count steps of 1 / `fps` from the first frame, by the
+    frames' times: where these vary, a number may be missing, and of two frames with the same number the second one is.
+
+    Attributes:
+        size: (width, height) of the upright image. fps: of the stream; where times vary, the mean.
+        count: of frames, about; None if the file does not tell.
+
+    Raises:
+        FileNotFoundError; ValueError for a file without a frame that can be decoded; ImportError where PyAV is missing.
+    """
+
+    def __init__(self, path):
+        self.path = regular(path, "video")
+        with needs("video", path):
+            import av
+        self._av = av
+        with self._open() as container:
+            stream = self._stream(container)
+            try:
+                first = next(container.decode(stream), None)
+            except av.FFmpegError as error:
+                raise ValueError(f"{path}: no frame can be decoded ({error.strerror})") from None
+            if first is None:
+                raise ValueError(f"{path}: has no frames")
+            height, width = self._upright(first).shape[:2]
+            self.size, self._rate = (width, height), _rate(stream)
+            if not self._rate:
+                raise ValueError(f"{path}: does not tell its frames per second")
+            self.fps = float(self._rate)
+            seconds = stream.duration and stream.duration * stream.time_base
+            self.count = stream.frames or (round(seconds * self._rate) if seconds else None)
+
+    def __iter__(self):
+        with self._open() as container:
+            stream = self._stream(container)
+            stream.thread_type = "AUTO"
+            start, last = None, -1
+            try:
+                for frame in container.decode(stream):
+                    number = last + 1
+                    if frame.pts is not None:
+                        start = frame.pts if start is None else start
+                        number = round((frame.pts - start) * frame.time_base * self._rate)
+                    if number > last:
+                        last = number
+                        yield number, self._upright(frame)
+            except self._av.FFmpegError as error:
+                raise ValueError(f"{self.path}: cannot be decoded after frame {last} ({error.strerror})") from None
+
+    def _open(self):
+        try:
+            return self._av.open(str(self.path))
+        except self._av.FFmpegError as error:
+            raise ValueError(f"{self.path}: not a video that can be read ({error.strerror})") from None
+
+    def _stream(self, container):
+        if not container.streams.video:
+            raise ValueError(f"{self.path}: has no pictures")
+        return container.streams.video[0]
+
+    @staticmethod
+    def _upright(frame):
+        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4))
+
+
+def _rate(stream):
+    """The frames per second: those that the times are multiples of, if they are about as many as there are on the average,
+    which the last frame's unknown duration changes; else these."""
+    even, mean = stream.guessed_rate, stream.average_rate
+    return even if even and (not mean or abs(even / mean - 1) < EVEN) else mean

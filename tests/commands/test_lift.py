@@ -1,0 +1,155 @@
+"""`lifter lift` of videos, and to what is looked at: from the frames to the files."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lifter.__main__ import main
+from lifter.data import open_data, save
+from lifter.data.synthetic import open_gait
+from lifter.video import detectors
+from tests.video.conftest import SIZE, Knows, body, film  # noqa: F401
+
+TWO = lambda number: [body(number), body(number, at=40, size=10)]
+
+
+@pytest.fixture
+def lift(film, monkeypatch, capsys, tmp_path):  # noqa: F811
+    """lift(*arguments, of=...): `lifter lift walk.mp4 ...` in a folder; the exit status and the lines that were printed."""
+    monkeypatch.chdir(tmp_path)
+    film(times=range(0, 120, 4))
+
+    def run(*arguments, of=TWO, inputs=("walk.mp4",)):
+        monkeypatch.setitem(detectors.DETECTORS, "mediapipe", lambda weights, **_: Knows(of))
+        status = main(["lift", *inputs, *arguments, "--detector", "mediapipe"])
+        said = capsys.readouterr()
+        return status, said.out.splitlines(), said.err.splitlines()
+
+    return run
+
+
+def scene(path):
+    """What a page shows."""
+    text = path.read_text()
+    return json.loads(text.partition('<script id="scene" type="application/json">')[2].partition("</script>")[0])
+
+
+def test_several_outputs_of_two_people(lift, tmp_path):
+    outs = ("walk.html", "walk.npz", "new/walk.json", "walk.csv", "walk.trc", "walk.bvh")
+    status, said, errors = lift(*(word for out in outs for word in ("-o", out)))
+    assert status == 0 and "64x48, 30 frames at 25 a second: 2 people found by knows" in errors[0]
+    each = [f"walk.person{number}.{format}" for format in ("csv", "trc", "bvh") for number in (1, 2)]
+    assert [line.partition(":")[0] for line in said] == [*outs[:3], *each]
+    for name in outs[1:3]:
+        data = open_data(name)
+        assert data.names == ["walk/person1", "walk/person2"]
+        assert all((s.fps, s.size, s.poses.shape, s.keypoints.shape) == (25, SIZE, (30, 17, 3), (30, 17, 3)) for s in data)
+    for name in each:
+        (one,) = open_data(name)
+        assert one.fps == pytest.approx(25) and one.poses.shape == (30, 17, 3)
+    page = scene(tmp_path / "walk.html")
+    assert (page["frames"], page["joints"], len(page["bones"]), page["fps"]) == (30, 34, 32, 25)
+
+
+def test_who_is_there_for_a_while(lift, tmp_path):
+    """The second comes after the first: before that they are a point on a page, and their files begin with them."""
+    of = lambda number: TWO(number)[: 2 if number >= 10 else 1]
+    assert lift("-o", "walk.html", "-o", "walk.npz", of=of)[0] == 0
+    first, second = open_data("walk.npz")
+    assert (first.start, len(first), second.start, len(second)) == (0, 30, 10, 20)
+    assert scene(tmp_path / "walk.html")["frames"] == 30
+
+
+@pytest.mark.parametrize("who, size", [("main", 12), ("2", 10), ("1", 12)])
+def test_one_of_them(lift, who, size):
+    assert lift("-o", "walk.bvh", "-o", "walk.npz", "--person", who)[0] == 0
+    (one,) = open_data("walk.npz")
+    assert np.ptp(one.pixels()[0, :, 0]) == pytest.approx(size, rel=0.2) and len(open_data("walk.bvh")) == 1
+
+
+def test_varying_times(lift, film):  # noqa: F811
+    film("b.mp4", times=[*range(0, 60, 4), *range(80, 120, 4)])
+    status, _, errors = lift("-o", "b.npz", "--person", "main", inputs=("b.mp4",))
+    assert status == 0 and "are not there, for times vary: filled in" in errors[0]
+    (one,) = open_data("b.npz")
+    assert len(one) / one.fps == pytest.approx(1.2, abs=0.1)
+
+
+def test_folders(lift, film, tmp_path):  # noqa: F811
+    """Several videos, of which one is bad, to a folder; what is there already is not lifted again."""
+    film("b.mp4")
+    (tmp_path / "bad.mp4").write_text("no video")
+    status, said, errors = lift("-o", "out/", "--to", "html", inputs=("walk.mp4", "bad.mp4", "b.mp4"))
+    assert status == 1 and errors[-1].startswith("bad.mp4: not a video that can be read")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.mp4.html", "walk.mp4.html"]
+    status, said, errors = lift("-o", "out/", "--to", "html", inputs=("walk.mp4", "b.mp4"))
+    assert (status, said) == (0, []) and errors == ["lifter: 2 of 2 files were lifted already (--overwrite lifts them again)"]
+
+
+def test_keypoints_to_look_at(lift, tmp_path):
+    """A file of keypoints goes the same way, without a detector; with `--finish` also to what is not looked at."""
+    gait = next(iter(open_gait(1, 40)))
+    save("gait.npz", [gait])
+    assert lift("-o", "gait.html", inputs=("gait.npz",))[0] == 0
+    assert scene(tmp_path / "gait.html")["frames"] == 40
+    assert lift("-o", "raw.bvh", inputs=("gait.npz",))[0] == lift("-o", "done.bvh", "--finish", inputs=("gait.npz",))[0] == 0
+    raw, done = (next(iter(open_data(name))).poses for name in ("raw.bvh", "done.bvh"))
+    assert not raw[:, 0].any() and 0.5 < done[:, 0, 2].mean() < 1.5
+    save("sizeless.npz", [replace(gait, camera=None, size=None)])
+    assert "the size of the image is not known" in lift("-o", "x.html", "--fov", "60", inputs=("sizeless.npz",))[2][-1]
+    save("crowd.npz", [replace(gait, name=f"{number}") for number in range(21)])
+    assert "21 sequences, expected the people of one clip" in lift("-o", "crowd.html", inputs=("crowd.npz",))[2][-1]
+    for option in (["--place"], ["--engine", "ray"]):
+        assert "--place and --engine are for files of keypoints" in lift("-o", "x.html", *option, inputs=("gait.npz",))[2][-1]
+
+
+def test_what_was_done_is_told(lift, tmp_path):
+    """Each step in a line; raw poses are relative to the root."""
+    _, _, errors = lift("-o", "walk.npz", "--person", "main", "--fov", "90")
+    told = ("exchanged", "jumped", "confidence", "bones keep", "focal length 32 pixels, as said", "floor under")
+    assert all(any(word in line for line in errors) for word in told), errors
+    (one,) = open_data("walk.npz")
+    assert one.camera.fx == pytest.approx(32) and one.poses[:, 0, 2].min() > 0.4
+    (tmp_path / "camera.json").write_text('{"width": 64, "height": 48, "fx": 50, "fy": 50, "cx": 32, "cy": 24}')
+    _, _, errors = lift("-o", "walk.npz", "--camera", "camera.json")
+    assert any("focal length 50 pixels, as the file says" in line for line in errors)
+    (tmp_path / "camera.json").write_text('{"width": 48, "height": 64, "fx": 50, "fy": 50, "cx": 32, "cy": 24}')
+    assert "a camera of (48.0, 64.0) pixels, expected (64, 48)" in lift("-o", "x.npz", "--camera", "camera.json")[2][-1]
+    _, _, errors = lift("-o", "walk.npz", "--raw", "--person", "main")
+    (raw,) = open_data("walk.npz")
+    assert len(errors) == 1 and raw.camera is None and not raw.poses[:, 0].any()
+
+
+def test_stopped(lift):
+    """Ctrl-C keeps what is done."""
+
+    def of(number):
+        if number == 20:
+            raise KeyboardInterrupt
+        return [body(number)]
+
+    status, _, errors = lift("-o", "walk.npz", of=of)
+    assert status == 130 and any("stopped after 20 frames; what was found until then is written" in line for line in errors)
+    assert [len(sequence) for sequence in open_data("walk.npz")] == [20]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["-o", "x.cvs"], "x.cvs: expected a name that ends in .mp4, .gif, .html, .bvh"),
+        (["-o", "walk.mp4/x.npz"], "walk.mp4: is no folder that can be written to"),
+        (["-o", "x.html", "--to", "npz"], "x.html: expected a name that ends in .npz, or no --to"),
+        (["-o", "x.html", "--person", "3"], "walk.mp4: --person is 3, but 2 were found"),
+        (["none.mp4", "-o", "x.html"], "x.html: 2 files to lift, expected a folder"),
+        (["walk.mp4", "-o", "x/"], "two files are called walk.mp4"),
+        (["-o", "x.html", "-o", "y.npz", "--checkpoint", "none"], "no checkpoint at none"),
+        (["-o", "x.html", "--fps", "50"], "--fps is for files of keypoints; videos tell it themselves"),
+        (["-o", "x.html", "--camera", "none.json"], "none.json: there is no file"),
+        (["-o", "x.html", "--fov", "180"], "--focal is None, --fov is 180.0, expected more than 0 pixels, 0 to 180 degrees"),
+    ],
+)
+def test_one_line_for_a_mistake(lift, tmp_path, arguments, message):
+    status, _, errors = lift(*arguments)
+    assert status == 1 and message in errors[-1] and sorted(path.name for path in tmp_path.iterdir()) == ["walk.mp4"]

@@ -1,0 +1,54 @@
+"""Frames are upright, and numbered by their times."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from lifter.video import Video, is_video
+
+from .conftest import SIZE
+
+
+def test_of_one_rate(film):
+    video = Video(film())
+    assert (video.size, video.fps, video.count) == (SIZE, 25, 10)
+    frames = list(video)
+    assert [number for number, _ in frames] == list(range(10)) == [number for number, _ in video]
+    assert all(image.shape == (SIZE[1], SIZE[0], 3) and image.dtype == np.uint8 for _, image in frames)
+    assert frames[0][1][:12, :12, 0].mean() > 200 > 60 > frames[0][1][24:, 24:].mean()
+
+
+def test_of_varying_times(film):
+    """Ten frames in 0.4 s: those after a gap have the numbers of their times."""
+    video = Video(film(times=[0, 4, 8, 12, 16, 28, 29, 32, 36, 40]))
+    numbers = [number for number, _ in video]
+    expected = [round(time / 100 * video.fps) for time in (0, 4, 8, 12, 16, 28, 29, 32, 36, 40)]
+    assert numbers == sorted(set(expected)) and len(set(np.diff(numbers))) > 1
+
+
+@pytest.mark.parametrize("turn, corner", [(90, (0, -12)), (180, (-12, -12)), (270, (-12, 0))])
+def test_of_a_turned_phone(film, turn, corner):
+    """The file says that it is to be turned clockwise for who looks at it: the red corner moves with it."""
+    path = film()
+    data = bytearray(path.read_bytes())
+    cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[turn]
+    at = data.index(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    video = Video(path)
+    assert video.size == (SIZE if turn == 180 else SIZE[::-1])
+    (_, image), *_ = video
+    row, column = corner
+    assert image.shape[1::-1] == video.size
+    assert image[row : row + 12 or None, column : column + 12 or None, 0].mean() > 200 > 60 > image[..., 0].mean()
+
+
+def test_what_is_no_video(tmp_path):
+    pytest.importorskip("av")
+    (tmp_path / "no.mp4").write_text("no video")
+    (tmp_path / "folder.mp4").mkdir()
+    for name, error in (("no.mp4", ValueError), ("none.mp4", FileNotFoundError), ("folder.mp4", ValueError)):
+        with pytest.raises(error, match=name):
+            Video(tmp_path / name)
+    assert is_video("A.MOV") and not is_video("a.json") and not is_video("folder")
