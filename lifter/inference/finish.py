@@ -148,8 +148,10 @@ def place(poses, person, camera):
     depth = np.interp(np.arange(len(depth)), np.flatnonzero(good), depth[good]) if good.any() else depth
     deviation = STEADY * (person.fps or FPS)
     steady = np.exp(blur(depth, deviation) / blur(np.ones_like(depth), deviation))
-    ray = root[:, :2] / np.where(np.abs(root[:, 2:]) < NEAREST, NEAREST, root[:, 2:])
-    return poses + np.concatenate((ray * steady[:, None], steady[:, None]), -1)[:, None]
+    middle = (keypoints[..., :2] * weights[..., None]).sum(1) / weights.sum(1)[:, None]
+    ray = (middle - camera.normalised[2:4]) / camera.normalised[:2]
+    beside = root[:, :2] + np.clip(ray, -1, 1) * (steady - root[:, 2])[:, None]  # where the steady depth has it
+    return poses + np.concatenate((beside, steady[:, None]), -1)[:, None]
 
 
 # ---- the floor -------------------------------------------------------------------------------------------------------
