@@ -145,6 +145,12 @@ def _clips(args):
         raise ValueError(f"two files are called {twice}: lift them one by one")
     path_of = lambda out, place: output_path(out, place, None, formats[out]) if formats[out] else Path(out)
     clips = [(path, [path_of(out, place) for out in args.out]) for path, place in sources]
+    inputs = {path.resolve() for path, _ in sources}
+    if lost := next((out for _, outs in clips for out in outs if out.resolve() in inputs), None):
+        raise ValueError(f"{lost}: is to be lifted, expected another name for its poses")
+    written = [out.resolve() for _, outs in clips for out in outs]
+    if twice := next((out for out in written if written.count(out) > 1), None):
+        raise ValueError(f"{twice}: named twice as an output")
     if args.overwrite or None in formats.values():
         return clips
     left = [(path, outs) for path, outs in clips if not _there(outs)]

@@ -145,6 +145,8 @@ def test_stopped(lift):
         (["none.mp4", "-o", "x.html"], "x.html: 2 files to lift, expected a folder"),
         (["walk.mp4", "-o", "x/"], "two files are called walk.mp4"),
         (["-o", "x.html", "-o", "y.npz", "--checkpoint", "none"], "no checkpoint at none"),
+        (["-o", "x.html", "-o", "./walk.mp4"], "walk.mp4: is to be lifted, expected another name for its poses"),
+        (["-o", "x.html", "-o", "./x.html"], "x.html: named twice as an output"),
         (["-o", "x.html", "--fps", "50"], "--fps is for files of keypoints; videos tell it themselves"),
         (["-o", "x.html", "--camera", "none.json"], "none.json: there is no file"),
         (["-o", "x.html", "--fov", "180"], "--focal is None, --fov is 180.0, expected more than 0 pixels, 0 to 180 degrees"),
