@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lifter._io import check_holes
 from lifter._notices import Items
 from lifter._pickles import Unpickler
 
@@ -41,6 +42,8 @@ def existing(path) -> Path:
         raise FileNotFoundError(f"{path}: there is no file or folder of that name")
     if not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path}: is a pipe or a device, expected a file or a folder")
+    if path.is_file():
+        check_holes(path)
     return path
 
 

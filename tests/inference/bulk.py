@@ -66,7 +66,7 @@ def bulk(files=10_000, kills=10, seed=0) -> dict:
             both[one] = start()
         told["the last two"] = [end(one) for one in both]
         told["seconds"] = round(time.perf_counter() - began, 1)
-        written = Counter((out / ".lifted.jsonl").read_text().splitlines())
+        written = Counter(filter(None, (out / ".lifted.jsonl").read_text().splitlines()))
         told["outputs"] = len(list(out.glob("*.npz")))
         told["written twice"] = sum(written.values()) - len(written)
         told["left over"] = len(list(out.glob(".*.part")))
