@@ -117,7 +117,8 @@ def look_at(position, target, size=(1000, 1002), focal=1145.0, id=""):
 
 
 def around(
-    world, yaws=(44.0, 136.5, 223.0, 317.0), distances=(5.0, 5.4, 4.7, 5.2), heights=(1.52, 1.58, 1.46, 1.6), pitch=None, roll=0.0
+    world, yaws=(44.0, 136.5, 223.0, 317.0), distances=(5.0, 5.4, 4.7, 5.2), heights=(1.52, 1.58, 1.46, 1.6), pitch=None,
+    roll=0.0,
 ):  # fmt: skip
     """Virtual cameras around a motion, as in ../shared/data: one for each yaw (degrees), at these distances and heights
     (metres), all of which look at the mean joint position of `world` (T, J, 3). With `pitch` (degrees) they are not at these

@@ -69,6 +69,18 @@ def seen_by(camera, world, seed=None) -> dict:
     return {"poses": poses, "keypoints": normalise(detected, camera.size), "keypoints_true": exact}
 
 
+def middle(motions: Dataset, seconds) -> Dataset:
+    """So many seconds from the middle of every motion."""
+    items = {name: partial(_middle, read, seconds) for name, read in motions.items.items()}
+    return Dataset(motions.format, motions.path, items)
+
+
+def _middle(read, seconds):
+    motion = read()
+    first = max(0, (len(motion) - int(seconds * motion.fps)) // 2)
+    return motion.take(slice(first, len(motion) - first))
+
+
 def film(motions: Dataset, noise=None, pitch=None, roll=0.0) -> Dataset:
     """Every motion in the world seen by four virtual cameras around it (`lifter.data.cameras.around`): sequences
     "02_02/0" with poses in the camera and keypoints; `noise` as of `seen_by`, `pitch` and `roll` as of `around`."""

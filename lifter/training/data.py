@@ -1,14 +1,12 @@
 """Clips of sequences, and in which order they are seen."""
 
-from functools import partial
-
 import numpy as np
 import torch
 from torch.utils import data as torch_data
 
 from lifter.data import Dataset
 from lifter.data.films import Bodies, Cameras, Detectors, Films
-from lifter.data.mocap import film
+from lifter.data.mocap import film, middle
 from lifter.geometry import mirror
 from lifter.inference.windows import window_starts
 
@@ -29,21 +27,15 @@ def split(data: Dataset, train=("*",), validate=()) -> tuple[Dataset, Dataset | 
     return Dataset(data.format, data.path, items), held_out
 
 
-def watched(motions: Dataset, seconds=5.0) -> Dataset:
-    """What a training is watched by: some seconds from the middle of each motion, seen by a camera that looks down by 0, 20 or
-    40 degrees and is rolled by 0 or 20, with the noise of a detector."""
-    items = {}
-    for number, (name, read) in enumerate(motions.items.items()):
-        pitch, roll = (0, 20, 40)[number % 3], (0, 20)[number // 3 % 2]
-        middle = Dataset(motions.format, motions.path, {name: partial(_middle, read, seconds)})
-        items[f"{name}/{number % 4}"] = film(middle, 0, pitch, roll).items[f"{name}/{number % 4}"]
+def watched(motions: Dataset) -> Dataset:
+    """What a training is watched by: five seconds from the middle of each motion, seen by one camera that looks down by 0, 20
+    or 40 degrees and is rolled by 0 or 20, with the noise of a detector."""
+    items, motions = {}, middle(motions, 5.0)
+    for number, (motion, read) in enumerate(motions.items.items()):
+        name = f"{motion}/{number % 4}"
+        one = Dataset(motions.format, motions.path, {motion: read})
+        items[name] = film(one, 0, pitch=20 * (number % 3), roll=20 * (number // 3 % 2)).items[name]
     return Dataset(motions.format, motions.path, items)
-
-
-def _middle(read, seconds):
-    motion = read()
-    first = max(0, (len(motion) - int(seconds * motion.fps)) // 2)
-    return motion.take(slice(first, len(motion) - first))
 
 
 def pair(sequence, inputs="keypoints"):

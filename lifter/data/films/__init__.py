@@ -1,7 +1,7 @@
 """Films: clips of motion capture in other bodies, seen by any camera, found by any detector; made while a model trains.
 
-    films = Films(open_data("mocap"), frames=81, clips=32)
-    keypoints, poses = films[0]  # the first batch: (32, 81, 17, 3) with confidences, and metres in the camera
+films = Films(open_data("mocap"), frames=81, clips=32)
+keypoints, poses = films[0]  # the first batch: (32, 81, 17, 3) with confidences, and metres in the camera
 """
 
 import torch
@@ -43,10 +43,6 @@ class Films(Dataset):
         self.motions = motions if isinstance(motions, Motions) else Motions(motions, weights)
         self.frames, self.clips, self.fps, self.seeds = frames, clips, fps, seeds
         self.bodies, self.cameras, self.detectors = bodies or Bodies(), cameras or Cameras(), detectors or Detectors()
-
-    def __len__(self):
-        """Batches that hold about as many frames as the motions do."""
-        return max(1, len(self.motions.poses) // (self.frames * self.clips))
 
     def __getitem__(self, index):
         draw = Draw(self.clips, *self.seeds, index)

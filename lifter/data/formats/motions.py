@@ -10,7 +10,8 @@ from ..sequence import Dataset, Sequence
 
 
 def _is_motions(arrays):
-    return {"joint_names", "parents", "fps"} <= arrays and "cameras_json" not in arrays
+    known = {"joint_names", "parents", "fps"} <= arrays and "cameras_json" not in arrays
+    return known and any("/" in name for name in arrays)
 
 
 def _files(folder):
