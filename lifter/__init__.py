@@ -1,17 +1,18 @@
 """lifter: fused kernels, layers and models for 3D human pose lifting."""
 
 import importlib
+import importlib.abc
+import importlib.machinery
 import sys
 from typing import TYPE_CHECKING
 
-from . import compat, metrics
-from .checkpoints import load_checkpoint, save_checkpoint
-from .inference import diffusion, streaming
-from .inference import windows as evaluation
-from .inference.streaming import Stream, StreamBatch
-from .metrics import losses, protocols
-
 if TYPE_CHECKING:
+    from . import compat, metrics
+    from .checkpoints import load_checkpoint, save_checkpoint
+    from .inference import diffusion, streaming
+    from .inference import windows as evaluation
+    from .inference.streaming import Stream, StreamBatch
+    from .metrics import losses, protocols
     from .pretrained import load_pretrained, save_pretrained
     from .registry import create_model, list_models
     from .rewrite import freeze, optimize
@@ -23,24 +24,48 @@ __all__ = [
     "load_pretrained", "losses", "metrics", "optimize", "protocols", "save_checkpoint", "save_pretrained", "streaming",
 ]  # fmt: skip
 
-# These modules have short names, too, which are the documented ones: `from lifter.losses import mpjpe`.
-for _name in ("diffusion", "evaluation", "losses", "protocols", "streaming"):
-    sys.modules[f"{__name__}.{_name}"] = globals()[_name]
-
-# `import lifter` stays cheap: what needs the models, and with them the kernels, is imported when it is first used. But for
+# `import lifter` is cheap, and `lifter --help` has not even torch to wait for: all is imported when it is first used. But for
 # this, and for the subcommand that runs (`__main__.py`), lifter's modules import each other at their top.
 _LATE = {
     "create_model": "registry", "list_models": "registry", "load_pretrained": "pretrained", "save_pretrained": "pretrained",
-    "freeze": "rewrite", "optimize": "rewrite",
+    "freeze": "rewrite", "optimize": "rewrite", "load_checkpoint": "checkpoints", "save_checkpoint": "checkpoints",
+    "Stream": "inference.streaming", "StreamBatch": "inference.streaming",
+}  # fmt: skip
+
+# Modules that `import lifter` alone makes reachable, as `lifter.data`.
+_MODULES = (
+    "checkpoints", "compat", "data", "geometry", "inference", "kernels", "layers", "metrics", "models", "pretrained",
+    "registry", "render", "rewrite", "skeleton", "training", "verify", "video",
+)  # fmt: skip
+
+# These modules have short names, too, which are the documented ones: `from lifter.losses import mpjpe`.
+_SHORT = {
+    "diffusion": "inference.diffusion", "evaluation": "inference.windows", "losses": "metrics.losses",
+    "protocols": "metrics.protocols", "streaming": "inference.streaming",
 }  # fmt: skip
 
 
-# Modules that `import lifter` alone makes reachable, as `lifter.data`.
-_MODULES = ("data", "kernels", "layers", "models", "pretrained", "registry", "render", "rewrite", "training", "verify")
+class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the module of a short name when that is imported."""
+
+    def find_spec(self, name, path=None, target=None):
+        package, _, short = name.rpartition(".")
+        return importlib.machinery.ModuleSpec(name, self) if package == __name__ and short in _SHORT else None
+
+    def create_module(self, spec):
+        module = importlib.import_module(f"{__name__}.{_SHORT[spec.name.rpartition('.')[2]]}")
+        spec.loader_state = module.__spec__  # its own, in place of which the import puts `spec`
+        return module
+
+    def exec_module(self, module):
+        module.__spec__ = module.__spec__.loader_state
+
+
+sys.meta_path.append(_ShortNames())
 
 
 def __getattr__(name):
-    if name in _MODULES:
+    if name in _MODULES or name in _SHORT:
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -49,4 +74,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted(globals().keys() | _LATE.keys() | set(_MODULES))
+    return sorted(globals().keys() | _LATE.keys() | set(_MODULES) | set(_SHORT))

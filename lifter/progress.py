@@ -40,5 +40,6 @@ class Progress:
             self.bar.update(self.task, advance=by, description=f"{self.what}{more}", speed=f"{speed:.3g} a second")
         elif now - self.told >= SECONDS:
             self.told = now
-            total, left = ("?", "") if self.total is None else (self.total, f", {(self.total - self.done) / speed:.0f} s left")
+            total = "?" if self.total is None else self.total
+            left = f", {(self.total - self.done) / speed:.0f} s left" if self.total is not None and speed else ""
             print(f"{self.done} of {total} {self.what}{more}, {speed:.3g} a second{left}", file=sys.stderr, flush=True)

@@ -79,9 +79,10 @@ def test_late_imports_are_of_what_needs_an_optional_package():
 
 
 def test_import_is_cheap():
+    """And what `lifter --help` needs: not even torch."""
     code = (
-        "import sys, lifter; heavy = {'triton', 'matplotlib', 'lightning', 'safetensors', 'lifter.models', "
-        "'lifter.kernels'} & set(sys.modules); sys.exit(', '.join(sorted(heavy)) or 0)"
+        "import sys, lifter, lifter.__main__; heavy = {'torch', 'numpy', 'triton', 'matplotlib', 'lightning', 'safetensors', "
+        "'lifter.models', 'lifter.kernels'} & set(sys.modules); sys.exit(', '.join(sorted(heavy)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -89,7 +90,9 @@ def test_import_is_cheap():
 
 @pytest.mark.parametrize("name", ["diffusion", "evaluation", "losses", "protocols", "streaming"])
 def test_short_names(name):
-    assert importlib.import_module(f"lifter.{name}") is getattr(lifter, name)
+    module = importlib.import_module(f"lifter.{name}")
+    assert module is getattr(lifter, name) is sys.modules[f"lifter.{name}"]
+    assert module is importlib.import_module(module.__name__) and module.__spec__.name == module.__name__ != f"lifter.{name}"
 
 
 def test_late_names():

@@ -17,3 +17,8 @@ def test_two_writers_of_one_file(tmp_path):
         partly.write_text("broken")
         1 / 0  # noqa: B018
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="b/c.npz: there is no folder .*b$"), whole(tmp_path / "b" / "c.npz"):
+        pass

@@ -5,10 +5,14 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from lifter._errors import message
-from lifter.data import open_data
+from lifter.data import Camera, open_data
+from lifter.data.files import read_json
 from lifter.data.outputs import output_path, write_people
 from lifter.data.registry import WRITERS, detect, options_of
 from lifter.inference.clean import FILTERS
@@ -25,6 +29,7 @@ from ._model import model_of
 from .data import reading_options
 
 SHOWN = tuple(suffix[1:] for suffix in SUFFIXES)
+CROWD = 20  # people of one clip
 KNOWN = (*SHOWN, *sorted(WRITERS))  # suffixes of outputs
 
 
@@ -43,11 +48,13 @@ def add_clip_options(parser):
     parser.add_argument(
         "--person", type=parse_person, default="all", metavar="main|all|N", help="of a video; 1 is the main one (default: all)"
     )
+    parser.add_argument("--finish", action="store_true", help="treat files of keypoints as videos are: mend, place and finish")
     parser.add_argument("--skip", nargs="+", choices=STEPS, default=(), help="what is not to be done with a clip")
     parser.add_argument("--raw", action="store_true", help="nothing of that")
     parser.add_argument("--smooth", choices=FILTERS, help="also filter the keypoints in time")
     lens = parser.add_mutually_exclusive_group()
     lens.add_argument("--focal", type=float, metavar="PIXELS", help="of the camera; default: what a file tells, else a guess")
+    lens.add_argument("--camera", metavar="FILE", help="JSON of width, height, fx, fy, cx, cy, perhaps R, t and distortion")
     lens.add_argument("--fov", type=float, metavar="DEGREES", help="the same as an angle, that of the image's width")
 
 
@@ -73,9 +80,11 @@ def target(out, to, known):
 
 
 def are_clips(args) -> bool:
-    """Whether the command line names a video, something to look at, or several outputs."""
-    shown = any(Path(out).suffix[1:].lower() in SHOWN and not Path(out).is_dir() for out in args.out)
-    return shown or args.to in SHOWN or len(args.out) > 1 or any(map(is_video, args.inputs))
+    """Whether the command line names a video, something to look at, several outputs, or what is done with clips alone."""
+    shown = any(Path(out).suffix[1:].lower() in SHOWN and not Path(out).is_dir() for out in args.out) or args.to in SHOWN
+    options = (args.finish, args.skip, args.smooth, args.focal, args.fov, args.camera)
+    asked = any(option not in (None, False, ()) for option in options) or args.person != "all"
+    return bool(shown or asked or len(args.out) > 1 or any(map(is_video, args.inputs)))
 
 
 def run(args) -> int:
@@ -116,6 +125,7 @@ def _line(path, error):
 
 def _clips(args):
     """[(input, outputs)], checked as far as can be without the work."""
+    _check_options(args)
     formats = {out: target(out, args.to, KNOWN) for out in args.out}
     videos = [path for path in args.inputs if is_video(path)]
     others = [path for path in args.inputs if not is_video(path)]
@@ -135,6 +145,12 @@ def _clips(args):
         raise ValueError(f"two files are called {twice}: lift them one by one")
     path_of = lambda out, place: output_path(out, place, None, formats[out]) if formats[out] else Path(out)
     clips = [(path, [path_of(out, place) for out in args.out]) for path, place in sources]
+    inputs = {path.resolve() for path, _ in sources}
+    if lost := next((out for _, outs in clips for out in outs if out.resolve() in inputs), None):
+        raise ValueError(f"{lost}: is to be lifted, expected another name for its poses")
+    written = [out.resolve() for _, outs in clips for out in outs]
+    if twice := next((out for out in written if written.count(out) > 1), None):
+        raise ValueError(f"{twice}: named twice as an output")
     if args.overwrite or None in formats.values():
         return clips
     left = [(path, outs) for path, outs in clips if not _there(outs)]
@@ -165,17 +181,20 @@ def _lift(args, path, outs, video, detector, model):
         with Progress("frames", video.count) as progress:
             found = find_people(video, detector, args.variant, progress.step)
         people, stopped = found.people, found.stopped
+        lost = found.frames - progress.done
+        times = f" ({lost} are not there, for times vary: filled in)" if lost else ""
         ghosts = f", {len(found.ghosts)} ghosts left out" if found.ghosts else ""
         width, height = video.size
         _say(
-            f"{path}: {width}x{height}, {found.frames} frames at {video.fps:.6g} a second: {len(people)} "
+            f"{path}: {width}x{height}, {found.frames} frames at {video.fps:.6g} a second{times}: {len(people)} "
             f"{'person' if len(people) == 1 else 'people'} found by {detector.name}{ghosts}"
         )
         if stopped:
             _say(f"{path}: stopped after {found.frames} frames; what was found until then is written")
+    people, focal = _with_camera(args, _chosen(people, args.person))
     people = lift_people(
-        model, _chosen(people, args.person), flip=args.flip, batch=args.batch, stride=args.stride, smooth=args.smooth,
-        skip=STEPS if args.raw else args.skip, focal=_focal(args, people[0].size), say=lambda text: _say(f"  {text}"),
+        model, people, flip=args.flip, batch=args.batch, stride=args.stride, smooth=args.smooth,
+        skip=STEPS if args.raw else args.skip, focal=focal, say=lambda text: _say(f"  {text}"),
     )  # fmt: skip
     for out in outs:
         for written in _write(out, people):
@@ -183,11 +202,28 @@ def _lift(args, path, outs, video, detector, model):
     return not stopped
 
 
-def _focal(args, size):
-    """The focal length in pixels, None if it is not said."""
+def _check_options(args):
+    """ValueError for what does not fit clips, before the work."""
+    if args.place or args.engine != "local":
+        raise ValueError("--place and --engine are for files of keypoints that are lifted to poses alone, not for clips")
     if args.fov is not None and not 0 < args.fov < 180 or args.focal is not None and not args.focal > 0:
         raise ValueError(f"--focal is {args.focal}, --fov is {args.fov}, expected more than 0 pixels, 0 to 180 degrees")
-    return args.focal if args.fov is None else size[0] / 2 / math.tan(math.radians(args.fov) / 2)
+    told = [name for name in ("fps", "size", "layout", "format") if getattr(args, name) is not None]
+    if told and any(map(is_video, args.inputs)):
+        raise ValueError(f"--{told[0]} is for files of keypoints; videos tell it themselves")
+
+
+def _with_camera(args, people):
+    """(people, focal length in pixels or None): with the camera of `--camera`, and as `--focal` or `--fov` says."""
+    size = people[0].size
+    if args.camera is not None:
+        values = read_json(args.camera)
+        values = {"R": np.eye(3), "t": np.zeros(3)} | values if isinstance(values, dict) else values
+        camera = Camera.of_dict(values, args.camera)
+        if camera.size != tuple(size):
+            raise ValueError(f"{args.camera}: a camera of {camera.size} pixels, expected {tuple(size)} as the clip")
+        people = [replace(person, camera=camera) for person in people]
+    return people, args.focal if args.fov is None else size[0] / 2 / math.tan(math.radians(args.fov) / 2)
 
 
 def _say(text):
@@ -200,8 +236,13 @@ def _read(args, path):
     format = known.pop("format") or detect(path)
     data = open_data(path, format, **{name: value for name, value in known.items() if name in options_of(format)})
     people = [liftable(sequence) for sequence in data]
-    if len({(person.size, person.fps) for person in people}) > 1:
-        raise ValueError(f"{path}: {len(people)} sequences of several clips, expected the people of one: lift it to npz")
+    if any(person.size is None for person in people):
+        raise ValueError(
+            f"{path}: the size of the image is not known, which a place in the room needs: lift it to poses alone"
+        )
+    if len(people) > CROWD or len({(person.size, person.fps) for person in people}) > 1:
+        how = "lift them without options of clips, or choose some by `lifter data convert --select`"
+        raise ValueError(f"{path}: {len(people)} sequences, expected the people of one clip, at most {CROWD}: {how}")
     return people
 
 

@@ -8,7 +8,7 @@ import torch
 
 from lifter import StreamBatch
 from lifter._errors import message
-from lifter._io import whole
+from lifter._io import in_folder, whole
 from lifter.inference.server import Form, Server
 from lifter.pretrained import SHIPPED
 
@@ -49,6 +49,8 @@ async def _serve(args) -> int:
     model = model_of(args).load()
     if args.threads is not None and args.threads < 1:
         raise ValueError(f"--threads is {args.threads}, expected a positive number")
+    if args.summary:
+        in_folder(args.summary)  # before it is all done
     small = Path(args.checkpoint or SHIPPED).stat().st_size < SMALL
     torch.set_num_threads(args.threads or (1 if small else torch.get_num_threads()))
     batch = StreamBatch(model, args.chunk_size, args.fps, args.look_ahead, args.missing)

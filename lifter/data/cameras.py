@@ -9,6 +9,7 @@ import numpy as np
 def normalise(pixels, size):
     """Pixels (..., 2 or more) of an image of `size` (width, height) -> x / w * 2 - 1, y / w * 2 - h / w; more is kept."""
     width, height = size
+    pixels = _real(pixels)
     scale = np.array([2 / width, 2 / width], pixels.dtype)
     xy = pixels[..., :2] * scale - np.array([1, height / width], pixels.dtype)
     return np.concatenate((xy, pixels[..., 2:]), -1)
@@ -17,8 +18,14 @@ def normalise(pixels, size):
 def denormalise(keypoints, size):
     """The inverse of `normalise`."""
     width, height = size
+    keypoints = _real(keypoints)
     xy = (keypoints[..., :2] + np.array([1, height / width], keypoints.dtype)) * np.array(width / 2, keypoints.dtype)
     return np.concatenate((xy, keypoints[..., 2:]), -1)
+
+
+def _real(numbers):
+    """The same, whole numbers as floating-point ones."""
+    return numbers if numbers.dtype.kind == "f" else numbers.astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,17 +13,19 @@ import numpy as np
 from lifter._notices import notice
 
 from .cameras import normalise
-from .files import existing, image_size, keypoints_array, numbers, take, with_nan
+from .files import existing, frame_rate, image_size, integer, keypoints_array, numbers, take, with_nan
 from .frames import frames_of
 from .keypoints import LAYOUTS, fill, layout_of, layout_of_names, order_of, seen, to_h36m
-from .plausible import in_pixels
+from .plausible import check_upright, in_pixels
 from .registry import register_format
 from .sequence import Dataset, Sequence
 from .tracking import tracks
 
 # COCO's, Halpe's and MediaPipe's with hands and face, which begin with the body.
-_WHOLE_BODY = {133: 17, 136: 26, 75: 33, 501: 33, 543: 33, 553: 33}
+# COCO's also with feet alone, and without hands.
+_WHOLE_BODY = {23: 17, 91: 17, 133: 17, 94: 26, 136: 26, 75: 33, 501: 33, 543: 33, 553: 33}
 _IDS = ("idx", "track_id", "tracking_id", "person_id", "instance_id")  # where files say who somebody is
+_NOBODY = ("", "none", "null", "nan", "-1", "unknown")  # what stands there if they do not know
 
 
 class SizeUnknown(ValueError):
@@ -95,12 +97,13 @@ def open_clips(format, path, clips, size=None, fps=None, layout=None, variant=No
             how = "pass size=(width, height), or --size WxH"
             raise SizeUnknown(f"{path}: {format} does not tell the size of the image: {how}")
         known = {"fps": _told("fps", clip.fps, fps, where), "size": image, "source": path, "variant": variant}
+        detections = _plausible(clip.detections, image, where, shares)
         joints = clip.joints and clip.joints[: _WHOLE_BODY.get(len(clip.joints))]
-        known["layout"] = layout or joints and layout_of_names(joints, where)
-        people = tracks(_plausible(clip.detections, image, where, shares), where, clip.sure)
+        known["layout"] = layout or joints and layout_of_names(joints, where) or _layout(detections, where)
+        people = tracks(detections, where, clip.sure)
         for person, (start, keypoints) in people.items():
             name = title if len(people) == 1 else f"{title}/{person}"
-            items[name] = partial(sequence_of, name, keypoints, start=start, **known)
+            items[name] = partial(checked_sequence, name, keypoints, start=start, **known)
     return Dataset(format, path, items)
 
 
@@ -125,15 +128,29 @@ def _plausible(detections, size, where, shares):
     return [(*rest, pose) for (*rest, _), pose in zip(detections, keypoints)]
 
 
+def _layout(detections, where):
+    """The layout of joints without names: by their number, and by the lengths of the bones."""
+    if not detections:
+        return None
+    poses = np.stack([keypoints for *_, keypoints in detections])
+    return order_of(seen(poses), layout_of(poses.shape[1], where), where)
+
+
 def sequence_of(name, keypoints, layout, variant, size, source, **known) -> Sequence:
     """A sequence of a detector's keypoints (T, J, 2 or 3) in pixels; see `seen` for what is missing."""
     where = f"{source}: {name}"
     keypoints = seen(keypoints_array(keypoints, where))
     if layout is None:
-        layout = layout_of(keypoints.shape[1], where)
-        layout = order_of(keypoints[..., :2], layout, where) if layout == "body25" else layout
+        layout = order_of(keypoints, layout_of(keypoints.shape[1], where), where)
     converted = fill(to_h36m(keypoints, layout, variant, where), where)
     return Sequence(name, keypoints=normalise(converted, size), size=size, source=str(source), **known)
+
+
+def checked_sequence(name, keypoints, **known) -> Sequence:
+    """The same of a file, of which it is said if the body lies or stands on its head."""
+    sequence = sequence_of(name, keypoints, **known)
+    check_upright(sequence.pixels(), f"{sequence.source}: {name}")
+    return sequence
 
 
 def clips_of(images, found, where, **known) -> list[Clip]:
@@ -150,7 +167,8 @@ def clips_of(images, found, where, **known) -> list[Clip]:
 
 def flat(values, where):
     """The keypoints (J, 3) of a list x, y, confidence, x, y, ..."""
-    flat = numbers(with_nan(values), (None,), where)
+    flat = numbers(with_nan(values), None, where)
+    flat = flat.reshape(-1) if flat.ndim == 2 and flat.shape[1] == 3 else numbers(flat, (None,), where)
     if len(flat) == 0 or len(flat) % 3:
         raise ValueError(f"{where}: {len(flat)} numbers, expected x, y and confidence of each joint")
     return body(flat.reshape(-1, 3))
@@ -173,38 +191,33 @@ def person_of(entry):
     attributes = entry.get("attributes")
     for place in (entry, attributes if isinstance(attributes, dict) else {}):
         for key in _IDS:
-            if (person := _person(place.get(key))) is not None:
-                return person
+            if (found := person(place.get(key))) is not None:
+                return found
     return None
 
 
-def _person(value):
+def person(value):
+    """Who somebody is, a number or a text; None if the value says that it is not known."""
     while isinstance(value, list) and len(value) == 1:  # OpenPose writes [-1]
         (value,) = value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int):
-        return int(value) if value >= 0 else None
-    return None if value is None or value != value or value == [] or value == "" else str(value)
+    number = integer(value)
+    if number is not None:
+        return number if number >= 0 else None
+    text = "" if value is None or value == [] else str(value)
+    return None if text.strip().lower() in _NOBODY else text
 
 
 def rate_of(mapping) -> float | None:
     """The frames per second that a part of a file tells."""
-    found = (mapping.get(key) for key in ("fps", "frame_rate", "framerate", "frameRate"))
-    return next((float(rate) for rate in found if type(rate) in (int, float) and 0 < rate < 1e5), None)
+    found = (frame_rate(mapping.get(key)) for key in ("fps", "frame_rate", "framerate", "frameRate"))
+    return next((rate for rate in found if rate), None)
 
 
-def frame_of(entry, default, where) -> int:
-    """The number of a frame that an entry of a file tells, or else its place."""
-    key = next((key for key in ("frame_id", "frame", "frame_number", "frame_index", "frame_idx") if key in entry), None)
-    return default if key is None else whole_number(entry, key, None, where)
-
-
-def rate_of_times(frames, times) -> float | None:
+def rate_of_times(frames, times, units=(1, 1e3, 1e6, 1e9)) -> float | None:
     """The frames per second of frames whose times are known, in seconds, or milli-, micro- or nanoseconds."""
     steps = [(after - before) / (j - i) for i, j, before, after in zip(frames, frames[1:], times, times[1:]) if j > i]
     step = float(np.median(steps)) if steps else 0.0
-    rates = (float(f"{unit / step:.4g}") for unit in (1, 1e3, 1e6, 1e9)) if step > 0 else ()
+    rates = (float(f"{unit / step:.4g}") for unit in units) if step > 0 else ()
     return next((rate for rate in rates if 4 <= rate <= 1000), None)
 
 
@@ -218,9 +231,10 @@ def entries(data, where):
 def whole_number(entry, key, default, where) -> int:
     """A whole number of a dict. It must be there if `default` is None."""
     value = take(entry, key, where) if default is None else entry.get(key, default)
-    if not isinstance(value, int):
+    number = integer(value)
+    if number is None:
         raise ValueError(f"{where}: {key} is {value!r}, expected a whole number")
-    return value
+    return number
 
 
 def metadata_layout(metadata, path):

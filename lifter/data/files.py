@@ -1,9 +1,10 @@
-"""Files of others, read so that nothing in them is run: zip archives of arrays, pickles, JSON.
+"""Files of others, read so that nothing in them is run: zip archives of arrays, pickles, JSON, text.
 
 Pickles are read by an unpickler that knows containers, numbers, text and arrays. It calls nothing of numpy either: an array
 is put together here, from its dtype code, shape and bytes, each checked.
 """
 
+import codecs
 import io
 import json
 import math
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lifter._io import check_holes
+from lifter._notices import Items
 from lifter._pickles import Unpickler
 
 GZIP = b"\x1f\x8b"
@@ -24,6 +27,12 @@ UNFOLDED = 100  # times as large as its file is what a compressed one may hold
 EXPANSION = 20  # the same of an npz, besides
 ARRAYS = 1 << 26  # bytes, which masks and zeros may be of
 STEP = 2**16  # bytes of a compressed file at once
+_MARKS = {  # of byte order, with which a text begins; those of UTF-32 begin with those of UTF-16
+    codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+_SPACE = re.compile(r"\s*")
+_DOCUMENT = re.compile(r"\n(?=[{[])")  # where another value of a JSON file with several may begin
 _PLAIN = re.compile(r"[<>|=]?(\?|[biuf](1|2|4|8)|b1|U\d+|S\d+)")
 
 
@@ -33,6 +42,8 @@ def existing(path) -> Path:
         raise FileNotFoundError(f"{path}: there is no file or folder of that name")
     if not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path}: is a pipe or a device, expected a file or a folder")
+    if path.is_file():
+        check_holes(path)
     return path
 
 
@@ -45,18 +56,35 @@ def read_bytes(path, most=None) -> bytes:
             return start + file.read() if most is None else start
         unfold, parts, limit = zlib.decompressobj(31), [], STEP
         try:
-            while start and not unfold.eof:
+            while start:
                 limit += UNFOLDED * len(start)
                 parts.append(unfold.decompress(start, limit))
                 limit -= len(parts[-1])
                 if unfold.unconsumed_tail and most is None:
                     raise ValueError(f"{path}: unfolds to more than {UNFOLDED} times its size, which no keypoints do")
-                start = file.read(STEP) if most is None else b""
+                if unfold.eof and most is None:  # perhaps one more after it, as `cat` and pigz make them
+                    start = unfold.unused_data + file.read(STEP)
+                    if start[:2] != GZIP:
+                        break
+                    unfold = zlib.decompressobj(31)
+                else:
+                    start = file.read(STEP) if most is None else b""
         except zlib.error as error:
             raise ValueError(f"{path}: damaged ({error})") from None
     if most is None and not unfold.eof:
         raise ValueError(f"{path}: cut short")
     return b"".join(parts)
+
+
+def visible(folder, *suffixes) -> list[Path]:
+    """The files of a folder whose names end so, sorted; without hidden ones, as macOS's "._name" beside each file."""
+    known = (path for path in Path(folder).iterdir() if path.name.lower().endswith(suffixes))
+    return sorted(path for path in known if not path.name.startswith(".") and path.is_file())
+
+
+def decoded(data: bytes, errors="strict") -> str:
+    """The text that bytes are: UTF-8, or what their byte-order mark says."""
+    return data.decode(next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8"), errors)
 
 
 def check_unfolded(path, size):
@@ -67,7 +95,7 @@ def check_unfolded(path, size):
 
 def read_text(path) -> str:
     """The text of a file, which may be compressed by gzip."""
-    return read_bytes(path).decode("utf-8-sig", errors="surrogateescape")
+    return decoded(read_bytes(path), "surrogateescape")
 
 
 _looked_at = {}  # what a JSON file holds whose format was found out by it, to be read next
@@ -88,21 +116,41 @@ def _state(path):
 
 
 def read_json(path):
-    """What a JSON file holds; of one with a value in each line their list."""
+    """What a JSON file holds; of one with several values, as one in each line, their list without those that are broken."""
     known = _looked_at.pop(_state(path), None)
     _looked_at.clear()
     if known is not None:
         return known
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        text = decoded(read_bytes(path))
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
             if not error.msg.startswith("Extra data"):
                 raise
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return _documents(text, path)
     except (ValueError, RecursionError) as error:  # not JSON, not text, or a number of thousands of digits
         raise error if str(path) in str(error) else ValueError(f"{path}: not a JSON file ({error})") from None
+
+
+def _documents(text, path):
+    """The values of a text, one after another."""
+    decoder, values, items, at = json.JSONDecoder(), [], Items(path, "values"), 0
+    text = text.strip()
+    while at < len(text):
+        with items.one():
+            try:
+                value, at = decoder.raw_decode(text, at)
+                values.append(value)
+            except ValueError as error:
+                after = _DOCUMENT.search(text, at)
+                at = after.end() if after else len(text)
+                raise ValueError(f"{path}: {error}") from None
+        at = _SPACE.match(text, at).end()
+    if len(values) == 1:
+        raise items.errors[0]
+    items.end()
+    return values
 
 
 def read_pickle(path):
@@ -163,6 +211,31 @@ def parse_number(word, where) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{where}: {word[:40]!r}, expected a number")
     return value
+
+
+def integer(value) -> int | None:
+    """The whole number that a value of a file is, as 12, 12.0 and "12"; None if it is none."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d{1,15}(\.0*)?\s*", value):
+        value = float(value)
+    if isinstance(value, (float, np.floating)) and value % 1 == 0 and abs(value) < 1e15:
+        value = int(value)
+    return int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
+
+
+def frame_rate(value) -> float | None:
+    """The frames per second that a value of a file says, as 25, "29.97", "30000/1001" and [30000, 1001]; None if it says
+    none that a camera could have."""
+    if isinstance(value, str):
+        value = value.lower().removesuffix("fps").split("/")
+    parts = (
+        value if isinstance(value, (list, tuple)) else np.ravel(value).tolist() if isinstance(value, np.ndarray) else [value]
+    )
+    try:
+        one, *others = (float(part) for part in parts if not isinstance(part, bool))
+        found = one / others[0] if others else one
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
+    return found if len(others) < 2 and 0.1 <= found <= 1e4 else None
 
 
 def keypoints_array(value, where):

@@ -1,7 +1,8 @@
 """The video and the frame that the names of images or files tell.
 
 The number of the frame is the group of digits that changes from name to name. Names that differ in their texts are of
-different videos, and so are those that differ in a second number, where the first one alone does not tell them apart.
+different videos, and so are those that differ in a second number, where the first one alone does not tell them apart. Texts
+that are new in each name are none of a video.
 """
 
 import re
@@ -19,7 +20,7 @@ def frames_of(names, where) -> list[tuple[str, int]]:
     Raises:
         ValueError if a name has no number.
     """
-    split = {name: split_name(name, where) for name in dict.fromkeys(names)}
+    split = _without_hashes({name: split_name(name, where) for name in dict.fromkeys(names)}, where)
     alike = {}  # the names with the same texts
     for name, parts in split.items():
         alike.setdefault(tuple(parts[::2]), []).append(name)
@@ -32,6 +33,21 @@ def frames_of(names, where) -> list[tuple[str, int]]:
             found[name] = video, numbers[row]
     titles = _titles({video for video, _ in found.values()})
     return [(titles[found[name][0]], found[name][1]) for name in names]
+
+
+def _without_hashes(split, where):
+    """The split names up to where their texts differ, if most differ there, and the numbers before tell them apart: what
+    follows is new in each name, as the hash in "frame_0001_jpg.rf.3fa9c1.jpg"."""
+    if len(split) < 4 or len({tuple(parts[::2]) for parts in split.values()}) <= len(split) / 2:
+        return split
+    same = 0
+    while len({parts[2 * same] if 2 * same + 1 < len(parts) else None for parts in split.values()}) == 1:
+        same += 1
+    short = {name: [*parts[: 2 * same], ""] for name, parts in split.items()}
+    if not same or len({tuple(parts[1::2]) for parts in short.values()}) < len(split):
+        return split
+    notice(f"{where}: the names end in texts that are all different: the numbers before them tell the frames")
+    return short
 
 
 def split_name(name, where) -> list[str]:

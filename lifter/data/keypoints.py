@@ -60,13 +60,18 @@ LAYOUTS = {
 def order_of(points, usual, where) -> str:
     """Of two layouts of as many joints as bodies (T, J, 2 or 3) have, the one in which bones are shorter if it is clear, else
     `usual`."""
-    lengths = {name: _bones(points, layout) for name, layout in LAYOUTS.items() if layout.joints == points.shape[1]}
+    lengths = bone_lengths(points[..., :2])
     shorter = min(lengths, key=lengths.get)
     clear = 0.9 if shorter == "coco" else 0.77  # of people, COCO's are 0.8 or less of Human3.6M's, or 1.3 to 2.4
     if shorter == usual or not lengths[shorter] < clear * lengths[usual]:
         return usual
     notice(f"{where}: the {points.shape[1]} joints are in the order of {shorter}, by the lengths of the bones")
     return shorter
+
+
+def bone_lengths(points) -> dict[str, float]:
+    """The mean length of the bones of bodies (T, J, C) in the order of each layout of as many joints."""
+    return {name: _bones(points, layout) for name, layout in LAYOUTS.items() if layout.joints == points.shape[1]}
 
 
 def _bones(points, layout):
@@ -94,7 +99,7 @@ def layout_of_names(joints, where):
     Raises:
         ValueError if there are joints of Human3.6M that follow from none of them.
     """
-    found = tuple(names.joint(str(name)) for name in joints)
+    found = tuple(map(names.joint, names.without_prefix(joints)))
     for name, known in {"coco": COCO, "halpe": _HALPE, "h36m": H36M.joints}.items():
         if len(found) == len(known) and found[:17] == tuple(map(names.joint, known[:17])):
             return name
@@ -188,14 +193,21 @@ def missing(keypoints):
     return lost | (keypoints[..., 2] == 0) if keypoints.shape[-1] == 3 else lost
 
 
+def nowhere(keypoints):
+    """(...,) bool: where keypoints (..., 2 or 3) of an image have no place. That is what is not finite, (0, 0), and a negative
+    whole number twice, as (-1, -1) and (-999, -999)."""
+    x, y = keypoints[..., 0], keypoints[..., 1]
+    with np.errstate(invalid="ignore"):
+        return ~np.isfinite(x) | ~np.isfinite(y) | (x == y) & (x <= 0) & (x % 1 == 0)
+
+
 def seen(keypoints, image=True):
     """Keypoints (..., 2 or 3) with NaN where the detector did not find a joint: where the confidence is 0 or negative, and
-    with `image`, of places in an image, at (0, 0) and (-1, -1), whatever the confidence."""
+    with `image`, of places in an image, at no place (`nowhere`), whatever the confidence."""
     keypoints = np.asarray(keypoints, np.float64)
-    x, y = keypoints[..., 0], keypoints[..., 1]
     lost = ~np.isfinite(keypoints).all(-1)
     if image:
-        lost |= (x == y) & ((x == 0) | (x == -1))
+        lost |= nowhere(keypoints)
     if keypoints.shape[-1] == 3:
         lost |= keypoints[..., 2] <= 0
     return np.where(lost[..., None], np.nan, keypoints)

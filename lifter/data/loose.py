@@ -1,5 +1,4 @@
-"""Poses as people save them themselves: the frames that `parts` are of, and whether their numbers are places in an image or in
-a room."""
+"""Poses as people save them themselves: whether the numbers of the bodies in a file are places in an image or in a room."""
 
 from collections import Counter
 from functools import partial
@@ -8,136 +7,17 @@ import numpy as np
 
 from lifter._notices import notice
 
-from .detectors import Clip, detection, open_clips, rate_of_times
+from .axes import in_order, rows_in_order
+from .detectors import Clip, detection, open_clips, person
 from .detectors import body as body_of
-from .frames import frames_of, has_number
-from .keypoints import layout_of_names, order_of
-from .parts import array_of, part_of, told_in
+from .keypoints import layout_of_names
+from .keys import IMAGE, WORLD, plain, told_in
+from .parts import part_of
 from .plausible import PIXELS, SHARES, are_poses
-from .results import poses_of
+from .results import in_frames, poses_of, without_gaps
 from .sequence import Dataset
-
-SAME = 0.25  # bodies that are nearer than that, in their extents, are in one place
-
-
-# ---- frames ----------------------------------------------------------------------------------------------------------
-
-
-def _frames(root, where):
-    """[(label or None, time or None, bodies)] of the frames in a part."""
-    while (depth := root.depth) > 2:
-        root = root.parts[0] if len(root.parts) == 1 else _without_wrappers(root)
-        if root.depth == depth:
-            break
-    if root.depth > 2:
-        raise ValueError(f"{where}: lists of lists of lists of people, expected frames of people")
-    if root.depth == 0:
-        return [(root.frame, root.time, [root])]
-    if root.depth == 2:
-        if _inner_is_time(root):
-            names = lambda part, number: part.key if part.key is not None else number
-            found = {}
-            for who, part in enumerate(root.parts):
-                for number, body in enumerate(part.bodies()):
-                    body.id = names(part, who)
-                    found.setdefault(names(body, number), []).append(body)
-            return [(frame, None, bodies) for frame, bodies in found.items()]
-        for body in root.bodies():
-            body.id = body.key if body.id is None else body.id
-        return [(_label(part), part.time, part.bodies()) for part in root.parts]
-    labelled = any(_label(part) is not None or part.time is not None for part in root.parts)
-    if labelled or root.listed or any(part.listed or not part.full for part in root.parts):
-        return [(_label(part), part.time, part.bodies()) for part in root.parts]
-    return [(None, None, bodies) for bodies in _images(root.parts, where)]
-
-
-def _without_wrappers(part):
-    """The same without lists around one body."""
-    if part.values is not None:
-        return part
-    if len(part.parts) == 1 and part.parts[0].values is not None:
-        (body,) = part.parts
-        for name in ("frame", "time", "key", "id"):
-            if getattr(body, name) is None:
-                setattr(body, name, getattr(part, name))
-        return body
-    part.parts = [_without_wrappers(inner) for inner in part.parts]
-    return part
-
-
-def _label(part):
-    return part.key if part.frame is None else part.frame
-
-
-def _inner_is_time(root):
-    """Whether the outer parts are people, whose bodies stay in one place from one to the next."""
-    keyed = all(part.key is not None for part in root.parts) and all(
-        b.key is not None for part in root.parts for b in part.parts
-    )
-    if not (root.listed or keyed):
-        return False
-    steps = [_apart(one, two) for part in root.parts for one, two in zip(part.bodies(), part.bodies()[1:])]
-    return bool(steps) and np.median(steps) < SAME
-
-
-def _images(bodies, where):
-    """Bodies in a row, without numbers of frames, by frames: one in the place of another is in the next frame."""
-    images = [[]]
-    for body in bodies:
-        ids = [other.id for other in images[-1]]
-        if body.id is not None and body.id in ids or any(_apart(body, other) < SAME for other in images[-1]):
-            images.append([])
-        images[-1].append(body)
-    if len(images) > 1 and where:
-        notice(f"{where}: {len(bodies)} people without numbers of frames: read as {len(images)} frames in a row")
-    return images
-
-
-def _apart(one, two):
-    """How far apart two bodies are, in their extents."""
-    if one.values.shape != two.values.shape:
-        return np.inf
-    one, two = (np.where((body.values[:, :2] == 0).all(1, keepdims=True), np.nan, body.values[:, :2]) for body in (one, two))
-    both = np.isfinite(one + two).all(1)
-    if not both.any():
-        return np.inf
-    extent = max(np.ptp(one[both], axis=0).max(), np.ptp(two[both], axis=0).max())
-    return np.linalg.norm(one[both] - two[both], axis=1).mean() / extent if extent > 0 else np.inf
-
-
-def _numbered(frames, where):
-    """[(video, number, bodies)] of frames, and the frames per second that their times say."""
-    labels, times = [label for label, _, _ in frames], [time for _, time, _ in frames]
-    by_time = _by_time(times)
-    if all(label is not None and has_number(str(label)) for label in labels):
-        told = frames_of([int(label) if isinstance(label, float) else label for label in labels], where)
-    else:
-        told = [("", number) for number in (range(len(frames)) if by_time is None else by_time)]
-    timed = [(number, time) for (_, number), time in zip(told, times) if isinstance(time, (int, float))]
-    fps = rate_of_times(*zip(*timed)) if len(timed) > 1 else None
-    return [(*place, bodies) for place, (_, _, bodies) in zip(told, frames)], fps
-
-
-def _by_time(times):
-    """The numbers of frames that lie evenly in time, None if these do not."""
-    if len(times) < 2 or not all(isinstance(time, (int, float)) for time in times):
-        return None
-    times = np.array(times, np.float64)
-    steps = np.diff(times)
-    if not (np.isfinite(times).all() and (steps > 0).all()):
-        return None
-    numbers = np.rint((times - times[0]) / np.median(steps)).astype(int)
-    return numbers.tolist() if (np.diff(numbers) > 0).all() and numbers[-1] < 100 * len(times) else None
-
-
-def is_a_frame(data) -> bool:
-    """Whether there are people of one image in a value, and no numbers of frames."""
-    root = part_of(data)
-    frames = _frames(root, "") if root.full and root.depth <= 2 else []
-    return len(frames) == 1 and frames[0][0] is None
-
-
-# ---- what the numbers are --------------------------------------------------------------------------------------------
+from .timeline import numbered
+from .tracking import names_of
 
 
 def open_loose(format, path, data, size=None, fps=None, layout=None, variant=None, shares=False, joints=None) -> Dataset:
@@ -150,25 +30,22 @@ def open_loose(format, path, data, size=None, fps=None, layout=None, variant=Non
     Raises:
         ValueError if there is no body that is understood.
     """
-    data = _of_movenet(_with_head(data, path), path)
+    data = _in_order(_with_head(data, path), path)
     told_size, told_fps, told_joints = told_in(data, path)
     root = part_of(data)
-    frames, rate = _numbered(_frames(root, path), path)
-    found = [(video, number, body) for video, number, bodies in frames for body in bodies]
+    found, rate = numbered(root, path)
     if not found:
         known = "expected x and y of 17 joints, or as many as a layout has"
         raise ValueError(f"{path}: no person in any frame, as far as it is understood; {known}")
     found, named = _alike(found, path)
-    values, in_room = _columns([body for _, _, body in found])
+    values, in_room = _columns([body for _, _, body in found], path)
     joints = joints or named or (told_joints if told_joints and len(told_joints) == values.shape[1] else None)
     told_fps = told_fps or rate
     if in_room:
         return _results(format, path, found, values, joints, told_fps or fps, layout)
-    if values.shape[1] == 17 and not (layout or joints):
-        layout = order_of(values[..., :2], "coco", path)
     clips = {}
     for (video, number, body), keypoints in zip(found, values):
-        clips.setdefault(video, []).append(detection(number, _who(body), body_of(keypoints)))
+        clips.setdefault(video, []).append(detection(number, person(body.id), body_of(keypoints)))
     sure = root.depth == 1 and root.listed and all(body.id is None for *_, body in found)  # an array, a row for each frame
     clips = [Clip(each, video, told_size, told_fps, joints, sure) for video, each in clips.items()]
     return open_clips(format, path, clips, size, fps, layout, variant, shares)
@@ -182,20 +59,11 @@ def _with_head(data, where):
     return data
 
 
-def _of_movenet(data, where):
-    """The outputs (1, 1, 17, 3) of MoveNet have y before x."""
-    array = array_of(data)
-    if array is None or array.ndim not in (4, 5) or array.shape[-4:] != (1, 1, 17, 3):
-        return data
-    notice(f"{where}: outputs of shape (1, 1, 17, 3), as MoveNet's, in which y comes before x")
-    return array.reshape(-1, 17, 3)[..., [1, 0, 2]]
-
-
-def _who(body):
-    who = body.id
-    if isinstance(who, str) and who.isdigit():
-        return int(who)
-    return None if isinstance(who, (int, float)) and who < 0 else who
+def _in_order(data, where):
+    """The same with arrays whose axes are in the usual order."""
+    if not isinstance(data, dict):
+        return in_order(data, where)
+    return {key: in_order(value, where) if plain(key) in (*IMAGE, *WORLD) else value for key, value in data.items()}
 
 
 def _alike(found, where):
@@ -215,25 +83,50 @@ def _alike(found, where):
     return kept, None
 
 
-def _columns(bodies):
+# ---- what the numbers are --------------------------------------------------------------------------------------------
+
+
+def _columns(bodies, where):
     """(keypoints (N, J, 2 or 3), False), or (poses (N, J, 3), True)."""
     values = np.stack([body.values for body in bodies])
-    named, width = bodies[0].named, values.shape[2]
-    if not named and width == 2:
+    values = rows_in_order(values, where) if bodies[0].flat and not bodies[0].named else values
+    if bodies[0].named or values.shape[2] > 3:
+        return _named_columns(values, bodies[0])
+    if values.shape[2] == 2:
         return values, False
-    if not named and width == 3:
-        if bodies[0].world or _in_room(values):
-            return values, True
-        z = _in_image(values) and ((values[..., 2] < 0) & (values[..., 2] != -1)).any()
-        return (values[..., :2] if z else values), False
+    if values.shape[1] == 33 and _in_pixels(values):
+        notice(f"{where}: third values of 33 joints in pixels: taken as MediaPipe's z and left out")
+        return values[..., :2], False
+    if bodies[0].world or _in_room(values):
+        return values, True
+    is_z = _in_image(values) and _has_negative(values[..., 2])
+    return (values[..., :2] if is_z else values), False
+
+
+def _named_columns(values, body):
+    """The same of x, y, z and confidences, NaN where there are none; `body` is one of the bodies."""
+    if body.world and not np.isfinite(values[..., 2]).any():  # [x, y, z] by names
+        values = values[..., [0, 1, 3, 2]]
     z, scores = values[..., 2], values[..., 3]
-    has_z, has_scores = np.isfinite(z).any() and not _is_flat(values), np.isfinite(scores).any()
-    image = _in_image(values)
-    apart = bodies[0].scored and not (image and values.shape[1] == 33) or not has_scores and not image  # MediaPipe's have a z
-    placed = np.isfinite(z).any() and bodies[0].world or has_z and (apart or _centred(values))
-    if placed:
+    has_scores = np.isfinite(scores).any()
+    in_image = _in_image(values)
+    is_apart = body.scored and not (in_image and values.shape[1] == 33)  # MediaPipe's have a z
+    is_room = is_apart or not has_scores and not in_image or _centred(values)
+    has_z = np.isfinite(z).any()
+    if has_z and (body.world or is_room and not _is_flat(values)):
         return values[..., :3], True
     return (values[..., [0, 1, 3]] if has_scores else values[..., :2]), False
+
+
+def _has_negative(values):
+    """Whether some are negative, but for -1, with which some write that a joint was not found."""
+    return bool(((values < 0) & (values != -1)).any())
+
+
+def _in_pixels(values):
+    """Whether x and y are pixels, beside a third value that may be negative."""
+    given = values[np.isfinite(values).all(-1)]
+    return len(given) > 0 and given[:, :2].max() > PIXELS and (given[:, :2] >= 0).mean() > 0.9 and _has_negative(given[:, 2])
 
 
 def _in_room(values):
@@ -244,7 +137,7 @@ def _in_room(values):
     small = len(given) > 0 and np.abs(given[:, :2]).max() <= PIXELS
     far = len(given) > 0 and given[:, 2].min() < -30  # what no logit is
     smpl = values.shape[1] in (22, 24)  # joints, which no detector in images has
-    return smpl or far or small and ((given[:, 2] < 0) & (given[:, 2] != -1)).any() or are_poses(values)
+    return smpl or far or small and _has_negative(given[:, 2]) or are_poses(values)
 
 
 def _in_image(values):
@@ -265,31 +158,32 @@ def _centred(values):
     return len(xy) > 0 and np.abs(xy).max() <= 2 * SHARES and ((xy < 0).mean(0) > 0.1).all()
 
 
+# ---- poses in 3D -----------------------------------------------------------------------------------------------------
+
+
 def _results(format, path, found, poses, joints, fps, layout):
-    """Poses in 3D, a sequence for each person by ids, or by their order in a frame."""
-    people = {}
-    seen = Counter()
+    """Poses in 3D, a sequence for each person by ids, or by their order in a frame, and for each part of it without a long
+    gap."""
+    people, seen = {}, Counter()
     for (video, number, body), pose in zip(found, poses):
-        who = _who(body)
+        who = person(body.id)
         if who is None:
             who = seen[video, number]
             seen[video, number] += 1
-        people.setdefault((video, who), {}).setdefault(number, pose)
+        people.setdefault(video, {}).setdefault(who, {}).setdefault(number, pose)
     items = {}
-    for (video, who), by_number in people.items():
-        name = "/".join([path.stem, *([video] if video else []), *([str(who)] if len(people) > 1 else [])])
-        items[name] = partial(_result, name, by_number, joints, layout, fps, path)
+    for video, each in people.items():
+        where = f"{path}: {video}" if video else f"{path}"
+        pieces = [(who, piece) for who, by_number in each.items() for piece in without_gaps(by_number)]
+        for who, (_, by_number) in zip(names_of(pieces, where), pieces):
+            name = "/".join([path.stem, *([video] if video else []), *([str(who)] if len(people) * len(pieces) > 1 else [])])
+            items[name] = partial(_result, name, by_number, joints, layout, fps, path)
     return Dataset(format, path, items)
 
 
 def _result(name, by_number, joints, layout, fps, path):
     where = f"{path}: {name}"
-    first = min(by_number)
-    points = np.full((max(by_number) - first + 1, *next(iter(by_number.values())).shape), np.nan)
-    if len(points) > 1000 + 100 * len(by_number):
-        raise ValueError(f"{where}: seen in {len(by_number)} of {len(points)} frames; are these the numbers of frames?")
-    for number, pose in by_number.items():
-        points[number - first] = pose
+    start, points = in_frames(list(by_number), np.stack(list(by_number.values())))
     points = points[:, : len(body_of(points[0]))]
     layout = layout_of_names(joints, where) if joints else layout
-    return poses_of(name, points, where, layout=layout, fps=fps, start=first, source=str(path))
+    return poses_of(name, points, where, layout=layout, fps=fps, start=start, source=str(path))

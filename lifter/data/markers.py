@@ -6,15 +6,18 @@ of hips and shoulders, hips by the markers of the pelvis, the head above the tho
 """
 
 import re
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from lifter._notices import notice
 from lifter.skeleton import H36M, SKELETONS
 
-from .names import SIDED, joint
-from .results import result_of
-from .sequence import Sequence
+from .names import SIDED, joint, without_prefix
+from .results import result_of, without_gaps
+from .sequence import Dataset, Sequence
+from .tracking import PATIENCE
 
 # Markers of a side by their letters after "L" or "R", the joint's centre first.
 _MARKERS = {
@@ -41,23 +44,58 @@ _MIDDLE = {
     "clavicle": ("clav",),
     "sacrum": ("sacr", "sacrum", "sacral", "vsacral"),
 }
+_UNITS = {  # in metres, by words
+    0.001: ("mm", "millimeter", "millimeters", "millimetre", "millimetres"),
+    0.01: ("cm", "centimeter", "centimeters", "centimetre", "centimetres"),
+    0.1: ("dm",),
+    1.0: ("m", "meter", "meters", "metre", "metres"),
+    0.0254: ("in", "inch", "inches"),
+}
 _CENTRES = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 
 
-def open_markers(name, labels, points, where, *, unit=None, up=None, **known) -> Sequence:
+def unit_of(text) -> float | None:
+    """The unit in metres that a word means, None if it is not known."""
+    word = text.strip().lower()
+    return next((metres for metres, words in _UNITS.items() if word in words), None)
+
+
+def open_markers(format, path, labels, points, *, start=0, **known) -> Dataset:
+    """The sequences of the points (T, N, 3) in a file: one, or several if no point was seen for more than `PATIENCE` frames.
+    The other arguments are of `_sequence`."""
+    there = np.flatnonzero(np.isfinite(points).any((1, 2)))
+    if not len(there):
+        raise ValueError(f"{path}: no marker in any frame")
+    parts = without_gaps({int(frame): None for frame in there})
+    if len(parts) > 1:
+        notice(f"{path}: no marker for more than {PATIENCE} frames: read as {len(parts)} sequences")
+    items = {}
+    for number, part in enumerate(parts):
+        first, last = min(part), max(part)
+        name = path.stem if len(parts) == 1 else f"{path.stem}/{number}"
+        items[name] = partial(_sequence, name, labels, points[first : last + 1], path, start=start + first, **known)
+    return Dataset(format, path, items)
+
+
+def _sequence(name, labels, points, where, *, unit=None, up=None, turn=None, **known) -> Sequence:
     """A sequence of the points (T, N, 3) that are called `labels`, NaN where one was not seen.
 
     Args:
         unit: in metres, as the file says, None if it does not.
         up: of `lifter.data.results.UPS`, which axis points upwards in such files that we wrote. In others it is measured.
+        turn: what makes z point up of points with `up`; None: nothing has to be done.
         known: more fields of `Sequence`.
     """
+    labels = without_prefix(labels)
     ours = sorted(SKELETONS.values(), key=lambda skeleton: skeleton.joints != tuple(labels))  # some differ in order only
     skeleton = next((each for each in ours if sorted(each.joints) == sorted(labels)), None)
     if skeleton is not None:
-        poses = points[:, [labels.index(joint) for joint in skeleton.joints]] * (unit or 1.0)
-        return Sequence(name, skeleton, poses=poses, up=up or "z", source=str(where), **known)
-    return result_of(name, named_poses(labels, points, where), where, unit=unit, source=str(where), **known)
+        poses = points[:, [labels.index(joint) for joint in skeleton.joints]]
+        known |= {"skeleton": skeleton, "up": up or "z"}
+    else:
+        poses = named_poses(labels, points, where)
+    sequence = result_of(name, poses, where, unit=unit, source=str(where), **known)
+    return replace(sequence, poses=turn(sequence.poses), up="z") if turn and sequence.up == up else sequence
 
 
 def joints_of(labels) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The names of joints, in files of all kinds: which side they are on, and what they are called there."""
 
+import os
 import re
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -18,6 +19,14 @@ SIDED = {
     "ear": ("ear",),
 }
 _KNOWN = {word for words in SIDED.values() for word in words}
+
+
+def without_prefix(labels) -> list[str]:
+    """Names without the subject, rig or class that all of them begin with, as "Sub01_LSHO", "PoseLandmark.NOSE"."""
+    labels = list(map(str, labels))
+    common = os.path.commonprefix(labels)
+    begin = max(common.rfind(mark) for mark in ":._- ") + 1 if len(labels) > 1 else 0
+    return [label[begin:] for label in labels]
 
 
 def joint(name) -> tuple[str, str]:

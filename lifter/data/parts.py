@@ -1,56 +1,41 @@
 """Bodies inside lists, dicts and arrays that people save themselves.
 
-What is what follows from shapes and from the names of keys. A joint is {x, y, ...} or [x, y, ...]. A body is a list of joints,
-a dict of them by names, {x: [...], y: [...]}, or a row of numbers. Around it are people and frames, as lists, or as dicts by
-ids and numbers. Numbers of frames, times, ids, confidences, the size of the image and the frames per second are taken where
-they are named.
+What is what follows from shapes and from the names of keys (`keys`). A joint is {x, y, ...} or [x, y, ...]. A body is a list
+of joints, a dict of them by names, {x: [...], y: [...]}, or a row of numbers. Around it are people and frames, as lists, or as
+dicts by ids and numbers. Numbers of frames, times, ids and confidences are taken where they are named.
 """
 
 import json
 import re
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 
-from .files import image_size
-from .keypoints import LAYOUTS, layout_of_names
+from .files import integer
+from .keypoints import LAYOUTS
+from .keys import (
+    FRAME,
+    FRAMES,
+    ID,
+    IDS,
+    IMAGE,
+    LANDMARKS,
+    NAME,
+    NUMBER,
+    SCORES,
+    TIME,
+    TIMES,
+    VIDEO,
+    WORLD,
+    are_joints,
+    fields,
+    first,
+    plain,
+)
 
 NOWHERE = (None, None, None, None)  # x, y, z and confidence of a joint that was not found
-COUNTS = (*(layout.joints for layout in LAYOUTS.values()), 133, 136)  # of joints; the last two begin with the body
-# Under which keys a dict has bodies: the first of them that has any. MediaPipe finds the first four once a frame.
-LANDMARKS = ("pose_landmarks", "poseLandmarks", "landmarks", "landmark")
-IMAGE = (
-    *LANDMARKS, "people", "persons", "instances", "poses", "skeletons", "bodies", "detections", "objects", "tracked_points",
-    "keypoints", "keypoints_2d", "keypoints2d", "kpts", "kps", "joints", "joints_2d", "pose", "body", "skeleton", "frames",
-    "data_by_frame", "frame_data", "results", "predictions", "sequence", "pose_data", "keypoints_data", "data",
-)  # fmt: skip
-WORLD = (
-    "pose_world_landmarks", "poseWorldLandmarks", "world_landmarks", "worldLandmarks", "keypoints3D", "keypoints_3d",
-    "keypoints3d", "joints_3d", "joints3d", "pose_3d", "pose3d", "poses_3d", "points_3d",
-)  # fmt: skip
-FRAME = (
-    "frame", "frame_id", "frame_idx", "frame_index", "frameIndex", "frameId", "frame_number", "frameNumber", "frame_num",
-    "frame_no", "image_id", "image", "image_path", "frame_path", "file_name", "filename",
-)  # fmt: skip
-TIME = (
-    "timestamp", "timestamp_ms", "timestampMs", "timestamp_s", "timestamp_sec", "time", "time_ms", "time_s", "time_sec", "t",
-)  # fmt: skip
-ID = ("track_id", "trackId", "tracking_id", "person_id", "personId", "player_id", "idx", "id")
-SCORES = (
-    "keypoint_scores", "keypoints_scores", "keypoint_confidence", "keypoints_conf", "keypoints_confidence", "scores",
-    "confidences", "confidence", "conf", "visibility", "visible", "likelihood", "score", "c", "v",
-)  # fmt: skip
-NUMBER = ("id", "index", "idx", "landmark_id")  # of a joint
-NAME = ("name", "part", "joint", "keypoint", "label")
-META = ("metadata", "meta", "info", "meta_info", "video_info", "video_metadata", "videoInfo", "video", "config")
-WIDTH = ("width", "image_width", "img_width", "frame_width", "video_width", "imageWidth", "videoWidth", "frameWidth", "w")
-HEIGHT = (
-    "height", "image_height", "img_height", "frame_height", "video_height", "imageHeight", "videoHeight", "frameHeight", "h",
-)  # fmt: skip
-SIZE = ("resolution", "size", "image_size", "frame_size", "video_size", "img_size")
-NAMES = ("keypoint_names", "joint_names", "landmark_names", "keypoints_names", "joints_names", "bodyparts", "names")
-FPS = ("fps", "FPS", "frame_rate", "framerate", "frameRate", "video_fps")
+COUNTS = (*(layout.joints for layout in LAYOUTS.values()), 23, 133, 136)  # of joints; the last three begin with the body
+_SAID = (int, float, str)
 
 
 @dataclass
@@ -68,6 +53,7 @@ class Part:
     id: object = None
     key: object = None  # in a dict by numbers
     listed: bool = False  # in a list that means frames
+    flat: bool = False  # of a row of numbers
 
     @property
     def depth(self):
@@ -76,6 +62,7 @@ class Part:
 
     @property
     def full(self):
+        """Whether there is a body."""
         return self.values is not None or any(part.full for part in self.parts)
 
     def bodies(self):
@@ -91,12 +78,12 @@ def part_of(value) -> Part:
             return Part()
     if not _has_parts(value):
         return Part()
-    body = _body(value)
-    if body is not None:
+    if (body := _body(value)) is not None:
         return body
     if isinstance(value, dict):
-        return _of_dict(value)
-    if (array := array_of(value)) is not None and array.ndim == 3 and (bodies := _bodies_of_rows(array)):
+        return _part_of_dict(value)
+    array = array_of(value)
+    if array is not None and array.ndim == 3 and (bodies := _bodies_of_rows(array)):
         return Part(parts=bodies, listed=True)
     if isinstance(value[0], (int, float, np.generic)):
         return Part()
@@ -112,8 +99,8 @@ def first_body(value) -> Part | None:
     if (body := _body(value)) is not None:
         return body
     if isinstance(value, dict):
-        keyed = all(re.search(r"\d", str(key)) for key in value)
-        value = value.values() if keyed else [value[key] for key in (*IMAGE, *WORLD) if key in value]
+        found = fields(value)
+        value = value.values() if _has_numbers(value) else [found[key] for key in (*IMAGE, *WORLD) if key in found]
     elif isinstance(value[0], (int, float, np.generic)):
         return None
     return next((body for inner in value if (body := first_body(inner)) is not None), None)
@@ -124,41 +111,74 @@ def _has_parts(value):
     return (is_array or isinstance(value, (dict, list, tuple))) and len(value) > 0
 
 
-def _of_dict(value):
+def _has_numbers(mapping):
+    """Whether all keys have a number in them, as "12", "frame_12" and "person 2"."""
+    return all(re.search(r"\d", str(key)) for key in mapping)
+
+
+def _part_of_dict(value):
+    """The bodies under the first key that has some, or under keys that are numbers."""
+    found = fields(value)
     for key in (*IMAGE, *WORLD):
-        part = part_of(value[key]) if key in value else Part()
-        if part.full or key in LANDMARKS and key in value:
+        part = part_of(found[key]) if key in found else Part()
+        if part.full or key in LANDMARKS and key in found:
             part.listed = part.listed and part.values is None or key in (*LANDMARKS, *WORLD)
-            said = lambda keys: next((value[key] for key in keys if isinstance(value.get(key), (int, float, str))), None)
-            part.frame, part.time = (
-                said(keys) if now is None else now for keys, now in ((FRAME, part.frame), (TIME, part.time))
-            )
-            bodies = part.bodies()
-            for body in bodies:
-                body.world |= key in WORLD
-            if len(bodies) == 1 and bodies[0].id is None:
-                bodies[0].id = said(ID)
-            _score(bodies, value)
+            _tell(part, found, key in WORLD)
             return part
-    if value and all(re.search(r"\d", str(key)) for key in value):
-        parts = [part_of(inner) for inner in value.values()]
-        timed = all(re.fullmatch(r"\d+\.\d+", str(key)) for key in value)
-        for part, key in zip(parts, value):
-            part.time, part.key = (float(key), None) if timed else (part.time, str(key))
-        return Part(parts=parts)
-    return Part()
+    if not value or not _has_numbers(value):
+        return Part()
+    parts = [part_of(inner) for inner in value.values()]
+    are_times = all(re.fullmatch(r"\d+\.\d+", str(key)) for key in value)
+    for part, key in zip(parts, value):
+        part.time, part.key = (float(key), None) if are_times else (part.time, str(key))
+    return Part(parts=parts)
 
 
-def _score(bodies, value):
-    """Take the confidences that stand beside bodies."""
+def _tell(part, found, world):
+    """Give a part and its bodies what the dict around it, as `fields`, says about them."""
+    bodies = part.bodies()
+    part.frame = _frame(found) if part.frame is None else part.frame
+    part.time = first(found, TIME, _SAID) if part.time is None else part.time
+    part.id = first(found, ID, _SAID) if part.id is None else part.id
+    _tell_each(part.parts, found)
+    for body in bodies:
+        body.world |= world
+    if len(bodies) == 1 and bodies[0].id is None:
+        bodies[0].id = part.id
+    _score(bodies, found)
+
+
+def _frame(found):
+    """The label of a frame that `fields` of a dict tell, with the video's name before it, if they tell that."""
+    frame, video = first(found, FRAME, _SAID), first(found, VIDEO, (int, str))
+    number = integer(frame)
+    return frame if number is None or video is None else f"{video}/{number}"
+
+
+def _tell_each(parts, found):
+    """Give parts their numbers of frames, times and ids, if there is an array of these with one for each."""
+    for name, keys in {"frame": FRAMES, "time": TIMES, "id": IDS}.items():
+        for key in keys if parts else ():
+            array = array_of(found.get(key))
+            if array is not None and array.shape == (len(parts),):
+                for part, value in zip(parts, array.tolist()):
+                    setattr(part, name, value if getattr(part, name) is None else getattr(part, name))
+                break
+
+
+def _score(bodies, found):
+    """Give bodies the confidences that stand beside them."""
+    count = sum(len(body.values) for body in bodies)
     for key in SCORES:
-        scores = array_of(value.get(key))
-        if scores is not None and bodies and scores.size == sum(len(body.values) for body in bodies):
-            for body, rows in zip(bodies, np.split(scores.reshape(-1), np.cumsum([len(body.values) for body in bodies])[:-1])):
-                xyz = body.values[:, :3]
-                empty = np.full((len(xyz), 3 - xyz.shape[1]), np.nan)
-                body.values, body.named, body.scored = np.concatenate((xyz, empty, rows[:, None]), 1), True, True
-            return
+        scores = array_of(found.get(key), "Obiuf")
+        if scores is None or not bodies or scores.size != count:
+            continue
+        ends = np.cumsum([len(body.values) for body in bodies])[:-1]
+        for body, rows in zip(bodies, np.split(scores.reshape(-1), ends)):
+            xyz = body.values[:, :3]
+            empty = np.full((len(xyz), 3 - xyz.shape[1]), np.nan)
+            body.values, body.named, body.scored = np.concatenate((xyz, empty, rows[:, None]), 1), True, True
+        return
 
 
 # ---- bodies ----------------------------------------------------------------------------------------------------------
@@ -175,25 +195,29 @@ def _body(value):
 
 
 def _body_of_rows(array):
+    """A body of a row of numbers, or of a row for each joint."""
     if array is None or array.ndim > 2:
         return None
     if array.ndim == 2:
         return Part(array) if array.shape[1] in (2, 3, 4, 5) and len(array) > 5 else None
     fits = (columns for columns in (3, 2, 4) if array.size % columns == 0 and array.size // columns in COUNTS)
     columns = next(fits, None)
-    return None if columns is None else Part(array.reshape(-1, columns))
+    return None if columns is None else Part(array.reshape(-1, columns), flat=True)
 
 
 def _bodies_of_rows(array):
+    """The bodies of an array (T, J, 2 to 5)."""
     fits = array.shape[2] in (2, 3, 4, 5) and array.shape[1] > 5
     return [Part(values, listed=True) for values in array] if fits else []
 
 
 def _body_of_columns(value):
+    """A body of {x: [...], y: [...]}."""
     x, y, z = (array_of(value.get(axis)) for axis in "xyz")
     if x is None or y is None or x.ndim != 1 or x.shape != y.shape or len(x) < 10:
         return None
-    others = (array_of(value.get(key)) for key in SCORES)
+    found = fields(value)
+    others = (array_of(found.get(key)) for key in SCORES)
     scores = next((other for other in others if other is not None and other.shape == x.shape), None)
     empty = np.full(len(x), np.nan)
     z = empty if z is None or z.shape != x.shape else z
@@ -201,8 +225,9 @@ def _body_of_columns(value):
 
 
 def _body_of_names(value):
+    """A body of joints by their names, or by their numbers."""
     rows = {str(key): row for key, inner in value.items() if (row := _row(inner)) is not None}
-    known = _are_known(tuple(rows))
+    known = are_joints(tuple(rows))
     if not known and not (len(rows) in COUNTS and all(key.isdigit() for key in rows)):
         return None
     names = tuple(rows) if known else ()
@@ -211,36 +236,59 @@ def _body_of_names(value):
 
 
 def _body_of_list(value):
+    """A body of a list of dicts, a joint each, which may have names or numbers."""
     if not all(inner is None or isinstance(inner, dict) for inner in value):
         return None
-    key = next((key for key in SCORES if key in value[0]), None)
-    rows = [NOWHERE if inner is None else _row(inner, key) for inner in value]
+    known = {plain(key): key for key in reversed(value[0])}
+    key_of = lambda table: next((known[name] for name in table if name in known), None)
+    said = lambda key: [] if key is None else [inner and inner.get(key) for inner in value]
+    score = key_of(SCORES)
+    rows = [NOWHERE if inner is None else _row(inner, score) for inner in value]
     joints = None if None in rows else _joints(rows)
     if joints is None:
         return None
-    said = lambda keys: next(([inner and inner.get(key) for inner in value] for key in keys if key in value[0]), [])
-    names, numbers = tuple(map(str, said(NAME))), said(NUMBER)
-    if names and _are_known(names):
+    names, numbers = tuple(map(str, said(key_of(NAME)))), said(key_of(NUMBER))
+    if names and are_joints(names):
         return Part(joints, True, names)
     if numbers and all(type(number) is int and 0 <= number < 33 for number in numbers) and len(set(numbers)) == len(numbers):
-        count = next(count for count in (len(joints), 17, 33) if count > max(numbers) and count in COUNTS)
-        values = np.full((count, 4), np.nan)
-        values[numbers] = joints
-        return Part(values, True)
+        return _body_of_numbers(joints, numbers)
     return Part(joints, True) if len(joints) >= 10 else None
 
 
-def _row(value, key=None):
-    """x, y, z and confidence of a joint, None where there is none; None if it is no joint. `key`: of the confidence."""
+def _body_of_numbers(joints, numbers):
+    """A body of joints that are numbered as those of COCO or MediaPipe, of which some may not be there."""
+    count = next(count for count in (len(joints), 17, 33) if count > max(numbers) and count in COUNTS)
+    values = np.full((count, 4), np.nan)
+    values[numbers] = joints
+    return Part(values, True)
+
+
+def _row(value, score=None):
+    """x, y, z and confidence of a joint, None where there is none; None if it is no joint.
+
+    Args:
+        score: the key of the confidence, None if it is not known.
+    """
     if isinstance(value, dict):
-        value = {**value, **value["position"]} if isinstance(value.get("position"), dict) else value
-        if "x" not in value or "y" not in value:
-            return None
-        key = next((key for key in SCORES if key in value), None) if key is None else key
-        return value["x"], value["y"], value.get("z"), value.get(key)
+        return _row_of_dict(value, score)
     if isinstance(value, (list, tuple)) and 2 <= len(value) <= 4:
         return value if len(value) == 4 else (value[0], value[1], None, value[2] if len(value) == 3 else None)
-    return None
+    return NOWHERE if isinstance(value, (list, tuple)) and not value else None
+
+
+def _row_of_dict(value, score):
+    if "x" not in value:
+        value = fields(value)
+    place = value.get("position")
+    if isinstance(place, dict):
+        value = {**value, **place}
+    elif isinstance(place, (list, tuple)) and len(place) in (2, 3):
+        value = {**value, **dict(zip("xyz", place))}
+    if "x" not in value or "y" not in value:
+        return None
+    if score not in value:
+        score = next((name for name in SCORES if name in value), None)
+    return value["x"], value["y"], value.get("z"), value.get(score)
 
 
 def _joints(rows):
@@ -251,38 +299,13 @@ def _joints(rows):
         return None
 
 
-@lru_cache(256)
-def _are_known(names):
-    try:
-        return layout_of_names(names, "") is not None
-    except ValueError:
-        return False
-
-
-def array_of(value):
-    """`value` as an array of numbers, with None in it as NaN; None if it is none."""
+def array_of(value, kinds="Oiuf"):
+    """`value` as an array of numbers, with None in it as NaN; None if it is none of these kinds of numpy's."""
     if not isinstance(value, (list, tuple, np.ndarray)):
         return None
     try:
         array = np.asarray(value)
-        array = array.astype(np.float64) if array.dtype.kind in "Oiuf" else None
+        array = array.astype(np.float64) if array.dtype.kind in kinds else None
     except (ValueError, TypeError, OverflowError):  # ragged, or text
         return None
     return array if array is not None and array.ndim else None
-
-
-def told_in(data, where):
-    """The size of the image, the frames per second and the joints' names that a dict tells, or a dict in it."""
-    places = [data] if isinstance(data, dict) else []
-    places += [data[key] for place in places for key in META if isinstance(place.get(key), dict)]
-    number = lambda value: value if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
-    first = lambda keys: next((found for place in places for key in keys if (found := number(place.get(key)))), None)
-    width, height, fps = first(WIDTH), first(HEIGHT), first(FPS)
-    if width is None or height is None:
-        for value in (place[key] for place in places for key in SIZE if key in place):
-            pair = np.array(re.findall(r"\d+", value), np.float64) if isinstance(value, str) else array_of(value)
-            if pair is not None and pair.shape == (2,):
-                width, height = float(pair[0]), float(pair[1])
-    lists = [place[key] for place in places for key in NAMES if isinstance(place.get(key), (list, np.ndarray))]
-    names = next((tuple(map(str, names)) for names in lists if _are_known(tuple(map(str, names)))), None)
-    return image_size(width, height, where) if width and height else None, float(fps) if fps else None, names

@@ -6,7 +6,9 @@ What is certain is read, and said if the file's format promises something else; 
 import numpy as np
 
 from lifter._notices import notice
+from lifter.skeleton import H36M
 
+from .keypoints import nowhere
 from .sequence import FARTHEST
 
 SHARES = 1.5  # coordinates up to that are shares of the image: landmarks may lie outside it
@@ -14,10 +16,11 @@ PIXELS = 10.0  # of which some coordinate of a body is larger than that
 BEYOND = 0.05  # how far outside the image, in its size, joints are found
 PERCENT = 30.0  # from there on what is no confidence is a percentage, for logits are smaller
 HEATMAP = 1.5  # confidences up to that are peaks of a heatmap, which may be a little above 1
+MOST = 0.9  # of the frames, in which a body lies or stands on its head
 
 
 def in_pixels(keypoints, size, where, shares=False):
-    """Keypoints (..., J, 2 or 3) of an image of this size in pixels, with confidences in 0..1.
+    """Return keypoints (..., J, 2 or 3) of an image of this size in pixels, with confidences in 0..1.
 
     Args:
         keypoints: as the file has them. shares: its format has shares of the image's width and height, else pixels.
@@ -27,28 +30,65 @@ def in_pixels(keypoints, size, where, shares=False):
         ValueError for 3D poses, and for coordinates that are neither pixels nor shares.
     """
     keypoints = np.array(keypoints, np.float64)
-    there = ~_nowhere(keypoints)
+    there = ~nowhere(keypoints)
     if keypoints.shape[-1] == 3:
-        keypoints[..., 2] = _confidences(keypoints[..., 2], there & np.isfinite(keypoints[..., 2]), where)
+        keypoints[..., 2] = _confidences(keypoints[..., 2], there, where)
         there &= keypoints[..., 2] > 0
-    xy = keypoints[..., :2][there]
-    if not len(xy):
+    xy = keypoints[..., :2]
+    if not there.any():
         return keypoints
+    are_shares = _are_shares(xy[there], where, shares)
+    others = _in_the_other_unit(np.abs(xy).max(-1), there, are_shares)
+    if count := int(others.sum()):
+        unit = "pixels" if are_shares else "shares of the image"
+        notice(f"{where}: {count} of {others.size} bodies are read as {unit}, which the others are not")
+    in_shares = others ^ are_shares
+    keypoints[..., :2] = np.where(in_shares[..., None, None], xy * size, xy)
+    if not in_shares.all():
+        _check_size(keypoints[..., :2][there & ~in_shares[..., None]], size, where)
+    return keypoints
+
+
+def _are_shares(xy, where, expected):
+    """Whether places (N, 2) are shares of the image; `expected`: those of the file's format are."""
     least, most = _range(xy)
-    if shares:
-        if most <= 2 * SHARES:
-            return keypoints * (*size, 1)[: keypoints.shape[-1]]
-        notice(f"{where}: coordinates up to {most:g} where shares of the image are expected: read as pixels")
-    elif max(-least, most) <= SHARES and least >= -BEYOND:
+    if expected:
+        if most > 2 * SHARES:
+            notice(f"{where}: coordinates up to {most:g} where shares of the image are expected: read as pixels")
+        return most <= 2 * SHARES
+    if max(-least, most) <= SHARES and least >= -BEYOND:
         notice(f"{where}: coordinates from {least:.2g} to {most:.2g}: read as shares of the image's width and height")
-        return keypoints * (*size, 1)[: keypoints.shape[-1]]
-    elif max(-least, most) <= PIXELS:
+        return True
+    if max(-least, most) <= PIXELS:
         raise ValueError(
             f"{where}: coordinates from {least:.3g} to {most:.3g}, which are no pixels; expected pixels, or shares of the "
             "image's width and height from 0 to 1"
         )
-    _check_size(xy, size, where)
-    return keypoints
+    return False
+
+
+def _in_the_other_unit(farthest, there, are_shares):
+    """Which bodies (...,) are in pixels among shares, or the reverse.
+
+    Args:
+        farthest: (..., J) the larger coordinate of each joint. there: which joints have a place.
+    """
+    seen = there.sum(-1)
+    if are_shares:
+        return (there & (farthest > PIXELS)).sum(-1) > seen / 2
+    return (seen >= 3) & ~(there & (farthest > SHARES)).any(-1)
+
+
+def check_upright(keypoints, where):
+    """Say that a body (T, 17, 2 or 3) of Human3.6M's joints in pixels lies or stands on its head in nearly all frames."""
+    at = lambda joint: keypoints[:, H36M.joints.index(joint), :2]
+    legs = [(at(f"left_{part}") + at(f"right_{part}")) / 2 for part in ("knee", "ankle")]
+    x, y = np.moveaxis(np.diff([at("head"), at("thorax"), at("pelvis"), *legs], axis=0), -1, 0)  # from the head to the feet
+    along = np.abs(x.sum(0)) > 2 * np.abs(y.sum(0))
+    if (y < 0).all(0).mean() > MOST:
+        notice(f"{where}: upside down in nearly all frames: does y point upwards in the file?")
+    elif (along & ((x > 0).all(0) | (x < 0).all(0))).mean() > MOST:
+        notice(f"{where}: lying in nearly all frames: are x and y exchanged in the file?")
 
 
 def are_poses(array) -> bool:
@@ -74,15 +114,13 @@ def _range(values):
     return np.interp(places, np.arange(len(values)), values)
 
 
-def _nowhere(keypoints):
-    """Where a file has no place: what is not finite, (0, 0) and (-1, -1)."""
-    x, y = keypoints[..., 0], keypoints[..., 1]
-    return ~np.isfinite(x) | ~np.isfinite(y) | (x == y) & ((x == 0) | (x == -1))
-
-
 def _confidences(values, there, where):
-    """Confidences in 0..1 of what a file has in their place; `there`: where it has any."""
-    given = values[there & (values != -1)]  # -1 is how some write that a joint was not found
+    """Confidences in 0..1 of what a file has in their place; `there`: where it has any joint."""
+    known = there & np.isfinite(values)
+    if values.ndim > 1 and len(values) > 1 and there.any() and not (values[known] != 0).any():
+        notice(f"{where}: no joint has a confidence other than 0: read without confidences")
+        return np.where(there, 1.0, values)
+    given, there = values[known & (values != -1)], known  # -1 is how some write that a joint was not found
     if not given.size or 0 <= given.min() and given.max() <= 1:
         return values
     least, most = _range(given)
@@ -104,10 +142,16 @@ def _confidences(values, there, where):
 
 
 def _check_size(xy, size, where):
-    """Say that joints are far outside the image, or that they fit one that is turned."""
-    most, size = xy.max(0), np.array(size, np.float64)
-    if (most <= (1 + BEYOND) * size).all() or (most > FARTHEST * size).any():  # which is an error when it is read
+    """Say that places (N, 2) are far outside the image, fit one that is turned, or fill a corner of it only."""
+    least, most, size = xy.min(0), xy.max(0), np.array(size, np.float64)
+    image = f"{size[0]:g}x{size[1]:g}"
+    if (most > FARTHEST * size).any() or (least < -FARTHEST * size).any():  # which is an error when it is read
         return
-    turned = ": are width and height exchanged?" if (most <= (1 + BEYOND) * size[::-1]).all() else ""
-    image = f"{size[0]:g}x{size[1]:g}{turned}"
-    notice(f"{where}: x is up to {most[0]:.6g} and y up to {most[1]:.6g}, outside the image of {image}")
+    if (least < -BEYOND * size).any():
+        spans = " and ".join(f"{axis} is from {low:.6g} to {high:.6g}" for axis, low, high in zip("xy", least, most))
+        notice(f"{where}: {spans}, outside the image of {image}")
+    elif (most > (1 + BEYOND) * size).any():
+        turned = ": are width and height exchanged?" if (most <= (1 + BEYOND) * size[::-1]).all() else ""
+        notice(f"{where}: x is up to {most[0]:.6g} and y up to {most[1]:.6g}, outside the image of {image}{turned}")
+    elif (most <= 100).all() and (size > 300).all():
+        notice(f"{where}: coordinates up to {most.max():.3g} in an image of {image}: read as pixels; are they percentages?")

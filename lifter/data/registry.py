@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .files import Npz, existing, look_at_json, read_bytes
+from .files import Npz, decoded, existing, look_at_json, read_bytes
 from .sequence import Dataset
 
 
@@ -32,6 +32,11 @@ class Candidate:
         return b"" if self.is_folder else read_bytes(self.path, 4096)
 
     @cached_property
+    def text(self) -> str:
+        """The same as text, if it is one."""
+        return decoded(self.start, "replace")
+
+    @cached_property
     def npz(self) -> Npz | None:
         return Npz(self.path) if self.start[:4] == b"PK\x03\x04" or self.suffix == ".npz" else None
 
@@ -42,8 +47,8 @@ class Candidate:
 
     @cached_property
     def is_json(self) -> bool:
-        text = self.suffix in (".json", ".jsonl", ".ndjson") or self.start.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] in (b"{", b"[")
-        return text and self.npz is None and self.start[:6] != b"\x93NUMPY"
+        named = self.suffix in (".json", ".jsonl", ".ndjson") or self.text.lstrip()[:1] in ("{", "[")
+        return named and self.npz is None and self.start[:6] != b"\x93NUMPY"
 
     @cached_property
     def json(self):
@@ -63,6 +68,13 @@ class Candidate:
     @cached_property
     def first_keys(self) -> set[str]:
         return set(self.first) if isinstance(self.first, dict) else set()
+
+
+# What is downloaded in the place of a file, by how it begins.
+_STAND_INS = {
+    b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
+    b"<!doctype html": "a web page", b"<html": "a web page",
+}  # fmt: skip
 
 
 def _never(_):
@@ -137,6 +149,8 @@ def detect(path) -> str:
         ValueError for what is of no known format, and for what may be of several; it names them.
     """
     file = Candidate(existing(path))
+    if stands_for := next((what for start, what in _STAND_INS.items() if file.start.lower().startswith(start)), None):
+        raise ValueError(f"{path}: {stands_for}, not the file itself")
     for ask in ("sniff", "guess"):
         found = [format.name for format in FORMATS.values() if getattr(format, ask)(file)]
         if len(found) > 1:
@@ -151,6 +165,8 @@ def detect(path) -> str:
         raise ValueError(f"{path}: an npz of no known format, it has {', '.join(file.npz.keys[:20]) or 'nothing'}")
     if file.json == []:
         raise ValueError(f"{path}: an empty list, no person in any frame")
+    if keys := sorted(file.keys or file.first_keys):
+        raise ValueError(f"{path}: JSON of no known format, its keys are {', '.join(map(str, keys[:20]))}; {known}")
     raise ValueError(f"{path}: {'JSON ' if file.is_json else ''}of no known format; {known}")
 
 
@@ -198,7 +214,8 @@ def open_data(path, format=None, **options) -> Dataset:
     options = {name: value for name, value in options.items() if value is not None}
     known = options_of(format)
     if unknown := options.keys() - set(known):
-        raise ValueError(f"{path}: {format} knows no {', '.join(sorted(unknown))}, only {', '.join(known) or 'no options'}")
+        expected = f"only {', '.join(known)}" if known else "nor any other option"
+        raise ValueError(f"{path}: {format} knows no {', '.join(sorted(unknown))}, {expected}")
     return FORMATS[format].open(path, **options)
 
 

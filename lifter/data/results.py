@@ -9,6 +9,7 @@ from lifter.skeleton import H36M
 
 from .keypoints import LAYOUTS, layout_of, order_of, to_h36m
 from .sequence import Sequence
+from .tracking import PATIENCE
 
 BODY = 1.6  # metres from an ankle along the bones to the head, about
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
@@ -39,18 +40,23 @@ def _of_smpl(points):
     return np.stack([at[joint] for joint in H36M.joints], 1)
 
 
-def result_of(name, points, where, *, unit=None, up=None, **known) -> Sequence:
-    """A sequence of poses (T, 17, 3) of Human3.6M's joints, NaN or (0, 0, 0) where a joint is missing.
+def result_of(name, points, where, *, skeleton=H36M, unit=None, up=None, **known) -> Sequence:
+    """A sequence of poses (T, J, 3) of a skeleton's joints, NaN or (0, 0, 0) where a joint is missing.
 
-    Missing joints are filled in time, and their frames do not count in an evaluation.
+    Missing joints are filled in time, and their frames do not count in an evaluation. Units and axes are checked for the
+    joints of Human3.6M.
 
     Args:
         unit: in metres, as the file says. None, or if a body of that unit is no person's: of m, cm and mm the one in which it
             is nearest to `BODY`.
-        up: of `UPS`, the axis that points upwards. None: the one nearest to the bodies' mean direction; "-y" if none is near.
+        up: of `UPS`, the axis that points upwards in such files; if the bodies contradict it, that is said. None: the axis
+            nearest to the bodies' mean direction; "-y" if none is near.
         known: more fields of `Sequence`.
     """
-    points, seen = _filled(np.asarray(points, np.float64), where)
+    points, seen = _filled(np.asarray(points, np.float64), where, skeleton)
+    known |= {} if seen.all() else {"valid": seen}
+    if skeleton is not H36M:
+        return Sequence(name, skeleton, poses=points * (unit or 1.0), up=up or "-y", **known)
     measured = _body(points)
     if not measured > 0:
         raise ValueError(f"{where}: all joints are in one place")
@@ -59,8 +65,34 @@ def result_of(name, points, where, *, unit=None, up=None, **known) -> Sequence:
         notice(f"{where}: a body of {unit * measured:.3g} m if the file's unit is right; taken as {nearest}")
         unit = None
     unit = UNITS[nearest] if unit is None else unit
-    known |= {} if seen.all() else {"valid": seen}
-    return Sequence(name, poses=points * unit, up=up or way_up(points) or "-y", **known)
+    return Sequence(name, poses=points * unit, up=up_of(points, up, where) or "-y", **known)
+
+
+def up_of(points, told, where) -> str | None:
+    """The axis of `UPS` that is told to point upwards, or else that of the bodies (T, 17, 3). A contradiction is said."""
+    measured = way_up(points)
+    if told and measured and measured != told:
+        notice(f"{where}: {told} points upwards in such files, but the bodies are along {measured}")
+    return told or measured
+
+
+def without_gaps(by_number) -> list[dict]:
+    """The parts of a person's poses by numbers of frames between which nobody is seen for more than `PATIENCE` frames."""
+    parts, before = [], None
+    for number in sorted(by_number):
+        if before is None or number - before > PATIENCE:
+            parts.append({})
+        parts[-1][number] = by_number[number]
+        before = number
+    return parts
+
+
+def in_frames(numbers, points):
+    """(the first of the numbers, points (T, ...) in their frames, NaN in frames without)."""
+    first = min(numbers)
+    placed = np.full((max(numbers) - first + 1, *points.shape[1:]), np.nan)
+    placed[np.array(numbers) - first] = points
+    return first, placed
 
 
 def way_up(points) -> str | None:
@@ -80,19 +112,19 @@ def _body(points):
     return np.mean(legs) + length("pelvis", "thorax", "head")
 
 
-def _filled(points, where):
+def _filled(points, where, skeleton):
     """Points without holes, and (T,) whether all joints of a frame were there."""
-    lost = ~np.isfinite(points).all(-1) | _at_nothing(points)
+    lost = ~np.isfinite(points).all(-1) | _at_nothing(points, skeleton.parents)
     if lost.all(0).any():
-        never = ", ".join(joint for joint, gone in zip(H36M.joints, lost.all(0)) if gone)
+        never = ", ".join(joint for joint, gone in zip(skeleton.joints, lost.all(0)) if gone)
         raise ValueError(f"{where}: {never} in none of {len(points)} frames")
     return _interpolated(points, lost), ~lost.any(1)
 
 
-def _at_nothing(points):
+def _at_nothing(points, parents):
     """Where a joint is at (0, 0, 0) because it is missing: its bone has no length, or is much longer than in other frames."""
     zero = (points == 0).all(-1)
-    beside = [parent if parent >= 0 else H36M.parents.index(joint) for joint, parent in enumerate(H36M.parents)]
+    beside = [parent if parent >= 0 else parents.index(joint) for joint, parent in enumerate(parents)]
     lengths = np.linalg.norm(points - points[:, beside], axis=-1)
     there = np.where(zero | zero[:, beside] | ~np.isfinite(lengths), np.nan, lengths)
     with warnings.catch_warnings():

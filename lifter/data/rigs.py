@@ -25,6 +25,7 @@ def h36m(joints, parents, rest, where):
     Raises:
         ValueError for joints that are not found.
     """
+    joints = names.without_prefix(joints)
     plain = [name.rpartition(":")[2].replace("_", "").replace(" ", "").lower() for name in joints]
     ours = [joint.replace("_", "") for joint in H36M.joints]
     if set(ours) <= set(plain):

@@ -18,9 +18,10 @@ TWICE = 0.1  # extents; detections of one id in one frame that are nearer are of
 def tracks(detections, where="detections", sure=False):
     """People, followed through the frames.
 
-    Ids are checked. One that two people have in one frame, or that all have, says nothing: these are followed by place. So
-    are those without. A detection goes on with the person of its id whose last pose is nearest, the nearest pairs first, if
-    it is near enough (`STEP`) and at most `PATIENCE` frames ago; else it begins another person.
+    Ids are checked. One that two people have in one frame, or that all have, says nothing, and so do ids none of which is in
+    two frames: these people are followed by place, as those without. A detection goes on with the person of its id whose last
+    pose is nearest, the nearest pairs first, if it is near enough (`STEP`) and at most `PATIENCE` frames ago; else it begins
+    another person.
 
     Args:
         detections: (frame, id or None, score, keypoints (J, 2 or 3)) in any order; see `seen` for what is missing.
@@ -45,14 +46,14 @@ def tracks(detections, where="detections", sure=False):
         people += [(person, piece) for piece in found.follow(indices, reach)]
     _say_sampled(found)
     people.sort(key=lambda each: (found.frames[each[1][0]], each[1][0]))
-    return {name: found.track(indices) for name, indices in zip(_names(people, where), (piece for _, piece in people))}
+    return {name: found.track(indices) for name, indices in zip(names_of(people, where), (piece for _, piece in people))}
 
 
 class _Detections:
     """The detections of a video, by frame."""
 
-    def __init__(self, detections, where, say_empty):
-        self.where = where
+    def __init__(self, detections, where, checked):
+        self.where, self.checked = where, checked
         self.frames, self.ids, self.scores, poses = map(list, zip(*detections))
         for frame, pose in zip(self.frames, poses):
             if pose.shape != poses[0].shape:
@@ -60,7 +61,7 @@ class _Detections:
         self.poses = seen(np.stack(poses))
         lost = missing(self.poses)
         self.there = np.flatnonzero(~lost.all(1)).tolist()
-        if (empty := len(poses) - len(self.there)) and self.there and say_empty:
+        if (empty := len(poses) - len(self.there)) and self.there and checked:
             notice(f"{where}: {empty} of {len(poses)} detections have no joint, and are left out")
         if not self.there:
             raise ValueError(f"{where}: no joint in any of {len(set(self.frames))} frames")
@@ -75,7 +76,12 @@ class _Detections:
         for index in self.there:
             groups.setdefault(self.ids[index], []).append(index)
         without = len(groups.get(None, ()))
-        if len(groups) == 1 or not without:
+        if len(groups) == 1:
+            return groups
+        if not without and self.checked and self._are_all_new(groups):
+            notice(f"{self.where}: ids none of which is in two frames: people are followed by place")
+            return {None: self.there}
+        if not without:
             return groups
         if without > len(self.there) / 2:
             notice(f"{self.where}: {without} of {len(self.there)} detections have no id: people are followed by place")
@@ -83,6 +89,11 @@ class _Detections:
         notice(f"{self.where}: {without} of {len(self.there)} detections have no id, and are left out")
         del groups[None]
         return groups
+
+    def _are_all_new(self, groups):
+        """Whether each id is in one frame only, of several."""
+        frames = [{self.frames[index] for index in indices} for indices in groups.values()]
+        return all(len(some) == 1 for some in frames) and len(set.union(*frames)) > 1
 
     def once(self, indices):
         """Of an id the detections, without those that are there twice; and whether it stands for several people in a frame."""
@@ -160,8 +171,8 @@ def _say_sampled(found):
         notice(f"{found.where}: every {step}th frame only, of {frames[0]} to {frames[-1]}: those between are filled in")
 
 
-def _names(people, where):
-    """What they are called."""
+def names_of(people, where):
+    """The names of people (id, ...), of whom several may have one id; that is said."""
     count, names = {}, []
     for person, _ in people:
         count[person] = count.get(person, 0) + 1

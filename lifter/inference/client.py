@@ -123,11 +123,12 @@ class Client:
 
     async def _or_stopped(self, reading):
         task = asyncio.ensure_future(reading)
-        await asyncio.wait((task, self.stopped), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        task.cancel()
-        return b""
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # of which nobody asks if this is cancelled
+        try:
+            await asyncio.wait((task, self.stopped), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else b""
+        finally:
+            task.cancel()
 
     # ---- its part in a round -----------------------------------------------------------------------------------------
 

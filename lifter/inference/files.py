@@ -154,12 +154,12 @@ def _lift_files(model, sources, lift, record, report):
     for (path, sequence, fingerprint), poses in lift_smoothly(model, sequences, lift.flip, lift.batch, lift.stride):
         try:
             write(path, with_poses(sequence, poses.float().cpu(), lift.place))
+            record.add(path, fingerprint)
         except Exception as error:
-            record.release(path)
             report("failed", _line(error, f"{sequence.source}: {sequence.name}"))
         else:
-            record.release(path, fingerprint)
             report("lifted", str(path))
+        record.release(path)
 
 
 def _sequences(sources, lift, record, report):

@@ -61,13 +61,13 @@ def finish(people, skip=(), focal=None):
     poses = [place(each, person, camera) for each, person in zip(poses, people)]
     stands = [standing(each, person) for each, person in zip(poses, people)]
     if not np.allclose(camera.rotation, np.eye(3)):
-        up, known = camera.rotation[:, 2], "as the file says"
-    elif "floor" in skip:
-        up, known = np.array([0.0, -1.0, 0.0]), "as said"
+        rotation, shift = camera.rotation.T, camera.position
+        lines.append("room and floor as the file's camera says")
     else:
-        up, known = _up(poses, stands), "a guess"
-    lines.append(_told_floor(up, known, stands))
-    rotation, shift = _room(poses, stands, up)
+        level = "floor" in skip
+        up = np.array([0.0, -1.0, 0.0]) if level else _up(poses, stands)
+        rotation, shift = _room(poses, stands, up)
+        lines.append(_told_floor(up, "as said" if level else "a guess", stands))
     poses = [each @ rotation.T + shift for each in poses]
     if "feet" not in skip and any(stand.any() for stand in stands):
         before = sliding(poses, stands)
@@ -148,8 +148,10 @@ def place(poses, person, camera):
     depth = np.interp(np.arange(len(depth)), np.flatnonzero(good), depth[good]) if good.any() else depth
     deviation = STEADY * (person.fps or FPS)
     steady = np.exp(blur(depth, deviation) / blur(np.ones_like(depth), deviation))
-    ray = root[:, :2] / np.where(np.abs(root[:, 2:]) < NEAREST, NEAREST, root[:, 2:])
-    return poses + np.concatenate((ray * steady[:, None], steady[:, None]), -1)[:, None]
+    middle = (keypoints[..., :2] * weights[..., None]).sum(1) / weights.sum(1)[:, None]
+    ray = (middle - camera.normalised[2:4]) / camera.normalised[:2]
+    beside = root[:, :2] + np.clip(ray, -1, 1) * (steady - root[:, 2])[:, None]  # where the steady depth has it
+    return poses + np.concatenate((beside, steady[:, None]), -1)[:, None]
 
 
 # ---- the floor -------------------------------------------------------------------------------------------------------

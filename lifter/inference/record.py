@@ -1,5 +1,6 @@
 """What outputs were lifted from, in a file beside them, so that what has changed since is lifted again."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -58,11 +59,15 @@ class Record:
             return True  # a file system without locks
         return True
 
-    def release(self, path, fingerprint=None):
-        """Give an output out of hand; with the fingerprint of what it was lifted from, if it was."""
-        if fingerprint is not None:
-            self.known[self._key(path)] = fingerprint
-            os.write(self.file, f"{json.dumps([self._key(path), fingerprint])}\n".encode())
+    def add(self, path, fingerprint):
+        """Note what an output was lifted from. The line begins anew: the one before it is cut short if the disk was full."""
+        line = f"\n{json.dumps([self._key(path), fingerprint])}\n".encode()
+        if os.write(self.file, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        self.known[self._key(path)] = fingerprint
+
+    def release(self, path):
+        """Give an output out of hand."""
         fcntl.lockf(self.file, fcntl.LOCK_UN, 1, self._place(path))
 
     def close(self):

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from lifter._errors import message
+from lifter._io import in_folder
 from lifter._notices import notice, told
 from lifter.data.cameras import normalise
 from lifter.data.files import numbers, with_nan
@@ -191,7 +192,7 @@ class Server:
                 self.say("open", f"whoever reaches {host}:{port} can use this server; --token asks for a word")
             address = f"{host}:{port}"
         else:
-            await _nobody_listens(address)
+            await _nobody_listens(in_folder(address))
             server, own = await asyncio.start_unix_server(connected, address), _removed(address)
         with own:
             ready(address)

@@ -11,7 +11,7 @@ from lifter.data.tracking import tracks
 LEAST = 0.3  # mean confidence of a person in a frame; where nobody is, detectors look for joints in the whole image
 SHORT = 0.5  # seconds; who is seen for less is a ghost, unless the video is shorter than twice that
 WEAK = 0.5  # mean confidence; who has less over all frames is a ghost
-TWICE = 0.25  # extents; who is nearer than that to somebody better seen, in most frames, is the same person
+TWICE = 0.25  # extents; who is nearer than that to somebody better seen, in a frame, is the same person
 AGAIN = 3.0  # seconds for which somebody may be away and still be known again
 NEAR, ALIKE = 1.0, 1.5  # if they come back within so many extents, and are at most so many times as large or small
 
@@ -44,9 +44,8 @@ def find_people(video, detector, variant=None, step=lambda: None) -> Found:
     detector.reset()
     try:
         for number, image in video:
-            for keypoints in detector(image, number / video.fps):
-                if np.mean(keypoints[:, 2]) >= LEAST:
-                    detections.append((number, None, float(keypoints[:, 2].sum()), keypoints.astype(np.float32)))
+            for keypoints in _once(detector(image, number / video.fps)):
+                detections.append((number, None, float(keypoints[:, 2].sum()), keypoints.astype(np.float32)))
             frames = number + 1
             step()
     except KeyboardInterrupt:
@@ -54,8 +53,8 @@ def find_people(video, detector, variant=None, step=lambda: None) -> Found:
     people = sorted(_joined(tracks(detections, video.path).values(), video.fps), key=_weight, reverse=True)
     kept, ghosts = [], []
     for track in people:
-        is_ghost = _is_faint(track[1], frames / video.fps, video.fps) or any(_are_one(other, track) for other in kept)
-        (ghosts if is_ghost and len(people) > 1 else kept).append(track)
+        is_ghost = len(people) > 1 and _is_faint(track[1], frames / video.fps, video.fps)
+        (ghosts if is_ghost else kept).append(track)
     kept = kept or [ghosts.pop(0)]
     known = {"layout": detector.layout, "variant": variant, "size": video.size, "fps": video.fps, "source": video.path}
     name = video.path.stem
@@ -64,6 +63,17 @@ def find_people(video, detector, variant=None, step=lambda: None) -> Found:
         sequence_of(call(what, number), track, start=start, **known) for number, (start, track) in enumerate(some, 1)
     ]
     return Found(named("person", kept), named("ghost", ghosts), frames, stopped)
+
+
+def _once(bodies):
+    """The bodies of a frame that are seen at all, each once, the best first."""
+    kept = []
+    for body in sorted(bodies, key=lambda body: -np.mean(body[:, 2])):
+        near = TWICE * np.ptp(body[:, :2], axis=0).max()
+        is_new = all(np.linalg.norm(body[:, :2] - other[:, :2], axis=-1).mean() > near for other in kept)
+        if is_new and np.mean(body[:, 2]) >= LEAST:
+            kept.append(body)
+    return kept
 
 
 def _weight(track):
@@ -87,17 +97,6 @@ def _extents(keypoints):
 
 def _is_faint(keypoints, seconds, fps):
     return _seen(keypoints).sum() < min(SHORT, seconds / 2) * fps or np.nanmean(keypoints[..., 2]) < WEAK
-
-
-def _are_one(one, other):
-    """Whether the second track lies on the first in most of the second's frames."""
-    (start, first), (begin, second) = one, other
-    low, high = max(start, begin), min(start + len(first), begin + len(second))
-    first, second = first[low - start : max(low, high) - start], second[low - begin : max(low, high) - begin]
-    both = np.isfinite(first[..., 0] + second[..., 0]).any(1)
-    first, second = first[both], second[both]
-    apart = np.linalg.norm(first[..., :2] - second[..., :2], axis=-1)
-    return np.sum(np.nanmean(apart, 1) < TWICE * _extents(second)) > _seen(other[1]).sum() / 2
 
 
 def _joined(people, fps):

@@ -1,12 +1,13 @@
 """`lifter lift` of videos, and to what is looked at: from the frames to the files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lifter.__main__ import main
-from lifter.data import open_data
+from lifter.data import open_data, save
 from lifter.data.synthetic import open_gait
 from lifter.video import detectors
 from tests.video.conftest import SIZE, Knows, body, film  # noqa: F401
@@ -68,6 +69,14 @@ def test_one_of_them(lift, who, size):
     assert np.ptp(one.pixels()[0, :, 0]) == pytest.approx(size, rel=0.2) and len(open_data("walk.bvh")) == 1
 
 
+def test_varying_times(lift, film):  # noqa: F811
+    film("b.mp4", times=[*range(0, 60, 4), *range(80, 120, 4)])
+    status, _, errors = lift("-o", "b.npz", "--person", "main", inputs=("b.mp4",))
+    assert status == 0 and "are not there, for times vary: filled in" in errors[0]
+    (one,) = open_data("b.npz")
+    assert len(one) / one.fps == pytest.approx(1.2, abs=0.1)
+
+
 def test_folders(lift, film, tmp_path):  # noqa: F811
     """Several videos, of which one is bad, to a folder; what is there already is not lifted again."""
     film("b.mp4")
@@ -80,21 +89,34 @@ def test_folders(lift, film, tmp_path):  # noqa: F811
 
 
 def test_keypoints_to_look_at(lift, tmp_path):
-    """A file of keypoints goes the same way, without a detector."""
-    from lifter.data import save
-
-    save("gait.npz", [next(iter(open_gait(1, 40)))])
+    """A file of keypoints goes the same way, without a detector; with `--finish` also to what is not looked at."""
+    gait = next(iter(open_gait(1, 40)))
+    save("gait.npz", [gait])
     assert lift("-o", "gait.html", inputs=("gait.npz",))[0] == 0
     assert scene(tmp_path / "gait.html")["frames"] == 40
+    assert lift("-o", "raw.bvh", inputs=("gait.npz",))[0] == lift("-o", "done.bvh", "--finish", inputs=("gait.npz",))[0] == 0
+    raw, done = (next(iter(open_data(name))).poses for name in ("raw.bvh", "done.bvh"))
+    assert not raw[:, 0].any() and 0.5 < done[:, 0, 2].mean() < 1.5
+    save("sizeless.npz", [replace(gait, camera=None, size=None)])
+    assert "the size of the image is not known" in lift("-o", "x.html", "--fov", "60", inputs=("sizeless.npz",))[2][-1]
+    save("crowd.npz", [replace(gait, name=f"{number}") for number in range(21)])
+    assert "21 sequences, expected the people of one clip" in lift("-o", "crowd.html", inputs=("crowd.npz",))[2][-1]
+    for option in (["--place"], ["--engine", "ray"]):
+        assert "--place and --engine are for files of keypoints" in lift("-o", "x.html", *option, inputs=("gait.npz",))[2][-1]
 
 
-def test_what_was_done_is_told(lift):
+def test_what_was_done_is_told(lift, tmp_path):
     """Each step in a line; raw poses are relative to the root."""
     _, _, errors = lift("-o", "walk.npz", "--person", "main", "--fov", "90")
     told = ("exchanged", "jumped", "confidence", "bones keep", "focal length 32 pixels, as said", "floor under")
     assert all(any(word in line for line in errors) for word in told), errors
     (one,) = open_data("walk.npz")
     assert one.camera.fx == pytest.approx(32) and one.poses[:, 0, 2].min() > 0.4
+    (tmp_path / "camera.json").write_text('{"width": 64, "height": 48, "fx": 50, "fy": 50, "cx": 32, "cy": 24}')
+    _, _, errors = lift("-o", "walk.npz", "--camera", "camera.json")
+    assert any("focal length 50 pixels, as the file says" in line for line in errors)
+    (tmp_path / "camera.json").write_text('{"width": 48, "height": 64, "fx": 50, "fy": 50, "cx": 32, "cy": 24}')
+    assert "a camera of (48.0, 64.0) pixels, expected (64, 48)" in lift("-o", "x.npz", "--camera", "camera.json")[2][-1]
     _, _, errors = lift("-o", "walk.npz", "--raw", "--person", "main")
     (raw,) = open_data("walk.npz")
     assert len(errors) == 1 and raw.camera is None and not raw.poses[:, 0].any()
@@ -123,6 +145,10 @@ def test_stopped(lift):
         (["none.mp4", "-o", "x.html"], "x.html: 2 files to lift, expected a folder"),
         (["walk.mp4", "-o", "x/"], "two files are called walk.mp4"),
         (["-o", "x.html", "-o", "y.npz", "--checkpoint", "none"], "no checkpoint at none"),
+        (["-o", "x.html", "-o", "./walk.mp4"], "walk.mp4: is to be lifted, expected another name for its poses"),
+        (["-o", "x.html", "-o", "./x.html"], "x.html: named twice as an output"),
+        (["-o", "x.html", "--fps", "50"], "--fps is for files of keypoints; videos tell it themselves"),
+        (["-o", "x.html", "--camera", "none.json"], "none.json: there is no file"),
         (["-o", "x.html", "--fov", "180"], "--focal is None, --fov is 180.0, expected more than 0 pixels, 0 to 180 degrees"),
     ],
 )

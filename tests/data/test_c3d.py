@@ -207,3 +207,50 @@ def test_unknown_markers(written):
     written.write_bytes(data)
     with pytest.raises(ValueError, match="walk.c3d: no left shoulder, .* among the names M0, M1"):
         list(open_data(written))
+
+
+def test_a_last_block_that_is_not_full(tmp_path):
+    """Is no frame, where the header cannot count them."""
+    write(tmp_path / "a.c3d", Sequence("a", poses=WORLD[:2], fps=50))
+    data = bytearray((tmp_path / "a.c3d").read_bytes())
+    struct.pack_into("<H", data, 8, 65535)
+    (tmp_path / "a.c3d").write_bytes(bytes(data))
+    (sequence,) = open_data(tmp_path / "a.c3d")
+    np.testing.assert_allclose(sequence.poses, WORLD[:2], atol=1e-6)
+
+
+def test_a_missing_marker_of_our_names(tmp_path):
+    """Is filled in, and its frame marked."""
+    poses = WORLD.copy()
+    write(tmp_path / "a.c3d", Sequence("a", poses=poses, fps=50))
+    data = bytearray((tmp_path / "a.c3d").read_bytes())
+    start = 512 * (struct.unpack_from("<H", data, 16)[0] - 1)
+    struct.pack_into("<4f", data, start + 16 * (2 * 17 + 12), 0, 0, 0, -1)  # the left elbow of the third frame
+    (tmp_path / "a.c3d").write_bytes(bytes(data))
+    (sequence,) = open_data(tmp_path / "a.c3d")
+    assert sequence.valid.tolist() == [True, True, False, True, True]
+    poses[2, 12] = (poses[1, 12] + poses[3, 12]) / 2
+    np.testing.assert_allclose(sequence.poses, poses, atol=1e-6)
+
+
+def test_bodies_that_contradict_the_axes_or_the_unit(tmp_path):
+    for change, said in ((WORLD[..., [0, 2, 1]], "z points upwards in such files, but the bodies are along y"),
+                         (WORLD / 1000, "a body of 0.00")):  # fmt: skip
+        write(tmp_path / "a.c3d", Sequence("a", poses=change, fps=50))
+        with pytest.warns(UserWarning, match=said):
+            (sequence,) = open_data(tmp_path / "a.c3d")
+    np.testing.assert_allclose(sequence.poses, WORLD, atol=1e-3)
+
+
+def test_a_subject_before_the_names(tmp_path):
+    path = write_by_ezc3d(tmp_path / "a.c3d", [f"Sub01_{joint}" for joint in H36M.joints], WORLD * 1000, unit="millimetres")
+    (sequence,) = open_data(path)
+    np.testing.assert_allclose(sequence.poses, WORLD, atol=1e-4)
+
+
+def test_analog_values_alone(written):
+    data = bytearray(written.read_bytes())
+    struct.pack_into("<H", data, 2, 0)
+    written.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="walk.c3d: no points, but 0 analog values"):
+        list(open_data(written))

@@ -251,7 +251,7 @@ BAD = [
         [{**ENTRY, "keypoints": [1.0] * 50}],
         r"entry 0 \(image_id '3.jpg'\): keypoints: 50 numbers, expected x, y and confidence",
     ),
-    ([{**ENTRY, "keypoints": [1.0] * 60}], r"x: 20 joints, expected 17 \(coco\)"),
+    ([{**ENTRY, "keypoints": [1.0] * 60}], r"x.json: 20 joints, expected 17 \(coco\)"),
     ([{**ENTRY, "keypoints": ["a"] * 51}], "keypoints: not an array of numbers"),
     ([{**ENTRY, "keypoints": None}], "keypoints: not an array of numbers"),
     ([{"image_id": "4.jpg"}], r"entry 0 \(image_id '4.jpg'\): no key 'keypoints'"),
@@ -266,7 +266,7 @@ BAD = [
     ({"people": [{"pose_keypoints_2d": [1, 2]}]}, "frame 0: pose_keypoints_2d: 2 numbers"),
     ({"people": []}, "no person in any frame"),
     ({"people": 3}, "frame 0: people: expected a list of dicts"),
-    ({"instance_info": [{"frame_id": 7, "instances": [{"keypoints": [[1, 2]]}]}]}, "frame 7: no key 'keypoint_scores'"),
+    ({"instance_info": [{"frame_id": 7, "instances": [{"keypoint_scores": [1]}]}]}, "frame 7: no key 'keypoints'"),
     ({"instance_info": [{"frame_id": "a", "instances": []}]}, "frame_id is 'a'"),
     (
         {"instance_info": [{"instances": [{"keypoints": [[1, 2]], "keypoint_scores": [1, 1]}]}]},

@@ -222,6 +222,10 @@ def test_normalise():
     np.testing.assert_allclose(keypoints[..., 1], pixels[..., 1] / 1000 * 2 - 1.002)
     np.testing.assert_allclose(denormalise(keypoints, size), pixels)
     assert normalise(pixels.astype(np.float32), size).dtype == np.float32
+    whole = np.array([[500, 400]])  # pixels that are whole numbers, and a camera's centre
+    np.testing.assert_allclose(normalise(whole, size), normalise(whole.astype(float), size))
+    np.testing.assert_allclose(denormalise(whole, size), denormalise(whole.astype(float), size))
+    assert (Camera(1000, 800, 900, 900, 500, 400).normalised[2:4] == 0).all()
 
 
 def test_look_at():

@@ -1,6 +1,8 @@
 """BVH files of common rigs: joints by name and by place, axes, units, frames per second, several people."""
 
+import gzip
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -85,6 +87,8 @@ def test_names_of_rigs(tmp_path, name):
 
 SYNTAX = {
     "byte-order mark": lambda text: "\ufeff" + text, "small letters": str.lower, "capitals": str.upper, "one line": str.split,
+    "EndSite": lambda text: text.replace("End Site", "EndSite"),
+    "UTF-16": lambda text: text.encode("utf-16"), "gzip": lambda text: gzip.compress(text.encode()),
     "name of an end": lambda text: text.replace("End Site", "End site Tip"),
     "comments": lambda text: "# by X\n" + text.replace("MOTION", "// moves\nMOTION").replace("0.04\n", "0.04\n# rows\n"),
     "colons": lambda text: text.replace("Frames: ", "Frames :").replace("Time: ", "Time:"),
@@ -99,7 +103,8 @@ def test_syntax(tmp_path, name):
     """As other programs write it."""
     write_rig(tmp_path / "x.bvh", RIGS["small letters"])
     text = SYNTAX[name]((tmp_path / "x.bvh").read_text())
-    (tmp_path / "x.bvh").write_text(text if isinstance(text, str) else " ".join(text), encoding="utf-8", newline="")
+    text = " ".join(text) if isinstance(text, list) else text
+    (tmp_path / "x.bvh").write_bytes(text.encode() if isinstance(text, str) else text)
     check_standing(tmp_path / "x.bvh")
 
 
@@ -138,6 +143,33 @@ def test_frames_per_second_are_not_invented(tmp_path):
     for name in ("y.bvh", "y.trc"):
         with pytest.warns(UserWarning, match="x: the frames per second are not known: written as 30"):
             write(tmp_path / name, unknown)
+
+
+@pytest.mark.parametrize("time", ["25", "33.333", "1.5"])
+def test_a_frame_time_that_is_none(tmp_path, time):
+    """Frames per second, or milliseconds."""
+    write_rig(tmp_path / "x.bvh", RIGS["mixamo"])
+    text = (tmp_path / "x.bvh").read_text().replace("Frame Time: 0.04", f"Frame Time: {time}")
+    (tmp_path / "x.bvh").write_text(text)
+    with pytest.warns(UserWarning, match=f"frame time {time}: the frames per second are not known"):
+        (sequence,) = open_data(tmp_path / "x.bvh")
+    assert sequence.fps is None
+
+
+def test_angles_that_may_be_radians(tmp_path):
+    write_rig(tmp_path / "x.bvh", RIGS["mixamo"])
+    text = (tmp_path / "x.bvh").read_text()
+    for angle, doubt in (("1.57", True), ("90", False), ("0.01", False)):
+        (tmp_path / "x.bvh").write_text(text.replace("0 95 0 0", f"0 95 0 {angle}"))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            list(open_data(tmp_path / "x.bvh"))
+        assert any("are they radians?" in str(each.message) for each in caught) == doubt
+
+
+def test_a_prefix_of_all_names(tmp_path):
+    write_rig(tmp_path / "x.bvh", {joint: f"Armature_{name}" for joint, name in RIGS["mixamo"].items()})
+    check_standing(tmp_path / "x.bvh")
 
 
 def test_two_roots(tmp_path):

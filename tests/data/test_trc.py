@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lifter._notices import told
 from lifter.data import open_data
 from lifter.skeleton import H36M
 
@@ -107,3 +108,54 @@ def test_missing_joints(tmp_path):
     path = write_trc(tmp_path / "x.trc", POSE2SIM, blank=[(frame, "RKnee") for frame in range(5)])
     with pytest.raises(ValueError, match="x.trc: right_knee in none of 5 frames"):
         list(open_data(path))
+
+
+def text(tmp_path):
+    return write_trc(tmp_path / "a.trc", POSE2SIM, first=1).read_text()
+
+
+def reread(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    said = []
+    with told(said.append):
+        return list(open_data(path)), "\n".join(said)
+
+
+def test_as_others_write_it(tmp_path):
+    """Decimal commas, commas between columns, other encodings and line ends, units in words, trailing tabs."""
+    plain = text(tmp_path)
+    head, rest = plain.split("\n", 1)
+    commas = f"{head}\n{rest.replace('.', ',')}"
+    variants = [
+        (commas, "utf-8"),
+        (plain.replace("\t", ","), "utf-8"),
+        (plain, "utf-16"),
+        (plain.replace("\n", "\r\n"), "utf-8-sig"),
+    ]
+    variants += [(plain.replace("\tm\t", f"\t{unit}\t"), "utf-8") for unit in ("meters", "Metre")]
+    variants += [(plain.replace("\n", "\t\t\n"), "utf-8"), (plain.replace("Units", "units"), "utf-8")]
+    for variant, encoding in variants:
+        ((sequence,), said) = reread(tmp_path / "b.trc", variant, encoding)
+        assert not said and sequence.fps == 60
+        np.testing.assert_allclose(sequence.poses[:, 0], world(YUP)[:, 0], atol=1e-5)
+
+
+def test_what_contradicts_itself_is_said(tmp_path):
+    plain = text(tmp_path)
+    ((sequence,), said) = reread(tmp_path / "b.trc", plain.replace("60\t60\t", "120\t60\t"))
+    assert sequence.fps == 60 and "DataRate is 120, but the times are of 60" in said
+    ((sequence,), said) = reread(tmp_path / "b.trc", plain[: plain.rstrip().rindex("\n") + 20])
+    assert len(sequence) == len(YUP) - 1 and "1 of 5 frames left out" in said and "5 frames by its own words" in said
+
+
+def test_gaps(tmp_path):
+    """Frames that are not there are filled in and marked; after a long gap another sequence begins."""
+    plain = text(tmp_path)
+    for later, starts in ((6, [0]), (506, [0, 505])):
+        lines = plain.splitlines()
+        lines[-1] = "\t".join([str(later), str(later / 60), *lines[-1].split("\t")[2:]])
+        found, said = reread(tmp_path / "b.trc", "\n".join(lines))
+        assert [sequence.start for sequence in found] == starts
+        assert ("no marker for more than 30 frames: read as 2 sequences" in said) == (len(starts) == 2)
+        if len(starts) == 1:
+            assert found[0].valid.tolist() == [True] * 4 + [False, True]

@@ -22,6 +22,7 @@ from lifter.data.outputs import write
 from lifter.data.registry import WRITERS
 from lifter.data.synthetic import open_gait
 from lifter.inference.files import Lift, find_sources, lift_files
+from lifter.inference.record import Record
 from lifter.inference.windows import lift_sequence
 from lifter.progress import Progress
 from lifter.skeleton import LSP
@@ -209,6 +210,42 @@ def test_changes_are_lifted_again(checkpoint, tmp_path, capsys):
     )
 
 
+def test_a_record_that_was_cut_short_loses_no_other(lift, tmp_path):
+    """As on a disk that was full: the line after it is whole."""
+    (tmp_path / "in").mkdir()
+    put = lambda number, first=0: save(tmp_path / "in" / f"{number}.npz", [seen(first=first)])
+    when = lambda: {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
+    put(0), put(1)
+    lift(tmp_path / "in")
+    record = tmp_path / "out" / ".lifted.jsonl"
+    record.write_bytes(record.read_bytes()[:-5])
+    put(2)
+    lift(tmp_path / "in")
+    before = when()
+    put(2, first=9)
+    lift(tmp_path / "in")
+    assert [name for name, moment in when().items() if moment != before[name]] == ["2.npz.npz"]
+
+
+def test_a_disk_that_is_full(lift, tmp_path, monkeypatch):
+    """What cannot be written, or noted, is told; the others are lifted."""
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        save(tmp_path / "in" / f"{i}.npz", [seen()])
+    full = iter((False, True, False, True))
+    add = Record.add
+
+    def noted(self, *arguments):
+        if next(full):
+            raise OSError(28, "No space left on device")
+        add(self, *arguments)
+
+    monkeypatch.setattr(Record, "add", noted)
+    status, errors, files = lift(tmp_path / "in")
+    assert status == 1 and len(files) == 4
+    assert [line.split(": ")[0] for line in errors] == [str(tmp_path / "in" / f"{i}.npz") for i in (1, 3)]
+
+
 def test_two_at_once(checkpoint, tmp_path):
     """Two processes into one folder: every output is written by one of them."""
     (tmp_path / "in").mkdir()
@@ -371,6 +408,7 @@ def test_progress(terminal, monkeypatch, capsys):
     monkeypatch.setattr("lifter.progress.SECONDS", 0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     with Progress("files", 3) as progress:
+        progress.step(0)  # nothing is done yet: who knows how long it takes
         for _ in range(3):
             progress.step(more=", 7 lifted")
     shown = capsys.readouterr().err

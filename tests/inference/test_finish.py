@@ -75,6 +75,18 @@ def test_a_walk_before_a_turned_camera(walk):
     assert np.median(apart) < 0.08
 
 
+def test_a_camera_that_is_known(walk):
+    """Poses come to where they were."""
+    middle = walk.reshape(-1, 3).mean(0)
+    turn, position = rotation(*TURNED), middle + [1, -7, 2]
+    camera = Camera(1000, 1000, 900, 900, 500, 500, rotation=turn, translation=-turn @ position)
+    seen = camera.to_camera(walk)
+    person = replace(filmed(walk), keypoints=normalise(camera.project(seen), camera.size), poses=seen, camera=camera)
+    (found,), lines = finish([person])
+    assert lines[1:3] == ["focal length 900 pixels, as the file says", "room and floor as the file's camera says"]
+    assert np.median(np.linalg.norm(in_room(found).poses - walk, axis=-1)) < 0.05
+
+
 def test_feet_that_stand_do_not_slide(walk):
     """With a wrong focal length and noisy depths, too; both are told in mm."""
     person = filmed(walk, *TURNED)

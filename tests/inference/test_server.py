@@ -389,7 +389,7 @@ def test_who_takes_nothing_is_given_up(tmp_path, monkeypatch):
     async def session():
         async with serving(tmp_path) as (server, connect):
             _, writer = await connect()
-            writer.write(text(frames(1)[1]) * 8000)
+            writer.write(text(frames(1)[1]) * 3000)
             while not server.clients:
                 await asyncio.sleep(0.01)
             while server.clients:
@@ -410,6 +410,65 @@ def test_the_socket_goes_with_the_server(tmp_path):
         return (tmp_path / "s").exists()
 
     assert [asyncio.run(session(replace)) for replace in (False, True)] == [False, True]
+
+
+STRANGE_IDS = ("true", "1e999", "-0.0", "1e400000", "9" * 5000, '"\\ud800"', "[]", "{}")
+STRANGE_KEYPOINTS = ("{}", '""', "true", "[[]]", "[[[1, 2]]]", "[[1e999, 1]]", "[[1, 2], [null]]")
+STRANGE = [
+    *(f'{{"keypoints": null, "id": {value}}}' for value in STRANGE_IDS),
+    *(f'{{"keypoints": {value}}}' for value in STRANGE_KEYPOINTS),
+    *(f'{{"{kind}": true, "id": 1}}' for kind in ("flush", "reset")),
+    *(f'{{"leave": {value}}}' for value in ("null", "1", "1.0", "true", '"x"', "[1]")),
+    '{"keypoints": null, "time": {"a": [1, null, "x"]}}',
+    '{"keypoints": null, "keypoints": [[0, 0]]}',
+    '{"id": 1}',
+    '{"error": "x"}',
+    "\ufeff{}",
+    "null",
+    "\r",
+    "\0",
+]
+
+
+def test_strangers_harm_nobody(tmp_path):
+    """Odd lines, any bytes, half lines, and clients that vanish at any moment: others are served, and all is given back."""
+    rng, x = np.random.default_rng(0), frames(40)[1]
+    whole = [line.encode("utf-8", "surrogatepass") for line in STRANGE] + [json.dumps(line).encode() for line in x[:5]]
+
+    async def stranger(connect):
+        reader, writer = await connect()
+        reading = asyncio.create_task(reader.read())
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # that of who has gone
+        for _ in range(rng.integers(1, 9)):
+            line = bytearray(whole[rng.integers(len(whole))])
+            for _ in range(rng.integers(0, 3)):
+                at = int(rng.integers(len(line) + 1))
+                line[at : at + int(rng.integers(3))] = rng.bytes(int(rng.integers(3)))
+            writer.write(bytes(line[: None if rng.random() < 0.8 else len(line) // 2]) + b"\n" * int(rng.integers(3)))
+            await asyncio.sleep(0.002 * int(rng.integers(3)))
+        if rng.random() < 0.5:
+            writer.transport.abort()
+        else:
+            writer.write_eof()
+            await asyncio.wait_for(reading, 20)
+        reading.cancel()
+        writer.close()
+
+    async def session():
+        async with serving(tmp_path) as (server, connect):
+            wrong = []
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+            reader, writer = await connect()
+            parts = {"id", "frame", "pose", "latency_ms", "compute_ms"}
+            for line in x[:10]:
+                await asyncio.gather(*(stranger(connect) for _ in range(12)))
+                writer.write(text([line] * 4))
+                assert all(answer.keys() == parts for answer in await answers(reader, 4))
+            while len(server.clients) > 1:
+                await asyncio.sleep(0.01)
+            assert len(server.batch._members) == 1 and not wrong
+
+    asyncio.run(session())
 
 
 @pytest.mark.parametrize("drop", [False, True])
@@ -480,6 +539,8 @@ def test_too_many_clients_and_no_descriptors(tmp_path, monkeypatch, capfd):
     (["--checkpoint", "{m}", "--chunk-size", "99"], "chunk_size is 99"),
     (["--checkpoint", "{m}", "--missing", "no"], "missing is 'no'"),
     (["--checkpoint", "{m}", "--listen", "256.0.0.1:1"], ""),
+    (["--checkpoint", "{m}", "--listen", "nowhere/s"], "nowhere/s: there is no folder nowhere"),
+    (["--checkpoint", "{m}", "--summary", "nowhere/x"], "nowhere/x: there is no folder nowhere"),
 ])  # fmt: skip
 def test_options_that_are_wrong(stream, tmp_path, capfd, options, message):
     stream(tiny(), [])

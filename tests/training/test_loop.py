@@ -1,16 +1,20 @@
 """Training: the errors fall, and an interrupted training goes on bit for bit."""
 
+import io
 import multiprocessing
 import os
 import signal
 import socket
 import time
+import warnings
+import zipfile
 from dataclasses import replace
 
 import pytest
 import torch
 
-from lifter import create_model, load_pretrained
+from lifter import _torch_files, create_model, load_pretrained
+from lifter.checkpoints import check_finite
 from lifter.data import Dataset
 from lifter.training import checkpoints, loop, train
 from lifter.training.data import Clips
@@ -142,6 +146,116 @@ def test_damaged_checkpoints(gait, tmp_path, capsys):
         run()
     assert capsys.readouterr().out.count("damaged, not used") == 2
     assert [file.read_bytes() for file in files] == [b"PK", b"PK"]
+
+
+def rewritten(contents, change):
+    """The archive with other entries, as a program that packs it again would write it."""
+    with zipfile.ZipFile(io.BytesIO(contents)) as old:
+        entries = change([(name, old.read(name)) for name in old.namelist()])
+    with zipfile.ZipFile(packed := io.BytesIO(), "w") as new, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name, data in entries:
+            new.writestr(name, data)
+    return packed.getvalue()
+
+
+def saved(value):
+    torch.save(value, file := io.BytesIO())
+    return file.getvalue()
+
+
+def flipped(contents, place):
+    data = bytearray(contents)
+    data[place] ^= 4
+    return bytes(data)
+
+
+DAMAGES = {
+    "empty": lambda data, state: b"",
+    "a byte is left": lambda data, state: data[:1],
+    "a half is left": lambda data, state: data[: len(data) // 2],
+    "a byte is lost at the end": lambda data, state: data[:-1],
+    "the digest is lost": lambda data, state: data[:-64],
+    "a byte is lost in the middle": lambda data, state: data[:1000] + data[1001:],
+    "a byte is put in": lambda data, state: data[:1000] + b"x" + data[1000:],
+    "more at the end": lambda data, state: data + bytes(100),
+    "a bit of the beginning": lambda data, state: flipped(data, 0),
+    "a bit of the pickle": lambda data, state: flipped(data, data.index(b"optimizer")),
+    "a bit of a weight": lambda data, state: flipped(data, data.index(state["model"]["linear.bias"].numpy().tobytes())),
+    "a bit of the directory": lambda data, state: flipped(data, data.rindex(b"PK\1\2") + 38),
+    "a bit of the digest": lambda data, state: flipped(data, -1),
+    "zeros in the middle": lambda data, state: data[:2000] + bytes(512) + data[2512:],
+    "two blocks in each other's place": lambda data, state: data[512:1024] + data[:512] + data[1024:],
+    "an entry is lost": lambda data, state: rewritten(data, lambda entries: [e for e in entries if "data/0" not in e[0]]),
+    "an entry is shorter": lambda data, state: rewritten(data, lambda entries: [(n, d[:-4]) for n, d in entries]),
+    "an entry is there twice": lambda data, state: rewritten(data, lambda entries: entries + entries[-1:]),
+    "no optimizer": lambda data, state: saved({key: value for key, value in state.items() if key != "optimizer"}),
+    "no state": lambda data, state: saved(3),
+    "a weight that is not finite": lambda data, state: saved(state | {"model": {"linear.bias": torch.tensor(torch.nan)}}),
+    "a folder": None,
+    "missing": None,
+}
+
+
+def test_resumes_after_any_damage(gait, tmp_path):
+    """From the state before, with a message, to the end of a training that nothing happened to; never from a wrong one."""
+    recipe = replace(TINY, network={}, epochs=1)
+    run = lambda: train("linear", recipe, gait, None, tmp_path, resume=True, save_every=2, **CPU)
+    run()
+    folder = tmp_path / "checkpoints"
+    (_, last), whole, refused = checkpoints.found(folder), weights(tmp_path), 0
+    contents = last.read_bytes()
+    assert len(DAMAGES) >= 20 and whole["step"] == 3
+    for number, (name, damage) in enumerate(DAMAGES.items()):
+        last.unlink()
+        if damage is not None:
+            last.write_bytes(damage(contents, whole))
+            assert last.read_bytes() != contents
+        elif name == "a folder":
+            last.mkdir()
+        said = []
+        state = checkpoints.newest(folder, said.append)
+        if state["step"] == 3:  # nothing of it was damaged but the digest
+            assert_equal(state, whole)
+        else:
+            assert state["step"] == 2 and len(said) == (name != "missing"), name
+            assert all("step-000000003.ckpt: damaged, not used" in line for line in said)
+            refused += 1
+        if last.is_dir():
+            last.rmdir()
+        if number % 6 == 0:
+            run()
+        else:
+            last.write_bytes(contents)
+        assert_equal(weights(tmp_path), whole)
+    assert refused >= 20
+    last.rename(folder / "step-000000009.ckpt")  # a name is no part of the state
+    run()
+    assert_equal(weights(tmp_path), whole)
+
+
+@pytest.mark.parametrize("where, when", [(w, n) for n, w in enumerate(("model", "optimizer", "average") * 2)])
+def test_nan_at_any_step(where, when, gait, tmp_path, monkeypatch):
+    """Also after steps that are not saved: neither a checkpoint nor best.safetensors ever holds it."""
+    step, recipe = loop.Training._step, replace(TINY, ema=0.9)
+
+    def poisoned(self, clips):
+        loss = step(self, clips)
+        if self.step == when:
+            weight = next(self.network.parameters())
+            of = {"model": weight, "average": next(self.average.parameters())}
+            of["optimizer"] = self.optimizer.state[weight]["exp_avg_sq"]
+            of[where].data.view(-1)[3] = torch.nan
+        return loss
+
+    monkeypatch.setattr(loop.Training, "_step", poisoned)
+    with pytest.raises(ValueError, match="not finite|loss is NaN"):
+        train("mixste", recipe, gait, gait, tmp_path, save_every=2, **CPU)
+    for path in checkpoints.found(tmp_path / "checkpoints"):
+        check_finite(_torch_files.read(path, load=True), path)
+        assert int(path.stem[-1]) <= when
+    if (tmp_path / "best.safetensors").exists():
+        check_finite(load_pretrained(tmp_path / "best.safetensors").model.state_dict(), "best")
 
 
 @pytest.mark.parametrize("where", ["model", "optimizer"])

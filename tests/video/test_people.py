@@ -35,13 +35,17 @@ def test_the_main_person_comes_first(found):
     [
         lambda number: [body(number, at=40)] if 20 <= number < 30 else [],  # for less than half a second
         lambda number: [body(number, at=40, score=0.4)],  # never seen well
-        lambda number: [body(number, at=21, score=0.8)],  # the same person twice
     ],
-    ids=["short", "weak", "twice"],
+    ids=["short", "weak"],
 )
 def test_ghosts(found, ghost):
     people, ghosts, *_ = found(lambda number: [body(number), *ghost(number)])
     assert [person.name for person in people] == ["walk/person1"] and [each.name for each in ghosts] == ["walk/ghost1"]
+
+
+def test_somebody_found_twice_is_one_person(found):
+    (person,), ghosts, *_ = found(lambda number: [body(number, at=22, score=0.8), body(number)])
+    assert ghosts == [] and (person.keypoints[..., 2] > 0.85).all()
 
 
 def test_nobody_and_joints_of_nobody(found):

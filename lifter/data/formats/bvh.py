@@ -15,7 +15,7 @@ from lifter._io import whole
 from lifter._notices import notice
 from lifter.skeleton import H36M
 
-from ..files import existing, parse_number
+from ..files import decoded, existing, parse_number, read_bytes
 from ..mocap import known_rate, rotation, upright, y_up
 from ..registry import register_format, register_writer
 from ..rigs import h36m, length, up_axis
@@ -25,6 +25,7 @@ _UNITS = (1.0, 0.01, 0.001, 0.0254, 0.0254 / 0.45)  # metre, centimetre, millime
 _COMMENT = re.compile(r"(?m)(?:^|(?<=\s))(?:#|//).*$")
 BODY = 1.6  # metres from the ankles to the top of the head, along the bones
 PEOPLE = (1.2, 2.1)  # and of whom there is no doubt about the unit
+LONGEST = 1.0  # seconds from frame to frame; more is another unit
 _CHANNELS = [f"{axis}{kind}" for kind in ("position", "rotation") for axis in "XYZ"]
 
 
@@ -108,8 +109,9 @@ def read(path) -> Bvh:
         kind = words.next().upper()
         if kind == ("JOINT" if stack else "ROOT"):
             name = words.name()
-        elif stack and kind == "END":
-            words.expect("SITE")
+        elif stack and kind in ("END", "ENDSITE"):
+            if kind == "END":
+                words.expect("SITE")
             while words.peek() not in ("{", ""):  # some give it a name
                 words.next()
             name = f"{names[stack[-1]]}_end"
@@ -128,18 +130,17 @@ def read(path) -> Bvh:
     motion = _motion(path, rest, frames, sum(map(len, channels)))
     if frame_time < 0:
         raise ValueError(f"{path}: frame time {frame_time}, expected a positive number")
-    if frame_time == 0:
-        notice(f"{path}: frame time 0: the frames per second are not known; --fps tells them")
+    if frame_time == 0 or frame_time > LONGEST:
+        notice(f"{path}: frame time {frame_time:g}: the frames per second are not known; --fps tells them")
+        frame_time = 0.0
+    _check_angles(motion, channels, path)
     bvh = Bvh(tuple(names), tuple(parents), np.array(offsets), tuple(channels), motion, frame_time)
     return _without_empty_positions(bvh, path)
 
 
 def _split(path):
     """The text up to the frame time, without comments, and the rest, which is numbers."""
-    data = path.read_bytes()
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
-    text = data.removeprefix(b"\xef\xbb\xbf").decode(encoding, errors="replace")
-    del data
+    text = decoded(read_bytes(path), "replace")
     time = re.search(r"frame\s+time\s*:\s*\S+", text, re.IGNORECASE)
     end = time.end() if time else len(text)
     head = _COMMENT.sub("", text[:end])
@@ -168,6 +169,14 @@ def _motion(path, text, frames, width):
     if values.size != frames * width:
         notice(f"{path}: {frames} frames by its own words, but there are {values.size // width}, which are read")
     return values.reshape(-1, width)
+
+
+def _check_angles(motion, channels, path):
+    """Say that all angles are so small that they may be radians."""
+    turning = [channel.endswith("rotation") for joint in channels for channel in joint]
+    largest = np.abs(motion[:, turning]).max(initial=0)
+    if 0.1 < largest <= 2 * np.pi and len(motion) > 1:
+        notice(f"{path}: angles up to {largest:.3g}: read as degrees; are they radians?")
 
 
 def _without_empty_positions(bvh, path):

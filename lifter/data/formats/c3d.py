@@ -7,22 +7,20 @@ them, in blocks of 512 bytes. Numbers are of an Intel, a MIPS or a DEC processor
 import math
 import struct
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from lifter._io import whole
 
-from ..files import existing
-from ..markers import open_markers
+from ..files import existing, read_bytes
+from ..markers import open_markers, unit_of
 from ..mocap import known_rate, y_up, z_up
 from ..registry import register_format, register_writer
-from ..sequence import Dataset, Sequence
+from ..sequence import Dataset
 
 BLOCK = 512
 _ORDERS = {84: "<", 85: "<", 86: ">"}  # of bytes, by the processor
 _KINDS = {-1: "S1", 1: "i1", 2: "i2", 4: "f4"}
-_UNITS = {"mm": 0.001, "cm": 0.01, "m": 1.0, "dm": 0.1, "in": 0.0254}
 LONGEST = 65535  # frames that the header can count
 
 
@@ -39,7 +37,7 @@ class C3d:
 
 def read(path) -> C3d:
     path = existing(path)
-    data = path.read_bytes()
+    data = read_bytes(path)
     try:
         return _parse(data, path)
     except (struct.error, IndexError, UnicodeDecodeError) as error:
@@ -65,10 +63,12 @@ def _parse(data, path):
     unit = (point["UNITS"] or [""])[0] if "UNITS" in point else "mm"
     kind, width = ("f4", 4) if scale < 0 else ("i2", 2)
     row, begin = 4 * count + analog, (start - 1) * BLOCK
-    if not (count and len(labels) == count and begin > 0 and scale and math.isfinite(scale)):
+    if not count:
+        raise ValueError(f"{path}: no points, but {analog} analog values in each frame: expected markers")
+    if not (len(labels) == count and begin > 0 and scale and math.isfinite(scale)):
         raise ValueError(f"{path}: {count} points with {len(labels)} labels, scale {scale:g}, expected a label for each")
     there = (len(data) - begin) // (row * width)
-    frames = there if last == LONGEST else last - first + 1
+    frames = last - first + 1 if last < LONGEST else _frames(parameters, there)
     if not 0 < frames <= there:
         raise ValueError(f"{path}: {frames} frames of {count} points, but {max(there, 0)} are there: cut short")
     values = _array(data, begin, frames * row, kind, order, is_dec).reshape(frames, row)[:, : 4 * count].astype(np.float64)
@@ -76,6 +76,17 @@ def _parse(data, path):
     points = values[..., :3] * (1.0 if scale < 0 else scale)
     points[values[..., 3] < 0] = np.nan
     return C3d(tuple(labels), points, unit, rate, first)
+
+
+def _frames(parameters, there):
+    """How many frames a file has whose header cannot count them, `there` at most: the last block may not be full."""
+    field = lambda name: np.ravel(parameters.get("TRIAL", {}).get(name, ())).astype(np.int64) % 65536
+    first, last = field("ACTUAL_START_FIELD"), field("ACTUAL_END_FIELD")
+    if len(first) == len(last) == 2:
+        return min(int((last - first) @ (1, 65536)) + 1, there)
+    told = np.ravel(parameters.get("POINT", {}).get("FRAMES", ())).astype(np.int64)
+    count = int(told[0]) % 65536 if len(told) else 0
+    return count if 0 < count < min(there + 1, LONGEST) else there
 
 
 def _array(data, at, count, kind, order, is_dec):
@@ -126,14 +137,10 @@ def _value(data, at, order, is_dec):
 def open_c3d(path) -> Dataset:
     """The motion as one sequence of Human3.6M's joints; see `lifter.data.markers` for the names that are known."""
     path = existing(path)
-    return Dataset("c3d", path, {path.stem: partial(_sequence, path)})
-
-
-def _sequence(path) -> Sequence:
     file = read(path)
     fps = file.rate if 0 < file.rate < 1e5 else None
-    unit = _UNITS.get(file.unit.lower())
-    return open_markers(path.stem, file.labels, file.points, path, unit=unit, up="z", fps=fps, start=max(file.first - 1, 0))
+    known = {"unit": unit_of(file.unit), "fps": fps, "start": max(file.first - 1, 0)}
+    return open_markers("c3d", path, file.labels, file.points, up="z", **known)
 
 
 @register_writer("c3d")

@@ -1,12 +1,17 @@
-"""Frames of people as JSON that people save themselves: see `lifter.data.parts`. A line may be a frame (.jsonl)."""
+"""Frames of people as JSON that people save themselves: see `lifter.data.parts`. A line may be a frame (.jsonl); and a folder
+may have a file for each frame, of JSON or of an array (J, 2 or 3)."""
 
-from ..files import existing, read_json
+from lifter._notices import Items
+
+from ..files import existing, read_json, read_npy, visible
 from ..frames import has_number
-from ..loose import is_a_frame, open_loose
+from ..loose import open_loose
 from ..registry import register_format
 from ..sequence import Dataset
+from ..timeline import is_a_frame
 from .mediapipe import OTHERS, first_of, is_mediapipe
 
+_SUFFIXES = (".json", ".json.gz", ".npy")
 LARGEST = 2**20  # bytes of a file that may be one frame's
 
 
@@ -21,21 +26,30 @@ def open_frames(path, size=None, fps=None, layout=None, variant=None) -> Dataset
     return open_loose("frames", path, read_json(path), size, fps, layout, variant)
 
 
+def _files(folder):
+    """The files that may hold a frame each: those with a number in their name."""
+    return [path for path in visible(folder, *_SUFFIXES) if has_number(path.name.removesuffix(".gz"))]
+
+
 def _is_folder(file):
-    """Of files for one frame each, by the first two; OpenPose's are not meant."""
+    """Of files for one frame each, by the first and the last three; OpenPose's are not meant."""
     if not file.is_folder:
         return False
-    paths = sorted(path for path in file.path.glob("*.json") if has_number(path.name))[:2]
-    return len(paths) == 2 and all(_has_one_frame(path) for path in paths)
+    paths = _files(file.path)
+    found = [_has_one_frame(path) for path in dict.fromkeys(paths[:3] + paths[-3:])]
+    return len(paths) > 1 and True in found and False not in found
 
 
 def _has_one_frame(path):
+    """Whether there is one frame in a file; None if it is broken, or there is nobody in it."""
     if path.stat().st_size > LARGEST:
         return False
     try:
-        data = read_json(path)
+        data = _read(path)
     except ValueError:
-        return False
+        return None
+    if data is None or len(data) == 0:
+        return None
     others = isinstance(data, dict) and not {*OTHERS, "people"}.isdisjoint(data)
     return not others and is_a_frame(data)
 
@@ -44,7 +58,20 @@ def _has_one_frame(path):
 def open_folder(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
     """The options are those of `lifter.data.detectors.open_clips`."""
     path = existing(path)
-    data = {file.name: read_json(file) for file in sorted(path.glob("*.json")) if has_number(file.name)}
-    if not data:
-        raise FileNotFoundError(f"{path}: no .json file with a number in its name in this folder")
+    files, data, items = _files(path), {}, Items(path, "files")
+    if not files:
+        raise FileNotFoundError(f"{path}: no {', '.join(_SUFFIXES)} file with a number in its name in this folder")
+    for file in files:
+        with items.one():
+            data[file.name.removesuffix(".gz")] = _read(file)
+    items.end()
     return open_loose("frames-folder", path, data, size, fps, layout, variant)
+
+
+def _read(path):
+    if path.name.endswith(".npy"):
+        return read_npy(path)
+    data = read_json(path)
+    if not isinstance(data, (dict, list, type(None))):
+        raise ValueError(f"{path}: a {type(data).__name__}, expected people")
+    return data

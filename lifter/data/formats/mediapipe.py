@@ -5,11 +5,13 @@ is never a confidence, and its world landmarks are 3D poses.
 """
 
 from ..files import existing, read_json
+from ..keys import LANDMARKS, plain
 from ..loose import open_loose
-from ..parts import LANDMARKS, WORLD, first_body
+from ..parts import first_body
 from ..registry import register_format
 from ..sequence import Dataset
 
+_KEYS = {*LANDMARKS, "poseworldlandmarks", "worldlandmarks"}  # by plain names
 OTHERS = ("lifter", "annotations", "instance_info")  # keys of other formats
 
 
@@ -19,7 +21,7 @@ def first_of(file):
 
 def is_mediapipe(file):
     first = first_of(file)
-    return first is not None and (len(first.values) == 33 or not {*LANDMARKS, *WORLD}.isdisjoint(file.first_keys))
+    return first is not None and (len(first.values) == 33 or not _KEYS.isdisjoint(map(plain, file.first_keys)))
 
 
 @register_format("mediapipe", "MediaPipe's 33 landmarks (JSON)", guess=is_mediapipe, suffix=".json")

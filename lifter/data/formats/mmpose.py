@@ -5,7 +5,7 @@ meta_info may name the joints.
 
 import numpy as np
 
-from lifter._notices import Items
+from lifter._notices import Items, notice
 
 from ..detectors import Clip, body, detection, entries, person_of, register_detector, whole_number
 from ..files import numbers, read_json, take, with_nan
@@ -21,16 +21,17 @@ def _sniff(file):
 def read(path):
     data = read_json(path)
     told = entries(take(data, "instance_info", path) if isinstance(data, dict) else data, path)
-    if (first := first_body(told)) is not None and first.values.shape[1] == 3:
+    if _are_poses(told):
         return open_loose("mmpose", path, told, joints=_joints(data))
     detections, frames, people = [], Items(path, "frames"), Items(path, "instances")
+    numbers = _numbers(told, path)
     for number, entry in enumerate(told):
         frame, instances = 0, [entry]
         with frames.one():
             if not isinstance(entry, dict):
                 raise ValueError(f"{path}: entry {number}: a {type(entry).__name__}, expected a dict")
             if "instances" in entry:
-                frame = whole_number(entry, "frame_id", number, f"{path}: entry {number}")
+                frame = numbers[number] if numbers else whole_number(entry, "frame_id", number, f"{path}: entry {number}")
                 instances = entries(entry["instances"], f"{path}: instances of frame {frame}")
             for instance in instances:
                 with people.one():
@@ -41,11 +42,32 @@ def read(path):
     return [Clip(detections, joints=_joints(data))]
 
 
+def _are_poses(told):
+    """Whether the first instance has three coordinates, and its confidences apart."""
+    first = first_body(told)
+    instances = told[0].get("instances", told) if told and isinstance(told[0], dict) else told
+    apart = any(isinstance(instance, dict) and "keypoint_scores" in instance for instance in instances[:1])
+    return first is not None and first.values.shape[1] == 3 and apart
+
+
+def _numbers(told, path):
+    """The places of entries, if they say that several are of one frame; else None."""
+    frames = [entry.get("frame_id") for entry in told if isinstance(entry, dict) and "instances" in entry]
+    if None in frames or len({str(frame) for frame in frames}) == len(frames):
+        return None
+    notice(f"{path}: the same frame_id in several entries: frames are counted")
+    return range(len(told))
+
+
 def _keypoints(instance, where):
-    xy = numbers(with_nan(take(instance, "keypoints", where)), (None, 2), f"{where}: keypoints")
-    scores = take(instance, "keypoint_scores", where)
-    scores = numbers(with_nan(scores), (len(xy),), f"{where}: keypoint_scores")
-    return body(np.concatenate((xy, scores[:, None]), -1))
+    keypoints = numbers(with_nan(take(instance, "keypoints", where)), (None, None), f"{where}: keypoints")
+    scores = instance.get("keypoint_scores", instance.get("keypoints_visible"))
+    if keypoints.shape[1] == 2 and scores is not None:
+        scores = numbers(with_nan(scores), (len(keypoints),), f"{where}: keypoint_scores")
+        keypoints = np.concatenate((keypoints, scores[:, None]), -1)
+    if keypoints.shape[1] not in (2, 3):
+        raise ValueError(f"{where}: keypoints: shape {keypoints.shape}, expected (J, 2 or 3)")
+    return body(keypoints)
 
 
 def _joints(data):

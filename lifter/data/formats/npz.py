@@ -8,61 +8,47 @@ import numpy as np
 
 from ..files import Npz, numbers
 from ..keypoints import order_of
+from ..keys import SCORES, plain
 from ..loose import open_loose
-from ..parts import FPS, HEIGHT, NAMES, SCORES, SIZE, WIDTH
 from ..registry import register_format
 from ..sequence import Dataset
 
+# Plain names (`keys.plain`) of arrays, the first that is there is meant.
 _KEYPOINTS = (
-    "keypoints", "kpts", "keypoints_2d", "keypoints2d", "poses_2d", "pose_2d", "joints_2d", "landmarks", "pose_landmarks",
-    "xy", "data", "arr_0",
+    "keypoints", "kpts", "kps", "kp", "keypoints2d", "poses2d", "pose2d", "joints2d", "landmarks", "poselandmarks", "xy",
+    "data", "arr0",
 )  # fmt: skip
 _POSES = (
-    "keypoints_3d", "keypoints3d", "poses_3d", "pose_3d", "poses3d", "pose3d", "joints_3d", "joints3d", "positions_3d",
-    "pred_3d", "poses",
+    "keypoints3d", "poses3d", "pose3d", "joints3d", "positions3d", "pred3d", "poses",
 )  # fmt: skip
 
-_ROWS = {  # of a person in a frame
-    "frame": ("frame_ids", "frame_id", "frames", "frame_idx", "frame_indices", "frame_numbers"),
-    "track_id": ("track_ids", "track_id", "ids", "person_ids"),
-}
 
-
-def _names(file):
-    return [key for key in (*_KEYPOINTS, *_POSES) if key in file.arrays]
+def _names(archive):
+    """The keys of the arrays that may be keypoints or poses, by their plain names."""
+    known = {plain(key): key for key in archive.keys}
+    return {name: known[name] for name in (*_KEYPOINTS, *_POSES) if name in known}
 
 
 @register_format(
-    "npz", "keypoints (T, J, 2 or 3), perhaps scores, size, fps", guess=lambda file: bool(_names(file)), suffix=".npz"
+    "npz",
+    "keypoints (T, J, 2 or 3), perhaps scores, size, fps",
+    guess=lambda file: file.npz is not None and bool(_names(file.npz)),
+    suffix=".npz",
 )
 def open_npz(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
     """The options are those of `lifter.data.detectors.open_clips`."""
     archive = Npz(path)
-    key = next((key for key in (*_KEYPOINTS, *_POSES) if key in archive), None)
-    if key is None:
+    found = _names(archive)
+    if not found:
         raise KeyError(f"{path}: no key {' or '.join(_KEYPOINTS)}, it has {', '.join(archive.keys[:20]) or 'none'}")
-    data = {"keypoints_3d" if key in _POSES else "keypoints": archive[key]}
-    for keys in (SCORES, WIDTH, HEIGHT, SIZE, FPS, NAMES):
-        if told := next((key for key in keys if key in archive), None):
-            data[told] = _plain(archive[told])
-    return open_loose("npz", archive.path, _by_frames(data, archive), size, fps, layout, variant)
+    name, key = next(iter(found.items()))
+    beside = [other for other in archive.keys if len(archive.shape(other)) < 2 or plain(other) in SCORES]
+    data = {other: _single(archive[other]) for other in beside if other not in found.values()}
+    data["keypoints_3d" if name in _POSES else "keypoints"] = archive[key]
+    return open_loose("npz", archive.path, data, size, fps, layout, variant)
 
 
-def _by_frames(data, archive):
-    """The same with people by frames, if there are an array of their frames, and perhaps one of their ids."""
-    keypoints = data.get("keypoints")
-    rows = {name: next((archive[key] for key in keys if key in archive), None) for name, keys in _ROWS.items()}
-    fits = lambda values: isinstance(values, np.ndarray) and values.shape == keypoints.shape[:1]
-    rows = {name: values for name, values in rows.items() if isinstance(keypoints, np.ndarray) and fits(values)}
-    if "frame" not in rows:
-        return data
-    scores = next((values for key, values in data.items() if key in SCORES and isinstance(values, np.ndarray)), None)
-    rows |= {"keypoints": keypoints} | ({} if scores is None or scores.ndim != 2 else {"scores": scores})
-    frames = [dict(zip(rows, row)) for row in zip(*(values.tolist() for values in rows.values()))]
-    return {key: value for key, value in data.items() if key != "keypoints" and value is not scores} | {"frames": frames}
-
-
-def _plain(value):
+def _single(value):
     return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
 
 

@@ -5,23 +5,25 @@ A CSV file has a column "frame", a column "time" in seconds where the frames per
 A TRC file has the poses alone, with y up, in millimetres, in steps of 1e-4.
 """
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from lifter._io import whole
-from lifter.skeleton import SKELETONS
+from lifter._notices import Items, notice
+from lifter.skeleton import H36M, SKELETONS
 
-from ..files import existing, read_text
-from ..markers import open_markers
+from ..detectors import rate_of_times
+from ..files import existing, frame_rate, integer, read_text
+from ..keys import plain
+from ..markers import open_markers, unit_of
 from ..mocap import known_rate, y_up, z_up
 from ..registry import register_format, register_writer
+from ..results import in_frames, up_of
 from ..sequence import Dataset, Sequence
 
 _COLUMNS = {"poses": ("x", "y", "z"), "keypoints": ("u", "v", "confidence")}
-_UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 
 
 @register_writer("csv")
@@ -45,7 +47,7 @@ def write_csv(path, sequence):
 @register_format(
     "csv",
     "lifter's CSV: poses and keypoints, a column per coordinate",
-    guess=lambda file: file.suffix == ".csv" and is_ours(file.start),
+    guess=lambda file: file.suffix == ".csv" and is_ours(file.text),
     suffix=".csv",
 )
 def open_csv(path) -> Dataset:
@@ -55,9 +57,9 @@ def open_csv(path) -> Dataset:
     return Dataset("csv", path, {path.stem: partial(_read_csv, path)})
 
 
-def is_ours(start: bytes) -> bool:
-    """Whether the first bytes of a file are those of `write_csv`'s, if damaged ones."""
-    columns = start.decode("utf-8-sig", errors="replace").partition("\n")[0].strip().split(",")
+def is_ours(text) -> bool:
+    """Whether the first characters of a file are those of `write_csv`'s, if damaged ones."""
+    columns = text.partition("\n")[0].strip().split(",")
     joints = tuple(dict.fromkeys(column.rpartition("_")[0] for column in columns if column not in ("frame", "time")))
     ours = any(joints == skeleton.joints for skeleton in SKELETONS.values())
     return columns == [""] or ours or any(column.endswith(("_u", "_v")) for column in columns)
@@ -90,6 +92,8 @@ def _read_csv(path) -> Sequence:
     if "time" in where and len(values) > 1:
         duration = values[-1, where["time"]] - values[0, where["time"]]
         fps = float(f"{(len(values) - 1) / duration:.9g}") if duration > 0 else None
+    if skeleton is H36M and "keypoints" not in arrays:  # which tell that they are in a camera's axes
+        arrays["up"] = up_of(arrays["poses"], None, path) or "z"
     return Sequence(path.stem, skeleton, **arrays, fps=fps, start=_start(numbers, path), source=str(path))
 
 
@@ -121,30 +125,56 @@ def open_trc(path) -> Dataset:
     """Markers as poses in the world, z up, in metres: `lifter.data.markers` has the names that are known, ours and those of
     Pose2Sim, Sports2D and OpenCap among them. A marker that is missing in a frame is filled in time."""
     path = existing(path)
-    return Dataset("trc", path, {path.stem: partial(_read_trc, path)})
-
-
-def _read_trc(path) -> Sequence:
-    lines = [line.rstrip("\r\n") for line in _lines(path)]
+    lines = _lines(path)
     if len(lines) < 6 or not lines[0].startswith("PathFileType"):
         raise ValueError(f"{path}: not a TRC file, expected PathFileType and four more lines before the frames")
-    head = dict(zip(lines[1].split("\t"), lines[2].split("\t")))
-    try:
-        unit, fps, frames = _UNITS[head["Units"].lower()], float(head["DataRate"]), int(head["NumFrames"])
-    except (KeyError, ValueError):
-        expected = f"DataRate, NumFrames, and Units of {', '.join(_UNITS)}"
-        raise ValueError(f"{path}: line 3 is {lines[2][:100]!r}, expected {expected}") from None
-    markers = [name.strip() for name in lines[3].split("\t")[2:] if name.strip()]
-    rows = [(number, line) for number, line in enumerate(lines[5:], 6) if line.strip()]
-    if len(rows) != frames:
-        raise ValueError(f"{path}: {len(rows)} frames, expected {frames} as NumFrames says")
-    values = _values(path, [line for _, line in rows], rows[0][0] if rows else 0, "\t", 2 + 3 * len(markers), blank="nan")
-    points = values[:, 2:].reshape(frames, len(markers), 3)
+    separator = "\t" if "\t" in lines[0] else ","
+    if separator == "\t":  # beside which a comma is a decimal one
+        lines[2:3] = [lines[2].replace(",", ".")]
+        lines[5:] = [line.replace(",", ".") for line in lines[5:]]
+    fps, unit, count = _trc_head(*(line.split(separator) for line in lines[1:3]), path)
+    markers = [name.strip() for name in lines[3].split(separator)[2:] if name.strip()]
+    rows, items = [], Items(path, "frames")
+    for number, line in enumerate(lines[5:], 6):
+        if line.strip(f" {separator}"):
+            with items.one():
+                rows.append(_values(path, [line], number, separator, 2 + 3 * len(markers), blank="nan"))
+    items.end()
+    if len(rows) != count:
+        notice(f"{path}: {count} frames by its own words, but there are {len(rows)}, which are read")
+    if not rows:
+        raise ValueError(f"{path}: no frames")
+    values = np.concatenate(rows)
+    points = values[:, 2:].reshape(len(values), len(markers), 3)
     if points[..., :2].any() and not np.nan_to_num(points[..., 2]).any():
         raise ValueError(f"{path}: all z are 0: these are places in an image, expected poses in 3D")
-    start = max(_start(values[:, 0], path) - 1, 0)  # some count from 0
-    sequence = open_markers(path.stem, markers, points, path, unit=unit, up="y", fps=fps, start=start)
-    return replace(sequence, poses=z_up(sequence.poses), up="z") if sequence.up == "y" else sequence
+    numbers = _numbers(values[:, 0], path)
+    timed = rate_of_times(numbers, values[:, 1].tolist(), units=(1,))
+    if timed and fps and not 0.9 < timed / fps < 1.1:
+        notice(f"{path}: DataRate is {fps:g}, but the times are of {timed:g} frames per second, which are used")
+        fps = timed
+    first, points = in_frames(numbers, points)
+    known = {"unit": unit, "fps": fps or timed, "start": max(first - 1, 0)}  # some count from 0
+    return open_markers("trc", path, markers, points, up="y", turn=z_up, **known)
+
+
+def _trc_head(names, values, path):
+    """(frames per second, unit in metres, number of frames) of the second and the third line, None where they are not told."""
+    head = {plain(name): value.strip() for name, value in zip(names, values)}
+    unit, fps, count = unit_of(head.get("units", "")), frame_rate(head.get("datarate")), integer(head.get("numframes"))
+    if count is None or fps is None or unit is None and head.get("units", "?"):
+        expected = "DataRate, NumFrames, and Units of m, cm, mm, in"
+        raise ValueError(f"{path}: line 3 is {' '.join(values)[:100]!r}, expected {expected}")
+    return fps, unit, count
+
+
+def _numbers(values, path) -> list[int]:
+    """The numbers of frames; of a file in which they do not rise, they are counted."""
+    first = _start(values, path)
+    if (values % 1 != 0).any() or (np.diff(values) < 1).any() or values[-1] - first > 1000 + 100 * len(values):
+        notice(f"{path}: the numbers of frames do not rise one by one: they are counted")
+        return list(range(first, first + len(values)))
+    return values.astype(int).tolist()
 
 
 def _lines(path):

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from ..detectors import metadata_layout, rate_of, sequence_of
+from ..detectors import checked_sequence, metadata_layout, rate_of
 from ..files import Npz, image_size, keypoints_array, length, take
 from ..plausible import in_pixels
 from ..registry import register_format
@@ -42,4 +42,5 @@ def open_custom(path, fps=None, layout=None, variant=None) -> Dataset:
 def _read(name, keypoints, layout, variant, size, path, fps):
     where = f"{path}: {name}"
     keypoints = in_pixels(keypoints_array(keypoints, where), size, where)
-    return sequence_of(name, keypoints, layout, variant, size, path, fps=fps)
+    known = {"layout": layout, "variant": variant, "size": size, "source": path, "fps": fps}
+    return checked_sequence(name, keypoints, **known)

@@ -5,13 +5,14 @@ image; then perhaps the confidence of the person, and the id of a track.
 """
 
 import re
+from itertools import islice
 
 import numpy as np
 
 from lifter._notices import Items
 
 from ..detectors import clips_of, register_detector
-from ..files import read_text
+from ..files import read_text, visible
 from ..frames import split_name
 
 COUNTS = {39: (17, 2), 56: (17, 3)}  # numbers of a line, without what may stand at its end: joints, and numbers of each
@@ -19,7 +20,8 @@ COUNTS = {39: (17, 2), 56: (17, 3)}  # numbers of a line, without what may stand
 
 def _sniff(file):
     if file.is_folder:
-        return any(_is_label(path) for path in sorted(file.path.glob("*.txt"))[:3])
+        labels = (path for path in visible(file.path, ".txt") if path.stat().st_size)  # of frames with somebody
+        return any(map(_is_label, islice(labels, 3)))
     return file.suffix == ".txt" and _is_label(file.path)
 
 
@@ -37,7 +39,7 @@ def _shape(count):
     "yolo", "YOLO's labels: a folder with a text file for each frame", sniff=_sniff, folder=_sniff, suffix=None, shares=True
 )
 def read(path):
-    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    files = visible(path, ".txt") if path.is_dir() else [path]
     items, names, people = Items(path, "lines"), [], []
     for file in files:
         for number, line in enumerate(read_text(file).splitlines(), 1):
