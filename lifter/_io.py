@@ -3,8 +3,10 @@
 import hashlib
 import os
 import secrets
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+LARGE = 1 << 26  # bytes that may be read from anything
 
 
 @contextmanager
@@ -37,7 +39,23 @@ def regular(path, what="file") -> Path:
         if path.exists():
             raise ValueError(f"{path}: is no regular file")
         raise FileNotFoundError(f"no {what} at {path}")
+    check_holes(path)
     return path
+
+
+def check_holes(path):
+    """Raise a ValueError for a large file that is mostly holes: these take no room on the disk, but would in memory."""
+    size = path.stat().st_size
+    if size <= LARGE:
+        return
+    with path.open("rb") as file, suppress(OSError):  # at the end there is neither data nor a hole
+        held = place = 0
+        while place < size:
+            begin = file.seek(place, os.SEEK_DATA)
+            place = file.seek(begin, os.SEEK_HOLE)
+            held += place - begin
+    if held < size / 100:
+        raise ValueError(f"{path}: {size} bytes of which {held} are there, the others are holes")
 
 
 def digest_of(file, place) -> str:

@@ -11,6 +11,7 @@ import torch
 from . import _torch_files
 from ._io import digest_of, regular, whole
 
+HEADER = 100_000_000  # bytes, as safetensors has it
 DIGEST = b'"sha256":"'  # in the header of a safetensors file, where quotes of others are escaped
 
 
@@ -163,6 +164,8 @@ def _digest_place(file):
     size = int.from_bytes(file.read(8), "little")
     if size > os.fstat(file.fileno()).st_size - 8:
         raise ValueError("cut short")
+    if size > HEADER:
+        raise ValueError(f"a header of {size} bytes")
     found = file.read(size).find(DIGEST)
     return None if found < 0 else 8 + found + len(DIGEST)
 
