@@ -11,7 +11,7 @@ def check_shape(op: str, name: str, x: torch.Tensor | None, *expected) -> None:
     for shape in expected:
         if len(shape) == x.dim() and all(isinstance(e, str) or e == s for e, s in zip(shape, x.shape)):
             return
-    wanted = " or ".join(str(shape).replace("'", "") for shape in expected)
+    wanted = " or ".join(dict.fromkeys(str(shape).replace("'", "") for shape in expected))
     raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected {wanted}")
 
 
@@ -68,3 +68,21 @@ def check_constant(op: str, name: str, x: torch.Tensor | None) -> None:
     """ValueError if a gradient is wanted of `x`, of which the kernels have none."""
     if x is not None and x.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{op}: {name} requires a gradient, which only backend('reference') has")
+
+
+def check_number(op: str, name: str, x) -> float:
+    """The number `x`. TypeError if it is none, ValueError if a gradient is wanted of it, which no backend has."""
+    if isinstance(x, torch.Tensor):
+        check_shape(op, name, x, (), (1,))
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{op}: {name} requires a gradient, which it does not have; multiply what it scales by it")
+    try:
+        return float(x)
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name} is {x!r}, expected a number") from None
+
+
+def check_written(op: str, name: str, x: torch.Tensor) -> None:
+    """ValueError if several numbers of `x`, which is overwritten, have one place, as those of an expanded tensor."""
+    if any(stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride())):
+        raise ValueError(f"{op}: {name} has strides {x.stride()}, expected a place for every number; it is written: clone it")

@@ -9,7 +9,7 @@ import math
 
 import torch
 
-from ._checks import check_constant, check_device, check_float, check_map, check_shape
+from ._checks import check_constant, check_device, check_float, check_map, check_number, check_shape
 from ._op import Cost, Kernel, Op, gradient_products
 from .topk_temporal_mask import BITS, unpack_mask
 
@@ -43,17 +43,18 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
     """
     op = "axial_attention"
     check_float(op, qkv=qkv)
-    if axis not in AXES:
+    if axis not in tuple(AXES):
         raise ValueError(f"{op}: axis is {axis!r}, expected 'joint' or 'frame'")
     check_map(op, "qkv", qkv, ("B", "T", "J", 3, "H", "D"))
     if qkv.shape[5] > MAX_CHANNELS:
         raise ValueError(f"{op}: qkv has {qkv.shape[5]} channels per head, expected at most {MAX_CHANNELS}")
+    dropout_p = check_number(op, "dropout_p", dropout_p)
     if not 0 <= dropout_p < 1:
         raise ValueError(f"{op}: dropout_p is {dropout_p}, expected 0 <= dropout_p < 1")
     if mask is not None and axis != "frame":
         raise ValueError(f"{op}: mask is given with axis 'joint', expected None (masks are for the frame axis)")
     check_mask(op, mask, "qkv", qkv)
-    scale = qkv.shape[-1] ** -0.5 if scale is None else float(scale)
+    scale = qkv.shape[-1] ** -0.5 if scale is None else check_number(op, "scale", scale)
     seed = torch.randint(2**31, (1,), device=qkv.device) if dropout_p else None
     return AXIAL_ATTENTION(qkv, axis, mask, scale, dropout_p, seed)
 

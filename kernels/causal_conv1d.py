@@ -6,7 +6,7 @@ Source: Gu & Dao, "Mamba" (2023), section 3.4; signatures and layouts of the cau
 import torch
 import torch.nn.functional as F
 
-from ._checks import check_device, check_dtype, check_float, check_index, check_shape
+from ._checks import check_device, check_dtype, check_float, check_index, check_shape, check_written
 from ._layout import map_like
 from ._op import Cost, Kernel, Op
 from ._torch import autocast_dtype, written
@@ -111,7 +111,8 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
 
     Args:
         x: (B, D) or (B, D, L), float32, bfloat16 or float16 (float64 runs on the reference).
-        conv_state: (B, D, S), the last S >= W-1 steps; any strides. float32 or the dtype of `x` keeps them exactly.
+        conv_state: (B, D, S), the last S >= W-1 steps; any strides but of an expanded tensor, and no memory of another
+            argument. float32 or the dtype of `x` keeps them exactly.
         weight, bias, activation: as of `causal_conv1d_fn`.
         cache_seqlens: (B,) int32. If given, conv_state is a ring: x is written from step cache_seqlens % S on.
         conv_state_indices: (B,) int32. If given, conv_state is (N, D, S), and these are the rows of it that belong to x's,
@@ -133,6 +134,7 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
     check_shape(op, "conv_state", conv_state, (batch if conv_state_indices is None else "N", dim, "S"))
     if conv_state.shape[2] < width - 1:
         raise ValueError(f"{op}: conv_state has shape {tuple(conv_state.shape)}, expected at least {width - 1} steps (W-1)")
+    check_written(op, "conv_state", conv_state)
     _check_int32(op, cache_seqlens=cache_seqlens, conv_state_indices=conv_state_indices)
     check_shape(op, "cache_seqlens", cache_seqlens, (batch,))
     check_shape(op, "conv_state_indices", conv_state_indices, (batch,))

@@ -48,6 +48,8 @@ def density_peak_prune(x, kept, k=2, mask=None, noise=None, valid=None):
     check_float(op, x=x)
     B, T, _ = check_map(op, "x", x, ("B", "T", "C"))
     for name, value in (("kept", kept), ("k", k)):
+        if not isinstance(value, (int, torch.SymInt)):
+            raise TypeError(f"{op}: {name} is {value!r}, expected an integer")
         if not 1 <= value <= T:
             raise ValueError(f"{op}: {name} is {value}, expected 1 <= {name} <= T={T}")
     for name, y, shape in (("mask", mask, (B, T, T)), ("noise", noise, (B, T)), ("valid", valid, (B, T))):

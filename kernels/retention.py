@@ -7,7 +7,7 @@ for xPos.
 
 import torch
 
-from ._checks import check_constant, check_float, check_map, check_shape
+from ._checks import check_constant, check_float, check_map, check_number, check_shape
 from ._op import Cost, Kernel, Op, gradient_products
 from ._torch import exporting
 
@@ -56,7 +56,7 @@ def retention(
     if decay is None:
         decay = 1 - torch.exp2(-5.0 - torch.arange(q.shape[-2], device=q.device, dtype=torch.float32))
     chunk_size = _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else check_number(op, "scale", scale)
 
     # Rows (batch, joint) are clips whose joints are the row groups of the decay.
     rows = q.dim() == 4

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ._checks import check_float, check_shape
+from ._checks import check_float, check_shape, check_written
 from ._op import Cost, Op
 from ._torch import written
 from .selective_scan import MAX_STATES, same_groups
@@ -15,7 +15,8 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
     """One step of the scan, with mamba-ssm's name and argument order; `state` is updated in place.
 
     Args:
-        state: (B, D, N), overwritten with the new state. float32 keeps a stream exact; any float dtype is accepted.
+        state: (B, D, N), overwritten with the new state; no expanded tensor, and no memory of another argument. float32 keeps
+            a stream exact; any float dtype is accepted.
         x, dt: (B, D), any float dtypes (float64 of `x` runs on the reference). A: (D, N) real.
         B, C: (B, N) or (B, G, N). D: (D,). z: (B, D), gate. dt_bias: (D,). All of any float dtypes.
         dt_softplus: apply softplus to dt + dt_bias.
@@ -35,6 +36,7 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
         raise ValueError(f"{op}: state has shape {tuple(state.shape)}, expected 1 to {MAX_STATES} states")
     for name, y in (("x", x), ("dt", dt), ("z", z)):
         check_shape(op, name, y, (batch, dim))
+    check_written(op, "state", state)
     check_shape(op, "A", A, (dim, states))
     for name, y in (("B", B), ("C", C)):
         check_shape(op, name, y, (batch, states), (batch, "G", states))

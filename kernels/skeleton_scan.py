@@ -116,8 +116,8 @@ def _unwalk(y, code, T, J):
 
 
 def _direction_codes(directions):
-    unknown = [d for d in directions if d not in DIRECTIONS]
-    if unknown or not directions or isinstance(directions, str):
+    known = isinstance(directions, (tuple, list)) and all(d in DIRECTIONS for d in directions)
+    if not known or not directions:
         raise ValueError(f"skeleton_scan: directions is {directions!r}, expected a sequence of {tuple(DIRECTIONS)}")
     return [DIRECTIONS[d] for d in directions]
 
@@ -135,6 +135,8 @@ def _check_shapes(op, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gath
     check_shape(op, "x_proj_weight", x_proj_weight, (K, R + 2 * N, C))
     check_shape(op, "dt_proj_bias", dt_proj_bias, (K, C))
     check_shape(op, "D", D, (K, C))
+    if channel_groups is not None and not hasattr(channel_groups, "__iter__"):
+        raise TypeError(f"{op}: channel_groups is {channel_groups!r}, expected a sequence of sizes")
     channel_groups = [C] if channel_groups is None else [int(size) for size in channel_groups]
     if sum(channel_groups) != C or min(channel_groups) < 1:
         raise ValueError(f"{op}: channel_groups is {channel_groups}, expected positive sizes that sum to {C}")

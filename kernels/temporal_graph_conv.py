@@ -6,7 +6,7 @@ aggregation. The projection, GELU and residual that follow are PyTorch's (`lifte
 
 import torch
 
-from ._checks import check_dtype, check_float, check_map, check_shape
+from ._checks import check_dtype, check_float, check_map, check_number, check_shape
 from ._op import Cost, Kernel, Op
 from .topk_temporal_mask import check_packed, unpack_mask
 
@@ -36,7 +36,8 @@ def temporal_graph_conv(x, graph, mask=None, scale=None):
     if mask is not None:
         check_dtype(op, "mask", mask, torch.int32)
         check_packed(op, mask, B, T, J)
-    return TEMPORAL_GRAPH_CONV(x, graph, mask, C**-0.5 if scale is None else float(scale))
+    scale = C**-0.5 if scale is None else check_number(op, "scale", scale)
+    return TEMPORAL_GRAPH_CONV(x, graph, mask, scale)
 
 
 def temporal_graph_conv_ref(x, graph, mask=None, scale=None):

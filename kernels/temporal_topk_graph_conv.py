@@ -59,7 +59,9 @@ def temporal_topk_graph_conv(
     if ties not in ("first", "all"):
         raise ValueError(f"{op}: ties is {ties!r}, expected 'first' or 'all'")
     check_tail(op, values, (T, *several), root, scale, shift, residual)
-    return TEMPORAL_TOPK_GRAPH_CONV(x.detach(), values, k, window, similarity, ties, root, scale, shift, residual, relu)
+    return TEMPORAL_TOPK_GRAPH_CONV(
+        x.detach(), values, min(k, T), window, similarity, ties, root, scale, shift, residual, relu
+    )
 
 
 def temporal_topk_graph_conv_ref(
@@ -108,7 +110,7 @@ def _graph(x, k, similarity, ties):
 
 
 def _windows(op, window, frames):
-    windows = [frames] if window is None else [window] if isinstance(window, int) else list(window)
+    windows = [frames] if window is None else list(window) if hasattr(window, "__iter__") else [window]
     if not windows or any(not isinstance(size, int) or size < 1 for size in windows):
         raise ValueError(f"{op}: window is {window!r}, expected None, a positive integer or a sequence of them")
     return [min(size, frames) for size in windows]

@@ -1,9 +1,11 @@
 """What `mamba_ssm.ops` exports and lifter's kernels have not under the same signature."""
 
+import torch
 import torch.nn.functional as F
 
 from lifter.kernels import backend, causal_conv1d_fn, selective_scan_fn
 from lifter.kernels import selective_state_update as update
+from lifter.kernels._checks import check_dtype, check_shape, check_written
 
 
 def mamba_inner_fn(
@@ -27,6 +29,8 @@ def mamba_inner_fn(
         (B, L, E).
     """
     rank, states = delta_proj_weight.shape[1], A.shape[1]
+    rows = rank + states * ((B is None) + (C is None))
+    check_shape("mamba_inner_fn", "x_proj_weight", x_proj_weight, (rows, A.shape[0]))
     x, z = xz.chunk(2, dim=1)
     x = causal_conv1d_fn(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
     projected = F.linear(x.transpose(1, 2), x_proj_weight)
@@ -68,14 +72,28 @@ def selective_state_update(
     state_batch_indices: (B,), the rows of `state` that the batch uses. A negative one is padding: its output is 0 and no
     state changes.
     """
+    op = "selective_state_update"
     if state_batch_indices is not None:
+        check_dtype(op, "state_batch_indices", state_batch_indices, torch.int32, torch.int64)
+        check_shape(op, "state_batch_indices", state_batch_indices, (len(x),))
+        check_written(op, "state", state)
         used = state_batch_indices >= 0
         rows = state[state_batch_indices.clamp(min=0)]
         out = selective_state_update(rows, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
         state[state_batch_indices[used]] = rows[used]
         return out.where(used.view(-1, *(1 for _ in out.shape[1:])), 0)
-    if state.dim() == 3:
+    if state.dim() != 4:
         return update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+    batch, heads, width, states = state.shape
+    for name, y in (("x", x), ("dt", dt), ("z", z)):
+        check_shape(op, name, y, (batch, heads, width))
+    check_shape(op, "A", A, (heads, width, states))
+    for name, y in (("D", D), ("dt_bias", dt_bias)):
+        check_shape(op, name, y, (heads, width))
+    for name, y in (("B", B), ("C", C)):
+        check_shape(op, name, y, (batch, states), (batch, "G", states))
+        if y.dim() == 3 and (y.shape[1] == 0 or heads % y.shape[1]):
+            raise ValueError(f"{op}: {name} has {y.shape[1]} groups, which do not divide the {heads} heads of x")
     x_shape, flat = x.shape, state.flatten(1, 2)
     x, dt, z = (None if t is None else t.flatten(1, 2) for t in (x, dt, z))
     A, D, dt_bias = (None if t is None else t.flatten(0, 1) for t in (A, D, dt_bias))

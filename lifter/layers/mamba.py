@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lifter.kernels import causal_conv1d_fn, causal_conv1d_update, selective_scan_fn, selective_state_update
+from lifter.kernels._checks import check_shape
 
 
 class Mamba(nn.Module):
@@ -83,6 +84,7 @@ class Mamba(nn.Module):
     def forward(self, hidden_states, inference_params=None):
         """(B, L, d_model). With `inference_params` (mamba-ssm's: key_value_memory_dict, seqlen_offset) the states are kept
         there: a call at offset 0 fills them, later ones take a single step."""
+        check_shape("Mamba", "hidden_states", hidden_states, ("B", "L", self.d_model))
         conv_state = ssm_state = None
         if inference_params is not None:
             conv_state, ssm_state = self._states(inference_params, len(hidden_states))
@@ -106,8 +108,7 @@ class Mamba(nn.Module):
     def step(self, hidden_states, conv_state, ssm_state):
         """One step, (B, 1, d_model): the output and both states, which are updated in place. Where a gradient is wanted, the
         slow references run, and the states carry the graph of all steps: stream under `torch.no_grad()`."""
-        if hidden_states.dim() != 3 or hidden_states.shape[1] != 1:
-            raise ValueError(f"Mamba.step: hidden_states has shape {tuple(hidden_states.shape)}, expected (B, 1, d_model)")
+        check_shape("Mamba.step", "hidden_states", hidden_states, ("B", 1, self.d_model))
         x, z = self.in_proj(hidden_states[:, 0]).chunk(2, dim=-1)
         x = causal_conv1d_update(x, conv_state, self.conv1d.weight[:, 0], self.conv1d.bias, "silu")
         dt, B, C = self._projected(x)

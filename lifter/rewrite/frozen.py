@@ -5,7 +5,16 @@ from torch import nn
 
 
 class Frozen(nn.Module):
-    """A part of a frozen model. It cannot be copied, saved or loaded."""
+    """A part of a frozen model. It cannot be copied, saved, loaded or trained."""
+
+    def __init__(self):
+        nn.Module.__init__(self)  # of a subclass that is a linear layer, too, not the layer's
+        self.training = False
+
+    def train(self, mode=True):
+        if mode:
+            raise TypeError("a frozen model cannot be trained: train the model that was frozen")
+        return super().train(False)
 
     def __reduce__(self):
         raise TypeError("a frozen model cannot be copied or saved: do that with the model that was frozen")

@@ -44,6 +44,7 @@ def optimize(model):
     return rewrite(model, SWAPS, _verify)[1]
 
 
+@torch.inference_mode(False)
 def _verify(module, swap):
     """Compare two copies. The module itself is only touched if they do the same."""
     if any(p.device.type == "meta" for p in module.parameters()):
@@ -56,10 +57,13 @@ def _verify(module, swap):
     except Exception as error:  # of somebody else's code, whatever it is, here and below
         return None, f"it cannot be copied ({first_line(error)})"
     for part in theirs.modules():
+        for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
+            hooks.clear()  # they stay with the model, and should not see random numbers
         if isinstance(part, _DropoutNd):
             part.p = 0.0
     ours = swap.make(copy.deepcopy(theirs))
-    before = dict(vars(theirs))
+    alive = dict(vars(theirs))  # nothing new gets the id of what was there
+    before = _holds(alive)
     try:
         expected = _run(theirs, swap.examples)
     except Exception as error:
@@ -68,7 +72,7 @@ def _verify(module, swap):
             return None, why
         expected = None
         verified += f" on the reference: {why}"
-    if any(value is not before.get(key) for key, value in vars(theirs).items() if key != "training"):
+    if _holds(vars(theirs)) != before:
         return None, "its forward keeps something of what it computes"
     try:
         found = _run(ours, swap.examples)
@@ -77,20 +81,27 @@ def _verify(module, swap):
     if expected is None:
         with backend("reference"):
             expected = _run(ours, swap.examples)
-    for (name, theirs), (_, ours) in zip(expected, found, strict=True):
-        if why := difference(name, theirs, ours):
+    for key, tensor in expected.items():
+        if why := difference(key[1], tensor, found[key]) if key in found else f"{key[1]} is lost":
             return None, why
     return swap.make(module), verified
 
 
+def _holds(attributes):
+    """{name: (id, how much is in it)} of what a module remembers."""
+    size = lambda value: len(value) if isinstance(value, (list, dict, set)) else 0
+    return {name: (id(value), size(value)) for name, value in attributes.items() if name != "training"}
+
+
 def _run(module, examples):
-    """[(name, tensor)] of the first example in training and of all in evaluation, in which the module is left."""
+    """{(number, name): tensor} of the first example in training and of all in evaluation, in which the module is left."""
     device = next(module.parameters()).device
-    tensors = []
+    tensors = {}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for mode, example in [("training", examples[0]), *(("evaluation", example) for example in examples)]:
-            module.train(mode == "training")
-            tensors += [(f"in {mode} {name}", tensor) for name, tensor in _outputs(module, example, device)]
+        for i, example in enumerate([examples[0], *examples]):
+            module.train(i == 0)
+            for name, tensor in _outputs(module, example, device):
+                tensors[i, f"in {'evaluation' if i else 'training'} {name}"] = tensor
     return tensors
 
 
@@ -104,6 +115,7 @@ def _outputs(module, example, device):
         (weights,) = draw([tuple(out.shape)], out)
         named = [("input", x), *module.named_parameters()]
         grads = torch.autograd.grad(out, [p for _, p in named], weights, allow_unused=True)
+        with torch.no_grad():  # may take another way
+            alone = module(x.detach(), *more)
     tensors = [(f"the gradient of {name}", g) for (name, _), g in zip(named, grads) if g is not None]
-    with torch.no_grad():  # may take another way
-        return [("its output", out.detach()), ("its output without gradients", module(x.detach(), *more)), *tensors]
+    return [("its output", out.detach()), ("its output without gradients", alone), *tensors]

@@ -339,6 +339,15 @@ def test_mamba_inner_fn_with_constants(installed, constant):
     torch.testing.assert_close(mamba_inner_fn(**arguments), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [10, 12])
+def test_mamba_inner_fn_with_other_rows(installed, rows):
+    from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn
+
+    shapes = (2, 16, 5), (8, 1, 4), (8,), (rows, 8), (8, 3), (6, 8), (6,), (8, 4)
+    with pytest.raises(ValueError, match=rf"mamba_inner_fn: x_proj_weight has shape \({rows}, 8\), expected \(11, 8\)"):
+        mamba_inner_fn(*map(torch.zeros, shapes))
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_mamba_inner_fn_with_a_wider_bias(installed, last):
     """As transformers gives it, in both layouts."""
@@ -381,6 +390,31 @@ def test_state_update_with_heads(installed, contiguous):
     )
     torch.testing.assert_close(states_of_all[picked], expected)
     assert torch.equal(states_of_all[1], before[1])
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(x=torch.zeros(3, 5, 4)), ValueError, r"x has shape \(3, 5, 4\), expected \(3, 4, 5\)"),
+        (dict(A=torch.zeros(5, 4, 6)), ValueError, r"A has shape \(5, 4, 6\), expected \(4, 5, 6\)"),
+        (dict(D=torch.zeros(5, 4)), ValueError, r"D has shape \(5, 4\), expected \(4, 5\)"),
+        (dict(B=torch.zeros(3, 5, 6)), ValueError, "B has 5 groups, which do not divide the 4 heads of x"),
+        (dict(state=torch.zeros(5, 6)), ValueError, r"state has shape \(5, 6\), expected \(B, D, N\)"),
+        (dict(state_batch_indices=[0, 1, 2]), TypeError, "state_batch_indices has dtype list, expected torch.int32 or"),
+        (dict(state_batch_indices=torch.arange(2)), ValueError, r"state_batch_indices has shape \(2,\), expected \(3,\)"),
+        (dict(state=torch.zeros(1, 4, 5, 6).expand(3, -1, -1, -1), state_batch_indices=torch.arange(3)), ValueError,
+         "state has strides .* clone it"),
+    ],
+)  # fmt: skip
+def test_state_update_with_heads_of_wrong_shapes(installed, change, error, message):
+    """Shapes that have as many numbers, too."""
+    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+
+    shapes = dict(state=(3, 4, 5, 6), x=(3, 4, 5), dt=(3, 4, 5), A=(4, 5, 6), B=(3, 6), C=(3, 2, 6))
+    arguments = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    selective_state_update(**arguments)
+    with pytest.raises(error, match=f"selective_state_update: {message}"):
+        selective_state_update(**arguments | change)
 
 
 @pytest.mark.parametrize("heads", [(), (2,)])

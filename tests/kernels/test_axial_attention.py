@@ -365,6 +365,7 @@ def test_meta_tensors(axis):
     [
         (dict(axis="time"), ValueError, "axis is 'time', expected 'joint' or 'frame'"),
         (dict(axis=1), ValueError, "axis is 1, expected 'joint' or 'frame'"),
+        (dict(axis=["joint"]), ValueError, r"axis is \['joint'\], expected 'joint' or 'frame'"),
         (dict(qkv=torch.zeros(1, 5, 4, 48)), ValueError,
          r"qkv has shape \(1, 5, 4, 48\), expected \(B, T, J, 3, H, D\)"),
         (dict(qkv=torch.zeros(1, 5, 4, 2, 2, 8)), ValueError, r"qkv has shape \(1, 5, 4, 2, 2, 8\), expected"),

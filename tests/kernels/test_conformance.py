@@ -363,3 +363,31 @@ def test_other_devices(make):
     for name in others:
         with pytest.raises(ValueError, match=rf"{sample.function.__name__}: \w+ is on (meta|cpu), expected \w+'s device"):
             sample.function(**sample.inputs | {name: sample.inputs[name].to("meta")})
+
+
+@pytest.mark.parametrize(
+    "name, number",
+    [(name, "scale") for name in ("axial_attention frame", "retention causal", "temporal_graph_conv")]
+    + [("axial_attention joint", "dropout_p")],
+)
+def test_numbers(name, number):
+    """A TypeError that names the argument and says what came; no gradient is lost."""
+    sample = all_samples()[name]()
+    call = lambda wrong: sample.function(**sample.inputs | {number: wrong})
+    place = f"{sample.function.__name__}: {number}"
+    for wrong in ("x", [1.0]):
+        with pytest.raises(TypeError, match=f"{place} is .*, expected a number"):
+            call(wrong)
+    with pytest.raises(ValueError, match=rf"{place} has shape \(2,\), expected \(\) or \(1,\)"):
+        call(torch.ones(2))
+    with pytest.raises(ValueError, match=f"{place} requires a gradient"):
+        call(torch.tensor(0.5, requires_grad=True))
+
+
+def test_what_is_written_is_not_expanded(make):
+    """A ValueError that names the argument: the numbers of an expanded tensor overwrite each other."""
+    sample = make()
+    if sample.overwrites:
+        expanded = sample.inputs[sample.overwrites][:, :1].expand(sample.inputs[sample.overwrites].shape)
+        with pytest.raises(ValueError, match=f"{sample.function.__name__}: {sample.overwrites} has strides .*clone it"):
+            sample.function(**sample.inputs | {sample.overwrites: expanded})

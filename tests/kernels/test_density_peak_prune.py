@@ -360,6 +360,8 @@ def test_flops_are_those_of_the_products(device):
         (dict(kept=6), ValueError, "kept is 6, expected 1 <= kept <= T=5"),
         (dict(k=0), ValueError, "k is 0, expected 1 <= k <= T=5"),
         (dict(k=6), ValueError, "k is 6, expected 1 <= k <= T=5"),
+        (dict(kept=2.0), TypeError, "kept is 2.0, expected an integer"),
+        (dict(k="2"), TypeError, "k is '2', expected an integer"),
         (dict(mask=torch.ones(1, 4, 5)), ValueError, r"mask has shape \(1, 4, 5\), expected \(1, 5, 5\)"),
         (dict(mask=torch.ones(1, 5, 5).int()), TypeError, "mask is torch.int32, expected a tensor of bool or floating"),
         (dict(mask=1.0), TypeError, "mask is float, expected a tensor of bool or floating point"),

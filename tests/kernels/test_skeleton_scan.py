@@ -221,6 +221,8 @@ def test_golden_cross_scan(shared, backend):
         (dict(channel_groups=[3, 3], gather=None), ValueError, "without gather"),
         (dict(directions=("T-f", "S-f", "T-b", "up")), ValueError, "directions is .* expected a sequence of"),
         (dict(directions="T-f"), ValueError, "directions is 'T-f'"),
+        (dict(directions=None), ValueError, "directions is None, expected a sequence of"),
+        (dict(channel_groups=6), TypeError, "channel_groups is 6, expected a sequence of sizes"),
         (dict(gather=[0]), TypeError, "gather has dtype list"),
         (dict(A=torch.zeros(4, 6, 4, device="meta")), ValueError, "A is on meta, expected x's device, cpu"),
         (dict(x=torch.zeros(1, 5, 17, 6).bfloat16()), TypeError, "x_proj_weight has dtype torch.float32, expected x's"),

@@ -391,6 +391,7 @@ def test_gradients_that_are_not_asked_for(target):
         (dict(k=0), ValueError, "k is 0, expected an integer of at least 1"),
         (dict(k=2.0), ValueError, "k is 2.0, expected an integer of at least 1"),
         (dict(window=0), ValueError, "window is 0, expected None, a positive integer or a sequence of them"),
+        (dict(window=2.0), ValueError, "window is 2.0, expected None, a positive integer or a sequence of them"),
         (dict(window=()), ValueError, r"window is \(\), expected None, a positive integer or a sequence of them"),
         (dict(window=(3, 9)), ValueError, r"values has shape \(2, 9, 3, 4\), expected \(2, 9, 3, 2, D\)"),
         (dict(values=torch.zeros(2, 9, 3, 1, 4)), ValueError, r"values has shape \(2, 9, 3, 1, 4\), expected \(2, 9, 3, D\)"),

@@ -164,5 +164,7 @@ def test_bad_input():
             layer(**arguments)
     with pytest.raises(ValueError, match="layer_idx is None, expected a number"):
         layer(layer_idx=None)(torch.zeros(1, 2, 16), inference_params=cache())
-    with pytest.raises(ValueError, match=r"hidden_states has shape \(1, 2, 16\), expected \(B, 1, d_model\)"):
+    with pytest.raises(ValueError, match=r"hidden_states has shape \(1, 2, 16\), expected \(B, 1, 16\)"):
         layer().step(torch.zeros(1, 2, 16), *layer().allocate_inference_cache(1, 1))
+    with pytest.raises(ValueError, match=r"Mamba: hidden_states has shape \(2, 16\), expected \(B, L, 16\)"):
+        layer()(torch.zeros(2, 16))

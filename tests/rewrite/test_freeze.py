@@ -75,11 +75,26 @@ class Reads(nn.Module):
         return self.tied(x) + self.embedding(torch.arange(7))
 
 
+class Asks(nn.Module):
+    """Asks for a parameter, and what kind of layers it has, and calls them by the name of their argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(16, 16), nn.ReLU()])
+
+    def forward(self, x):
+        x = x.to(next(self.parameters()).dtype)
+        for layer in self.layers:
+            x = layer(input=x) if isinstance(layer, nn.Linear) else x.relu()
+        return x
+
+
 OTHERS = {
     "encoder layer": lambda: nn.TransformerEncoderLayer(16, 4, 32, batch_first=True),
     "encoder": lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2),
     "norm first": lambda: nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=True, activation="gelu"),
     "reads": Reads,
+    "asks": Asks,
     "Mamba": lambda: Mamba(16),
 }
 
@@ -318,6 +333,15 @@ def test_a_frozen_model_is_not_saved_copied_or_loaded(tmp_path):
             attempt(frozen)
     with pytest.raises(TypeError, match="load them before freezing"):
         frozen.load_state_dict(model.state_dict(), strict=False)
+
+
+def test_a_frozen_model_is_not_trained():
+    for model in (nn.Sequential(nn.Linear(3, 4), nn.Dropout()), build("mixste"), build("sasmamba")):
+        frozen = lifter.freeze(model)
+        assert not any(module.training for module in frozen.modules())
+        frozen.train(False)
+        with pytest.raises(TypeError, match="a frozen model cannot be trained"):
+            frozen.train()
 
 
 def test_a_lone_linear():

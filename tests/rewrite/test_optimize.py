@@ -125,6 +125,27 @@ class Keeps(Tokens):
         return self.attend(x)
 
 
+class Collects(Tokens):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x, vis=False):
+        self.seen.append(x)
+        return self.attend(x)
+
+
+class Biased(Tokens):
+    """A buffer that does nothing until it is filled."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.zeros(24))
+
+    def attend(self, x):
+        return super().attend(x) + self.table
+
+
 class Masked(Tokens):
     def forward(self, x, mask):
         return self.attend(x)
@@ -169,6 +190,9 @@ def uncopiable(module):
         (Long(), "its output differs from lifter's by"),
         (Trained(), "in training its output differs from lifter's by"),
         (Keeps(), "keeps something"),
+        (Collects(), "keeps something"),
+        (Biased(), "more than its projections: table"),
+        (Tokens(scale=nn.Parameter(torch.tensor(0.3))), "more than its projections: scale"),
         (Masked(), "takes \\(x, mask\\)"),
         (Crashes(), "does not run here \\(NotImplementedError: no\\)"),
         (lora(Tokens()), "its qkv is Adapted"),
@@ -194,8 +218,7 @@ def test_hooks_that_would_not_run():
     module = seeded(Tokens())
     seen = []
     module.register_forward_hook(lambda *args: seen.append(1))  # one that runs
-    assert lifter.optimize(module).swapped
-    seen.clear()
+    assert lifter.optimize(module).swapped and seen == []
     module(torch.randn(2, 5, 24))
     assert seen == [1]
 
@@ -218,6 +241,12 @@ def test_the_check_leaves_no_trace():
     assert all(p.grad is None and p.dtype == torch.bfloat16 for p in module.parameters())
     x = torch.randn(2, 5, 24).bfloat16()
     assert module(x).dtype == torch.bfloat16 and not torch.equal(module(x), module(x))  # dropout
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_the_check_runs_in_any_mode(mode):
+    with mode():
+        assert lifter.optimize(seeded(Tokens())).swapped == ["Tokens"]
 
 
 def test_nothing_to_do_and_no_module():

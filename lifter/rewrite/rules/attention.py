@@ -24,6 +24,8 @@ def self_attention(module):
         return f"its {odd[0]} is {type(parts[odd[0]]).__name__}, not {PARTS[odd[0]].__name__}"
     if module.attn_drop._forward_hooks or module.attn_drop._forward_pre_hooks:
         return "its attn_drop has hooks, which would not run"
+    if own := [*module._parameters, *module._buffers]:
+        return f"it has more than its projections: {', '.join(own)}"
     C = module.qkv.in_features
     if module.qkv.out_features != 3 * C or module.proj.in_features != C or C % module.num_heads:
         return "its projections have other widths than (C, 3 C) and (C, ...)"

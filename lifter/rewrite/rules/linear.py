@@ -30,8 +30,11 @@ def mlp(module):
     return Rewrite("MLP", PackedMlp, [((rows, module.fc1.in_features),) for rows in (1, 20)])
 
 
-class PackedLinear(Frozen):
-    """`linear(x)`, then `activation` ("none" or "gelu"), with the weight packed for oneDNN."""
+class PackedLinear(Frozen, nn.Linear):
+    """`linear(input)`, then `activation` ("none" or "gelu"), with the weight packed for oneDNN.
+
+    It is a `nn.Linear` with the bias as a parameter for models that look for either.
+    """
 
     ROWS = 4096  # for which the layout is chosen; it suits fewer rows as well
 
@@ -40,17 +43,17 @@ class PackedLinear(Frozen):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.activation, self.dtype = activation, linear.weight.dtype
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), self.ROWS)
-        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
 
     @cached_property
     def weight(self):
         """The weight as it was. Some modules do not call their linear layers, but read the weight; it is kept for these."""
         return self.packed.to_dense(self.dtype)
 
-    def forward(self, x):
-        self.check(x, self.dtype, self.in_features)
+    def forward(self, input):
+        self.check(input, self.dtype, self.in_features)
         multiply = torch.ops.lifter_rewrite.packed_linear if torch.compiler.is_compiling() else _multiply
-        return multiply(x, self.packed, self.bias, self.activation)
+        return multiply(input, self.packed, self.bias, self.activation)
 
     def extra_repr(self):
         return f"{self.in_features}, {self.out_features}, activation={self.activation!r}, {self.dtype}"
