@@ -344,6 +344,15 @@ def test_a_frozen_model_is_not_trained():
             frozen.train()
 
 
+@torch.no_grad()
+def test_a_cast_model_says_what_it_takes():
+    frozen, x = lifter.freeze(nn.Sequential(nn.Linear(3, 4))), torch.randn(2, 3)
+    expected = frozen(x)
+    assert torch.equal(frozen.to("cpu").half()(x), expected)
+    with pytest.raises(TypeError, match="x is torch.float16 on cpu, expected torch.float32"):
+        frozen(x.half())
+
+
 def test_a_lone_linear():
     assert isinstance(lifter.freeze(nn.Linear(3, 4)), PackedLinear)
 

@@ -55,6 +55,10 @@ class PackedLinear(Frozen, nn.Linear):
         multiply = torch.ops.lifter_rewrite.packed_linear if torch.compiler.is_compiling() else _multiply
         return multiply(input, self.packed, self.bias, self.activation)
 
+    def _apply(self, fn, recurse=True):
+        """Stay, whatever the model is cast or moved to: the bias alone would go."""
+        return self
+
     def extra_repr(self):
         return f"{self.in_features}, {self.out_features}, activation={self.activation!r}, {self.dtype}"
 
