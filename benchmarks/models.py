@@ -142,15 +142,18 @@ def cast(tensors, dtype) -> list[torch.Tensor]:
 
 def candidates(model, setup, everything=True) -> dict:
     """Our implementations: name -> (model, dtype of its maps). Not `everything`: without bfloat16 for a model that is not
-    frozen, the linear layers of which are PyTorch's: on a CPU without products of bfloat16 they take ten times as long."""
+    frozen, the linear layers of which are PyTorch's: on a CPU without products of bfloat16 they take ten times as long. A
+    quick run has no bfloat16 at all."""
     with torch.inference_mode(False):  # see `build`
-        half = copy.deepcopy(model).bfloat16()
         found = {"lifter": (model, torch.float32)}
-        if everything:
-            found["lifter bfloat16"] = (half, torch.bfloat16)
         if setup.device == "cpu":
             found["lifter frozen"] = (lifter.freeze(model), torch.float32)
-            found["lifter frozen bfloat16"] = (lifter.freeze(half), torch.bfloat16)
+        if not setup.quick:
+            half = copy.deepcopy(model).bfloat16()
+            if everything:
+                found["lifter bfloat16"] = (half, torch.bfloat16)
+            if setup.device == "cpu":
+                found["lifter frozen bfloat16"] = (lifter.freeze(half), torch.bfloat16)
     return found
 
 
@@ -158,8 +161,6 @@ def candidates(model, setup, everything=True) -> dict:
 def run(name, frames, batch, setup) -> list[dict]:
     model = build(name, frames, setup.device)
     found = candidates(model, setup, setup.everything)
-    if setup.quick:
-        found.pop("lifter frozen bfloat16", None)
 
     def calls_of(frames):
         given = inputs(model, setup, frames, batch)

@@ -1,5 +1,5 @@
-// What Python needs of the library that is not an op, in plain C: lifter/_library.py calls it through ctypes. With no
-// Python header in it, one build serves every version of Python.
+// The functions of the library that are no ops, in plain C: lifter/_library.py calls them through ctypes. No Python header is
+// included, so that one build serves every version of Python.
 
 #include <stdexcept>
 #include <string>

@@ -1,4 +1,4 @@
-// What stands between torch and the kernels in every op's file: short names for torch's stable ABI, layouts, dtypes, and the
+// The glue between torch and the kernels, for every op's file: short names for torch's stable ABI, layouts, dtypes, and the
 // tensors that a kernel reads.
 #pragma once
 #include <torch/csrc/stable/library.h>
@@ -75,8 +75,8 @@ class Inputs {
   std::deque<Tensor> kept_;  // whose elements stay where they are when it grows
 };
 
-// Of a pose map (clips, frames, joints, ...), whose rows are joints with frames as tokens, or the other way round. `head` is
-// the dimension of the heads, if there is one.
+// Returns the strides of a pose map (clips, frames, joints, ...): its rows are joints and its tokens frames, or the other way
+// round. `head` is the dimension of the heads, if there is one.
 inline Strides token_strides(const Tensor& t, int64_t head = -1, bool rows_are_joints = true) {
   const int64_t frame = t.stride(1), joint = t.stride(2);
   return {t.stride(0), rows_are_joints ? joint : frame, rows_are_joints ? frame : joint, head < 0 ? 0 : t.stride(head)};
@@ -93,7 +93,7 @@ inline Tensor contiguous_like(const Tensor& t) {
   return torch::stable::new_empty(t, std::vector<int64_t>(t.sizes().begin(), t.sizes().end()), t.scalar_type());
 }
 
-// What stands for an output that nobody wants.
+// An empty tensor: it stands for an output that nobody wants.
 inline Tensor absent(const Tensor& like) { return empty(like, {0}, ScalarType::Float); }
 
 template <class T>

@@ -21,11 +21,16 @@ def build(name, device, dtype):
     return lifter.create_model(f"mixsynthformer_{name}").eval().to(device, dtype)
 
 
+@cache
+def sizes_of(name):
+    return sizes(build(name, "cpu", torch.float32))
+
+
 def inputs(name, batch, device, dtype):
     model = build(name, device, dtype)
     with torch.no_grad():
-        weights = pack_encoder(dict(model.named_parameters()), sizes(model))
-    return {"x": torch.randn(batch, model.steps + 1, sizes(model).poses, device=device, dtype=dtype), "weights": weights}
+        weights = pack_encoder(dict(model.named_parameters()), sizes_of(name))
+    return {"x": torch.randn(batch, model.steps + 1, sizes_of(name).poses, device=device, dtype=dtype), "weights": weights}
 
 
 def layers(name, x):
@@ -37,7 +42,7 @@ def case(name, batch):
     return Case(
         f"mixsynth_encoder {name} N={batch}",
         lambda device, dtype: inputs(name, batch, device, dtype),
-        lambda x, weights: mixsynth_encoder(x, weights, sizes(build(name, str(x.device), x.dtype))),
+        lambda x, weights: mixsynth_encoder(x, weights, sizes_of(name)),
         {"layers": lambda x, weights: layers(name, x)},
         differentiable=False,
     )

@@ -7,7 +7,7 @@ namespace lifter {
 struct AlternatingTransformer : Transformer {
   int64_t depth;
   int64_t positions;  // frames that have a position before the first temporal block; 0: none has
-  // Where a temporal block retains, see retention.h.
+  // For temporal blocks with retention, see retention.h.
   bool retains;
   int64_t chunk;
   bool causal;

@@ -19,7 +19,7 @@ LIFTER_INLINE vuint mix(vuint x) {
   return x ^ (x >> 16);
 }
 
-// What masks and dropout do to one work item's scores and weights, whose keys `columns` tells.
+// Applies masks and dropout to the scores and weights of one work item. `columns` tells its keys.
 class Rules {
  public:
   Rules(const AxialAttention& s, const WorkItem& p, const VisibleColumns& columns)
@@ -63,7 +63,7 @@ class Rules {
     }
   }
 
-  // What is left of the weight that query `i` gives to the keys of the columns from `j` on.
+  // Returns the weights that query `i` gives to the keys of the columns from `j` on, after dropout.
   LIFTER_MEMBER vfloat weigh(int64_t i, int64_t j, vfloat weight) const {
     return s_.drops ? weight * dropout(i, j) : weight;
   }

@@ -20,7 +20,7 @@ struct Pixels {
   int64_t batch, row, column, count;
 };
 
-// Where the taps of a block of output pixels read, for one offset group. All arrays are [pixel][tap].
+// The places in the input that the taps of a block of output pixels read, for one offset group. All arrays are [pixel][tap].
 class Places {
  public:
   float *fy, *fx, *mask;          // the way from the upper left of the four neighbours
@@ -113,7 +113,7 @@ struct Pixel {
   const float* image;  // that it reads
 };
 
-// What a task needs to read its input.
+// Reads the input of a task.
 class Sampler {
  public:
   const DeformConv2d& s;

@@ -16,8 +16,8 @@ struct Clip {
   int64_t number;
   float* x;      // (units, frames)
   float* pairs;  // (frames, frames): products, then squared distances, infinite where hidden
-  // Of every frame: its product with itself; of the distances to its nearest frames the sum, and how many are hidden; its
-  // largest distance; whether any is hidden; the sum of its mask; its density.
+  // One number for every frame: its product with itself; the sum of the distances to its nearest frames; how many of these
+  // are hidden; its largest distance; whether any is hidden; the sum of its mask; its density.
   float *squares, *sums, *missing, *largest, *hidden, *support, *density;
   float* farthest;  // one number: what the densest frame gets
 };

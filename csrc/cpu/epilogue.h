@@ -1,4 +1,5 @@
-// What a graph convolution does with the sum y of a row of channels, relu(y * scale + shift + residual), and the way back.
+// The epilogue of a graph convolution: relu(y * scale + shift + residual) for the sum y of a row of channels, and its
+// backward.
 #pragma once
 #include "simd.h"
 

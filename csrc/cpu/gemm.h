@@ -189,8 +189,8 @@ static void pair_rows(const float* in, int64_t ld, int64_t rows, int64_t cols, f
     }
 }
 
-// What a product takes of `Unit`: how deep a sum over n is, and rows of floats as its operand, in `workspace` unless they are
-// their own.
+// The operand of a product in `Unit`: the depth of a sum over n, and rows of floats as an operand, which are converted into
+// `workspace` unless they are floats already.
 template <class Unit>
 struct Operand {
   static constexpr bool kPairs = !std::is_same<Unit, float>::value;

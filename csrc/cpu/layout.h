@@ -1,4 +1,4 @@
-// What the kernels and their callers must agree on, whatever the capability.
+// Sizes and dtypes that the kernels and their callers agree on, for every capability.
 #pragma once
 #include <cstdint>
 
@@ -10,7 +10,7 @@ struct Strides {
   int64_t batch, row, token, head;
 };
 
-// What a kernel's maps consist of. With pairs, bfloat16 are multiplied as such, two at a time.
+// The elements of a kernel's maps. With pairs, bfloat16 numbers are multiplied as such, two at a time.
 enum class Precision { float32, bfloat16, bfloat16_pairs };
 
 constexpr int64_t kChunk = 64;     // steps between two saved states; CHUNK in kernels/selective_scan.py is the same

@@ -100,7 +100,7 @@ LIFTER_INLINE void apply(int64_t rows, int64_t n, float* x, int64_t ld, const fl
     }
 }
 
-// Of n products, or elements; the sum is that of its lanes.
+// Return the sum of n products, or of n elements, in lanes: the caller adds the lanes.
 LIFTER_INLINE vfloat dot(const float* a, const float* b, int64_t n) {
   vfloat sum = {};
   for (int64_t j = 0; j < n; j += kLanes) sum += load_some(a + j, n - j) * load_some(b + j, n - j);

@@ -1,6 +1,7 @@
 // Retention: per (joint, head) and chunk, blocks of queries meet the keys of the chunk and the state before it.
 //
-// Of one joint and head, with g its decay, q_n already rotated as at frame n and scaled, k_m rotated by the inverse:
+// For one joint and head, let g be its decay, q_n the query, rotated as at frame n and scaled, and k_m the key, rotated by
+// the inverse. Then
 //
 //   o_n = sum over m of g^|n - m| (q_n . k_m) v_m      for all m that n sees: the frames before its chunk, and of its chunk
 //                                                      those up to n (causal) or all
@@ -39,7 +40,7 @@ namespace {
 constexpr int64_t kQueries = 24;          // of a block; its products with 243 keys stay in the first cache
 constexpr int64_t kGradientQueries = 48;  // more: the sums over queries are loaded and stored once per block
 
-// What forward and backward share: the powers of a work item's decay, the rotation of rows, and the state.
+// Shared by forward and backward: the powers of a work item's decay, the rotation of rows, and the state.
 template <class T>
 class Walk {
  public:

@@ -125,8 +125,9 @@ LIFTER_INLINE void scan_chunk(const Chunk& c, float* h, float* y) {
   scan_chunk_as<false, false>(c, h, y);
 }
 
-// What the backward of a chunk reads and adds to. Where B or C is shared, its gradient is kept per lane, [state][lane]
-// in every row of `row` floats (the caller sums the lanes once for many channel blocks), else it is [state][lane].
+// The arrays that the backward of a chunk reads and adds to. Where B or C is shared, its gradient is kept per lane,
+// [state][lane] in every row of `row` floats (the caller sums the lanes once for many channel blocks), else it is
+// [state][lane].
 struct ChunkGradient {
   const float* dy;     // [step][lane]
   const float* start;  // [state][lane], the state before the chunk

@@ -170,7 +170,7 @@ void forward(const SelectiveScan& s, const SelectiveScanOutput& o) {
   });
 }
 
-// What a block has in the backward besides: its gradients wait here from chunk to chunk.
+// The tiles of a block in the backward: its gradients stay here from chunk to chunk.
 struct BlockGradientTiles : BlockTiles {
   void lay_out(const SelectiveScan& s, Arena& arena) {
     BlockTiles::lay_out(s, arena);

@@ -71,12 +71,12 @@ void forward(const SkeletonGraphConv& s, void* out_) {
   });
 }
 
-// What is summed over frames and channels, [joint][lane].
+// Sums over frames and channels, [joint][lane].
 struct Sums {
   float *dscale, *dshift;
 };
 
-// Of one frame: first what becomes of dout on its way back to the sum, in float, then what the joints send each other.
+// The backward of one frame: first dout, in float, on its way back to the sum, then the messages between the joints.
 template <class T>
 void backward_frame(const SkeletonGraphConv& s, const SkeletonGraphConvGradient& g, int64_t n, float* dsum, const Sums& sums) {
   const int64_t batch = n / s.frames, frame = n % s.frames, C = s.channels, row = padded(C);

@@ -1,5 +1,6 @@
 // The scans of a skeleton's walks. `plan_walks` lists the tokens in the order of every direction, `pack_rows` gathers dt, B
-// and C in that order; then, as in selective_scan.cpp, a task walks over the chunks of a block of channels, for all directions.
+// and C in that order; then, as in selective_scan.cpp, a task walks over the chunks of a block of channels, for all
+// directions.
 #include "skeleton_scan.h"
 
 #include <initializer_list>
@@ -216,7 +217,7 @@ void forward(const SkeletonScan& s, void* out, float* states) {
   });
 }
 
-// What a block has in the backward besides: its gradients wait here from chunk to chunk.
+// The tiles of a block in the backward: its gradients stay here from chunk to chunk.
 struct BlockGradientTiles : BlockTiles {
   void lay_out(const SkeletonScan& s, Arena& arena) {
     BlockTiles::lay_out(s, arena);

@@ -1,4 +1,4 @@
-// What a packed mask saves of attention: the words of keys that no query of a block sees, or, where few pairs are visible,
+// Attention skips what a packed mask hides: the words of keys that no query of a block sees or, where few pairs are visible,
 // all but those pairs.
 #pragma once
 #include "arena.h"

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kRows = 48;  // of a block of scores, whole vectors: few, since its square on the diagonal is computed twice
 
-// What scale, mask and graph do to the scores and weights of one joint.
+// Applies scale, mask and graph to the scores and weights of one joint.
 class Rules {
  public:
   Rules(const TemporalGraphConv& s, const WorkItem& p) : s_(s), words_((s.frames + 31) / 32) {
@@ -192,7 +192,7 @@ class Backward : Frames<T, Unit> {
     }
   }
 
-  // Of (frames, frames): a += a^T.
+  // a += a^T, for `a` (frames, frames).
   void add_transposed(float* a) {
     for (int64_t i = 0; i < s_.frames; i += kLanes)
       for (int64_t j = i; j < s_.frames; j += kLanes) {

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kCachedFloats = 1 << 18;  // floats of the windows that are worked on at a time: they stay in the caches
 
-// What a frame chose: frames of its window, and what they weigh.
+// The frames of its window that a frame chose, and their weights.
 class Edges {
  public:
   explicit Edges(int64_t frames)
@@ -140,8 +140,8 @@ class Forward {
   // Up to the length of the frame that compares. Never NaN, so that there are always k.
   LIFTER_INLINE vfloat similarity(vfloat product, vfloat inverse) { return vmax(product * inverse, splat(-FLT_MAX)); }
 
-  // What kLanes frames of a window choose, from `first` on. Of the products, which are symmetric, a column is a frame's: the
-  // similarity that is enough is found for all at once. Columns that are none give no bits.
+  // Chooses for kLanes frames of a window, from `first` on. The products are symmetric, so that a column belongs to a frame:
+  // the least similarity that is chosen is found for all of them at once. Columns behind the last frame give no bits.
   void choose(const Window& c, int64_t size, int64_t begin, int64_t frames, int64_t first) const {
     const int64_t k = smaller(s_.k, frames);
     float* list;  // the most similar, in order
@@ -223,7 +223,7 @@ void forward(const TemporalTopkGraphConv& s, uint32_t* graph, void* out) {
   }
 }
 
-// Of a joint in windows of one size: the sums of what its frames received.
+// Sums the gradients that the frames of a joint received, in windows of one size.
 template <class T>
 class Backward {
  public:
@@ -249,7 +249,7 @@ class Backward {
   }
 
  private:
-  // Of (batch, frames, joints, sizes).
+  // Index into an array (batch, frames, joints, sizes).
   int64_t place(const WorkItem& p, int64_t t) const {
     return ((p.batch * s_.frames + t) * s_.joints + p.row) * s_.sizes + p.head;
   }

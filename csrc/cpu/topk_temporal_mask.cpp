@@ -73,8 +73,8 @@ class Topk {
     pairwise_.pack(x, s_.x_frame, task, false, c.x);
   }
 
-  // What is enough for kLanes frames, one to a lane: bounds are halved until they part the frames as wanted, or are
-  // neighbours. They are integers, whose halves are as many for all numbers: at most 32.
+  // Finds the least similarity that kLanes frames choose, one frame to a lane. Bounds are bisected until they part the frames
+  // as wanted, or are neighbours. They are integers, so that this takes at most 32 steps.
   void search(const Joint& c, int64_t task, float* columns) const {
     const int64_t first = task * kLanes, rows = smaller(kLanes, s_.frames - first);
     transpose_rows(c.pairs + first * pairwise_.ld, pairwise_.ld, rows, s_.frames, columns, kLanes);
@@ -101,7 +101,7 @@ class Topk {
       high = fewer ? middle : high, from_high = fewer ? from : from_high;
     }
 
-    // Of those that are just as similar the first.
+    // Among frames that are just as similar, the first are chosen.
     const vfloat enough = value(low);
     vfloat until = splat(s_.frames);
     if (any(from_low != k)) {

@@ -1,6 +1,6 @@
-// What the blocks of transformers consist of: branches that are added to a map of rows. The sum stays float32 between the
-// branches of a block; what a layer reads is of the dtype that is multiplied. A call of one frame waits for the weights to
-// come from memory: a panel of them is read once, and meets all rows in the cache.
+// The layers of transformer blocks: branches that are added to a map of rows. The sum stays float32 between the branches of a
+// block; the input of a layer has the dtype of its product. A call of one frame waits for the weights to come from memory: a
+// panel of them is read once, and meets all rows in the cache.
 #pragma once
 #include "arena.h"
 #include "gemm.h"
@@ -134,7 +134,7 @@ class TransformerLayers {
     linear(parameters_.linear(s_.hidden, s_.dim), hidden_, add_to(from, to));
   }
 
-  // Of `width` channels per joint, where the rows are frames and the tokens joints, or the other way round.
+  // Strides of a map of `width` channels per joint: its rows are frames and its tokens joints, or the other way round.
   Strides strides(int64_t width, bool frame_first) const {
     const int64_t joint = width, frame = s_.joints * width;
     return {s_.frames * frame, frame_first ? frame : joint, frame_first ? joint : frame, s_.dim / s_.heads};

@@ -53,6 +53,7 @@ def _parser(argv):
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder, if any")
     parser.add_argument("--seed", type=int, default=0, help="of first weights, order, dropout")
     parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="from checkpoint to checkpoint")
+    parser.add_argument("--validate-every", type=int, metavar="STEPS", help="default: after each epoch")
     data = parser.add_argument_group("data")
     data.add_argument("--data", required=True, metavar="PATH", help="whatever `lifter data inspect` knows, with poses")
     patterns = {"nargs": "+", "metavar": "PATTERN"}
@@ -88,20 +89,25 @@ def _model(argv):
 
 
 def _train(args):
-    from lifter.training import Recipe, find_recipe, split, train
+    from lifter.training import Recipe, find_recipe, split, train, watched
 
     recipe = Recipe(**{field.name: args[field.name] for field in fields(Recipe)})
     if args.model in list_models() and find_recipe(args.model) is None:
         print(f"lifter train: {args.model} has no published recipe here, but the defaults", file=sys.stderr)
-    if args.virtual_cameras:
+    if recipe.film is not None:
+        data = open_data(args.data, **reading_options(args))
+    elif args.virtual_cameras:
         data = film(open_data(args.data, **reading_options(args)), args.noise)
     else:
         data = open_data(args.data, noise=args.noise, **reading_options(args))
-    parts = split(data, args.train, args.validate)
-    options = ("resume", "seed", "save_every", "workers", "accelerator", "nodes", "precision")
+    training, validation = split(data, args.train, args.validate)
+    if recipe.film is not None and validation is not None:
+        validation = watched(validation)
+    options = ("resume", "seed", "save_every", "validate_every", "workers", "accelerator", "nodes", "precision")
     return train(
-        args.model, recipe, *parts, args.out, devices=_number_or_text(args.devices), **{name: args[name] for name in options}
-    )
+        args.model, recipe, training, validation, args.out, devices=_number_or_text(args.devices),
+        **{name: args[name] for name in options},
+    )  # fmt: skip
 
 
 def _number_or_text(text):

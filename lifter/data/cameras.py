@@ -1,7 +1,7 @@
 """Cameras: from the world into the camera, from there into the image, and how the numbers are normalised."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -92,7 +92,7 @@ class Camera:
         return (plane * factor + p * r2) * (self.fx, self.fy) + (self.cx, self.cy)
 
     def as_dict(self):
-        """What `Camera.of_dict` reads, of plain lists and numbers."""
+        """Return plain lists and numbers, as `Camera.of_dict` reads them."""
         return {
             "id": self.id, "width": self.width, "height": self.height, "fx": self.fx, "fy": self.fy, "cx": self.cx,
             "cy": self.cy, "R": self.rotation.tolist(), "t": self.translation.tolist(), "distortion": self.distortion.tolist(),
@@ -100,7 +100,7 @@ class Camera:
 
     @classmethod
     def of_dict(cls, values, where):
-        """Of a dict as in cmu_cameras.json: id, width, height, fx, fy, cx, cy, R, t, and perhaps distortion."""
+        """Make a camera of a dict as in cmu_cameras.json: id, width, height, fx, fy, cx, cy, R, t, and perhaps distortion."""
         try:
             plain = {name: float(values[name]) for name in ("width", "height", "fx", "fy", "cx", "cy")}
             pose = {"rotation": values["R"], "translation": values["t"], "distortion": values.get("distortion", (0.0,) * 5)}
@@ -123,15 +123,25 @@ def look_at(position, target, size=(1000, 1002), focal=1145.0, id=""):
     return Camera(width, height, focal, focal, **center, rotation=rotation, translation=-rotation @ position, id=id)
 
 
-def around(world, yaws=(44.0, 136.5, 223.0, 317.0), distances=(5.0, 5.4, 4.7, 5.2), heights=(1.52, 1.58, 1.46, 1.6)):
+def around(
+    world, yaws=(44.0, 136.5, 223.0, 317.0), distances=(5.0, 5.4, 4.7, 5.2), heights=(1.52, 1.58, 1.46, 1.6), pitch=None,
+    roll=0.0,
+):  # fmt: skip
     """Virtual cameras around a motion, as in ../shared/data: one for each yaw (degrees), at these distances and heights
-    (metres), all of which look at the mean joint position of `world` (T, J, 3)."""
+    (metres), all of which look at the mean joint position of `world` (T, J, 3). With `pitch` (degrees) they are not at these
+    heights but look down by so much; `roll` turns them about where they look."""
     middle = world.reshape(-1, 3).mean(0, dtype=np.float64)
+    sin, cos = math.sin(math.radians(roll)), math.cos(math.radians(roll))
+    rolled = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
     cameras = []
     for number, (yaw, distance, height) in enumerate(zip(yaws, distances, heights, strict=True)):
         turn = math.radians(yaw)
+        height = height if pitch is None else middle[2] + distance * math.tan(math.radians(pitch))
         position = np.array([middle[0] + distance * math.cos(turn), middle[1] + distance * math.sin(turn), height])
-        cameras.append(look_at(position, middle, id=str(number)))
+        camera = look_at(position, middle, id=str(number))
+        if roll:
+            camera = replace(camera, rotation=rolled @ camera.rotation, translation=rolled @ camera.translation)
+        cameras.append(camera)
     return cameras
 
 

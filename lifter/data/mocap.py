@@ -58,8 +58,8 @@ def y_up(sequence: Sequence):
 
 
 def seen_by(camera, world, seed=None) -> dict:
-    """What a camera sees of a motion (T, 17, 3) in the world: `poses` in the camera and `keypoints`, exact; or with a seed
-    those of a detector, and `keypoints_true`."""
+    """Return the view of a camera on a motion (T, 17, 3) in the world: `poses` in the camera and `keypoints`, exact;
+    or with a seed those of a detector, and `keypoints_true`."""
     poses = camera.to_camera(world)
     pixels = camera.project(poses)
     exact = normalise(pixels, camera.size)
@@ -69,23 +69,35 @@ def seen_by(camera, world, seed=None) -> dict:
     return {"poses": poses, "keypoints": normalise(detected, camera.size), "keypoints_true": exact}
 
 
-def film(motions: Dataset, noise=None) -> Dataset:
-    """Every motion in the world seen by four virtual cameras around it (`lifter.data.cameras.around`): sequences
-    "02_02/0" with poses in the camera and keypoints; `noise` as of `seen_by`."""
-    items = {}
-    for name, read in motions.items.items():
-        for index in range(4):
-            items[f"{name}/{index}"] = partial(_filmed, f"{name}/{index}", read, index, noise)
+def middle(motions: Dataset, seconds) -> Dataset:
+    """So many seconds from the middle of every motion."""
+    items = {name: partial(_middle, read, seconds) for name, read in motions.items.items()}
     return Dataset(motions.format, motions.path, items)
 
 
-def _filmed(name, read, index, noise) -> Sequence:
+def _middle(read, seconds):
+    motion = read()
+    first = max(0, (len(motion) - int(seconds * motion.fps)) // 2)
+    return motion.take(slice(first, len(motion) - first))
+
+
+def film(motions: Dataset, noise=None, pitch=None, roll=0.0) -> Dataset:
+    """Every motion in the world seen by four virtual cameras around it (`lifter.data.cameras.around`): sequences
+    "02_02/0" with poses in the camera and keypoints; `noise` as of `seen_by`, `pitch` and `roll` as of `around`."""
+    items = {}
+    for name, read in motions.items.items():
+        for index in range(4):
+            items[f"{name}/{index}"] = partial(_filmed, f"{name}/{index}", read, index, noise, pitch, roll)
+    return Dataset(motions.format, motions.path, items)
+
+
+def _filmed(name, read, index, noise, pitch, roll) -> Sequence:
     motion = read()
     if motion.poses is None or motion.camera is not None or motion.skeleton is not H36M:
         raise ValueError(
             f"{motion.source}: {motion.name}: expected poses of Human3.6M's joints in the world, without a camera"
         )
     world = motion.poses if motion.up == "z" else z_up(y_up(motion)).astype(np.float32)
-    camera = around(world)[index]
+    camera = around(world, pitch=pitch, roll=roll)[index]
     seen = seen_by(camera, world.astype(np.float64), None if noise is None else (noise, name))
     return replace(motion, name=name, camera=camera, size=camera.size, **seen)

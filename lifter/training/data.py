@@ -5,6 +5,8 @@ import torch
 from torch.utils import data as torch_data
 
 from lifter.data import Dataset
+from lifter.data.films import Bodies, Cameras, Detectors, Films
+from lifter.data.mocap import film, middle
 from lifter.geometry import mirror
 from lifter.inference.windows import window_starts
 
@@ -23,6 +25,17 @@ def split(data: Dataset, train=("*",), validate=()) -> tuple[Dataset, Dataset | 
     if not items:
         raise ValueError(f"{data.path}: nothing to train on, {' or '.join(validate)} is all that matches {' or '.join(train)}")
     return Dataset(data.format, data.path, items), held_out
+
+
+def watched(motions: Dataset) -> Dataset:
+    """What a training is watched by: five seconds from the middle of each motion, seen by one camera that looks down by 0, 20
+    or 40 degrees and is rolled by 0 or 20, with the noise of a detector."""
+    items, motions = {}, middle(motions, 5.0)
+    for number, (motion, read) in enumerate(motions.items.items()):
+        name = f"{motion}/{number % 4}"
+        one = Dataset(motions.format, motions.path, {motion: read})
+        items[name] = film(one, 0, pitch=20 * (number % 3), roll=20 * (number // 3 % 2)).items[name]
+    return Dataset(motions.format, motions.path, items)
 
 
 def pair(sequence, inputs="keypoints"):
@@ -75,6 +88,16 @@ class Clips(torch_data.Dataset):
         clip = [torch.from_numpy(array[frames]) for array in arrays]
         return [mirror(x, self.skeleton) for x in clip] if mirrored else clip
 
+    def pairs(self):
+        """All clips, as they are."""
+        return (self[i, False] for i in range(len(self)))
+
+    def batches(self, recipe, seed, step, steps, share):
+        """What a DataLoader is to be told, to give the batches from `step` to the end of its epoch, or to `steps`."""
+        epoch, done = divmod(step, len(self) // recipe.batch_size)
+        order = batches(len(self), recipe.batch_size, seed, epoch, recipe.flip)[done : done + steps - step]
+        return {"dataset": self, "batch_sampler": [batch[share] for batch in order]}
+
     def _keep(self, name, sequence):
         if len(self._kept) >= KEPT:
             del self._kept[next(iter(self._kept))]
@@ -90,3 +113,25 @@ def batches(clips, batch_size, seed, epoch, flip):
     whole = clips // batch_size * batch_size
     items = [(int(i), bool(mirrored[i])) for i in order[:whole]]
     return [items[i : i + batch_size] for i in range(0, whole, batch_size)]
+
+
+class FilmedClips(Films):
+    """`lifter.data.films.Films` of a recipe: clips that no one has seen before."""
+
+    def __init__(self, data, recipe, seeds, processes=1):
+        parts = {"bodies": Bodies, "cameras": Cameras, "detectors": Detectors}
+        options = {name: parts[name](**value) if name in parts else value for name, value in recipe.film.items()}
+        super().__init__(data, recipe.num_frames, recipe.batch_size // processes, seeds=seeds, **options)
+        self.whole = len(self.motions.poses) // recipe.num_frames
+
+    def __len__(self):
+        """As many clips as the motions have, which are an epoch."""
+        return self.whole
+
+    def pairs(self):
+        """Clips to get a notion from."""
+        return (pair for i in range(16) for pair in zip(*self[i]))
+
+    def batches(self, recipe, seed, step, steps, share):
+        """What a DataLoader is to be told, to give the batches from `step` to `steps`."""
+        return {"dataset": self, "sampler": range(step, steps), "batch_size": None}

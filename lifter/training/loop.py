@@ -28,7 +28,7 @@ from lifter.pretrained import save_pretrained
 from lifter.registry import create_model
 
 from . import checkpoints
-from .data import Clips, batches, pair
+from .data import Clips, FilmedClips, pair
 
 LOG_EVERY = 10  # steps
 MAY_CHANGE = ("epochs", "max_steps")  # of the recipe of a training that is resumed
@@ -36,10 +36,10 @@ METRICS = {"P1": metrics.MPJPE, "P2": metrics.PMPJPE, "MPJVE": metrics.MPJVE}
 
 
 def train(
-    model, recipe, data, validation=None, out="runs", *, resume=False, seed=0, save_every=500, workers=0, accelerator="auto",
-    devices="auto", nodes=1, precision="32-true",
+    model, recipe, data, validation=None, out="runs", *, resume=False, seed=0, save_every=500, validate_every=None, workers=0,
+    accelerator="auto", devices="auto", nodes=1, precision="32-true",
 ):  # fmt: skip
-    """Train a model, validating after each epoch and at the end.
+    """Train a model, validating after each epoch, or every so many steps, and at the end.
 
     Args:
         model: a name of `list_models()`. recipe: a `Recipe`.
@@ -48,7 +48,8 @@ def train(
             and tensorboard/.
         resume: go on from the newest whole checkpoint in `out`, or start where there never was one. On a CPU of as many
             threads this gives bit for bit what an uninterrupted training gives.
-        save_every: steps from one checkpoint to the next, of which the last two are kept; there is one after each epoch too.
+        save_every: steps from one checkpoint to the next, of which the last two are kept; there is one after each validation
+            too. validate_every: steps; None: an epoch.
         workers: processes that read, for each that trains.
         accelerator, devices, nodes, precision: of Lightning Fabric; torchrun's variables are heeded.
 
@@ -76,7 +77,10 @@ def train(
     if recipe.batch_size % fabric.world_size:
         got = f"batch_size is {recipe.batch_size}"
         raise ValueError(f"recipe: {got}, expected a multiple of the {fabric.world_size} processes that share it")
-    clips = Clips(data, recipe.num_frames, recipe.stride, recipe.inputs)
+    if recipe.film is None:
+        clips = Clips(data, recipe.num_frames, recipe.stride, recipe.inputs)
+    else:
+        clips = FilmedClips(data, recipe, (seed, fabric.global_rank), fabric.world_size)
     if len(clips) < recipe.batch_size:
         raise ValueError(f"{data.path}: {len(clips)} clips, expected at least one batch of {recipe.batch_size}")
 
@@ -93,8 +97,8 @@ def train(
     if state is not None:
         training.load(state)
     elif hasattr(network, "fit"):
-        network.fit((_as_seen(network, inputs), poses) for inputs, poses in (clips[i, False] for i in range(len(clips))))
-    training.run(save_every, workers)
+        network.fit((_as_seen(network, inputs), poses) for inputs, poses in clips.pairs())
+    training.run(save_every, validate_every, workers)
     return training.best
 
 
@@ -149,7 +153,8 @@ class Training:
             self.average.load_state_dict(state["average"])
         self.fabric.print(f"{self.out}: goes on after step {self.step}")
 
-    def run(self, save_every, workers):
+    def run(self, save_every, validate_every, workers):
+        validate_every = self.steps_per_epoch if validate_every is None else validate_every
         if self.step >= self.steps and not self.best:
             self.validate()
         hidden = None if self.fabric.is_global_zero else True  # None: where it is no terminal
@@ -163,11 +168,11 @@ class Training:
             if self.step % LOG_EVERY == 0 or self.step == self.steps:
                 self._log_loss(total / (self.step % LOG_EVERY or LOG_EVERY), progress)
                 total = 0.0
-            epoch_ends = self.step % self.steps_per_epoch == 0
-            if epoch_ends or self.step == self.steps:
+            due = self.step % validate_every == 0 or self.step == self.steps
+            if due:
                 self.validate(progress)
             self.seconds = time.perf_counter() - began
-            if epoch_ends or self.step == self.steps or self.step % save_every == 0:
+            if due or self.step % save_every == 0:
                 self._save()
         progress.close()
 
@@ -175,11 +180,8 @@ class Training:
         """The batches from the next step to the last."""
         share = slice(self.fabric.global_rank, None, self.fabric.world_size)
         while self.step < self.steps:
-            epoch, done = divmod(self.step, self.steps_per_epoch)
-            order = batches(len(self.clips), self.recipe.batch_size, self.seed, epoch, self.recipe.flip)
-            order = order[done : done + self.steps - self.step]
-            for clips in DataLoader(self.clips, batch_sampler=[batch[share] for batch in order], num_workers=workers):
-                yield self.fabric.to_device(clips)
+            batches = self.clips.batches(self.recipe, self.seed, self.step, self.steps, share)
+            yield from map(self.fabric.to_device, DataLoader(**batches, num_workers=workers))
 
     def _step(self, clips):
         """One step; its loss."""
@@ -204,8 +206,9 @@ class Training:
         self.optimizer.step()
         if self.average is not None:
             with torch.no_grad():
+                decay = min(recipe.ema, (self.step + 1) / (self.step + 10))  # the first weights are soon forgotten
                 for mean, new in zip(self.average.parameters(), self.network.parameters()):
-                    mean.lerp_(new, 1 - recipe.ema)
+                    mean.lerp_(new, 1 - decay)
                 for mean, new in zip(self.average.buffers(), self.network.buffers()):
                     mean.copy_(new)
         return loss.detach()

@@ -22,6 +22,8 @@ class Recipe:
         stride: frames from the start of one clip to that of the next; default: num_frames.
         network: what else create_model gets, as {dim: 64, depth: 5}.
         call: what else the network gets with each clip in training, as HTP's n.
+        film: the data are motions in the world, of which every batch is filmed anew; the options of `lifter.data.films.Films`,
+            as {weights: {"idle*": 0.25}, cameras: {roll: [12, 35]}}. Stride, inputs and flip then have no meaning.
         inputs: which array of a sequence the model sees.
         centred: of keypoints it sees `lifter.evaluation.centre` of each clip, neither place nor size in the image.
         loss: weights of the terms mpjpe, weighted_mpjpe, n_mpjpe, velocity, consistency, weighted_consistency, l1.
@@ -45,6 +47,7 @@ class Recipe:
     stride: int | None = None
     network: dict[str, Any] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
+    film: dict[str, Any] | None = None
     inputs: Literal["keypoints", "keypoints_true", "estimates"] = "keypoints"
     centred: bool = False
     loss: dict[str, float] = field(default_factory=lambda: {"mpjpe": 1.0})

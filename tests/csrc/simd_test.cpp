@@ -123,7 +123,7 @@ void test_functions(uint64_t stride) {
   for (const Function& f : kFunctions) {
     Errors errors(f);
     for (uint64_t bits = 0; bits < uint64_t{1} << 32; bits += stride) errors.add(static_cast<uint32_t>(bits));
-    // What a sample may miss: the first and last floats of every exponent (zero, infinity and NaN among them), and about the
+    // A sample may miss the first and last floats of every exponent (zero, infinity and NaN among them), and those about the
     // arguments at which a function changes.
     for (uint32_t high = 0; high < 512; ++high)
       for (int32_t low = -2; low <= 2; ++low) errors.add((high << 23) + low);

@@ -61,7 +61,8 @@ def check(target, inputs, **bounds):
     with kernels.backend("reference"):
         torchs, exact = outputs_and_gradients(inputs), outputs_and_gradients(inputs, torch.float64)
     for name in exact:
-        assert_as_good(name, ours[name], torchs[name], exact[name], dtype=inputs["q"].dtype, **bounds)
+        heads = range(1, exact[name].dim() - 2) if name == "final_state" else ()
+        assert_as_good(name, ours[name], torchs[name], exact[name], dtype=inputs["q"].dtype, groups=heads, **bounds)
 
 
 # ---- the kernels -----------------------------------------------------------------------------------------------------

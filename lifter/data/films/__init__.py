@@ -1,0 +1,57 @@
+"""Films: clips of motion capture in other bodies, seen by any camera, found by any detector; made while a model trains.
+
+films = Films(open_data("mocap"), frames=81, clips=32)
+keypoints, poses = films[0]  # the first batch: (32, 81, 17, 3) with confidences, and metres in the camera
+"""
+
+import torch
+from torch.utils.data import Dataset
+
+from lifter.geometry import mirror
+from lifter.skeleton import H36M
+
+from .bodies import Bodies
+from .cameras import Cameras
+from .detectors import Detectors
+from .draw import Draw
+from .faces import with_face
+from .motions import Motions
+
+__all__ = ["Bodies", "Cameras", "Detectors", "Films", "Motions"]
+
+
+class Films(Dataset):
+    """Batches without end: batch `i` follows from the seeds and `i` alone, whoever asks for it, and when.
+
+    `films[i]` is the keypoints (B, T, 17, 3) that a detector finds, normalised, with confidences, and the poses (B, T, 17, 3)
+    in metres in the camera, relative to the root, as motion capture defines the joints, however the detector does.
+
+    Args:
+        motions: `Motions`, or a `lifter.data.Dataset` of motions in the world.
+        frames, clips: T and B.
+        fps: the slowest and the fastest film.
+        seeds: one number or more.
+        bodies, cameras, detectors: how they are drawn.
+    """
+
+    skeleton, channels = H36M, 3
+
+    def __init__(
+        self, motions, frames=81, clips=32, fps=(20.0, 120.0), seeds=(0,), weights=None, bodies=None, cameras=None,
+        detectors=None,
+    ):  # fmt: skip
+        self.motions = motions if isinstance(motions, Motions) else Motions(motions, weights)
+        self.frames, self.clips, self.fps, self.seeds = frames, clips, fps, seeds
+        self.bodies, self.cameras, self.detectors = bodies or Bodies(), cameras or Cameras(), detectors or Detectors()
+
+    def __getitem__(self, index):
+        draw = Draw(self.clips, *self.seeds, index)
+        world, chosen = self.motions.clips(draw, self.frames, self.fps)
+        world = self.bodies(draw, world, self.motions.bones[chosen], self.motions.bones)
+        world = torch.where(draw.chance(0.5, 1, 1, 1), mirror(world), world)
+        shots = self.cameras(draw, world)
+        poses = shots.to_camera(world)
+        points = shots.to_camera(self.detectors.define(draw, with_face(draw, world)))
+        exact = shots.project(points)
+        keypoints = self.detectors.find(draw, exact, shots.inside(exact))
+        return keypoints, poses - poses[:, :, :1]

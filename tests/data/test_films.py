@@ -1,0 +1,225 @@
+"""Films: motion capture by other bodies, seen by any camera, found by any detector."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lifter.data import Camera, Dataset, Sequence
+from lifter.data import cameras as pinhole
+from lifter.data.films import Bodies, Cameras, Detectors, Films, Motions
+from lifter.data.films.detectors import filled
+from lifter.data.films.draw import Draw
+from lifter.data.films.faces import FLIP, POINTS, with_face
+from lifter.data.keypoints import fill, to_h36m
+from lifter.data.synthetic import open_gait
+from lifter.skeleton import H36M
+
+EXACT = Detectors(noise=(1e-9, 1e-9), defined=0, hidden=0, swapped=0, thrown=0, sure=1, habits={"h36m": 1})
+JOINT, PARENT = (list(side) for side in zip(*H36M.bones))
+
+
+@pytest.fixture(scope="module")
+def people():
+    """Three people who walk in the world, of 90, 60 and 20 frames."""
+    items = {}
+    for name, frames, gait in zip(("S1/a", "S2/a", "S3/a"), (90, 60, 20), open_gait(3, 90)):
+        x, y, z = np.moveaxis(gait.poses[:frames], -1, 0)
+        motion = Sequence(name, poses=np.stack((x, z, 1 - y), -1), fps=50)
+        items[name] = lambda motion=motion: motion
+    return Dataset("motions", "people", items)
+
+
+@pytest.fixture(scope="module")
+def world(people):
+    return Motions(people).clips(Draw(64, 0), 27, (25, 100))[0]
+
+
+def test_a_batch_follows_from_its_number(people):
+    films, again = (Films(people, 27, 8, seeds=(3,)) for _ in range(2))
+    films[0]
+    keypoints, poses = films[5]
+    assert keypoints.shape == (8, 27, 17, 3) and poses.shape == (8, 27, 17, 3)
+    assert keypoints.isfinite().all() and poses.isfinite().all() and (poses[:, :, 0] == 0).all()
+    assert ((keypoints[..., 2] >= 0) & (keypoints[..., 2] <= 1)).all()
+    for one, other in zip((keypoints, poses), again[5]):
+        assert torch.equal(one, other)
+    assert not torch.equal(films[6][1], poses) and not torch.equal(Films(people, 27, 8, seeds=(4,))[5][1], poses)
+
+
+def test_what_exact_detectors_find(people):
+    """Keypoints are where a camera sees the poses: from afar they are these but for their size, x right and y down."""
+    afar = Cameras(distance=(40.0, 41.0), fov=(30.0, 30.1), distortion=0.0, following=0.0, moving=0.0, shaking=0.0)
+    keypoints, poses = Films(people, 27, 64, cameras=afar, detectors=EXACT)[0]
+    assert (keypoints[..., 2] == 1).float().mean() > 0.9  # the others are out of the image
+    expected = poses[..., :2] / (40.5 * np.tan(np.radians(15)))
+    error = (keypoints[..., :2] - keypoints[:, :, :1, :2] - expected)[keypoints[..., 2] == 1].abs()
+    assert error.mean() < 0.1 * expected.abs().mean()
+
+
+def test_cameras(world):
+    """Within their ranges, and what they see is what `lifter.data.Camera` sees."""
+    kind = Cameras(height=(0.5, 3.0), pitch=(-10.0, 25.0), roll=(10.0, 20.0), distortion=0.0, shaking=0.0, moving=0.0)
+    shots = kind(Draw(64, 1), world)
+    identity = shots.rotation @ shots.rotation.mT
+    torch.testing.assert_close(identity, torch.eye(3).expand_as(identity), atol=1e-5, rtol=0)
+    assert torch.allclose(torch.linalg.det(shots.rotation), torch.tensor(1.0), atol=1e-5)
+    floor = world[..., 2].flatten(1).amin(1) - 0.05
+    height = shots.position[:, 0, 2] - floor
+    assert (height > 0.49).all() and (height < 3.01).all() and height.std() > 0.5
+    pitch = torch.asin((-shots.rotation[:, :, 2, 2]).clamp(-1, 1)).rad2deg()
+    assert pitch.min() > -10.1 and pitch.max() < 25.1 and pitch.std() > 5
+    roll = torch.asin((shots.rotation[:, :, 0, 2] / pitch.deg2rad().cos()).clamp(-1, 1)).rad2deg()
+    assert 5 < roll.std() < 12 and roll.abs().max() < 20.1
+    found = shots.project(shots.to_camera(world))
+    assert shots.inside(found).float().mean() > 0.9
+    for i in (0, 17):
+        width, height = 1000.0, 1000.0 * shots.height[i].item()
+        focal = width / 2 / shots.half_width[i].item()
+        rotation = shots.rotation[i, 0].double().numpy()
+        position = shots.position[i, 0].double().numpy()
+        camera = Camera(width, height, focal, focal, width / 2, height / 2, rotation, -rotation @ position)
+        expected = camera.project(camera.to_camera(world[i, 0].double().numpy()))
+        np.testing.assert_allclose(found[i, 0], pinhole.normalise(expected, camera.size), atol=1e-4)
+
+
+def test_cameras_that_move(world):
+    """Some turn after the person, some go along, the others stand still."""
+    share = lambda **kind: Cameras(**({"shaking": 0.0, "following": 0.0, "moving": 0.0} | kind))(Draw(64, 2), world)
+    moves = lambda x: (x - x[:, :1]).flatten(1).abs().amax(1) > 1e-4
+    still, follow, along, shake = share(), share(following=1.0), share(moving=1.0), share(shaking=1.0)
+    assert not moves(still.rotation).any() and not moves(still.position).any()
+    assert moves(follow.rotation).any() and not moves(follow.position).any()
+    assert moves(along.position).any()
+    assert moves(shake.rotation).all() and not moves(shake.position).any()
+
+
+def test_bodies(world, people):
+    """Bones point where they did, have one length each, left as right; the lowest joint is as high as it was."""
+    bones = Motions(people).bones
+    own = (world[:, :, JOINT] - world[:, :, PARENT]).norm(dim=-1).mean(1)
+    other = Bodies()(Draw(64, 3), world, own, bones)
+    before, after = (x[:, :, JOINT] - x[:, :, PARENT] for x in (world, other))
+    lengths = after.norm(dim=-1)
+    cosine = (before * after).sum(-1) / before.norm(dim=-1) / lengths
+    assert (cosine > 0.999).all()
+    left, right = ([JOINT.index(joint) for joint in side] for side in (H36M.left, H36M.right))
+    torch.testing.assert_close(lengths.mean(1)[:, left], lengths.mean(1)[:, right], rtol=0.02, atol=0)
+    assert 0.05 < (lengths.mean(1) / own).log().std() < 0.2
+    torch.testing.assert_close(other[..., 2].flatten(1).amin(1), world[..., 2].flatten(1).amin(1), atol=1e-4, rtol=0)
+    same = Bodies(mixed=0.0, each=0.0, size=0.0)(Draw(64, 3), world, own, bones)
+    torch.testing.assert_close(same, world, atol=1e-3, rtol=0)  # the gait's own sides are alike
+
+
+def test_frame_rates():
+    """A point on a straight way goes as far in a second, however many frames that is; a short motion runs back."""
+    way = np.zeros((101, 17, 3), np.float32)
+    way[..., 0] = np.arange(101)[:, None] / 50  # 1 m/s
+    way[..., 1] = np.linspace(0, 0.1, 17)
+    motions = Motions(Dataset("", "", {"a": lambda: Sequence("a", poses=way, fps=50)}))
+    clips, chosen = motions.clips(Draw(32, 0), 21, (25, 100))
+    steps = clips[:, :, 0, 0].diff(dim=1)
+    assert (steps[:, 1:-1] - steps[:, 1:2]).abs().max() < 1e-4 and (chosen == 0).all()
+    assert steps.amax() < 1 / 24 and steps[:, 2].amin() > 1 / 101 and steps[:, 2].std() > 0.005
+    long, _ = motions.clips(Draw(4, 0), 301, (50, 50))
+    torch.testing.assert_close(long[:, :101, 0, 0], long[:, 200:, 0, 0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(long[:, :101, 0, 0], long[:, 100:201, 0, 0].flip(1), atol=1e-3, rtol=0)
+
+
+def test_weights(people):
+    """Motions count by their seconds, or as is said."""
+    chosen = Motions(people).clips(Draw(4000, 0), 2, (50, 50))[1].bincount(minlength=3) / 4000
+    torch.testing.assert_close(chosen, torch.tensor([90.0, 60, 20]) / 170, atol=0.05, rtol=0)
+    chosen = Motions(people, {"S1/*": 0.0, "S2/*": 0.5}).clips(Draw(4000, 0), 2, (50, 50))[1].bincount(minlength=3) / 4000
+    torch.testing.assert_close(chosen, torch.tensor([0.0, 30, 20]) / 50, atol=0.05, rtol=0)
+
+
+def test_errors(people):
+    for match, change in (("without a camera", {"camera": Camera(9, 9, 9, 9, 5, 5)}), ("frames per second", {"fps": None})):
+        motion = replace(people["S1/a"], **change)
+        with pytest.raises(ValueError, match=match):
+            Motions(Dataset("", "", {"a": lambda motion=motion: motion}))
+
+
+def test_the_face(world):
+    """Nose and eyes are before the head, the left eye on the left side; `FLIP` exchanges the sides."""
+    points = with_face(Draw(64, 0), world, turned=0.0)
+    at = lambda name: points[:, :, POINTS.index(name)]
+    left = at("left_shoulder") - at("right_shoulder")
+    for part in ("eye", "ear"):
+        assert (((at(f"left_{part}") - at(f"right_{part}")) * left).sum(-1) > 0).all()
+    up = at("head") - at("neck")
+    ahead = torch.linalg.cross(left, up)
+    assert (((at("nose") - at("neck")) * ahead).sum(-1) > 0).all()
+    assert [POINTS[i] for i in FLIP] == [
+        name.replace("left", "?").replace("right", "left").replace("?", "right") for name in POINTS
+    ]
+
+
+def exact_points(clips=64, frames=27):
+    draw = Draw(clips, 9)
+    return 0.2 * draw.normal(1, len(POINTS), 2) + 0.02 * draw.slow(frames, 6, 1, 2), torch.ones(clips, frames, len(POINTS)) > 0
+
+
+def test_noise_and_confidence():
+    """As large as is said, by the body's size; slow in part; the worse a joint is found the less sure the detector."""
+    exact, inside = exact_points()
+    find = lambda **kind: replace(EXACT, **kind).find(Draw(64, 1), exact, inside)
+    size = (exact - exact[:, :, :1]).norm(dim=-1).amax(2).mean(1)[:, None, None]
+    assert (find()[..., :2] - exact[:, :, :17]).abs().max() < 1e-6 and (find()[..., 2] == 1).all()
+    error = (find(noise=(0.01, 0.01), sure=0.0)[..., :2] - exact[:, :, :17]) / size[..., None]
+    hips, wrists = error[:, :, [0]].square().mean().sqrt(), error[:, :, [13, 16]].square().mean().sqrt()
+    assert 0.006 < hips < 0.014 and 1.4 < wrists / hips < 1.8
+    slow = (error[:, 1:] * error[:, :-1]).mean() / error.square().mean()
+    assert 0.4 < slow < 0.9
+    found = find(noise=(0.02, 0.02), hidden=0.3, sure=0.0)
+    there = found[..., 2] > 0
+    assert 0.02 < 1 - there.float().mean() < 0.2
+    error = ((found[..., :2] - exact[:, :, :17]).norm(dim=-1) / size)[there]
+    assert torch.corrcoef(torch.stack((error, found[..., 2][there])))[0, 1] < -0.3
+
+
+def test_exchanged_sides():
+    exact, inside = exact_points()
+    found = replace(EXACT, swapped=1.0).find(Draw(64, 1), exact, inside)[..., :2]
+    joints = torch.tensor(H36M.left)
+    mirrored = exact[:, :, list(FLIP)][:, :, :17]
+    swapped = ((found - mirrored)[:, :, joints].abs().amax(-1) < 1e-6).float().mean((0, 1))
+    kept = ((found - exact[:, :, :17])[:, :, joints].abs().amax(-1) < 1e-6).float().mean((0, 1))
+    assert torch.allclose(swapped + kept, torch.ones(6)) and (swapped > 0.05).all() and (swapped < 0.4).all()
+
+
+@pytest.mark.parametrize("habit", ["mmpose", "mhformer", "motionbert"])
+def test_habits(habit):
+    """The conversions are those that a detector's files go through."""
+    exact, inside = exact_points(2)
+    found = replace(EXACT, habits={habit: 1.0}).find(Draw(2, 1), exact, inside)[..., :2]
+    at = {name: exact[:, :, i] for i, name in enumerate(POINTS)}
+    coco = exact[:, :, [*range(17, 22), 11, 14, 12, 15, 13, 16, 4, 1, 5, 2, 6, 3]]
+    if habit == "motionbert":
+        for joint in ("thorax", "pelvis"):
+            assert torch.allclose(found[:, :, H36M.joints.index(joint)], at[joint], atol=1e-5)
+    else:
+        expected = to_h36m(coco.flatten(0, 1).numpy(), "coco", habit)
+        np.testing.assert_allclose(found.flatten(0, 1), expected, atol=1e-5)
+    assert torch.allclose(found[:, :, 9], at["nose"], atol=1e-5) == (habit != "mhformer")
+
+
+def test_out_of_the_image():
+    """Less sure, or not found at all, and no joint is where nothing is known of it."""
+    exact, inside = exact_points()
+    inside[:, :, [3, 6]] = False
+    found = replace(EXACT, sure=0.0).find(Draw(64, 1), exact, inside)
+    feet, rest = found[:, :, [3, 6], 2], found[:, :, [0, 1, 2, 4, 5], 2]
+    assert feet.mean() < 0.3 * rest.mean() and (feet == 0).any() and (feet > 0).any() and found.isfinite().all()
+
+
+def test_filled():
+    """As `lifter.data.keypoints.fill`, clip by clip: between, before and after, and never there."""
+    draw = Draw(6, 4)
+    keypoints = torch.cat((draw.normal(12, 17, 2), draw.share(12, 17, 1).clamp(min=0.1)), -1)
+    keypoints[..., 2][draw.chance(0.4, 12, 17)] = 0
+    keypoints[0, :, 3, 2] = keypoints[1, :, [1, 2, 3], 2] = 0
+    for one, clip in zip(filled(keypoints), keypoints):
+        np.testing.assert_allclose(one, fill(clip.double().numpy()), atol=1e-5)
