@@ -92,7 +92,7 @@ class Camera:
         return (plane * factor + p * r2) * (self.fx, self.fy) + (self.cx, self.cy)
 
     def as_dict(self):
-        """What `Camera.of_dict` reads, of plain lists and numbers."""
+        """Return plain lists and numbers, as `Camera.of_dict` reads them."""
         return {
             "id": self.id, "width": self.width, "height": self.height, "fx": self.fx, "fy": self.fy, "cx": self.cx,
             "cy": self.cy, "R": self.rotation.tolist(), "t": self.translation.tolist(), "distortion": self.distortion.tolist(),
@@ -100,7 +100,7 @@ class Camera:
 
     @classmethod
     def of_dict(cls, values, where):
-        """Of a dict as in cmu_cameras.json: id, width, height, fx, fy, cx, cy, R, t, and perhaps distortion."""
+        """Make a camera of a dict as in cmu_cameras.json: id, width, height, fx, fy, cx, cy, R, t, and perhaps distortion."""
         try:
             plain = {name: float(values[name]) for name in ("width", "height", "fx", "fy", "cx", "cy")}
             pose = {"rotation": values["R"], "translation": values["t"], "distortion": values.get("distortion", (0.0,) * 5)}

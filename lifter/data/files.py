@@ -102,7 +102,7 @@ _looked_at = {}  # what a JSON file holds whose format was found out by it, to b
 
 
 def look_at_json(path):
-    """What a JSON file holds; `read_json` does not read it again if it is the next one that is read."""
+    """Return the value of a JSON file; `read_json` does not read it again if it is the next one that is read."""
     value = read_json(path)
     _looked_at.clear()
     _looked_at[_state(path)] = value
@@ -116,7 +116,7 @@ def _state(path):
 
 
 def read_json(path):
-    """What a JSON file holds; of one with several values, as one in each line, their list without those that are broken."""
+    """Return the value of a JSON file; of one with several, as one in each line, their list without those that are broken."""
     known = _looked_at.pop(_state(path), None)
     _looked_at.clear()
     if known is not None:
@@ -154,7 +154,7 @@ def _documents(text, path):
 
 
 def read_pickle(path):
-    """What a pickle holds: dicts, lists, numbers, text and numpy arrays; anything else is an error, and is not run."""
+    """Return the value of a pickle: dicts, lists, numbers, text and numpy arrays; all else is an error, and is not run."""
     with existing(path).open("rb") as file:
         return _unpickle(file, f"{path}")
 
@@ -215,6 +215,8 @@ def parse_number(word, where) -> float:
 
 def integer(value) -> int | None:
     """The whole number that a value of a file is, as 12, 12.0 and "12"; None if it is none."""
+    if type(value) is int:
+        return value
     if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d{1,15}(\.0*)?\s*", value):
         value = float(value)
     if isinstance(value, (float, np.floating)) and value % 1 == 0 and abs(value) < 1e15:
@@ -389,7 +391,7 @@ def _unpickle(file, where):
 
 
 def _unfolded(value, memo) -> int:
-    """How many parts `value` has if each place counts that refers to one."""
+    """Count the parts of `value` if each place counts that refers to one."""
     if isinstance(value, np.ndarray):
         return value.size
     if not isinstance(value, (dict, list, tuple, set, frozenset)):
@@ -479,14 +481,14 @@ def _scalar(dtype, data):
 
 
 def _encode(text, encoding="latin1"):
-    """How protocol 2 writes bytes."""
+    """Return bytes as protocol 2 writes them."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}")
     return text.encode("latin1")
 
 
 def _no_bytes():
-    """How protocol 2 writes empty bytes."""
+    """Return empty bytes, which protocol 2 writes so."""
     return b""
 
 

@@ -6,6 +6,7 @@ that are new in each name are none of a video.
 """
 
 import re
+from functools import lru_cache
 
 from lifter._notices import notice
 
@@ -52,15 +53,20 @@ def _without_hashes(split, where):
 
 def split_name(name, where) -> list[str]:
     """The texts and the numbers of a name, in turn; a text is first and last."""
-    parts = _NUMBER.split(_SUFFIX.sub("", str(name)))
+    parts = _parts(str(name))
     if len(parts) < 3:
         raise ValueError(f"{where}: no number of a frame in {name!r}")
-    return parts
+    return list(parts)
+
+
+@lru_cache(1 << 15)
+def _parts(name) -> tuple[str, ...]:
+    return tuple(_NUMBER.split(_SUFFIX.sub("", name)))
 
 
 def has_number(name) -> bool:
     """Whether a name of an image or a file has one."""
-    return isinstance(name, str) and len(_NUMBER.split(_SUFFIX.sub("", name))) > 1
+    return isinstance(name, str) and len(_parts(name)) > 1
 
 
 def _numbers(rows, texts, where):

@@ -18,7 +18,7 @@ STAND_IN = (10_000, 10_000)  # the size of an image, for a look at a file that d
 
 
 def describe(path, format=None, **options) -> tuple[list[str], list[str]]:
-    """What a file or folder is, read one sequence at a time: (lines that say it, what is wrong with which sequence).
+    """Describe a file or folder, read one sequence at a time: (lines that say it, what is wrong with which sequence).
 
     Raises:
         FileNotFoundError, KeyError, ValueError where it cannot even be opened.

@@ -58,8 +58,8 @@ LAYOUTS = {
 
 
 def order_of(points, usual, where) -> str:
-    """Of two layouts of as many joints as bodies (T, J, 2 or 3) have, the one in which bones are shorter if it is clear, else
-    `usual`."""
+    """Return the layout in which the bones of bodies (T, J, 2 or 3) are shorter, of two with as many joints, if it is clear;
+    else `usual`."""
     lengths = bone_lengths(points[..., :2])
     shorter = min(lengths, key=lengths.get)
     clear = 0.9 if shorter == "coco" else 0.77  # of people, COCO's are 0.8 or less of Human3.6M's, or 1.3 to 2.4

@@ -60,7 +60,7 @@ def _with_head(data, where):
 
 
 def _in_order(data, where):
-    """The same with arrays whose axes are in the usual order."""
+    """Bring the axes of arrays in the usual order."""
     if not isinstance(data, dict):
         return in_order(data, where)
     return {key: in_order(value, where) if plain(key) in (*IMAGE, *WORLD) else value for key, value in data.items()}
@@ -104,7 +104,7 @@ def _columns(bodies, where):
 
 
 def _named_columns(values, body):
-    """The same of x, y, z and confidences, NaN where there are none; `body` is one of the bodies."""
+    """Choose the columns of x, y, z and confidences, NaN where there are none; `body` is one of the bodies."""
     if body.world and not np.isfinite(values[..., 2]).any():  # [x, y, z] by names
         values = values[..., [0, 1, 3, 2]]
     z, scores = values[..., 2], values[..., 3]

@@ -99,7 +99,7 @@ def _sequence(name, labels, points, where, *, unit=None, up=None, turn=None, **k
 
 
 def joints_of(labels) -> dict[str, int]:
-    """Where in `labels` each joint or marker is; of several that may be meant the first in the tables above."""
+    """Find each joint or marker in `labels`; of several that may be meant the first in the tables above."""
     found = {}
     for place, label in enumerate(labels):
         part, rank = _part(str(label))

@@ -58,8 +58,8 @@ def y_up(sequence: Sequence):
 
 
 def seen_by(camera, world, seed=None) -> dict:
-    """What a camera sees of a motion (T, 17, 3) in the world: `poses` in the camera and `keypoints`, exact; or with a seed
-    those of a detector, and `keypoints_true`."""
+    """Return the view of a camera on a motion (T, 17, 3) in the world: `poses` in the camera and `keypoints`, exact;
+    or with a seed those of a detector, and `keypoints_true`."""
     poses = camera.to_camera(world)
     pixels = camera.project(poses)
     exact = normalise(pixels, camera.size)

@@ -1,4 +1,4 @@
-"""What a 2D detector makes of exact keypoints: the noise model of ../shared/data, seeded."""
+"""Exact keypoints as a 2D detector finds them: the noise model of ../shared/data, seeded."""
 
 import zlib
 

@@ -57,7 +57,7 @@ class Part:
 
     @property
     def depth(self):
-        """How many parts are around the bodies."""
+        """The number of parts around the bodies."""
         return 0 if self.values is not None else 1 + max((part.depth for part in self.parts if part.full), default=0)
 
     @property

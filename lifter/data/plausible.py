@@ -1,4 +1,4 @@
-"""What the numbers of detectors' files are: pixels or shares of the image, confidences or something else.
+"""Checks of the numbers in detectors' files: pixels or shares of the image, confidences or something else.
 
 What is certain is read, and said if the file's format promises something else; what is not is an error.
 """

@@ -33,7 +33,7 @@ class Candidate:
 
     @cached_property
     def text(self) -> str:
-        """The same as text, if it is one."""
+        """The first characters of a file that is text."""
         return decoded(self.start, "replace")
 
     @cached_property
@@ -52,7 +52,7 @@ class Candidate:
 
     @cached_property
     def json(self):
-        """What a JSON file holds; None of others."""
+        """The value of a JSON file; None of others."""
         return look_at_json(self.path) if self.is_json else None
 
     @cached_property
@@ -62,7 +62,7 @@ class Candidate:
 
     @cached_property
     def first(self):
-        """Of a JSON file that is a list the first entry that is not empty."""
+        """The first entry that is not empty of a JSON file that is a list."""
         return next((entry for entry in self.json if entry), None) if isinstance(self.json, list) else None
 
     @cached_property
@@ -93,7 +93,7 @@ class Format:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What `open` takes beside the path."""
+        """The arguments of `open` beside the path."""
         return tuple(inspect.signature(self.open).parameters)[1:]
 
 
@@ -180,7 +180,7 @@ def is_one(folder, format=None) -> bool:
 
 
 def suffixes() -> tuple[str, ...]:
-    """Of the files that may hold keypoints."""
+    """Return the suffixes of files that may hold keypoints."""
     known = sorted({format.suffix for format in FORMATS.values()} - {None} | {".jsonl", ".ndjson"})
     return (*known, *(f"{suffix}.gz" for suffix in known if suffix not in (".npz", ".pkl")))
 

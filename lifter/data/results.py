@@ -64,6 +64,8 @@ def result_of(name, points, where, *, skeleton=H36M, unit=None, up=None, **known
     if unit is not None and not 0.3 < unit * measured / BODY < 2:
         notice(f"{where}: a body of {unit * measured:.3g} m if the file's unit is right; taken as {nearest}")
         unit = None
+    if unit is None and not 0.5 < UNITS[nearest] * measured / BODY < 1.5:
+        notice(f"{where}: a body of {measured:.3g} {nearest}: its scale is not known")
     unit = UNITS[nearest] if unit is None else unit
     return Sequence(name, poses=points * unit, up=up_of(points, up, where) or "-y", **known)
 
@@ -96,7 +98,7 @@ def in_frames(numbers, points):
 
 
 def way_up(points) -> str | None:
-    """Of `UPS` the one that the mean direction of bodies (T, 17, 3) is nearest to, from ankles to thorax; None if they do not
+    """Return the axis of `UPS` nearest to the mean direction of bodies (T, 17, 3), from ankles to thorax; None if they do not
     stand."""
     ankles = [H36M.joints.index(f"{side}_ankle") for side in ("left", "right")]
     body = (points[:, H36M.joints.index("thorax")] - points[:, ankles].mean(1)).mean(0)
@@ -122,7 +124,7 @@ def _filled(points, where, skeleton):
 
 
 def _at_nothing(points, parents):
-    """Where a joint is at (0, 0, 0) because it is missing: its bone has no length, or is much longer than in other frames."""
+    """Find where a joint is at (0, 0, 0) because it is missing: its bone has no length, or is much longer than usual."""
     zero = (points == 0).all(-1)
     beside = [parent if parent >= 0 else parents.index(joint) for joint, parent in enumerate(parents)]
     lengths = np.linalg.norm(points - points[:, beside], axis=-1)

@@ -1,4 +1,4 @@
-"""Which joints of a rig are Human3.6M's: by their names, and where rigs differ by their places at rest."""
+"""The joints of Human3.6M in a rig: by their names, and where rigs differ by their places at rest."""
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def _above(joint, parents):
 
 
 def _spine(found, parents, rest):
-    """Of the joints between the hips' and the neck's the one in the middle, along the bones."""
+    """Return the joint in the middle between the hips and the neck, along the bones."""
     below = {found["left_hip"], *_above(found["left_hip"], parents)}
     neck = found["left_shoulder"] if found["thorax"] is None else found["thorax"]
     between = [joint for joint in _above(neck, parents) if joint not in below]

@@ -1,4 +1,4 @@
-"""What every reader returns: a sequence of frames of one person, and sets of them that are read one at a time."""
+"""The result of every reader: a sequence of frames of one person, and sets of them that are read one at a time."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -91,7 +91,7 @@ class Sequence:
         return replace(self, **arrays, start=self.start + int(first[0]) if len(first) else self.start)
 
     def to(self, skeleton) -> "Sequence":
-        """The same with the joints in another order, found by their names."""
+        """Return the sequence with its joints in another order, found by their names."""
         missing = [joint for joint in skeleton.joints if joint not in self.skeleton.joints]
         if missing:
             raise ValueError(f"{self.name}: {self.skeleton.name} has no {', '.join(missing)}, which {skeleton.name} needs")

@@ -67,7 +67,7 @@ def _by_labels(part):
 
 
 def _shallow(root, where):
-    """The same without parts around one part, down to frames of people."""
+    """Take away parts around one part, down to frames of people."""
     while (depth := root.depth) > 2:
         root = root.parts[0] if len(root.parts) == 1 else _without_wrappers(root)
         if root.depth == depth:
@@ -76,7 +76,7 @@ def _shallow(root, where):
 
 
 def _without_wrappers(part):
-    """The same without lists around one body."""
+    """Take away lists around one body."""
     if part.values is not None:
         return part
     if len(part.parts) == 1 and part.parts[0].values is not None:
@@ -137,7 +137,7 @@ def _in_a_row(bodies, where):
 
 
 def _apart(one: Part, two: Part) -> float:
-    """How far apart two bodies are, in their extents."""
+    """Return the distance of two bodies, in their extents."""
     if one.values.shape != two.values.shape:
         return np.inf
     one, two = (np.where((body.values[:, :2] == 0).all(1, keepdims=True), np.nan, body.values[:, :2]) for body in (one, two))

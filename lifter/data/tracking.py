@@ -96,7 +96,7 @@ class _Detections:
         return all(len(some) == 1 for some in frames) and len(set.union(*frames)) > 1
 
     def once(self, indices):
-        """Of an id the detections, without those that are there twice; and whether it stands for several people in a frame."""
+        """Return the detections of an id, without those that are there twice, and whether it stands for several people."""
         kept, several = [], False
         for index in indices:
             if kept and self.frames[kept[-1]] == self.frames[index]:
@@ -117,6 +117,9 @@ class _Detections:
             recent = [person for person in recent if frame - self.frames[person[-1]] <= PATIENCE]
             if len(recent) == len(now) == 1 and numbers[0] and recent[0][-1] == indices[numbers[0] - 1]:
                 distances = steps[numbers[0] - 1 : numbers[0]]
+                if self._near(recent[0][-1], now[0], distances[0], reach):  # as it is mostly
+                    recent[0].append(now[0])
+                    continue
             else:
                 distances = self.distances(
                     [person[-1] for person in recent for _ in now], [index for _ in recent for index in now]

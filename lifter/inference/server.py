@@ -14,6 +14,7 @@ that send nothing or take nothing, are given up after a while.
 
 import asyncio
 import contextlib
+import contextvars
 import ipaddress
 import json
 import math
@@ -23,6 +24,7 @@ import sys
 import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -33,8 +35,8 @@ from lifter._io import in_folder
 from lifter._notices import notice, told
 from lifter.data.cameras import normalise
 from lifter.data.files import numbers, with_nan
-from lifter.data.keypoints import layout_of, seen, to_h36m
-from lifter.data.plausible import in_pixels
+from lifter.data.keypoints import layout_of, order_of, seen, to_h36m
+from lifter.data.plausible import check_upright, in_pixels
 from lifter.skeleton import H36M
 
 from .client import BLOCK, Client, tidy
@@ -56,12 +58,13 @@ class Form:
     Args:
         channels: of the model's keypoints. size: (width, height) of the image in pixels; None: they are normalised.
         layout, variant: of the detector, see `lifter.data.keypoints.to_h36m`. None: of keypoints in pixels by the number of
-            joints, as in files (17: COCO), of normalised ones Human3.6M's.
+            joints, as in files (17: COCO, if bones do not tell Human3.6M's), of normalised ones Human3.6M's.
     """
 
     def __init__(self, channels, size=None, layout=None, variant=None):
         self.channels, self.size, self.layout, self.variant = channels, size, layout, variant
         self.said = False  # what was assumed about the first frame that needs it
+        self.layouts = {}  # by the number of joints, of which a body was seen
 
     def request(self, line) -> dict:
         """What a line asks for, with keypoints as they are there; ValueError if it is no such line."""
@@ -88,11 +91,23 @@ class Form:
         if values is None:
             return None
         keypoints = self._image(numbers(with_nan(values), (None, None), "keypoints"))
-        layout = self.layout or ("h36m" if self.size is None else layout_of(len(keypoints), "keypoints"))
-        keypoints = to_h36m(seen(keypoints, image=self.size is not None)[None], layout, self.variant)[0]
-        if self.size is not None:
-            keypoints = normalise(keypoints, self.size)
+        if self.size is None:
+            keypoints = to_h36m(seen(keypoints, image=False)[None], self.layout or "h36m", self.variant)[0]
+        else:
+            keypoints = normalise(self._joints(seen(keypoints)[None])[0], self.size)
         return with_channels(torch.from_numpy(keypoints).float(), self.channels)
+
+    def _joints(self, keypoints):
+        """The joints of Human3.6M of a frame (1, J, 2 or 3) in pixels. As in files, the order of joints is that of the shorter
+        bones, in the first body seen, and it is said if that body lies or stands on its head."""
+        count = keypoints.shape[1]
+        layout = self.layout or self.layouts.get(count) or layout_of(count, "keypoints")
+        if count in self.layouts or np.isfinite(keypoints[0, :, 0]).sum() <= count / 2:
+            return to_h36m(keypoints, layout, self.variant)
+        self.layouts[count] = layout = self.layout or order_of(keypoints, layout, "keypoints")
+        keypoints = to_h36m(keypoints, layout, self.variant)
+        check_upright(keypoints, "keypoints: the first frame")
+        return keypoints
 
     def _image(self, keypoints):
         """The keypoints of a frame in pixels, if the size of the image is known; what is said about them is said once."""
@@ -242,6 +257,7 @@ class Server:
 
     async def _while(self, serving):
         """Answer clients while a coroutine serves them."""
+        self._worker = ThreadPoolExecutor(1)
         serving, tidying = asyncio.create_task(serving), asyncio.create_task(tidy(self))
         serving.add_done_callback(lambda _: self.come.set())
         try:
@@ -259,6 +275,7 @@ class Server:
         finally:
             tidying.cancel()
             serving.cancel()
+            self._worker.shutdown(wait=False)
 
     async def _round(self, clients):
         """Answer a part of what these clients sent, which is lifted together; each pays for the time that its part takes."""
@@ -270,12 +287,17 @@ class Server:
         lifted = {}
         if frames:
             with _paid([client for client in clients for _ in taken[client]]):
-                lifted = await asyncio.to_thread(self.lift, frames)
+                lifted = await self._beside(self.lift, frames)
         for client in clients:
             with _paid([client]):
-                flushed = client.control and await asyncio.to_thread(self._controlled, client)
+                flushed = client.control and await self._beside(self._controlled, client)
                 client.give(lifted, flushed)
         await asyncio.sleep(0)
+
+    async def _beside(self, function, *arguments):
+        """Call a function of the batch beside the loop, always in the same thread: torch has a pool of others for each."""
+        call = partial(contextvars.copy_context().run, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, call)
 
     def _controlled(self, client):
         kind, keys = client.control.kind, client.keys(client.control.names)

@@ -181,6 +181,24 @@ def test_pixels_are_read_as_in_files(tmp_path):
     assert (centred == 0).all()  # normalised keypoints may be there
 
 
+def test_joints_and_axes_are_doubted_as_in_files(tmp_path):
+    """17 joints in the order of Human3.6M, and a body upside down: what is read and said is the same, and said once."""
+    standing = np.array(
+        [(300, y) for y in (200, 200, 245, 290, 200, 245, 290, 165, 130, 110, 95, 130, 160, 190, 130, 160, 190)]
+    )
+    standing = standing + np.array([0, -12, -13, -14, 12, 13, 14, 0, 0, 0, 0, 20, 28, 30, -20, -28, -30])[:, None] * (1, 0)
+    for pixels, words in ((standing, ["in the order of h36m"]), (480 - standing, ["in the order of h36m", "upside down"])):
+        np.save(tmp_path / "x.npy", pixels[None].astype(float))
+        form = Form(2, (640, 480))
+        with pytest.warns(Notice) as files:
+            (sequence,) = lifter.data.open_data(tmp_path / "x.npy", size=(640, 480))
+        with pytest.warns(Notice) as stream:
+            got = [read(form, [{"keypoints": pixels.tolist()}]) for _ in range(2)]
+        np.testing.assert_allclose(got, [sequence.keypoints[0]] * 2, atol=1e-6)
+        for said in (files, stream):
+            assert len(said) == len(words) and all(word in str(each.message) for word, each in zip(words, said))
+
+
 @contextlib.asynccontextmanager
 async def serving(tmp_path, **options):
     """A server on a Unix socket, and how to connect to it."""
@@ -283,9 +301,14 @@ def test_interrupt_gives_what_waits(tmp_path, monkeypatch, stream, capfd):
 
 def test_a_flood_of_streams_starves_nobody(tmp_path, monkeypatch):
     """A client has so many streams, and a share of each round; all of them are given back."""
-    rounds = []
-    push = lifter.StreamBatch.push
-    monkeypatch.setattr(lifter.StreamBatch, "push", lambda self, x: rounds.append([c for c, _ in x]) or push(self, x))
+    rounds, threads, push = [], set(), lifter.StreamBatch.push
+
+    def counted(self, frames):
+        rounds.append([client for client, _ in frames])
+        threads.add(threading.get_ident())
+        return push(self, frames)
+
+    monkeypatch.setattr(lifter.StreamBatch, "push", counted)
     line = frames(1)[1][0]
 
     async def session():
@@ -312,6 +335,7 @@ def test_a_flood_of_streams_starves_nobody(tmp_path, monkeypatch):
 
     asyncio.run(session())
     assert max(each.count(one) for each in rounds for one in each) <= SHARE
+    assert len(threads) == 1 and threading.get_ident() not in threads  # beside the loop
 
 
 def test_who_asks_for_little_waits_for_little(tmp_path, monkeypatch):

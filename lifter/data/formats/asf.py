@@ -133,7 +133,7 @@ class Asf:
         return motion
 
     def ends(self, motion) -> dict[str, np.ndarray]:
-        """Where each bone ends, (T, 3) by name, metres in the world, z up."""
+        """Return the end of each bone, (T, 3) by name, metres in the world, z up."""
         frames = len(motion["root"])
         turns, places = {}, {}
         for name, bone in self.bones.items():

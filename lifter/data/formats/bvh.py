@@ -274,7 +274,7 @@ def _sequence(name, path, root, unit, fps) -> Sequence:
 
 
 def _unit(standing, path):
-    """How many metres the unit of a skeleton (17, 3) is."""
+    """Return the unit of a skeleton (17, 3) in metres."""
     height = length(standing)
     if not height > 0:
         raise ValueError(f"{path}: all joints are in one place")

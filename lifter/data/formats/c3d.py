@@ -79,7 +79,7 @@ def _parse(data, path):
 
 
 def _frames(parameters, there):
-    """How many frames a file has whose header cannot count them, `there` at most: the last block may not be full."""
+    """Count the frames of a file whose header cannot count them, `there` at most: the last block may not be full."""
     field = lambda name: np.ravel(parameters.get("TRIAL", {}).get(name, ())).astype(np.int64) % 65536
     first, last = field("ACTUAL_START_FIELD"), field("ACTUAL_END_FIELD")
     if len(first) == len(last) == 2:

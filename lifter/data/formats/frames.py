@@ -32,7 +32,7 @@ def _files(folder):
 
 
 def _is_folder(file):
-    """Of files for one frame each, by the first and the last three; OpenPose's are not meant."""
+    """Whether a folder has files for one frame each, by the first and the last three; OpenPose's are not meant."""
     if not file.is_folder:
         return False
     paths = _files(file.path)

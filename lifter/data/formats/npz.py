@@ -59,7 +59,7 @@ def _single(value):
     suffix=".npz",
 )
 def open_inferred(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
-    """Of each frame the people's x, y, logit and confidence (N, 4, 17); the other options are of `open_clips`."""
+    """Open a list of frames, each the people's x, y, logit and confidence (N, 4, 17); options are of `open_clips`."""
     archive = Npz(path)
     metadata = archive["metadata"] if "metadata" in archive else None
     told = {key: metadata[key] for key in ("w", "h") if isinstance(metadata, dict) and key in metadata}

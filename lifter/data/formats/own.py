@@ -34,7 +34,7 @@ def save(path, sequences) -> int:
 
 @register_writer("json", many=True)
 def save_json(path, sequences) -> int:
-    """As `save`, as JSON: arrays are nested lists, beside which "joints" names the joints."""
+    """Write sequences as JSON: arrays are nested lists, beside which "joints" names the joints."""
     with whole(path) as partly, partly.open("w", encoding="ascii") as file:
         count = 0
         for count, sequence in enumerate(_distinct(sequences, path), 1):

@@ -83,7 +83,7 @@ def _rows(path):
 
 
 def _width(row):
-    """How many columns a row has up to the last one with something in it."""
+    """Count the columns of a row up to the last one with something in it."""
     return max((number for number, cell in enumerate(row, 1) if cell.strip()), default=0)
 
 

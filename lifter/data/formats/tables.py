@@ -51,7 +51,7 @@ def write_csv(path, sequence):
     suffix=".csv",
 )
 def open_csv(path) -> Dataset:
-    """What `write_csv` wrote: frames in a row, of the joints of a known skeleton. The frames per second follow from the
+    """Open a file of `write_csv`: frames in a row, of the joints of a known skeleton. The frames per second follow from the
     times, from nine digits."""
     path = existing(path)
     return Dataset("csv", path, {path.stem: partial(_read_csv, path)})
