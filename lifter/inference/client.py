@@ -11,7 +11,7 @@ import numpy as np
 
 from lifter._errors import message
 
-BLOCK = 1 << 16  # bytes read at once
+BLOCK = 1 << 14  # bytes read at once
 LONGEST = 1 << 16  # bytes of a line
 LINE = 100  # bytes that a line takes besides its own
 BACKLOG = 1 << 18  # bytes of lines that wait; beyond this a client is not read from
@@ -88,6 +88,7 @@ class Client:
         elif not (self.streams or self.lines or self.ended) and self.heard < since:
             self._complain(ValueError(f"nothing came for {IDLE:g} seconds"))
             self._end()
+        since = self.lines[0][0] - IDLE if self.lines else since  # of lines that wait nobody knows whose they are
         self.stale = [name for name, stream in self.streams.items() if stream.last < since]
 
     # ---- lines that come ---------------------------------------------------------------------------------------------

@@ -42,9 +42,9 @@ def find_detector(name="auto", weights=None, **options):
     if not found:
         raise ImportError(
             "a video needs a detector of 2D keypoints, and none is installed here. MediaPipe brings its weights with it: "
-            f"{install_command('video')} (Python 3.9 to 3.12). rtmlib is more exact, and loads its weights from the network "
-            f"when it first runs: {install_command('detect')}. Keypoints that another program has found go without either: "
-            "`lifter lift keypoints.json` reads the files of OpenPose, AlphaPose, MMPose, MediaPipe and others."
+            f"{install_command('video')} (Python 3.9 to 3.12). rtmlib looks for every person first, and loads its weights "
+            f"from the network when it first runs: {install_command('detect')}. Keypoints that another program has found go "
+            "without either: `lifter lift keypoints.json` reads files of OpenPose, AlphaPose, MMPose, MediaPipe and others."
         )
     options["weights"] = weights
     return next((each for each in found if each.is_ready(**options)), found[0])(**options)
