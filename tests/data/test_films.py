@@ -12,6 +12,7 @@ from lifter.data.films import Bodies, Cameras, Detectors, Films, Motions
 from lifter.data.films.detectors import filled
 from lifter.data.films.draw import Draw
 from lifter.data.films.faces import FLIP, POINTS, with_face
+from lifter.data.films.mixing import mixed
 from lifter.data.keypoints import fill, to_h36m
 from lifter.data.synthetic import open_gait
 from lifter.skeleton import H36M
@@ -99,7 +100,7 @@ def test_bodies(world, people):
     """Bones point where they did, have one length each, left as right; the lowest joint is as high as it was."""
     bones = Motions(people).bones
     own = (world[:, :, JOINT] - world[:, :, PARENT]).norm(dim=-1).mean(1)
-    other = Bodies()(Draw(64, 3), world, own, bones)
+    other = Bodies()(Draw(64, 3), world, bones)
     before, after = (x[:, :, JOINT] - x[:, :, PARENT] for x in (world, other))
     lengths = after.norm(dim=-1)
     cosine = (before * after).sum(-1) / before.norm(dim=-1) / lengths
@@ -108,8 +109,26 @@ def test_bodies(world, people):
     torch.testing.assert_close(lengths.mean(1)[:, left], lengths.mean(1)[:, right], rtol=0.02, atol=0)
     assert 0.05 < (lengths.mean(1) / own).log().std() < 0.2
     torch.testing.assert_close(other[..., 2].flatten(1).amin(1), world[..., 2].flatten(1).amin(1), atol=1e-4, rtol=0)
-    same = Bodies(mixed=0.0, each=0.0, size=0.0)(Draw(64, 3), world, own, bones)
+    same = Bodies(mixed=0.0, each=0.0, size=0.0)(Draw(64, 3), world, bones)
     torch.testing.assert_close(same, world, atol=1e-3, rtol=0)  # the gait's own sides are alike
+
+
+def test_upper_bodies_of_others(world):
+    """The legs stay, the rest is that of the clip before, as its hips see it; not of clips that do not stay upright."""
+    lying = world.clone()
+    lying[7] = lying[7].roll(1, -1)
+    out = mixed(Draw(64, 0), lying, 1.0)
+    assert torch.equal(out[:, :, :7], lying[:, :, :7]) and torch.equal(out[7:9], lying[7:9])
+    rest = torch.ones(64, dtype=torch.bool)
+    rest[7:9] = False
+    pelvis = lambda poses: poses[:, :, 7:] - poses[:, :, :1]
+    now, before = pelvis(out)[rest], pelvis(lying.roll(1, 0))[rest]
+    torch.testing.assert_close(now.norm(dim=-1), before.norm(dim=-1), atol=1e-5, rtol=0)
+    across = lambda poses: (poses[:, :, 4] - poses[:, :, 1])[:, :, None, :2]
+    along = lambda upper, hips: (upper[..., :2] * hips / hips.norm(dim=-1, keepdim=True)).sum(-1)
+    sideways = along(now, across(lying)[rest]), along(before, across(lying.roll(1, 0))[rest])
+    torch.testing.assert_close(*sideways, atol=1e-4, rtol=0)
+    assert torch.equal(mixed(Draw(64, 0), lying, 0.0), lying)
 
 
 def test_frame_rates():
