@@ -18,6 +18,7 @@ BACKLOG = 1 << 18  # bytes of lines that wait; beyond this a client is not read 
 SHARE = 8  # lines of a client in one round
 STREAMS = 64  # of a client
 ALL_STREAMS = 1024
+FINE = 0.005  # seconds of the server's time that a bad line costs besides: when many wait, who floods waits longest
 LATE = 1.0  # seconds: beyond this a client is told, and with `drop` its frames are not lifted
 IDLE = 60.0  # seconds: a stream without frames, a client without lines, one that takes no answers is given up
 ERROR = 500  # characters of an error: it may quote a line
@@ -281,6 +282,7 @@ class Client:
 
     def _complain(self, error, line=None):
         self.server.statistics.errors += 1
+        self.used += FINE
         self._send([{"error": message(error)[:ERROR], "line": self.line if line is None else line}])
         if self.server.strict:
             self._end()

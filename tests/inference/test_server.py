@@ -321,6 +321,7 @@ def test_a_flood_of_streams_starves_nobody(tmp_path, monkeypatch):
                 assert len(await answers(reader, 4)) == 4
             told = await answers(flood, 1000 - STREAMS)
             assert all(f"{STREAMS} streams already" in line["error"] for line in told)
+            assert max(each.used for each in server.clients) > client.FINE * len(told)  # a fine for each
             assert (
                 sorted(len(each.streams) for each in server.clients) == [1, STREAMS]
                 and len(server.batch._members) == STREAMS + 1
@@ -368,6 +369,7 @@ def test_who_asks_for_little_waits_for_little(tmp_path, monkeypatch):
     monkeypatch.setattr(client.Client, "take", taken)
     monkeypatch.setattr(Form, "keypoints", lambda self, values: converted.append(values) or convert(self, values))
     monkeypatch.setattr(lifter.inference.server, "_paid", paid)
+    monkeypatch.setattr(client, "FINE", 0)
     line = frames(1)[1][0]
 
     async def session():
