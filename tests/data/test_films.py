@@ -154,6 +154,27 @@ def test_weights(people):
     torch.testing.assert_close(chosen, torch.tensor([0.0, 30, 20]) / 50, atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "kind, match",
+    [
+        (lambda people: Films(people, frames=0), "Films: frames is 0, expected a number of at least 1"),
+        (lambda people: Films(people, fps=25), "Films: fps is 25, expected two numbers from 1 on, the smaller one first"),
+        (lambda people: Films(people, fps=(60, 30)), "Films: fps is .60, 30., expected two numbers"),
+        (lambda people: Films(people, mixed=2), "Films: mixed is 2, expected a number of at least 0 and at most 1"),
+        (lambda people: Films(people, weights={"S1/*": -1}), "weights: S1/. is -1, expected a number of at least 0"),
+        (lambda people: Films(people, weights={"*": 0}), "by which no motion of people counts"),
+        (lambda people: Cameras(fov=(35, 200)), "Cameras: fov is .35, 200., expected two numbers from 1 to 170"),
+        (lambda people: Cameras(following="yes"), "Cameras: following is 'yes', expected a number"),
+        (lambda people: Bodies(size=-0.1), "Bodies: size is -0.1"),
+        (lambda people: Detectors(noise=(0, 0.1)), "Detectors: noise is .0, 0.1."),
+        (lambda people: Detectors(habits={"openpose": 1}), "habits is .'openpose': 1., expected weights of h36m, mmpose"),
+    ],
+)
+def test_options(people, kind, match):
+    with pytest.raises(ValueError, match=match):
+        kind(people)
+
+
 def test_errors(people):
     for match, change in (("without a camera", {"camera": Camera(9, 9, 9, 9, 5, 5)}), ("frames per second", {"fps": None})):
         motion = replace(people["S1/a"], **change)

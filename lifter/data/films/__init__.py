@@ -12,6 +12,7 @@ from lifter.skeleton import H36M
 
 from .bodies import Bodies
 from .cameras import Cameras
+from .checks import check_numbers, check_ranges
 from .detectors import Detectors
 from .draw import Draw
 from .faces import with_face
@@ -43,6 +44,9 @@ class Films(Dataset):
         self, motions, frames=81, clips=32, fps=(20.0, 120.0), seeds=(0,), weights=None, mixed=0.1, bodies=None, cameras=None,
         detectors=None,
     ):  # fmt: skip
+        check_numbers("Films", 1, frames=frames, clips=clips)
+        check_numbers("Films", 0, 1, mixed=mixed)
+        check_ranges("Films", 1, fps=fps)
         self.motions = motions if isinstance(motions, Motions) else Motions(motions, weights)
         self.frames, self.clips, self.fps, self.seeds, self.mixed = frames, clips, fps, seeds, mixed
         self.bodies, self.cameras, self.detectors = bodies or Bodies(), cameras or Cameras(), detectors or Detectors()

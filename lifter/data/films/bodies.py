@@ -6,6 +6,8 @@ import torch
 
 from lifter.skeleton import H36M
 
+from .checks import check_numbers
+
 _JOINT, _PARENT = (list(side) for side in zip(*H36M.bones))
 _MIRRORED = [_JOINT.index(H36M.flip[joint]) for joint in _JOINT]
 _LEGS = [_JOINT.index(H36M.joints.index(f"{side}_{part}")) for side in ("left", "right") for part in ("knee", "ankle")]
@@ -35,6 +37,9 @@ class Bodies:
     mixed: float = 1.0
     each: float = 0.05
     size: float = 0.08
+
+    def __post_init__(self):
+        check_numbers("Bodies", 0, mixed=self.mixed, each=self.each, size=self.size)
 
     def __call__(self, draw, world, others):
         """World poses (B, T, 17, 3) by other bodies, the lowest joint of a clip as high as before.
