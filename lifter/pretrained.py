@@ -3,6 +3,7 @@
 The file that ships with lifter is described in weights/MODEL_CARD.md.
 """
 
+import copy
 import json
 import threading
 from contextlib import contextmanager, nullcontext
@@ -27,16 +28,18 @@ class Pretrained(NamedTuple):
     about: dict  # "model" and "kwargs" of create_model; "centred"; whatever the trainer added: data, protocol, figures
 
 
-def save_pretrained(path, model, about):
+def save_pretrained(path, model, about, dtype=None):
     """Write weights and what `load_pretrained` needs to build their model. The file appears when it is whole.
 
     Args:
         path: NAME.safetensors.
         about: a dict of JSON values with "model", a name of `list_models()`, and "kwargs", what else `create_model` got. With
             "centred" the model is one of `lifter.evaluation.centre`d clips.
+        dtype: of the weights in the file, as torch.float16 for half the size; None: as they are. They are rounded, and loaded
+            in float32 again.
 
     Raises:
-        ValueError for weights that are not finite, too.
+        ValueError for weights that are not finite, or not in that dtype, too.
     """
     path = Path(path)
     for key, kind in (("model", str), ("kwargs", dict)):
@@ -44,6 +47,7 @@ def save_pretrained(path, model, about):
             raise ValueError(f"save_pretrained: about has {key} {about.get(key)!r}, expected a {kind.__name__}")
     if path.suffix != ".safetensors":
         raise ValueError(f"save_pretrained: path is {path}, expected NAME.safetensors")
+    model = model if dtype is None else copy.deepcopy(model).to(dtype)
     check_finite(model.state_dict(), "save_pretrained")
     save_checkpoint(model, path, {"lifter": json.dumps(about)})
 

@@ -30,6 +30,21 @@ def test_round_trip(tmp_path):
         lifter.load_pretrained(tmp_path / "a.pth")
 
 
+def test_half_the_size(tmp_path):
+    """Rounded once, on the way into the file; what is too large for the dtype is told."""
+    kwargs = {"num_frames": 9, "dim": 32, "depth": 1}
+    model, about = lifter.create_model("mixste", **kwargs).eval(), {"model": "mixste", "kwargs": kwargs}
+    lifter.save_pretrained(tmp_path / "a.safetensors", model, about)
+    lifter.save_pretrained(tmp_path / "b.safetensors", model, about, torch.float16)
+    assert (tmp_path / "b.safetensors").stat().st_size < 0.6 * (tmp_path / "a.safetensors").stat().st_size
+    loaded = lifter.load_pretrained(tmp_path / "b.safetensors").model.state_dict()
+    for key, weight in model.state_dict().items():
+        assert loaded[key].dtype == weight.dtype == torch.float32 and torch.equal(loaded[key], weight.half().float())
+    next(model.parameters()).data.view(-1)[0] = 1e6
+    with pytest.raises(ValueError, match="save_pretrained: .* is not finite"):
+        lifter.save_pretrained(tmp_path / "c.safetensors", model, about, torch.float16)
+
+
 def test_errors(tmp_path):
     model = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match="about has model None"):

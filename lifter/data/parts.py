@@ -126,7 +126,7 @@ def _part_of_dict(value):
             _tell(part, found, key in WORLD)
             return part
     if not value or not _has_numbers(value):
-        return Part()
+        return Part(frame=_frame(found), time=first(found, TIME, _SAID))  # a frame without anybody
     parts = [part_of(inner) for inner in value.values()]
     are_times = all(re.fullmatch(r"\d+\.\d+", str(key)) for key in value)
     for part, key in zip(parts, value):

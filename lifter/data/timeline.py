@@ -13,18 +13,23 @@ from .frames import frames_of, has_number
 from .keys import WHO
 from .parts import Part, part_of
 
+_FILE = re.compile(r"\.[A-Za-z]\w{1,4}$")  # how the name of a file ends
 SAME = 0.25  # bodies that are nearer than that, in their extents, are in one place
 
 
 def numbered(root, where):
     """([(video, number of the frame, body)], the frames per second that the times say, None if they do not)."""
     frames = _frames(root, where)
+    if any(label is not None for label, _, _ in frames):
+        frames = [frame for frame in frames if frame[0] is not None or frame[2]]
     labels, times = [label for label, _, _ in frames], [_seconds(time) for _, time, _ in frames]
     by_time = _by_time(times)
     if all(label is not None and has_number(str(label)) for label in labels):
         whole = [integer(label) for label in labels]
         told = frames_of(whole if None not in whole else labels, where)
     else:
+        if without := sum(label is None for label in labels) % len(frames):
+            notice(f"{where}: {without} of {len(frames)} frames have no number: all are counted")
         told = [("", number) for number in (range(len(frames)) if by_time is None else by_time)]
     timed = [(number, time) for (_, number), time in zip(told, times) if time is not None]
     fps = rate_of_times(*zip(*timed)) if len(timed) > 1 else None
@@ -99,8 +104,8 @@ def _are_people(root):
     if any(part.frame is not None for part in root.parts):
         return False
     keys = [part.key for part in root.parts]
-    if all(key is not None and WHO.search(str(key)) for key in keys):
-        return True
+    if all(key is not None and WHO.search(str(key)) and not _FILE.search(str(key)) for key in keys):
+        return any(len(part.bodies()) > 1 for part in root.parts)
     inner_keys = [body.key for part in root.parts for body in part.bodies()]
     keyed = None not in keys and None not in inner_keys
     if not (root.listed or keyed or all(part.id is not None for part in root.parts)):

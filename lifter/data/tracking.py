@@ -36,14 +36,18 @@ def tracks(detections, where="detections", sure=False):
     found = _Detections(sorted(detections, key=lambda each: each[0]), where, not sure)
     groups = found.by_id()
     alone = len({found.frames[index] for index in found.there}) == len(found.there)
-    people = []  # (id, indices of the detections)
+    people, left_out = [], 0  # (id, indices of the detections)
     for person, indices in groups.items():
         known = person is not None and (sure or len(groups) > 1)
         if not sure and person is not None:
+            before = len(indices)
             indices, twice = found.once(indices)
             known &= not twice
+            left_out += before - len(indices)
         reach = math.inf if sure else KNOWN if known else ALONE if alone else 1
         people += [(person, piece) for piece in found.follow(indices, reach)]
+    if left_out:
+        notice(f"{where}: {left_out} detections are of an id that is at that place in that frame already, and are left out")
     _say_sampled(found)
     people.sort(key=lambda each: (found.frames[each[1][0]], each[1][0]))
     return {name: found.track(indices) for name, indices in zip(names_of(people, where), (piece for _, piece in people))}

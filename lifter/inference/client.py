@@ -11,13 +11,14 @@ import numpy as np
 
 from lifter._errors import message
 
-BLOCK = 1 << 16  # bytes read at once
+BLOCK = 1 << 14  # bytes read at once
 LONGEST = 1 << 16  # bytes of a line
 LINE = 100  # bytes that a line takes besides its own
 BACKLOG = 1 << 18  # bytes of lines that wait; beyond this a client is not read from
 SHARE = 8  # lines of a client in one round
 STREAMS = 64  # of a client
 ALL_STREAMS = 1024
+FINE = 0.005  # seconds of the server's time that a bad line costs besides: when many wait, who floods waits longest
 LATE = 1.0  # seconds: beyond this a client is told, and with `drop` its frames are not lifted
 IDLE = 60.0  # seconds: a stream without frames, a client without lines, one that takes no answers is given up
 ERROR = 500  # characters of an error: it may quote a line
@@ -88,6 +89,7 @@ class Client:
         elif not (self.streams or self.lines or self.ended) and self.heard < since:
             self._complain(ValueError(f"nothing came for {IDLE:g} seconds"))
             self._end()
+        since = self.lines[0][0] - IDLE if self.lines else since  # of lines that wait nobody knows whose they are
         self.stale = [name for name, stream in self.streams.items() if stream.last < since]
 
     # ---- lines that come ---------------------------------------------------------------------------------------------
@@ -280,6 +282,7 @@ class Client:
 
     def _complain(self, error, line=None):
         self.server.statistics.errors += 1
+        self.used += FINE
         self._send([{"error": message(error)[:ERROR], "line": self.line if line is None else line}])
         if self.server.strict:
             self._end()

@@ -14,6 +14,7 @@ that send nothing or take nothing, are given up after a while.
 
 import asyncio
 import contextlib
+import contextvars
 import ipaddress
 import json
 import math
@@ -23,6 +24,7 @@ import sys
 import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -255,6 +257,7 @@ class Server:
 
     async def _while(self, serving):
         """Answer clients while a coroutine serves them."""
+        self._worker = ThreadPoolExecutor(1)
         serving, tidying = asyncio.create_task(serving), asyncio.create_task(tidy(self))
         serving.add_done_callback(lambda _: self.come.set())
         try:
@@ -272,6 +275,7 @@ class Server:
         finally:
             tidying.cancel()
             serving.cancel()
+            self._worker.shutdown(wait=False)
 
     async def _round(self, clients):
         """Answer a part of what these clients sent, which is lifted together; each pays for the time that its part takes."""
@@ -283,12 +287,17 @@ class Server:
         lifted = {}
         if frames:
             with _paid([client for client in clients for _ in taken[client]]):
-                lifted = await asyncio.to_thread(self.lift, frames)
+                lifted = await self._beside(self.lift, frames)
         for client in clients:
             with _paid([client]):
-                flushed = client.control and await asyncio.to_thread(self._controlled, client)
+                flushed = client.control and await self._beside(self._controlled, client)
                 client.give(lifted, flushed)
         await asyncio.sleep(0)
+
+    async def _beside(self, function, *arguments):
+        """Call a function of the batch beside the loop, always in the same thread: torch has a pool of others for each."""
+        call = partial(contextvars.copy_context().run, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, call)
 
     def _controlled(self, client):
         kind, keys = client.control.kind, client.keys(client.control.names)

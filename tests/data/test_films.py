@@ -12,6 +12,7 @@ from lifter.data.films import Bodies, Cameras, Detectors, Films, Motions
 from lifter.data.films.detectors import filled
 from lifter.data.films.draw import Draw
 from lifter.data.films.faces import FLIP, POINTS, with_face
+from lifter.data.films.mixing import mixed
 from lifter.data.keypoints import fill, to_h36m
 from lifter.data.synthetic import open_gait
 from lifter.skeleton import H36M
@@ -99,7 +100,7 @@ def test_bodies(world, people):
     """Bones point where they did, have one length each, left as right; the lowest joint is as high as it was."""
     bones = Motions(people).bones
     own = (world[:, :, JOINT] - world[:, :, PARENT]).norm(dim=-1).mean(1)
-    other = Bodies()(Draw(64, 3), world, own, bones)
+    other = Bodies()(Draw(64, 3), world, bones)
     before, after = (x[:, :, JOINT] - x[:, :, PARENT] for x in (world, other))
     lengths = after.norm(dim=-1)
     cosine = (before * after).sum(-1) / before.norm(dim=-1) / lengths
@@ -108,8 +109,26 @@ def test_bodies(world, people):
     torch.testing.assert_close(lengths.mean(1)[:, left], lengths.mean(1)[:, right], rtol=0.02, atol=0)
     assert 0.05 < (lengths.mean(1) / own).log().std() < 0.2
     torch.testing.assert_close(other[..., 2].flatten(1).amin(1), world[..., 2].flatten(1).amin(1), atol=1e-4, rtol=0)
-    same = Bodies(mixed=0.0, each=0.0, size=0.0)(Draw(64, 3), world, own, bones)
+    same = Bodies(mixed=0.0, each=0.0, size=0.0)(Draw(64, 3), world, bones)
     torch.testing.assert_close(same, world, atol=1e-3, rtol=0)  # the gait's own sides are alike
+
+
+def test_upper_bodies_of_others(world):
+    """The legs stay, the rest is that of the clip before, as its hips see it; not of clips that do not stay upright."""
+    lying = world.clone()
+    lying[7] = lying[7].roll(1, -1)
+    out = mixed(Draw(64, 0), lying, 1.0)
+    assert torch.equal(out[:, :, :7], lying[:, :, :7]) and torch.equal(out[7:9], lying[7:9])
+    rest = torch.ones(64, dtype=torch.bool)
+    rest[7:9] = False
+    pelvis = lambda poses: poses[:, :, 7:] - poses[:, :, :1]
+    now, before = pelvis(out)[rest], pelvis(lying.roll(1, 0))[rest]
+    torch.testing.assert_close(now.norm(dim=-1), before.norm(dim=-1), atol=1e-5, rtol=0)
+    across = lambda poses: (poses[:, :, 4] - poses[:, :, 1])[:, :, None, :2]
+    along = lambda upper, hips: (upper[..., :2] * hips / hips.norm(dim=-1, keepdim=True)).sum(-1)
+    sideways = along(now, across(lying)[rest]), along(before, across(lying.roll(1, 0))[rest])
+    torch.testing.assert_close(*sideways, atol=1e-4, rtol=0)
+    assert torch.equal(mixed(Draw(64, 0), lying, 0.0), lying)
 
 
 def test_frame_rates():
@@ -133,6 +152,27 @@ def test_weights(people):
     torch.testing.assert_close(chosen, torch.tensor([90.0, 60, 20]) / 170, atol=0.05, rtol=0)
     chosen = Motions(people, {"S1/*": 0.0, "S2/*": 0.5}).clips(Draw(4000, 0), 2, (50, 50))[1].bincount(minlength=3) / 4000
     torch.testing.assert_close(chosen, torch.tensor([0.0, 30, 20]) / 50, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "kind, match",
+    [
+        (lambda people: Films(people, frames=0), "Films: frames is 0, expected a number of at least 1"),
+        (lambda people: Films(people, fps=25), "Films: fps is 25, expected two numbers from 1 on, the smaller one first"),
+        (lambda people: Films(people, fps=(60, 30)), "Films: fps is .60, 30., expected two numbers"),
+        (lambda people: Films(people, mixed=2), "Films: mixed is 2, expected a number of at least 0 and at most 1"),
+        (lambda people: Films(people, weights={"S1/*": -1}), "weights: S1/. is -1, expected a number of at least 0"),
+        (lambda people: Films(people, weights={"*": 0}), "by which no motion of people counts"),
+        (lambda people: Cameras(fov=(35, 200)), "Cameras: fov is .35, 200., expected two numbers from 1 to 170"),
+        (lambda people: Cameras(following="yes"), "Cameras: following is 'yes', expected a number"),
+        (lambda people: Bodies(size=-0.1), "Bodies: size is -0.1"),
+        (lambda people: Detectors(noise=(0, 0.1)), "Detectors: noise is .0, 0.1."),
+        (lambda people: Detectors(habits={"openpose": 1}), "habits is .'openpose': 1., expected weights of h36m, mmpose"),
+    ],
+)
+def test_options(people, kind, match):
+    with pytest.raises(ValueError, match=match):
+        kind(people)
 
 
 def test_errors(people):

@@ -30,6 +30,7 @@ def test_by_id():
     start, keypoints = found[7]
     assert start == 2 and keypoints.shape == (3, 17, 3)
     np.testing.assert_array_equal(keypoints[0], at(0))  # the better of two
+    assert "1 detections are of an id that is at that place in that frame already" in where_people_are(detections)[1][0]
     assert np.isnan(keypoints[1]).all()
 
 

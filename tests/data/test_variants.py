@@ -192,6 +192,19 @@ def test_frame_ids_that_are_all_the_same(tmp_path):
     assert_walk(save_json(tmp_path / "x.json", {"instance_info": data}), (0, PELVIS), said="frames are counted")
 
 
+def test_some_frames_without_a_number(tmp_path):
+    data = frames(frame=lambda n: n + 5)
+    del data[2]["frame"]
+    path = save_json(tmp_path / "x.json", data)
+    assert_walk(path, (0, PELVIS), said="1 of 4 frames have no number: all are counted")
+
+
+def test_numbered_frames_without_anybody(tmp_path):
+    """They do not take the others' numbers away."""
+    nobody = [{"frame": 3, "keypoints": []}, {"frame": 4, "keypoints": None}, None]
+    assert_walk(save_json(tmp_path / "x.json", [*nobody, *frames(frame=lambda n: n + 5)]), (5, PELVIS))
+
+
 # ---- what the numbers are --------------------------------------------------------------------------------------------
 
 
@@ -412,6 +425,15 @@ def folder(path, content=lambda pose: people_of([pose]), name="frame_{:04}.json"
 def assert_one_clip(path, tmp_path, *walks, said=""):
     assert_walk(path, *walks, said=said)
     assert len(find_sources([path], tmp_path / "out")) == 1
+
+
+def test_folders_whose_files_are_called_as_people(tmp_path):
+    """Each is a frame all the same, also of two people; the size stands in each."""
+    for number, pair in enumerate(zip(ONE, OTHER)):
+        save_json(tmp_path / "a" / f"person_{number:04}.json", {"width": 640, "height": 480, "people": people_of(pair)})
+    assert_walk(tmp_path / "a", (0, PELVIS), (0, OTHERS), size=None)
+    data = {f"person_{number:04}.jpg": people_of(pair) for number, pair in enumerate(zip(ONE, OTHER))}
+    assert_walk(save_json(tmp_path / "x.json", data), (0, PELVIS), (0, OTHERS))
 
 
 @pytest.mark.parametrize("name", ["frame_{:04}.json", "{:012}_keypoints.json", "{:06}.json"])

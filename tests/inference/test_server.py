@@ -301,9 +301,14 @@ def test_interrupt_gives_what_waits(tmp_path, monkeypatch, stream, capfd):
 
 def test_a_flood_of_streams_starves_nobody(tmp_path, monkeypatch):
     """A client has so many streams, and a share of each round; all of them are given back."""
-    rounds = []
-    push = lifter.StreamBatch.push
-    monkeypatch.setattr(lifter.StreamBatch, "push", lambda self, x: rounds.append([c for c, _ in x]) or push(self, x))
+    rounds, threads, push = [], set(), lifter.StreamBatch.push
+
+    def counted(self, frames):
+        rounds.append([client for client, _ in frames])
+        threads.add(threading.get_ident())
+        return push(self, frames)
+
+    monkeypatch.setattr(lifter.StreamBatch, "push", counted)
     line = frames(1)[1][0]
 
     async def session():
@@ -316,6 +321,7 @@ def test_a_flood_of_streams_starves_nobody(tmp_path, monkeypatch):
                 assert len(await answers(reader, 4)) == 4
             told = await answers(flood, 1000 - STREAMS)
             assert all(f"{STREAMS} streams already" in line["error"] for line in told)
+            assert max(each.used for each in server.clients) > client.FINE * len(told)  # a fine for each
             assert (
                 sorted(len(each.streams) for each in server.clients) == [1, STREAMS]
                 and len(server.batch._members) == STREAMS + 1
@@ -330,6 +336,7 @@ def test_a_flood_of_streams_starves_nobody(tmp_path, monkeypatch):
 
     asyncio.run(session())
     assert max(each.count(one) for each in rounds for one in each) <= SHARE
+    assert len(threads) == 1 and threading.get_ident() not in threads  # beside the loop
 
 
 def test_who_asks_for_little_waits_for_little(tmp_path, monkeypatch):
@@ -362,6 +369,7 @@ def test_who_asks_for_little_waits_for_little(tmp_path, monkeypatch):
     monkeypatch.setattr(client.Client, "take", taken)
     monkeypatch.setattr(Form, "keypoints", lambda self, values: converted.append(values) or convert(self, values))
     monkeypatch.setattr(lifter.inference.server, "_paid", paid)
+    monkeypatch.setattr(client, "FINE", 0)
     line = frames(1)[1][0]
 
     async def session():

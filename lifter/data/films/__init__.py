@@ -12,9 +12,11 @@ from lifter.skeleton import H36M
 
 from .bodies import Bodies
 from .cameras import Cameras
+from .checks import check_numbers, check_ranges
 from .detectors import Detectors
 from .draw import Draw
 from .faces import with_face
+from .mixing import mixed
 from .motions import Motions
 
 __all__ = ["Bodies", "Cameras", "Detectors", "Films", "Motions"]
@@ -31,23 +33,29 @@ class Films(Dataset):
         frames, clips: T and B.
         fps: the slowest and the fastest film.
         seeds: one number or more.
+        weights: of `Motions`, made of a data set.
+        mixed: share of the clips that have the upper body of another one.
         bodies, cameras, detectors: how they are drawn.
     """
 
     skeleton, channels = H36M, 3
 
     def __init__(
-        self, motions, frames=81, clips=32, fps=(20.0, 120.0), seeds=(0,), weights=None, bodies=None, cameras=None,
+        self, motions, frames=81, clips=32, fps=(20.0, 120.0), seeds=(0,), weights=None, mixed=0.1, bodies=None, cameras=None,
         detectors=None,
     ):  # fmt: skip
+        check_numbers("Films", 1, frames=frames, clips=clips)
+        check_numbers("Films", 0, 1, mixed=mixed)
+        check_ranges("Films", 1, fps=fps)
         self.motions = motions if isinstance(motions, Motions) else Motions(motions, weights)
-        self.frames, self.clips, self.fps, self.seeds = frames, clips, fps, seeds
+        self.frames, self.clips, self.fps, self.seeds, self.mixed = frames, clips, fps, seeds, mixed
         self.bodies, self.cameras, self.detectors = bodies or Bodies(), cameras or Cameras(), detectors or Detectors()
 
     def __getitem__(self, index):
         draw = Draw(self.clips, *self.seeds, index)
-        world, chosen = self.motions.clips(draw, self.frames, self.fps)
-        world = self.bodies(draw, world, self.motions.bones[chosen], self.motions.bones)
+        world, _ = self.motions.clips(draw, self.frames, self.fps)
+        world = mixed(draw, world, self.mixed)
+        world = self.bodies(draw, world, self.motions.bones)
         world = torch.where(draw.chance(0.5, 1, 1, 1), mirror(world), world)
         shots = self.cameras(draw, world)
         poses = shots.to_camera(world)

@@ -6,6 +6,8 @@ import torch
 
 from lifter.skeleton import H36M
 
+from .checks import check_numbers
+
 _JOINT, _PARENT = (list(side) for side in zip(*H36M.bones))
 _MIRRORED = [_JOINT.index(H36M.flip[joint]) for joint in _JOINT]
 _LEGS = [_JOINT.index(H36M.joints.index(f"{side}_{part}")) for side in ("left", "right") for part in ("knee", "ankle")]
@@ -36,12 +38,17 @@ class Bodies:
     each: float = 0.05
     size: float = 0.08
 
-    def __call__(self, draw, world, own, others):
+    def __post_init__(self):
+        check_numbers("Bodies", 0, mixed=self.mixed, each=self.each, size=self.size)
+
+    def __call__(self, draw, world, others):
         """World poses (B, T, 17, 3) by other bodies, the lowest joint of a clip as high as before.
 
         Args:
-            own: (B, 16) lengths of the bones. others: (K, 16) of all bodies that there are.
+            others: (K, 16) lengths of the bones of all bodies that there are.
         """
+        bones = world[:, :, _JOINT] - world[:, :, _PARENT]
+        own = bones.norm(dim=-1).mean(1).clamp(min=1e-3)
         symmetrical = lambda bones: (bones + bones[:, _MIRRORED]) / 2
         other = others[(draw.share() * len(others)).long()]
         toward = self.mixed * draw.uniform(-0.25, 1.25, 1)
@@ -49,7 +56,7 @@ class Bodies:
         factors = (symmetrical(lengths) + self.size * draw.normal(1) - own.log()).exp()
         legs = factors[:, _LEGS].mean(1, keepdim=True)  # steps are as long as the legs
         factors = torch.cat((legs, factors), 1)[:, None, :, None]
-        bones = torch.cat((world[:, :, :1], world[:, :, _JOINT] - world[:, :, _PARENT]), 2) * factors
+        bones = torch.cat((world[:, :, :1], bones), 2) * factors
         poses = torch.einsum("ij,btjc->btic", _WAYS, bones)
         lowest = lambda poses: poses[..., 2].flatten(1).amin(1)
         poses[..., 2] += (lowest(world) - lowest(poses))[:, None, None]

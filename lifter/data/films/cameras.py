@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from .checks import check_numbers, check_ranges
+
 NEAREST = 0.3  # metres before the camera: what is nearer is moved there
 IMAGES = (16 / 9, 4 / 3, 1.0, 3 / 4, 9 / 16)  # width by height
 
@@ -58,6 +60,14 @@ class Cameras:
     following: float = 0.15
     moving: float = 0.1
     shaking: float = 0.15
+
+    def __post_init__(self):
+        check_ranges("Cameras", 0.1, height=self.height, distance=self.distance)
+        check_ranges("Cameras", -89, 89, elevation=self.elevation, pitch=self.pitch)
+        check_ranges("Cameras", 0, 180, roll=self.roll)
+        check_ranges("Cameras", 1, 170, fov=self.fov)
+        check_numbers("Cameras", 0, 1, distortion=self.distortion, following=self.following, moving=self.moving)
+        check_numbers("Cameras", 0, 1, shaking=self.shaking)
 
     def __call__(self, draw, world) -> Shots:
         """Cameras for clips (B, T, 17, 3) in the world. A person that fits into the image is in it, but not in its middle."""

@@ -7,6 +7,7 @@ import torch
 from lifter.skeleton import H36M
 
 from ..keypoints import COCO, to_h36m
+from .checks import check_numbers, check_ranges
 from .faces import FLIP, POINTS
 
 # How much less sure than a hip a detector is of a joint.
@@ -14,6 +15,7 @@ _SURE = {"wrist": 1.6, "ankle": 1.6, "elbow": 1.3, "knee": 1.3, "hip": 1.1}
 FACTORS = torch.tensor([_SURE.get(name.rpartition("_")[2], 1.0) for name in POINTS])
 _COCO = [POINTS.index(name) for name in COCO]
 _HEAD, _NECK, _THORAX, _PELVIS = (POINTS.index(name) for name in ("head", "neck", "thorax", "pelvis"))
+HABITS = ("h36m", "mmpose", "mhformer", "motionbert")
 _LIMBS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
 _SWAPS = torch.tensor(  # the whole body, the legs, the arms
     [[True] * len(POINTS), *([name.rpartition("_")[2] in limb for name in POINTS] for limb in _LIMBS)]
@@ -30,7 +32,7 @@ class Detectors:
         hidden: share of the joints of which a clip has a spell that is worse, and in a part of these cases empty.
         swapped: share of clips with a spell in which left is right. thrown: the largest share of single joints elsewhere.
         sure: share of clips whose confidences are all 1.
-        habits: weights of the conversions to Human3.6M's joints: those of `lifter.data.keypoints.LAYOUTS`, or "h36m".
+        habits: weights of the conversions to Human3.6M's joints: `HABITS`; "h36m" is none.
     """
 
     noise: tuple[float, float] = (0.002, 0.028)
@@ -40,6 +42,14 @@ class Detectors:
     thrown: float = 0.02
     sure: float = 0.15
     habits: dict[str, float] = field(default_factory=lambda: {"h36m": 3, "mmpose": 3, "mhformer": 1.5, "motionbert": 2.5})
+
+    def __post_init__(self):
+        check_ranges("Detectors", 1e-9, noise=self.noise)
+        check_numbers("Detectors", 0, defined=self.defined)
+        check_numbers("Detectors", 0, 1, hidden=self.hidden, swapped=self.swapped, thrown=self.thrown, sure=self.sure)
+        check_numbers("Detectors: habits", 0, **self.habits)
+        if not set(self.habits) <= set(HABITS) or not sum(self.habits.values()):
+            raise ValueError(f"Detectors: habits is {self.habits}, expected weights of {', '.join(HABITS)}, not all 0")
 
     def define(self, draw, world):
         """Points (B, T, 22, 3) in the world where a detector, one for each clip, has learnt that they are."""

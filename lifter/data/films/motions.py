@@ -9,6 +9,7 @@ from lifter.skeleton import H36M
 
 from ..mocap import upright
 from ..sequence import Dataset
+from .checks import check_numbers
 
 
 class Motions:
@@ -24,6 +25,8 @@ class Motions:
     """
 
     def __init__(self, data: Dataset, weights=None):
+        weights = weights or {}
+        check_numbers("Motions: weights", 0, **weights)
         poses, fps, share, self.bones = [], [], [], []
         for sequence in data:
             where = f"{sequence.source}: {sequence.name}"
@@ -31,13 +34,15 @@ class Motions:
                 raise ValueError(f"{where}: expected poses of Human3.6M's joints in the world, without a camera")
             if sequence.fps is None:
                 raise ValueError(f"{where}: the frames per second are not known, expected them of a motion to film")
-            weight = next((value for name, value in (weights or {}).items() if fnmatchcase(sequence.name, name)), 1.0)
+            weight = next((value for name, value in weights.items() if fnmatchcase(sequence.name, name)), 1.0)
             world = torch.from_numpy(np.ascontiguousarray(upright(sequence.poses, sequence.up)))
             joint, parent = (list(side) for side in zip(*H36M.bones))
             self.bones.append((world[:, joint] - world[:, parent]).norm(dim=-1).mean(0).clamp(min=1e-3))
             poses.append(world)
             fps.append(sequence.fps)
             share.append(weight * len(world) / sequence.fps)
+        if not sum(share):
+            raise ValueError(f"Motions: weights is {weights}, by which no motion of {data.path} counts")
         self.poses, self.bones = torch.cat(poses), torch.stack(self.bones)
         self.frames = torch.tensor([len(world) for world in poses])
         self.first = self.frames.cumsum(0) - self.frames

@@ -164,8 +164,11 @@ def _motion(path, text, frames, width):
             raise ValueError(f"{path}: motion: {error}") from None
     if not np.isfinite(values).all():
         raise ValueError(f"{path}: motion has values that are not finite")
-    if not values.size or not width or values.size % width:
-        raise ValueError(f"{path}: {values.size} values of motion, expected {frames} frames of {width} channels")
+    if not values.size:
+        raise ValueError(f"{path}: 0 values of motion: a skeleton without a frame")
+    if not width or values.size % width:
+        each = f", but {values.size // frames} are in each" if frames and values.size % frames == 0 else ""
+        raise ValueError(f"{path}: {values.size} values of motion, expected {frames} frames of {width} channels{each}")
     if values.size != frames * width:
         notice(f"{path}: {frames} frames by its own words, but there are {values.size // width}, which are read")
     return values.reshape(-1, width)

@@ -10,6 +10,7 @@ from ..registry import register_format
 from ..sequence import Dataset
 from ..timeline import is_a_frame
 from .mediapipe import OTHERS, first_of, is_mediapipe
+from .openpose import has_people
 
 _SUFFIXES = (".json", ".json.gz", ".npy")
 LARGEST = 2**20  # bytes of a file that may be one frame's
@@ -36,6 +37,8 @@ def _is_folder(file):
     if not file.is_folder:
         return False
     paths = _files(file.path)
+    if any("_keypoints.json" in path.name for path in paths):  # as OpenPose calls them
+        return False
     found = [_has_one_frame(path) for path in dict.fromkeys(paths[:3] + paths[-3:])]
     return len(paths) > 1 and True in found and False not in found
 
@@ -50,20 +53,23 @@ def _has_one_frame(path):
         return None
     if data is None or len(data) == 0:
         return None
-    others = isinstance(data, dict) and not {*OTHERS, "people"}.isdisjoint(data)
-    return not others and is_a_frame(data)
+    if isinstance(data, dict) and data.get("people") == []:
+        return None
+    return not (isinstance(data, dict) and (has_people(data) or not set(OTHERS).isdisjoint(data))) and is_a_frame(data)
 
 
 @register_format("frames-folder", "a folder with a JSON file for each frame", sniff=_is_folder, folder=_is_folder)
 def open_folder(path, size=None, fps=None, layout=None, variant=None) -> Dataset:
     """The options are those of `lifter.data.detectors.open_clips`."""
     path = existing(path)
-    files, data, items = _files(path), {}, Items(path, "files")
+    files, data, items = _files(path), [], Items(path, "files")
     if not files:
         raise FileNotFoundError(f"{path}: no {', '.join(_SUFFIXES)} file with a number in its name in this folder")
     for file in files:
         with items.one():
-            data[file.name.removesuffix(".gz")] = _read(file)
+            value = _read(file)
+            value = value if isinstance(value, dict) else {"data": value}
+            data.append({"file_name": file.name.removesuffix(".gz"), **value})
     items.end()
     return open_loose("frames-folder", path, data, size, fps, layout, variant)
 

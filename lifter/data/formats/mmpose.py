@@ -44,10 +44,11 @@ def read(path):
 
 def _are_poses(told):
     """Whether the first instance has three coordinates, and its confidences apart."""
-    first = first_body(told)
-    instances = told[0].get("instances", told) if told and isinstance(told[0], dict) else told
-    apart = any(isinstance(instance, dict) and "keypoint_scores" in instance for instance in instances[:1])
-    return first is not None and first.values.shape[1] == 3 and apart
+    frames = (entry.get("instances", [entry]) for entry in told if isinstance(entry, dict))
+    instances = (instance for frame in frames if isinstance(frame, list) for instance in frame if isinstance(instance, dict))
+    instance = next((instance for instance in instances if "keypoints" in instance), {})
+    first = first_body(instance.get("keypoints"))
+    return first is not None and first.values.shape[1] == 3 and "keypoint_scores" in instance
 
 
 def _numbers(told, path):

@@ -12,16 +12,17 @@ from ..keys import told_in
 
 _BODY = ("pose_keypoints_2d", "pose_keypoints")  # the second one of OpenPose before 1.2
 _FRAME = re.compile(r'\s*\{\s*("\w+"\s*:\s*("[^"]*"|[^",\[\]{}]+),\s*)*"(people|bodies)"\s*:')  # how a frame's file begins
+_PERSON = re.compile(r'\[\s*\]|"(pose_keypoints_2d|pose_keypoints|joints)"')  # and goes on, with nobody or somebody
 
 
 def _sniff(file):
     if file.is_folder:
         return _is_of_frames(file.path)
     frames = [file.json, *file.json.values()] if isinstance(file.json, dict) else []
-    return any(map(_has_people, frames))
+    return any(map(has_people, frames))
 
 
-def _has_people(frame):
+def has_people(frame):
     """Whether a frame has a list of people, empty or of OpenPose's form."""
     people = frame.get("people", frame.get("bodies")) if isinstance(frame, dict) else None
     if people is None or isinstance(people, dict):
@@ -40,7 +41,9 @@ def _is_of_frames(folder):
 
 
 def _is_frame(path):
-    return _FRAME.match(decoded(read_bytes(path, 4096), "replace")) is not None
+    text = decoded(read_bytes(path, 4096), "replace")
+    begin = _FRAME.match(text)
+    return begin is not None and _PERSON.search(text, begin.end()) is not None
 
 
 @register_detector(
