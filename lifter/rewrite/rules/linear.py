@@ -44,6 +44,7 @@ class PackedLinear(Frozen, nn.Linear):
         self.activation, self.dtype = activation, linear.weight.dtype
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), self.ROWS)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        vars(self)["bias"] = self.bias  # found at once; the lookup of a parameter takes longer
 
     @cached_property
     def weight(self):
