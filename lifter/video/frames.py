@@ -20,7 +20,7 @@ class Video:
     """A video to iterate over: (number, image) of each frame, the image (height, width, 3) uint8 RGB.
 
     Images are turned as the file says that they are to be shown. Numbers count steps of 1 / `fps` from the first frame, by the
-    frames' times: where these vary, a number may be missing, and of two frames with the same number the second one is.
+    frames' times. Where these vary, a number may be missing, and the second of two frames with the same number is left out.
 
     Attributes:
         size: (width, height) of the upright image. fps: of the stream; where times vary, the mean.
