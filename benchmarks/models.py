@@ -140,27 +140,25 @@ def cast(tensors, dtype) -> list[torch.Tensor]:
     return [x.to(dtype) if x.is_floating_point() else x for x in tensors]
 
 
-def candidates(model, setup, everything=True) -> dict:
+def candidates(model, setup, everything=True, bfloat16=True) -> dict:
     """Our implementations: name -> (model, dtype of its maps). Not `everything`: without bfloat16 for a model that is not
-    frozen, the linear layers of which are PyTorch's: on a CPU without products of bfloat16 they take ten times as long. A
-    quick run has no bfloat16 at all."""
+    frozen, the linear layers of which are PyTorch's: on a CPU without products of bfloat16 they take ten times as long."""
     with torch.inference_mode(False):  # see `build`
+        half = copy.deepcopy(model).bfloat16() if bfloat16 else None
         found = {"lifter": (model, torch.float32)}
+        if bfloat16 and everything:
+            found["lifter bfloat16"] = (half, torch.bfloat16)
         if setup.device == "cpu":
             found["lifter frozen"] = (lifter.freeze(model), torch.float32)
-        if not setup.quick:
-            half = copy.deepcopy(model).bfloat16()
-            if everything:
-                found["lifter bfloat16"] = (half, torch.bfloat16)
-            if setup.device == "cpu":
-                found["lifter frozen bfloat16"] = (lifter.freeze(half), torch.bfloat16)
+        if bfloat16 and setup.device == "cpu":
+            found["lifter frozen bfloat16"] = (lifter.freeze(half), torch.bfloat16)
     return found
 
 
 @torch.inference_mode()
 def run(name, frames, batch, setup) -> list[dict]:
     model = build(name, frames, setup.device)
-    found = candidates(model, setup, setup.everything)
+    found = candidates(model, setup, setup.everything, bfloat16=not setup.quick)
 
     def calls_of(frames):
         given = inputs(model, setup, frames, batch)
