@@ -12,7 +12,7 @@ from lifter._errors import first_line
 from . import official
 from .accuracy import error, tolerance
 from .models import build, candidates, cast, inputs
-from .timing import RULE, measure, speedup, timed
+from .timing import RULE, measure, speedup, timed, twice
 
 TITLE = "Beside the official code, same weights and clips"
 COLUMNS = [
@@ -67,7 +67,7 @@ def run(name, frames, batch, setup) -> list[dict]:
     given = inputs(ours, setup, frames, batch)
     call = partial(theirs, *official.inputs(name, given))
     try:
-        first, seconds = timed(call, setup.device)
+        first, seconds = twice(call, setup.device)
     except Exception as failure:  # as above
         return [case | {"implementation": "official", "note": f"fails: {first_line(failure)}"}]
     calls = {"official": call, "official autocast": autocast(call, setup.device)}

@@ -4,6 +4,7 @@ import statistics
 import textwrap
 
 from .report import WIDTH
+from .timing import SAMPLES
 
 BASE = "the same model in plain PyTorch"
 
@@ -38,12 +39,14 @@ def _failed(rows):
 
 
 def _models(rows):
-    """Yield the fastest of our implementations for every case, among those whose samples do not spread if there are any."""
+    """Yield the fastest of our implementations for every case, among those with several samples that do not spread if there
+    are any."""
+    unsure = lambda time: time.noisy or len(time.seconds) < SAMPLES
     cases = {}
     for row in rows:
         if row.get("implementation", "").startswith("lifter") and row.get("time") and not wrong(row):
             best = cases.setdefault(row["case"], row)
-            cases[row["case"]] = min(best, row, key=lambda row: (row["time"].noisy, row["time"].median))
+            cases[row["case"]] = min(best, row, key=lambda row: (unsure(row["time"]), row["time"].median))
     for case, row in cases.items():
         speed = f"{row['time'].median * 1e3:.3g} ms{' (noisy)' * row['time'].noisy}, {row['frames_per_second']:,.0f} frames/s"
         yield f"{case}: {row['implementation']} takes {speed}, {_than(row.get('speedup'))}"

@@ -16,7 +16,7 @@ from lifter.inference.windows import with_channels
 from . import gpu
 from .accuracy import error, tolerance
 from .bounds import lower_bound
-from .timing import RULE, measure, speedup, timed
+from .timing import RULE, measure, speedup, timed, twice
 
 TITLE = "Models: inference of keypoint clips"
 COLUMNS = [
@@ -170,7 +170,7 @@ def run(name, frames, batch, setup) -> list[dict]:
     short = max(1, frames // 9 // multiple) * multiple
     if short < frames and not window(name) and not math.isinf(setup.patience):
         for label, call in calls_of(short).items():
-            outputs[label], seconds = timed(call, setup.device)
+            outputs[label], seconds = twice(call, setup.device)
             if label != "lifter" and seconds * frames / short > setup.patience:
                 notes[label] = f"left out: would take about {seconds * frames / short:.0f} s a call (--full runs it)"
                 del calls[label]

@@ -8,6 +8,7 @@ import torch
 
 LONG = 4  # budgets: a call that lasts longer, and longer than SHORT, is called once
 SHORT = 0.1  # seconds
+COLD = 2.0  # seconds that a first call may take for its own sake
 SAMPLES = 3  # of any other call, at least
 WARM_UPS = 6  # calls, at most, until two in a row take about the same time
 NOISY = 1.25  # a row says so if the upper quartile of its samples is more than this times the lower one
@@ -83,14 +84,14 @@ def measure(calls: dict, device="cpu", budget=0.5, rounds=50, sample=1e-3):
     """Time every call of `calls` -> (timings, outputs of the first calls), both by name.
 
     Calls that warm up are no samples: they go on until two in a row take about the same time. A call that lasts LONG budgets
-    (seconds per candidate), or any where the budget is 0, is the exception: its first call is its only sample. A sample
-    repeats a short call until it lasts `sample` seconds. A candidate leaves the rounds when its budget is spent and it has
-    SAMPLES samples.
+    (seconds per candidate) is the exception: it is called `twice`, and that is its only sample. So is any call, called once,
+    where the budget is 0. A sample repeats a short call until it lasts `sample` seconds. A candidate leaves the rounds when
+    its budget is spent and it has SAMPLES samples.
     """
     timings = {name: Timing() for name in calls}
     outputs, repeats = {}, {}
     for name, call in calls.items():
-        outputs[name], seconds = timed(call, device)
+        outputs[name], seconds = twice(call, device) if budget else timed(call, device)
         if seconds > max(SHORT, LONG * budget) or not budget:
             timings[name].seconds.append(seconds)
             continue
@@ -119,6 +120,13 @@ def timed(call, device="cpu", repeats=1):
         output = call()
     synchronize()
     return output, time.perf_counter() - start
+
+
+def twice(call, device="cpu"):
+    """The output of `call` and the seconds that it takes: the faster of two calls, the first of which may be slow for its own
+    sake. A call that lasts COLD is not repeated."""
+    output, seconds = timed(call, device)
+    return output, min(seconds, timed(call, device)[1]) if seconds < COLD else seconds
 
 
 def best_seconds(call, device="cpu", budget=0.05) -> float:

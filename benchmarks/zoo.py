@@ -12,7 +12,7 @@ from lifter._errors import first_line
 from . import gpu, official
 from .accuracy import error, tolerance
 from .models import FRAMES, build, cast, inputs, lengths, near_in_float64, on_reference
-from .timing import RULE, measure, milliseconds, speedup, timed
+from .timing import RULE, measure, milliseconds, speedup, timed, twice
 
 LONGEST = {"lifter": 0.5, "reference": 8.0}  # seconds of one call
 SAMPLES = 3
@@ -66,7 +66,7 @@ def run(name, frames, batch, setup) -> list[dict]:
     calls = {"lifter": call, "reference": on_reference(call)}
     seconds = dict.fromkeys(calls, 0.0)
     for which in calls:
-        seconds[which] = timed(calls[which], setup.device)[1]
+        seconds[which] = twice(calls[which], setup.device)[1]
         if seconds[which] > (math.inf if math.isinf(setup.patience) else LONGEST[which]):
             where = "" if which == "lifter" else " on the reference"
             return [row | {"note": f"left out: {seconds[which]:.1f} s a call{where} (--full runs it)"}]

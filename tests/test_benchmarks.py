@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -286,10 +287,21 @@ def test_timing():
     clock = []
     calls = {"a": lambda: clock.append("a"), "b": lambda: clock.append("b") or 1}
     timings, outputs = timing.measure(calls, rounds=3, sample=0)
-    most = timing.WARM_UPS + 1
+    most = timing.WARM_UPS + 2
     assert re.fullmatch(f"a{{2,{most}}}b{{2,{most}}}(ab){{3}}", "".join(clock)) and outputs == {"a": None, "b": 1}
     assert len(timings["a"].seconds) == 3
     assert timing.Timing([1.0, 2.0, 3.0]).median == 2.0 and timing.Timing([1.0, 2.0, 3.0]).spread == 0.25
+
+
+def test_a_cold_first_call_is_no_sample():
+    calls = []
+
+    def call():
+        time.sleep(0 if calls else 1.5 * timing.SHORT)
+        calls.append(1)
+
+    (measured,) = timing.measure({"a": call}, budget=0.01, rounds=9)[0].values()
+    assert measured.median < timing.SHORT and len(measured.seconds) == 9
 
 
 def test_bound_sees_every_product():
