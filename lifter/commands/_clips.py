@@ -44,7 +44,7 @@ def add_detector_options(parser):
 
 
 def add_clip_options(parser):
-    """What is done about the keypoints and poses of a clip."""
+    """Options for the people of a clip, and for the steps before and after they are lifted."""
     parser.add_argument(
         "--person", type=parse_person, default="all", metavar="main|all|N", help="of a video; 1 is the main one (default: all)"
     )

@@ -37,7 +37,7 @@ SCORES = (
     "keypointscores", "keypointsscores", "keypointconfidence", "keypointsconf", "keypointsconfidence", "keypointsvisible",
     "scores", "confidences", "confidence", "conf", "visibility", "visible", "valid", "likelihood", "score", "c", "v",
 )  # fmt: skip
-# Of arrays with an entry for each body, beside these.
+# Names of arrays that stand beside the bodies, with an entry for each of them.
 FRAMES = ("frameids", "frameid", "frames", "frameidx", "frameindices", "framenumbers")
 TIMES = ("timestamps", "timestampsms", "times", "timestamp", "time")
 IDS = ("trackids", "trackid", "ids", "personids", "personid")

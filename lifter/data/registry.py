@@ -70,7 +70,7 @@ class Candidate:
         return set(self.first) if isinstance(self.first, dict) else set()
 
 
-# What is downloaded in the place of a file, by how it begins.
+# First bytes of pages and pointers that are downloaded in place of a file.
 _STAND_INS = {
     b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
     b"<!doctype html": "a web page", b"<html": "a web page",

@@ -25,7 +25,7 @@ ERROR = 500  # characters of an error: it may quote a line
 
 
 class Control(NamedTuple):
-    """What a client asks for besides frames: to "flush", to "reset", or both, which is to "leave"."""
+    """A client's request besides frames: "flush", "reset", or "leave", which is both."""
 
     kind: str
     names: list  # of streams

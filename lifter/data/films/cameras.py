@@ -39,7 +39,7 @@ class Shots(NamedTuple):
 
 @dataclass(frozen=True)
 class Cameras:
-    """Where cameras are and how they look, as ranges that clips are drawn from. Angles are in degrees.
+    """Ranges of the positions, directions and lenses of cameras that clips are drawn from. Angles are in degrees.
 
     Args:
         height: metres above the floor. distance: metres from the middle of the clip.

@@ -1,4 +1,4 @@
-"""What the options of films have to be."""
+"""Checks of the options of films."""
 
 from math import inf
 

@@ -24,7 +24,7 @@ _SWAPS = torch.tensor(  # the whole body, the legs, the arms
 
 @dataclass(frozen=True)
 class Detectors:
-    """What detectors make of the exact places of joints. Lengths are parts of the body's size in the image.
+    """The errors of a detector, added to the exact places of joints. Lengths are parts of the body's size in the image.
 
     Args:
         noise: from the best clip to the worst. A part of it changes slowly.

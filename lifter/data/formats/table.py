@@ -21,7 +21,7 @@ from ..registry import register_format
 from ..sequence import Dataset
 from .tables import is_ours
 
-# What a column of joints is called, by plain names (`keys.plain`).
+# Names of columns of joints, as `keys.plain` gives them.
 _JOINT = (
     "landmark", "landmarkname", "keypoint", "keypointname", "joint", "jointname", "bodypart", "point", "marker", "name",
     "landmarkid", "landmarkindex", "landmarkidx", "keypointid", "keypointindex", "keypointidx", "jointid", "jointindex",
