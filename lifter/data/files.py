@@ -1,17 +1,11 @@
-"""Files of others, read so that nothing in them is run: zip archives of arrays, pickles, JSON, text.
-
-Pickles are read by an unpickler that knows containers, numbers, text and arrays. It calls nothing of numpy either: an array
-is put together here, from its dtype code, shape and bytes, each checked.
-"""
+"""Files of others, read so that nothing in them is run: zip archives of arrays, pickles (`pickles`), JSON, text."""
 
 import codecs
 import io
 import json
 import math
 import os
-import pickle
 import re
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,12 +14,12 @@ import numpy as np
 
 from lifter._io import check_holes
 from lifter._notices import Items
-from lifter._pickles import Unpickler
+
+from .pickles import ARRAYS, PLAIN, array_of, unpickle
 
 GZIP = b"\x1f\x8b"
 UNFOLDED = 100  # times as large as its file is what a compressed one may hold
 EXPANSION = 20  # the same of an npz, besides
-ARRAYS = 1 << 26  # bytes, which masks and zeros may be of
 STEP = 2**16  # bytes of a compressed file at once
 _MARKS = {  # of byte order, with which a text begins; those of UTF-32 begin with those of UTF-16
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
@@ -33,7 +27,6 @@ _MARKS = {  # of byte order, with which a text begins; those of UTF-32 begin wit
 }  # fmt: skip
 _SPACE = re.compile(r"\s*")
 _DOCUMENT = re.compile(r"\n(?=[{[])")  # where another value of a JSON file with several may begin
-_PLAIN = re.compile(r"[<>|=]?(\?|[biuf](1|2|4|8)|b1|U\d+|S\d+)")
 
 
 def existing(path) -> Path:
@@ -156,7 +149,7 @@ def _documents(text, path):
 def read_pickle(path):
     """Return the value of a pickle: dicts, lists, numbers, text and numpy arrays; all else is an error, and is not run."""
     with existing(path).open("rb") as file:
-        return _unpickle(file, f"{path}")
+        return unpickle(file, f"{path}")
 
 
 def take(container, key, where):
@@ -334,8 +327,8 @@ def read_npy(path):
 def _read_npy(file, size, where):
     shape, order, dtype = _read_header(file, where)
     if dtype.hasobject:
-        return _unpickle(file, where)
-    if not _PLAIN.fullmatch(dtype.str):
+        return unpickle(file, where)
+    if not PLAIN.fullmatch(dtype.str):
         raise ValueError(f"{where}: dtype {dtype}, expected numbers or text")
     count = math.prod(shape)
     if count * dtype.itemsize > size:
@@ -344,18 +337,9 @@ def _read_npy(file, size, where):
     if len(data) < count * dtype.itemsize:
         raise ValueError(f"{where}: cut short, shape {shape} of {dtype} has {len(data)} bytes")
     try:
-        return _array(data, dtype, shape, order)
+        return array_of(data, dtype, shape, order)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _array(data, dtype, shape, order):
-    if 0 in shape and math.prod(filter(None, shape)) > ARRAYS:
-        raise ValueError(f"shape {shape}, which nobody goes through for nothing")
-    array = np.frombuffer(data, dtype, math.prod(shape)).reshape(shape, order=order)
-    if array.dtype.kind == "U" and np.frombuffer(data, f"{array.dtype.str[0]}u4").max(initial=0) > sys.maxunicode:
-        raise ValueError("text with characters that there are not")
-    return array
 
 
 def _read_header(file, where):
@@ -368,143 +352,3 @@ def _read_header(file, where):
     if any(size < 0 for size in shape):
         raise ValueError(f"{where}: shape {shape}, expected sizes of 0 or more")
     return shape, "F" if fortran else "C", dtype
-
-
-SMALL = 1 << 20  # bytes of a pickle
-MOST = 100_000  # parts that a small pickle may unfold to
-
-# ---- pickles ---------------------------------------------------------------------------------------------------------
-
-
-def _unpickle(file, where):
-    try:
-        begin = file.tell()
-        size = len(file.read(SMALL + 1))
-        file.seek(begin)
-        reader = _Small(file, 2 * size + MOST) if size <= SMALL else _Large(file, encoding="latin1")
-        value = _finished(reader.load(), {})
-        if _unfolded(value, {}) > MOST + 100 * file.tell():
-            raise pickle.UnpicklingError("it refers to the same parts again and again, and would fill the memory")
-        return value
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise ValueError(f"{where}: not a pickle of plain data, or cut short ({error})") from None
-
-
-def _unfolded(value, memo) -> int:
-    """Count the parts of `value` if each place counts that refers to one."""
-    if isinstance(value, np.ndarray):
-        return value.size
-    if not isinstance(value, (dict, list, tuple, set, frozenset)):
-        return 1
-    if id(value) not in memo:
-        memo[id(value)] = 0  # of what contains itself
-        parts = (*value.keys(), *value.values()) if isinstance(value, dict) else value
-        memo[id(value)] = 1 + sum(_unfolded(part, memo) for part in parts)
-    return memo[id(value)]
-
-
-class _Known:
-    def find(self, module, name):
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            known = {"_reconstruct": _Array, "scalar": _scalar}
-        else:
-            known = {
-                "numpy": {"ndarray": "ndarray", "dtype": _Dtype},
-                "numpy.core.numeric": {"_frombuffer": _from_buffer},
-                "numpy._core.numeric": {"_frombuffer": _from_buffer},
-                "_codecs": {"encode": _encode},
-                "__builtin__": {"bytes": _no_bytes},
-            }.get(module, {})
-        if name not in known:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither data nor an array")
-        return known[name]
-
-
-class _Small(_Known, Unpickler):
-    """In Python: its memory stays in proportion to the size of the file."""
-
-
-class _Large(_Known, pickle.Unpickler):
-    """In C, which is faster and trusts the numbers in the file."""
-
-    find_class = _Known.find
-
-
-class _Dtype:
-    """Stands for a numpy.dtype: a plain one, or that of Python objects."""
-
-    def __init__(self, code, *_):
-        if not (isinstance(code, str) and (code in ("O", "O8") or _PLAIN.fullmatch(code))):
-            raise pickle.UnpicklingError(f"dtype {code!r}, expected numbers or text")
-        self.code = code
-
-    def __setstate__(self, state):
-        if self.code[0] != "O":
-            order = state[1]
-            if order not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
-                raise pickle.UnpicklingError(f"dtype {self.code!r} of parts, expected numbers or text")
-            self.code = order + self.code.lstrip("<>|=")
-
-
-class _Array:
-    """Stands for a numpy array whose parts are yet to come."""
-
-    def __init__(self, *_):
-        self.state = None
-
-    def __setstate__(self, state):
-        _, shape, dtype, fortran, data = state
-        self.state = shape, dtype, "F" if fortran else "C", data
-
-    def finished(self, memo):
-        shape, dtype, order, data = self.state or (None, None, None, None)
-        if not (isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape) and isinstance(dtype, _Dtype)):
-            raise pickle.UnpicklingError("an array without shape or dtype")
-        if dtype.code[0] == "O":
-            if not isinstance(data, list) or len(data) != math.prod(shape):
-                raise pickle.UnpicklingError(f"an array of objects of shape {shape} without as many objects")
-            items = _finished(data, memo)
-            return items if shape else items[0]
-        if isinstance(data, str):
-            data = data.encode("latin1")  # bytes, written by Python 2
-        return _array(data, dtype.code, shape, order)[()]  # a number if of no dimension
-
-
-def _from_buffer(data, dtype, shape, order):
-    array = _Array()
-    array.__setstate__((1, shape, dtype, order == "F", data))
-    return array
-
-
-def _scalar(dtype, data):
-    return _from_buffer(data, dtype, (), "C")
-
-
-def _encode(text, encoding="latin1"):
-    """Return bytes as protocol 2 writes them."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _no_bytes():
-    """Return empty bytes, which protocol 2 writes so."""
-    return b""
-
-
-def _finished(value, memo):
-    """`value` with its stand-ins replaced; what is referred to many times is made once."""
-    if not isinstance(value, (dict, list, tuple, set, frozenset, _Array)):
-        if isinstance(value, (str, bytes, bytearray, int, float, complex, type(None))):
-            return value
-        raise pickle.UnpicklingError(f"it holds a {type(value).__name__} where data is expected")
-    if id(value) not in memo:
-        memo[id(value)] = value  # of what contains itself
-        if isinstance(value, _Array):
-            done = value.finished(memo)
-        elif isinstance(value, dict):
-            done = {_finished(key, memo): _finished(item, memo) for key, item in value.items()}
-        else:
-            done = type(value)(_finished(item, memo) for item in value)
-        memo[id(value)] = done
-    return memo[id(value)]
