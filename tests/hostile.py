@@ -67,14 +67,14 @@ def pickles():
     }
 
 
-def tensor(count, shape, stride, number=0):
-    """A pickle of {"linear.weight": a tensor of these claims}."""
+def tensor(count, shape, stride, number=0, name="linear.weight"):
+    """A pickle of {name: a tensor of these claims}."""
     whole = lambda n: b"\x8a\x08" + struct.pack("<q", n)
     numbers = lambda values: b"(" + b"".join(map(whole, values)) + b"t"
     word = lambda text: b"X" + struct.pack("<I", len(text)) + text
     storage = b"(" + word(b"storage") + b"ctorch\nFloatStorage\n" + word(b"0") + word(b"cpu") + whole(count) + b"tQ"
     made = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + whole(number) + numbers(shape) + numbers(stride) + b"\x89NtR"
-    return b"\x80\x02}" + word(b"linear.weight") + made + b"s."
+    return b"\x80\x02}" + word(name.encode()) + made + b"s."
 
 
 # ---- archives and arrays ---------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 import builtins
 import copy
 import os
-import struct
 import sys
 import tracemalloc
 import zipfile
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from lifter import load_checkpoint, save_checkpoint
+from tests import hostile
 
 
 def net():
@@ -222,39 +222,17 @@ def archive(path, pickled, *storages):
             file.writestr(f"a/data/{number}", storage)
 
 
-def hostile(kind):
-    """A pickle of a few bytes that unfolds, or claims, to more than a machine has."""
-    tuples = b"".join(b"q%c" % i + b"h%c" % i + b"\x86" for i in range(40))  # each twice the one before
-    text = b"X" + struct.pack("<I", 200_000) + b"a" * 200_000
-    return {
-        "memo": b"\x80\x02Kar\xff\xff\xff\x7f.",
-        "bytes": b"\x80\x05\x8e" + struct.pack("<Q", 1 << 40) + b".",
-        "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".",
-        "allocating": b"\x80\x02c__builtin__\nbytearray\n\x8a\x05\0\0\0\0\x20\x85R.",
-        "laughs": b"\x80\x02}K\1" + tuples + b"K\2s.",
-        "copies": b"\x80\x02]q\0" + text + b"q\1" + b"c_codecs\nencode\nh\1\x85R0" * 20_000 + b".",
-        "lists": b"\x80\x02" + b"]" * 3_000_000 + b".",
-        "storage": pickle_of_tensor(1 << 40, (1 << 20, 1 << 20), (1 << 20, 1)),
-        "view": pickle_of_tensor(4, (1 << 20, 1 << 20), (0, 0)),
-        "beyond": pickle_of_tensor(4, (4, 3), (3, 1)),
-    }[kind]
+HOSTILE = {name: hostile.pickles()[name] for name in ("memo", "bytes", "bytearray", "calls", "tuples", "copies")} | {
+    "lists": b"\x80\x02" + b"]" * 3_000_000 + b".",
+    "storage": hostile.tensor(1 << 40, (1 << 20, 1 << 20), (1 << 20, 1), name="0.weight"),
+    "view": hostile.tensor(4, (1 << 20, 1 << 20), (0, 0), name="0.weight"),
+    "beyond": hostile.tensor(4, (4, 3), (3, 1), name="0.weight"),
+}
 
 
-def pickle_of_tensor(count, shape, stride):
-    """{"0.weight": a tensor of these claims}."""
-    number = lambda n: b"\x8a\x08" + struct.pack("<q", n)
-    numbers = lambda values: b"(" + b"".join(map(number, values)) + b"t"
-    word = lambda text: b"X" + struct.pack("<I", len(text)) + text
-    storage = b"(" + word(b"storage") + b"ctorch\nFloatStorage\n" + word(b"0") + word(b"cpu") + number(count) + b"tQ"
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(0) + numbers(shape) + numbers(stride) + b"\x89NtR"
-    return b"\x80\x02}" + word(b"0.weight") + tensor + b"s."
-
-
-@pytest.mark.parametrize(
-    "kind", ["memo", "bytes", "bytearray", "allocating", "laughs", "copies", "lists", "storage", "view", "beyond"]
-)
+@pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_pickles(tmp_path, model, kind):
-    archive(tmp_path / "a.pth", hostile(kind), bytes(16))
+    archive(tmp_path / "a.pth", HOSTILE[kind], bytes(16))
     tracemalloc.start()
     try:
         with pytest.raises((ValueError, KeyError)):
@@ -270,7 +248,7 @@ def test_compressed_and_overlapping_archives(tmp_path, model):
         file.writestr("a/data.pkl", bytes(30_000_000))  # 30 kB
     with pytest.raises(ValueError, match="no plain entry"):
         load_checkpoint(model, tmp_path / "a.pth")
-    archive(tmp_path / "a.pth", hostile("view"), bytes(16))
+    archive(tmp_path / "a.pth", HOSTILE["view"], bytes(16))
     with zipfile.ZipFile(tmp_path / "a.pth", "a") as file:
         info = copy.copy(file.getinfo("a/data/0"))
         info.filename = info.orig_filename = "a/data/1"
