@@ -87,25 +87,16 @@ def are_clips(args) -> bool:
     return bool(shown or asked or len(args.out) > 1 or any(map(is_video, args.inputs)))
 
 
-def run(args) -> int:
-    problems = []
-    try:
-        clips = _opened(_clips(args), problems)
-        detector = detector_of(args) if any(video for _, _, video in clips) else None
-        model = model_of(args).load() if clips else None
-        for path, outs, video in clips:
-            try:
-                if not _lift(args, path, outs, video, detector, model):
-                    return 130
-            except (ValueError, KeyError, OSError) as error:
-                problems.append(_line(path, error))
-    except KeyboardInterrupt:
-        print("lifter lift: stopped", file=sys.stderr)
-        return 130
-    except (ValueError, KeyError, OSError, ImportError, RuntimeError) as error:
-        problems.append(f"lifter lift: {message(error)}")
-    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
-    return 1 if problems else 0
+def lift_clips(args, problems):
+    """Lift the clips of a command line; of those that cannot be, a line each in `problems`."""
+    clips = _opened(_clips(args), problems)
+    detector = detector_of(args) if any(video for _, _, video in clips) else None
+    model = model_of(args).load() if clips else None
+    for path, outs, video in clips:
+        try:
+            _lift(args, path, outs, video, detector, model)
+        except (ValueError, KeyError, OSError) as error:
+            problems.append(_line(path, error))
 
 
 def _opened(clips, problems):
@@ -173,7 +164,7 @@ def check_writable(folder):
 
 
 def _lift(args, path, outs, video, detector, model):
-    """Lift a clip; False if Ctrl-C stopped it before its end."""
+    """Lift a clip; KeyboardInterrupt if Ctrl-C stopped it before its end, once what was found is written."""
     began, stopped = time.monotonic(), False
     if video is None:
         people = _read(args, path)
@@ -199,7 +190,8 @@ def _lift(args, path, outs, video, detector, model):
     for out in outs:
         for written in _write(out, people):
             print(f"{written}: {max(map(len, people))} frames, {time.monotonic() - began:.1f} s", flush=True)
-    return not stopped
+    if stopped:
+        raise KeyboardInterrupt
 
 
 def _check_options(args):

@@ -9,8 +9,7 @@ from lifter.inference.files import Lift, find_sources, lift_files
 from lifter.inference.ray import lift_on_ray
 from lifter.progress import Progress
 
-from ._clips import KNOWN, add_clip_options, add_detector_options, are_clips, target
-from ._clips import run as run_clips
+from ._clips import KNOWN, add_clip_options, add_detector_options, are_clips, lift_clips, target
 from ._model import add_model_options, model_of
 from .data import add_reading_options, reading_options
 
@@ -45,11 +44,12 @@ def add_lifting_options(parser):
 
 
 def run(args) -> int:
-    if are_clips(args):
-        return run_clips(args)
     told, problems = Counter(), []
     try:
-        _lift(args, told, problems)
+        if are_clips(args):
+            lift_clips(args, problems)
+        else:
+            _lift(args, told, problems)
     except KeyboardInterrupt:
         print("lifter lift: stopped; the same command goes on from here", file=sys.stderr)
         return 130
