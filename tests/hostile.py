@@ -274,7 +274,7 @@ def texts():
 
 
 def unfolding():
-    """What unfolds to a hundred megabytes and more, which takes seconds to fold."""
+    """Files that unfold to a hundred megabytes and more; they take seconds to make."""
     zeros = npy((110_000_000,), "|u1") + bytes(110_000_000)
     folded = gzip.compress(bytes(110_000_000))
     matlab = zlib.compress(struct.pack("<2I", 14, 110_000_056) + bytes(110_000_056))
@@ -328,7 +328,7 @@ def write(folder, bombs=False):
 
 
 def read(path):
-    """What became of a file: "read", or the error in one line."""
+    """Return "read", or the error of a file in one line."""
     try:
         if path.suffix in WEIGHTS:
             lifter.load_pretrained(path, None if path.suffix == ".safetensors" else "linear")

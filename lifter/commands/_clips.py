@@ -34,7 +34,7 @@ KNOWN = (*SHOWN, *sorted(WRITERS))  # suffixes of outputs
 
 
 def add_detector_options(parser):
-    """How people are found in a video; see `detector_of`."""
+    """Options for the detector of people in a video; see `detector_of`."""
     parser.add_argument(
         "--detector", choices=("auto", *DETECTORS), default="auto", help="of people in a video; default: what is installed"
     )

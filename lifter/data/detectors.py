@@ -210,7 +210,7 @@ def person_of(entry):
 
 
 def person(value):
-    """Who somebody is, a number or a text; None if the value says that it is not known."""
+    """Return the id of a person, a number or a text; None if the value says that it is not known."""
     while isinstance(value, list) and len(value) == 1:  # OpenPose writes [-1]
         (value,) = value
     number = integer(value)

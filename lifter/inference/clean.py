@@ -82,7 +82,7 @@ def repair_swaps(keypoints):
 
 
 def _moves(points, other):
-    """How far points (T, n, 2) move from frame to frame, (2, T - 1): as they are called, and as `other` calls them."""
+    """Distances (2, T - 1) that points (T, n, 2) move from frame to frame: as they are called, and as `other` calls them."""
     capped = lambda apart: np.minimum(np.linalg.norm(apart, axis=-1), CAP).sum(-1)
     exchange = points.shape[1] * EXCHANGE + APART * capped(points - other)[1:]
     return capped(points[1:] - points[:-1]), capped(other[1:] - points[:-1]) + exchange

@@ -95,7 +95,7 @@ class Client:
     # ---- lines that come ---------------------------------------------------------------------------------------------
 
     async def _read(self):
-        """Whole lines, as they come, with the time; whether those before them are answered or not."""
+        """Collect whole lines as they come, with the time, also while those before them wait for answers."""
         rest = b""
         try:
             while not self.ended and (data := await self._or_stopped(self.read())):
@@ -181,7 +181,7 @@ class Client:
         self.room.set()
 
     def _request(self, line):
-        """What a line asks for; None: nothing."""
+        """Return the request of a line, None if it is empty."""
         if len(line) > LONGEST:
             raise ValueError(f"longer than {LONGEST} bytes")
         if not line.strip():
@@ -294,7 +294,7 @@ class Client:
             self.told.set()
 
     def keys(self, names) -> list:
-        """Their names in the batch; (client, 1) and (client, 1.0) are one, as 1 and 1.0 are."""
+        """Return the names of streams in the batch; (client, 1) and (client, 1.0) are one, as 1 and 1.0 are."""
         return [(self, name) for name in names]
 
 

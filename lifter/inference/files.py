@@ -28,7 +28,6 @@ from lifter.skeleton import H36M
 from .record import Record
 from .windows import lift_sequences
 
-# Of files that may hold keypoints.
 WINDOW = 243  # frames at once for a model that takes any number
 OVERLAP = 2  # windows that see a frame, if nothing else is said
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

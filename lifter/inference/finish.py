@@ -184,8 +184,7 @@ def _times(stands):
 
 
 def _leaning(poses):
-    """Which way bodies point, from the ankles to the thorax, as a camera that is held level would have it where they do not
-    tell."""
+    """Return the direction from the ankles to the thorax, drawn a little to the camera's own upright direction."""
     ankles = poses[:, ANKLES].mean(1)
     body = np.median(poses[:, THORAX] - ankles, axis=0) + [0, -0.3, 0]
     return body / np.linalg.norm(body)
@@ -239,7 +238,7 @@ def _told_floor(up, known, stands):
 
 
 def sliding(poses, stands) -> float:
-    """How far feet that stand are from their mean places, along the floor, on the average."""
+    """Return the mean distance along the floor, in metres, of feet that stand from their mean places."""
     feet = [each[a:b, ANKLES[foot], :2] for each, stand in zip(poses, stands) for foot, a, b in _times(stand)]
     apart = [np.linalg.norm(foot - foot.mean(0), axis=-1) for foot in feet]
     return float(np.concatenate(apart).mean()) if apart else 0.0

@@ -67,7 +67,7 @@ class Form:
         self.layouts = {}  # by the number of joints, of which a body was seen
 
     def request(self, line) -> dict:
-        """What a line asks for, with keypoints as they are there; ValueError if it is no such line."""
+        """Return the request of a line, its keypoints not yet converted; ValueError if it is no such line."""
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -351,7 +351,8 @@ async def _nobody_listens(path):
 
 
 async def _from_standard_input():
-    """What there is. Read in a thread that nobody waits for: an event loop cannot wait for files, nor a thread be stopped."""
+    """Read the bytes that are there, in a thread that nobody waits for: an event loop cannot wait for files, and a thread
+    cannot be stopped."""
     loop = asyncio.get_running_loop()
     waiting = loop.create_future()
 

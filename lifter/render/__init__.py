@@ -52,7 +52,7 @@ def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280,
 
 
 def check_packages(path):
-    """What writes to a path; ImportError where a package that it needs is missing."""
+    """Return the writer for a path; ImportError where a package that it needs is missing."""
     if Path(path).suffix.lower() == ".html":
         return html.write
     with needs("render", path):

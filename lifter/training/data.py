@@ -28,8 +28,8 @@ def split(data: Dataset, train=("*",), validate=()) -> tuple[Dataset, Dataset | 
 
 
 def watched(motions: Dataset) -> Dataset:
-    """What a training is watched by: five seconds from the middle of each motion, seen by one camera that looks down by 0, 20
-    or 40 degrees and is rolled by 0 or 20, with the noise of a detector."""
+    """Validation clips: five seconds from the middle of each motion, seen by one camera that looks down by 0, 20 or 40 degrees
+    and is rolled by 0 or 20, with the noise of a detector."""
     items, motions = {}, middle(motions, 5.0)
     for number, (motion, read) in enumerate(motions.items.items()):
         name = f"{motion}/{number % 4}"
@@ -93,7 +93,7 @@ class Clips(torch_data.Dataset):
         return (self[i, False] for i in range(len(self)))
 
     def batches(self, recipe, seed, step, steps, share):
-        """What a DataLoader is to be told, to give the batches from `step` to the end of its epoch, or to `steps`."""
+        """Arguments of a DataLoader that gives the batches from `step` to the end of its epoch, or to `steps`."""
         epoch, done = divmod(step, len(self) // recipe.batch_size)
         order = batches(len(self), recipe.batch_size, seed, epoch, recipe.flip)[done : done + steps - step]
         return {"dataset": self, "batch_sampler": [batch[share] for batch in order]}
@@ -133,5 +133,5 @@ class FilmedClips(Films):
         return (pair for i in range(16) for pair in zip(*self[i]))
 
     def batches(self, recipe, seed, step, steps, share):
-        """What a DataLoader is to be told, to give the batches from `step` to `steps`."""
+        """Arguments of a DataLoader that gives the batches from `step` to `steps`."""
         return {"dataset": self, "sampler": range(step, steps), "batch_size": None}

@@ -17,7 +17,7 @@ NEAR, ALIKE = 1.0, 1.5  # if they come back within so many extents, and are at m
 
 
 class Found(NamedTuple):
-    """What there is in a video."""
+    """The people and ghosts of a video."""
 
     people: list[Sequence]  # who is seen longest, largest and best first
     ghosts: list[Sequence]
@@ -77,7 +77,7 @@ def _once(bodies):
 
 
 def _weight(track):
-    """How much of the video somebody takes up."""
+    """Return the sum over the frames of a person's size times its confidence."""
     there = track[1][_seen(track[1])]
     return float((np.nanmean(there[..., 2], 1) * _extents(there)).sum())
 

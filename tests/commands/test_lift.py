@@ -31,7 +31,7 @@ def lift(film, monkeypatch, capsys, tmp_path):  # noqa: F811
 
 
 def scene(path):
-    """What a page shows."""
+    """Return the scene of a page."""
     text = path.read_text()
     return json.loads(text.partition('<script id="scene" type="application/json">')[2].partition("</script>")[0])
 

@@ -155,7 +155,7 @@ def test_whole_numbers(value, wanted):
     ],
 )
 def test_sizes(tmp_path, told):
-    """Of the whole file, or of each frame."""
+    """The size is of the whole file, or of each frame."""
     for data in ({**told, "fps": "25", "frames": ONE.tolist()}, frames(frame=lambda n: n, fps=25, **told)):
         (found,) = assert_walk(save_json(tmp_path / "x.json", data), (0, PELVIS), size=None)
         assert found.size == SIZE and found.fps == 25

@@ -36,7 +36,7 @@ def put(folder, number, first):
 
 
 def bulk(files=10_000, kills=10, seed=0) -> dict:
-    """What came of it."""
+    """Run the trial and return its figures."""
     rng, told = random.Random(seed), {"files": files, "kills": kills}
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder, "in"), Path(folder, "out")

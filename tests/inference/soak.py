@@ -112,7 +112,7 @@ async def _load(address, pid, clients, fps, seconds):
 
 
 def soak(clients=2, fps=50, seconds=10, ids=0, with_deaf=False, options=()) -> dict:
-    """What came of it."""
+    """Run the soak and return its figures."""
     with tempfile.TemporaryDirectory() as folder:
         address, summary = f"{folder}/s", f"{folder}/summary.json"
         command = [sys.executable, "-m", "lifter", "stream", "--listen", address, "--summary", summary, *options]

@@ -1,4 +1,4 @@
-"""What is done about a detector's keypoints: it mends what is wrong, and changes nothing that is right."""
+"""`clean` mends keypoints that are wrong and changes none that are right."""
 
 from dataclasses import replace
 

@@ -228,7 +228,7 @@ def test_a_record_that_was_cut_short_loses_no_other(lift, tmp_path):
 
 
 def test_a_disk_that_is_full(lift, tmp_path, monkeypatch):
-    """What cannot be written, or noted, is told; the others are lifted."""
+    """Outputs that cannot be written, or noted, are named; the others are lifted."""
     (tmp_path / "in").mkdir()
     for i in range(4):
         save(tmp_path / "in" / f"{i}.npz", [seen()])

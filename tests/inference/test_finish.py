@@ -102,7 +102,7 @@ def test_feet_that_stand_do_not_slide(walk):
 
 
 def test_bones(walk):
-    """Of one length, left as right; poses whose bones are so already stay as they are, others move as much as bones vary."""
+    """Bones get one length, left as right; poses with such bones stay as they are, others move as much as bones vary."""
     exact = walk - walk[:, :1]
     np.testing.assert_allclose(constant_bones(exact), exact, atol=1e-6)
     noisy = exact + np.random.default_rng(0).normal(0, 0.02, exact.shape)

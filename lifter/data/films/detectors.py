@@ -10,7 +10,7 @@ from ..keypoints import COCO, to_h36m
 from .checks import check_numbers, check_ranges
 from .faces import FLIP, POINTS
 
-# How much less sure than a hip a detector is of a joint.
+# Errors of a joint, relative to those of the trunk.
 _SURE = {"wrist": 1.6, "ankle": 1.6, "elbow": 1.3, "knee": 1.3, "hip": 1.1}
 FACTORS = torch.tensor([_SURE.get(name.rpartition("_")[2], 1.0) for name in POINTS])
 _COCO = [POINTS.index(name) for name in COCO]

@@ -6,7 +6,7 @@ from lifter.skeleton import H36M
 
 POINTS = (*H36M.joints, "nose", "left_eye", "right_eye", "left_ear", "right_ear")
 FLIP = (*H36M.flip, 17, 19, 18, 21, 20)  # of these points
-# How far from the base of the neck to the top of the head, metres forward, metres to the right.
+# Share of the way from the base of the neck to the top of the head, metres forward, metres to the right.
 _PLACES = torch.tensor([(0.45, 0.1, 0.0), (0.62, 0.085, -0.032), (0.62, 0.085, 0.032), (0.5, 0.0, -0.072), (0.5, 0.0, 0.072)])
 _NECK, _HEAD, _LEFT, _RIGHT = (H36M.joints.index(name) for name in ("neck", "head", "left_shoulder", "right_shoulder"))
 
