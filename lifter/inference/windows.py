@@ -111,7 +111,7 @@ def _lift_clips(model, clips, flip, margins, skip):
 
 
 def margins_of(model):
-    """The frames at the front and at the end of a clip whose poses `model` does not give, two numbers: its `margins`, or none."""
+    """How many frames at the front and at the end of a clip `model` gives no poses of: its `margins`, or none."""
     return getattr(model, "margins", (0, 0))
 
 

@@ -1,5 +1,6 @@
 """One file per architecture. Importing this package registers all of them."""
 
+from .conv import ConvLifter
 from .d3dp import D3DP
 from .deciwatch import DeciWatch
 from .ftcm import FTCM
@@ -27,6 +28,7 @@ from .tcpformer import TCPFormer
 from .videopose3d import VideoPose3D
 
 __all__ = [
+    "ConvLifter",
     "D3DP",
     "DeciWatch",
     "FTCM",

@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lifter import metrics
-from lifter.checkpoints import check_finite
+from lifter.checkpoints import check_finite, load_checkpoint
 from lifter.inference.diffusion import diffuse
 from lifter.inference.windows import centred, lift_sequence, margins_of, with_channels
+from lifter.metrics import losses
 from lifter.metrics.protocols import align_root
 from lifter.pretrained import save_pretrained
 from lifter.registry import create_model
@@ -32,12 +33,13 @@ from .data import Clips, FilmedClips, pair
 
 LOG_EVERY = 10  # steps
 MAY_CHANGE = ("epochs", "max_steps")  # of the recipe of a training that is resumed
+JOINT_WEIGHTS = {"h36m": "h36m", "mpi3dhp": "3dhp-univ"}  # by skeleton, of those in lifter.losses
 METRICS = {"P1": metrics.MPJPE, "P2": metrics.PMPJPE, "MPJVE": metrics.MPJVE}
 
 
 def train(
     model, recipe, data, validation=None, out="runs", *, resume=False, seed=0, save_every=500, validate_every=None, workers=0,
-    accelerator="auto", devices="auto", nodes=1, precision="32-true",
+    accelerator="auto", devices="auto", nodes=1, precision="32-true", start=None,
 ):  # fmt: skip
     """Train a model, validating after each epoch, or every so many steps, and at the end.
 
@@ -52,6 +54,8 @@ def train(
             too. validate_every: steps; None: an epoch.
         workers: processes that read, for each that trains.
         accelerator, devices, nodes, precision: of Lightning Fabric; torchrun's variables are heeded.
+        start: file of weights to start from, any that `load_checkpoint` takes; None: random ones. A resumed training
+            goes on from its checkpoint.
 
     Returns:
         {"P1", "P2", "MPJVE"} in millimetres (per frame) of best.safetensors, over all frames of `validation`, the predicted
@@ -92,12 +96,14 @@ def train(
         "model": model, "kwargs": kwargs, "centred": recipe.centred, "recipe": asdict(recipe), "data": Path(data.path).name,
         "seed": seed,
     }  # fmt: skip
-    training = Training(fabric, network, recipe, clips, validation, out, about)
     state = checkpoints.newest(out / "checkpoints", fabric.print) if resume else None
+    if state is None and start is not None:
+        load_checkpoint(network, start)
+    elif state is None and hasattr(network, "fit"):
+        network.fit((_as_seen(network, inputs), poses) for inputs, poses in clips.pairs())
+    training = Training(fabric, network, recipe, clips, validation, out, about)
     if state is not None:
         training.load(state)
-    elif hasattr(network, "fit"):
-        network.fit((_as_seen(network, inputs), poses) for inputs, poses in clips.pairs())
     training.run(save_every, validate_every, workers)
     return training.best
 
@@ -205,7 +211,7 @@ class Training:
         else:
             predictions = self.wrapped(inputs, **recipe.call)
         parts = predictions if isinstance(predictions, tuple) else (predictions,)
-        loss = sum(recipe.loss_of(part, _seen_by(self.network, poses, part), self.clips.skeleton) for part in parts)
+        loss = sum(loss_of(recipe, part, _seen_by(self.network, poses, part), self.clips.skeleton) for part in parts)
         self.optimizer.zero_grad()
         self.fabric.backward(loss * loss.detach() if recipe.loss_is_gradient else loss)
         if recipe.clip_gradient is not None:
@@ -269,3 +275,23 @@ class Training:
         sums = torch.tensor([[float(metric.total), float(metric.count)] for metric in found.values()], dtype=torch.float64)
         sums = self.fabric.all_reduce(sums, reduce_op="sum")
         return {name: 1000 * (total / count).item() for name, (total, count) in zip(found, sums)}
+
+
+def loss_of(recipe, predictions, targets, skeleton):
+    """The weighted sum of a recipe's terms for (B, T, J, 3); of the weighted ones by the joints of `skeleton`."""
+    weights = None
+    if any(term.startswith("weighted") for term in recipe.loss):
+        if skeleton.name not in JOINT_WEIGHTS:
+            known = ", ".join(JOINT_WEIGHTS)
+            raise ValueError(f"recipe: loss: no weights for the joints of {skeleton.name}, only of {known}")
+        weights = losses.JOINT_WEIGHTS[JOINT_WEIGHTS[skeleton.name]]
+    terms = {
+        "mpjpe": lambda: losses.mpjpe(predictions, targets),
+        "weighted_mpjpe": lambda: losses.weighted_mpjpe(predictions, targets, weights),
+        "n_mpjpe": lambda: losses.n_mpjpe(predictions, targets),
+        "velocity": lambda: losses.loss_velocity(predictions, targets),
+        "consistency": lambda: losses.tc_loss(predictions),
+        "weighted_consistency": lambda: losses.tc_loss(predictions, weights),
+        "l1": lambda: losses.loss_joint(predictions, targets),
+    }
+    return sum(weight * terms[term]() for term, weight in recipe.loss.items())
