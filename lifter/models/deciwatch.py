@@ -114,6 +114,7 @@ class DeciWatch(nn.Module):
             raise ValueError(f"DeciWatch: dim is {dim}, expected an even number")
         if interval < 1:
             raise ValueError(f"DeciWatch: interval is {interval}, expected a positive integer")
+        self._check_frames("num_frames is", num_frames, interval)
         self.num_frames, self.num_joints, self.in_channels, self.dim = num_frames, num_joints, in_channels, dim
         self.interval, self.masks, self.recovering = interval, masks, recovering
         self.transformer = Denoiser(
@@ -129,12 +130,15 @@ class DeciWatch(nn.Module):
     def refine_all(self, poses):
         """The recovered poses, and the denoised ones, of which only every `interval`-th means something."""
         check_poses("DeciWatch", poses, self.num_joints, self.in_channels)
-        if poses.shape[1] < 2 or (poses.shape[1] - 1) % self.interval:
-            expected = f"a multiple of interval={self.interval} and 1"
-            raise ValueError(f"DeciWatch: poses have {poses.shape[1]} frames, expected {expected}")
+        self._check_frames("frames of poses are", poses.shape[1], self.interval)
         x = poses.flatten(2).to(self.transformer.encoder_embed.weight.dtype)
         refined = self.transformer(x, self._position(x), self.interval, self.masks == "boolean", self.recovering)
         return tuple(y.to(poses.dtype).reshape(poses.shape) for y in refined)
+
+    @staticmethod
+    def _check_frames(what, frames, interval):
+        if frames < 2 or (frames - 1) % interval:
+            raise ValueError(f"DeciWatch: {what} {frames}, expected a multiple of interval={interval} and 1")
 
     def _position(self, x):
         """(T, dim): sines and cosines in turn, over the window as over a circle."""

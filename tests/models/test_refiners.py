@@ -13,7 +13,7 @@ NAMES = ["deciwatch", "deciwatch_boolmask", "deciwatch_postnorm", "smoothnet"]
 
 def deciwatch(**kwargs):
     torch.manual_seed(0)
-    return DeciWatch(**{"num_joints": 5, "dim": 8, "hidden": 8, "depth": 1, "interval": 4} | kwargs).eval()
+    return DeciWatch(**{"num_frames": 9, "num_joints": 5, "dim": 8, "hidden": 8, "depth": 1, "interval": 4} | kwargs).eval()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,7 +72,8 @@ def test_smoothnet_slides():
 def test_errors():
     poses = lambda frames, joints=17: torch.zeros(1, frames, joints, 3)
     for match, call in (
-        (r"DeciWatch: poses have 8 frames, expected a multiple of interval=4 and 1", lambda: deciwatch()(poses(8, 5))),
+        (r"DeciWatch: num_frames is 8, expected a multiple of interval=4 and 1", lambda: deciwatch(num_frames=8)),
+        (r"DeciWatch: frames of poses are 8, expected a multiple of interval=4 and 1", lambda: deciwatch()(poses(8, 5))),
         (r"DeciWatch: poses have shape \(1, 9, 4, 3\), expected", lambda: deciwatch()(poses(9, 4))),
         (r"DeciWatch: masks is 'int', expected one of added, boolean", lambda: deciwatch(masks="int")),
         (r"SmoothNet: poses have 5 frames, expected at least num_frames=6", lambda: SmoothNet(6)(poses(5))),
