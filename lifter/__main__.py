@@ -1,27 +1,20 @@
 """The `lifter` command."""
 
-import argparse
 import importlib
 import os
 import sys
 
 from lifter._notices import told
-from lifter.commands import COMMANDS
+from lifter.commands import options
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    # Only the module of the command that runs is imported: no other command has to wait for what it needs.
-    command = importlib.import_module(f"lifter.commands.{argv[0]}") if argv and argv[0] in COMMANDS else None
-    if hasattr(command, "main"):  # a parser of its own
-        return command.main(argv[1:])
-    parser = argparse.ArgumentParser(prog="lifter", description="3D human pose lifting.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, help in COMMANDS.items():
-        subparser = commands.add_parser(name, help=help)
-        if command and name == argv[0]:
-            command.add_arguments(subparser)
-    args = parser.parse_args(argv)
+    if argv[:1] == ["train"]:  # has a parser of its own
+        return importlib.import_module("lifter.commands.train").main(argv[1:])
+    args = options.parse(argv)
+    # What a command runs on, as torch, is imported once its arguments are known to be right.
+    command = importlib.import_module(f"lifter.commands.{args.command}")
     try:
         with told():
             status = command.run(args)

@@ -8,7 +8,7 @@ import torch
 
 from ._filename import LIBRARY
 
-BACKENDS = ("reference", "cpu", "triton", "cuda")  # here, where the command line can name them before any op exists
+BACKENDS = ("reference", "cpu", "triton", "cuda")
 
 loaded = False
 reason = ""

@@ -18,5 +18,12 @@ def test_a_package_that_is_there_but_broken_keeps_its_error():
         raise ImportError("no libGL")
 
 
+def test_a_package_for_later_is_missed_at_once(monkeypatch):
+    monkeypatch.setattr(_extras, "IS_CLONE", True)
+    with pytest.raises(ImportError, match=r'^lifter train needs no_such_package: pip install -e "\.\[train\]"$'):
+        with _extras.needs("train", "lifter train", "pytest", "no_such_package"):
+            pass
+
+
 def test_these_tests_run_from_a_clone():
     assert _extras.IS_CLONE

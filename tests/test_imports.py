@@ -79,7 +79,7 @@ def test_late_imports_are_of_what_needs_an_optional_package():
 
 
 def test_import_is_cheap():
-    """And what `lifter --help` needs: not even torch."""
+    """And what `lifter --help` needs: not even torch or numpy."""
     code = (
         "import sys, lifter, lifter.__main__; heavy = {'torch', 'numpy', 'triton', 'matplotlib', 'lightning', 'safetensors', "
         "'lifter.models', 'lifter.kernels'} & set(sys.modules); sys.exit(', '.join(sorted(heavy)) or 0)"

@@ -1,4 +1,7 @@
-"""The subcommands of `lifter`, a module each: `add_arguments(parser)` and `run(args)`, the exit status; or `main(argv)`."""
+"""The subcommands of `lifter`: `options` describes their arguments; a module each runs them, `run(args)`, the exit status.
+
+`train` has a parser of its own and `main(argv)`.
+"""
 
 COMMANDS = {  # in the order of `lifter --help`, which prints the line beside each
     "info": "versions, and which kernels run here",

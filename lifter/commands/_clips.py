@@ -1,6 +1,5 @@
 """Clips to look at, and videos: what `lifter lift` does where an input is a video, or an output shows the poses."""
 
-import argparse
 import math
 import os
 import sys
@@ -15,47 +14,20 @@ from lifter.data import Camera, open_data
 from lifter.data.files import read_json
 from lifter.data.outputs import output_path, write_people
 from lifter.data.registry import WRITERS, detect, options_of
-from lifter.inference.clean import FILTERS
 from lifter.inference.clip import STEPS, lift_people
 from lifter.inference.files import find_sources, liftable
 from lifter.inference.finish import in_room
 from lifter.progress import Progress
 from lifter.render import SUFFIXES, check_packages, render
 from lifter.render.people import together
-from lifter.video import DETECTORS, Video, find_detector, find_people, is_video
-from lifter.video.detectors import BACKENDS, MODES
+from lifter.video import Video, find_detector, find_people, is_video
 
 from ._model import model_of
-from .data import reading_options
+from .options import reading_options
 
 SHOWN = tuple(suffix[1:] for suffix in SUFFIXES)
 CROWD = 20  # people of one clip
 KNOWN = (*SHOWN, *sorted(WRITERS))  # suffixes of outputs
-
-
-def add_detector_options(parser):
-    """Options for the detector of people in a video; see `detector_of`."""
-    parser.add_argument(
-        "--detector", choices=("auto", *DETECTORS), default="auto", help="of people in a video; default: what is installed"
-    )
-    parser.add_argument("--weights", metavar="PATH", help="of the detector: MediaPipe's .task file, or rtmlib's folder")
-    parser.add_argument("--mode", choices=MODES, default="balanced", help="of rtmlib")
-    parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="of rtmlib")
-
-
-def add_clip_options(parser):
-    """Options for the people of a clip, and for the steps before and after they are lifted."""
-    parser.add_argument(
-        "--person", type=parse_person, default="all", metavar="main|all|N", help="of a video; 1 is the main one (default: all)"
-    )
-    parser.add_argument("--finish", action="store_true", help="treat files of keypoints as videos are: mend, place and finish")
-    parser.add_argument("--skip", nargs="+", choices=STEPS, default=(), help="what is not to be done with a clip")
-    parser.add_argument("--raw", action="store_true", help="nothing of that")
-    parser.add_argument("--smooth", choices=FILTERS, help="also filter the keypoints in time")
-    lens = parser.add_mutually_exclusive_group()
-    lens.add_argument("--focal", type=float, metavar="PIXELS", help="of the camera; default: what a file tells, else a guess")
-    lens.add_argument("--camera", metavar="FILE", help="JSON of width, height, fx, fy, cx, cy, perhaps R, t and distortion")
-    lens.add_argument("--fov", type=float, metavar="DEGREES", help="the same as an angle, that of the image's width")
 
 
 def detector_of(args):
@@ -63,12 +35,14 @@ def detector_of(args):
     return find_detector(args.detector, args.weights, mode=args.mode, backend=args.backend, device=args.device)
 
 
-def target(out, to, known):
+def target(out, to):
     """The format of the outputs in the folder `out`; None if `out` is a file. ValueError if it can be neither."""
+    if to not in (None, *KNOWN):
+        raise ValueError(f"--to is {to!r}, expected {', '.join(KNOWN)}")
     path = Path(out)
     suffix = path.suffix[1:].lower()
     names = f"a name that ends in .{', .'.join(KNOWN)}"
-    if suffix in known and not path.is_dir():
+    if suffix in KNOWN and not path.is_dir():
         if to not in (None, suffix):
             raise ValueError(f"{path}: expected a name that ends in .{to}, or no --to")
         return None
@@ -117,7 +91,7 @@ def _line(path, error):
 def _clips(args):
     """[(input, outputs)], checked as far as can be without the work."""
     _check_options(args)
-    formats = {out: target(out, args.to, KNOWN) for out in args.out}
+    formats = {out: target(out, args.to) for out in args.out}
     videos = [path for path in args.inputs if is_video(path)]
     others = [path for path in args.inputs if not is_video(path)]
     folder = Path(next((out for out in args.out if formats[out]), args.out[0]))
@@ -245,14 +219,6 @@ def _chosen(people, who):
     if number > len(people):
         raise ValueError(f"--person is {number}, but {len(people)} were found")
     return [people[number - 1]]
-
-
-def parse_person(text):
-    if text in ("main", "all"):
-        return text
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}, expected main, all or a number from 1 on")
-    return int(text)
 
 
 def _write(out, people):

@@ -6,15 +6,7 @@ from lifter.data.outputs import output_format, write_people
 from lifter.progress import Progress
 from lifter.video import Video, find_people
 
-from ._clips import add_detector_options, check_writable, detector_of
-
-
-def add_arguments(parser):
-    parser.add_argument("video", metavar="VIDEO")
-    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="NAME.npz, .json; a file for each person: .csv")
-    add_detector_options(parser)
-    parser.add_argument("--device", default="cpu", help="of rtmlib: cpu, cuda, mps")
-    parser.add_argument("--variant", choices=("mmpose", "mhformer"), help="of the conversion to Human3.6M")
+from ._clips import check_writable, detector_of
 
 
 def run(args) -> int:

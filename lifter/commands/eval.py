@@ -10,18 +10,7 @@ from lifter.progress import Progress
 from lifter.skeleton import H36M
 
 from ._model import model_of
-from .data import add_reading_options, reading_options
-from .lift import add_lifting_options
-
-
-def add_arguments(parser):
-    parser.add_argument("data", metavar="DATA", help="a file or folder with keypoints and poses")
-    parser.add_argument("--protocol", nargs="+", default=("vp3d",), metavar="NAME", help="default: vp3d; several side by side")
-    parser.add_argument("--select", nargs="+", default=(), metavar="PATTERN", help='sequences to take, as "S9/*"')
-    parser.add_argument("--actions", action="store_true", help="also action by action")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    add_lifting_options(parser)
-    add_reading_options(parser)
+from .options import reading_options
 
 
 def run(args) -> int:

@@ -5,15 +5,7 @@ from lifter._errors import message
 from lifter.data import open_data
 from lifter.inference.export import export
 
-from ._model import add_model_options, model_of
-
-
-def add_arguments(parser):
-    add_model_options(parser, positional=True)
-    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="NAME.pt2 or NAME.onnx")
-    parser.add_argument("--batch", type=int, metavar="B", help="clips of every call; default: any number")
-    parser.add_argument("--frames", type=int, metavar="T", help="of every clip; default: any number where the model allows it")
-    parser.add_argument("--input", metavar="PATH", help="data whose keypoints to compare on; default: a synthetic gait")
+from ._model import model_of
 
 
 def run(args) -> int:

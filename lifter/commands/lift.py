@@ -1,46 +1,15 @@
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
 
 from lifter._errors import message
-from lifter.data.registry import WRITERS
 from lifter.inference.files import Lift, find_sources, lift_files
 from lifter.inference.ray import lift_on_ray
 from lifter.progress import Progress
 
-from ._clips import KNOWN, add_clip_options, add_detector_options, are_clips, lift_clips, target
-from ._model import add_model_options, model_of
-from .data import add_reading_options, reading_options
-
-
-def add_arguments(parser):
-    parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="videos; files of keypoints, and folders with all in them that holds some"
-    )
-    parser.add_argument(
-        "-o", "--out", required=True, action="append", metavar="OUT",
-        help=f"a folder, or for one input a file: .{', .'.join(KNOWN)}; may be given several times",
-    )  # fmt: skip
-    parser.add_argument("--to", choices=KNOWN, help="in a folder; default: npz")
-    add_detector_options(parser)
-    add_clip_options(parser)
-    add_lifting_options(parser)
-    parser.add_argument(
-        "--stride", type=int, help="frames from window to window; default: half of what the model sees, for twice the time"
-    )
-    parser.add_argument("--place", action="store_true", help="put the root where the camera, which the file tells, sees it")
-    parser.add_argument("--overwrite", action="store_true", help="lift again what is in OUT already")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: on all machines of a Ray cluster")
-    add_reading_options(parser)
-
-
-def add_lifting_options(parser):
-    """Which model, and how it sees a sequence."""
-    add_model_options(parser)
-    flip = argparse.BooleanOptionalAction
-    parser.add_argument("--flip", action=flip, default=True, help="the mean with the mirror image's poses (default: yes)")
-    parser.add_argument("--batch", type=int, default=8, help="windows in one call (default: %(default)s)")
+from ._clips import are_clips, lift_clips, target
+from ._model import model_of
+from .options import reading_options
 
 
 def run(args) -> int:
@@ -84,6 +53,6 @@ def _lift(args, told, problems):
 
 
 def _options(args):
-    out, format = Path(args.out[0]), target(args.out[0], args.to, WRITERS)
+    out, format = Path(args.out[0]), target(args.out[0], args.to)
     names = ("flip", "batch", "stride", "place", "overwrite")
     return Lift(out, format, model_of(args), reading=reading_options(args), **{name: getattr(args, name) for name in names})

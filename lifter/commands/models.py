@@ -1,10 +1,6 @@
 from lifter import list_models
 
 
-def add_arguments(parser):
-    pass
-
-
 def run(args) -> int:
     models = list_models()
     width = max(map(len, models)) + 2

@@ -2,22 +2,9 @@ import sys
 from pathlib import Path
 
 from lifter._errors import message
-from lifter.commands.data import parse_size
 from lifter.data import open_data
 from lifter.data.detectors import SizeUnknown
 from lifter.render import render
-
-
-def add_arguments(parser):
-    parser.add_argument("poses", nargs="+", metavar="POSES", help="a file with poses for each model, as `lifter data` reads")
-    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="NAME.mp4, NAME.gif or NAME.html")
-    parser.add_argument("--truth", metavar="FILE", help="true poses of the same frames")
-    parser.add_argument("--keypoints", metavar="FILE", help="2D keypoints of the same frames; default: those beside the poses")
-    parser.add_argument("--select", metavar="NAME", help="the sequence, where a file has several")
-    parser.add_argument("--names", nargs="+", metavar="NAME", help="of the models; default: the files' names")
-    parser.add_argument("--fps", type=float, help="frames per second to play; default: what the files tell, else 30")
-    parser.add_argument("--size", type=parse_size, default=(1280, 640), metavar="WxH", help="of a film; default: 1280x640")
-    parser.add_argument("--root-relative", action="store_true", help="the root stays at one place")
 
 
 def run(args) -> int:

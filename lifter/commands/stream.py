@@ -12,29 +12,9 @@ from lifter._io import in_folder, whole
 from lifter.inference.server import Form, Server
 from lifter.pretrained import SHIPPED
 
-from ._model import add_model_options, model_of
-from .data import parse_size
+from ._model import model_of
 
 SMALL = 20_000_000  # bytes of weights; a call of so few is sooner done by one thread than shared out, above all under load
-
-
-def add_arguments(parser):
-    add_model_options(parser)
-    parser.add_argument("--listen", metavar="ADDRESS", help="HOST:PORT, or the path of a Unix socket; default: standard input")
-    parser.add_argument("--size", type=parse_size, metavar="WxH", help="of the image, for pixels; default: normalised")
-    parser.add_argument("--layout", help="of a detector's joints; default: in pixels by their number, else h36m")
-    parser.add_argument("--variant", help="of the conversion to Human3.6M: mmpose, mhformer, motionbert")
-    parser.add_argument("--chunk-size", type=int, metavar="N", help="frames lifted together; default: what the model sees")
-    parser.add_argument("--look-ahead", type=int, default=0, metavar="N", help="frames that a chunk waits for besides")
-    parser.add_argument("--missing", default="hold", help="hold, mask or error: see lifter.Stream")
-    parser.add_argument("--fps", type=float, default=50.0, help="frames per second; default: 50")
-    parser.add_argument(
-        "--drop", action="store_true", help="overloaded, drop a client's oldest frames; default: answers are late"
-    )
-    parser.add_argument("--token", metavar="WORD", help='what clients must send first, {"token": "WORD"}')
-    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; default: one for small models, else all")
-    parser.add_argument("--strict", action="store_true", help="end at the first bad line, with exit status 1")
-    parser.add_argument("--summary", metavar="FILE", help="write what is printed at the end as JSON")
 
 
 def run(args) -> int:

@@ -3,21 +3,18 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from lifter import list_models
+import lifter
 from lifter._errors import message
 from lifter._extras import needs
-from lifter.data import open_data
-from lifter.data.mocap import film
+from lifter.recipe import Recipe, find_recipe
 
-from .data import add_reading_options, reading_options
+from .options import add_reading_options, reading_options
 
 
 def main(argv) -> int:
     try:
-        with needs("train", "lifter train"):
+        with needs("train", "lifter train", "lightning", "tensorboard"):
             import jsonargparse
-            import lightning
-            import tensorboard  # noqa: F401, for lightning's logger
     except ImportError as error:
         print(error, file=sys.stderr)
         return 1
@@ -31,7 +28,9 @@ def main(argv) -> int:
     except KeyboardInterrupt:
         print(f"lifter train: interrupted; --resume goes on from the last checkpoint in {args.out}", file=sys.stderr)
         return 130
-    if lightning.fabric.utilities.rank_zero.rank_zero_only.rank == 0:
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    if rank_zero_only.rank == 0:
         print(f"{args.out}/best.safetensors" + "".join(f", {name} {value:.1f} mm" for name, value in figures.items()))
     return 0
 
@@ -40,8 +39,6 @@ def _parser(argv):
     """jsonargparse's, so that all of it may be in a YAML file too. What the model's recipe says are the defaults."""
     import jsonargparse
     import yaml
-
-    from lifter.training import Recipe, find_recipe
 
     parser = jsonargparse.ArgumentParser(
         prog="lifter train", exit_on_error=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -89,17 +86,12 @@ def _model(argv):
 
 
 def _train(args):
-    from lifter.training import Recipe, find_recipe, split, train, watched
+    from lifter.training import open_for_training, split, train, watched
 
     recipe = Recipe(**{field.name: args[field.name] for field in fields(Recipe)})
-    if args.model in list_models() and find_recipe(args.model) is None:
+    if args.model in lifter.list_models() and find_recipe(args.model) is None:
         print(f"lifter train: {args.model} has no published recipe here, but the defaults", file=sys.stderr)
-    if recipe.film is not None:
-        data = open_data(args.data, **reading_options(args))
-    elif args.virtual_cameras:
-        data = film(open_data(args.data, **reading_options(args)), args.noise)
-    else:
-        data = open_data(args.data, noise=args.noise, **reading_options(args))
+    data = open_for_training(args.data, recipe, args.virtual_cameras, args.noise, **reading_options(args))
     training, validation = split(data, args.train, args.validate)
     if recipe.film is not None and validation is not None:
         validation = watched(validation)

@@ -78,6 +78,8 @@ def convert(
         virtual_cameras: motions in the world become what four cameras around them see. noise: the seed of a detector's
             noise on that, or on motion capture that has cameras.
     """
+    if to not in WRITERS:
+        raise ValueError(f"to is {to!r}, expected {' or '.join(sorted(WRITERS))}")
     out = Path(out)
     _check_other(out, path)
     if virtual_cameras:

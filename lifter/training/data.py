@@ -4,13 +4,26 @@ import numpy as np
 import torch
 from torch.utils import data as torch_data
 
-from lifter.data import Dataset
+from lifter.data import Dataset, open_data
 from lifter.data.films import Bodies, Cameras, Detectors, Films
 from lifter.data.mocap import film, middle
 from lifter.geometry import mirror
 from lifter.inference.windows import window_starts
 
 KEPT = 1024  # sequences in memory
+
+
+def open_for_training(path, recipe, virtual_cameras=False, noise=None, **reading) -> Dataset:
+    """The sequences of a file or folder as a recipe wants them.
+
+    A recipe with `film` takes motions as they are. `virtual_cameras`: those of `lifter.data.mocap.film` see the motions.
+    `noise`: the seed of a detector's noise. `reading`: of `open_data`.
+    """
+    if recipe.film is not None:
+        return open_data(path, **reading)
+    if virtual_cameras:
+        return film(open_data(path, **reading), noise)
+    return open_data(path, noise=noise, **reading)
 
 
 def split(data: Dataset, train=("*",), validate=()) -> tuple[Dataset, Dataset | None]:

@@ -23,6 +23,7 @@ from lifter import metrics
 from lifter.checkpoints import check_finite
 from lifter.inference.diffusion import diffuse
 from lifter.inference.windows import centred, lift_sequence, with_channels
+from lifter.metrics import losses
 from lifter.metrics.protocols import align_root
 from lifter.pretrained import save_pretrained
 from lifter.registry import create_model
@@ -32,6 +33,7 @@ from .data import Clips, FilmedClips, pair
 
 LOG_EVERY = 10  # steps
 MAY_CHANGE = ("epochs", "max_steps")  # of the recipe of a training that is resumed
+JOINT_WEIGHTS = {"h36m": "h36m", "mpi3dhp": "3dhp-univ"}  # by skeleton, of those in lifter.losses
 METRICS = {"P1": metrics.MPJPE, "P2": metrics.PMPJPE, "MPJVE": metrics.MPJVE}
 
 
@@ -198,7 +200,7 @@ class Training:
             predictions = self.wrapped(inputs, noisy, time, **recipe.call)
         else:
             predictions = self.wrapped(inputs, **recipe.call)
-        loss = recipe.loss_of(predictions, poses, self.clips.skeleton)
+        loss = loss_of(recipe, predictions, poses, self.clips.skeleton)
         self.optimizer.zero_grad()
         self.fabric.backward(loss * loss.detach() if recipe.loss_is_gradient else loss)
         if recipe.clip_gradient is not None:
@@ -262,3 +264,23 @@ class Training:
         sums = torch.tensor([[float(metric.total), float(metric.count)] for metric in found.values()], dtype=torch.float64)
         sums = self.fabric.all_reduce(sums, reduce_op="sum")
         return {name: 1000 * (total / count).item() for name, (total, count) in zip(found, sums)}
+
+
+def loss_of(recipe, predictions, targets, skeleton):
+    """The weighted sum of a recipe's terms for (B, T, J, 3); of the weighted ones by the joints of `skeleton`."""
+    weights = None
+    if any(term.startswith("weighted") for term in recipe.loss):
+        if skeleton.name not in JOINT_WEIGHTS:
+            known = ", ".join(JOINT_WEIGHTS)
+            raise ValueError(f"recipe: loss: no weights for the joints of {skeleton.name}, only of {known}")
+        weights = losses.JOINT_WEIGHTS[JOINT_WEIGHTS[skeleton.name]]
+    terms = {
+        "mpjpe": lambda: losses.mpjpe(predictions, targets),
+        "weighted_mpjpe": lambda: losses.weighted_mpjpe(predictions, targets, weights),
+        "n_mpjpe": lambda: losses.n_mpjpe(predictions, targets),
+        "velocity": lambda: losses.loss_velocity(predictions, targets),
+        "consistency": lambda: losses.tc_loss(predictions),
+        "weighted_consistency": lambda: losses.tc_loss(predictions, weights),
+        "l1": lambda: losses.loss_joint(predictions, targets),
+    }
+    return sum(weight * terms[term]() for term, weight in recipe.loss.items())

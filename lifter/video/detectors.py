@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lifter._extras import install_command, needs
+from lifter._extras import install_command, is_installed, needs
 from lifter._io import regular
 from lifter._notices import notice
 
@@ -38,7 +38,7 @@ def find_detector(name="auto", weights=None, **options):
         if name not in DETECTORS:
             raise ValueError(f"detector is {name!r}, expected auto, {' or '.join(DETECTORS)}")
         return DETECTORS[name](weights, **options)
-    found = [detector for detector in DETECTORS.values() if _is_installed(detector.package)]
+    found = [detector for detector in DETECTORS.values() if is_installed(detector.package)]
     if not found:
         raise ImportError(
             "a video needs a detector of 2D keypoints, and none is installed here. MediaPipe brings its weights with it: "
@@ -48,13 +48,6 @@ def find_detector(name="auto", weights=None, **options):
         )
     options["weights"] = weights
     return next((each for each in found if each.is_ready(**options)), found[0])(**options)
-
-
-def _is_installed(package):
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ValueError:  # a stand-in that is no file
-        return True
 
 
 class MediaPipe:

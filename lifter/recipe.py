@@ -1,16 +1,16 @@
-"""Recipes: everything that decides what a training comes to, but for data and seed."""
+"""Recipes: everything that decides what a training comes to, but for data and seed.
+
+Nothing here needs torch, so that `lifter train --help` does not wait for it.
+"""
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lifter.metrics import losses
-
-FOLDER = Path(__file__).with_name("recipes")
+FOLDER = Path(__file__).parent / "training" / "recipes"
 
 TERMS = ("mpjpe", "weighted_mpjpe", "n_mpjpe", "velocity", "consistency", "weighted_consistency", "l1")
-JOINT_WEIGHTS = {"h36m": "h36m", "mpi3dhp": "3dhp-univ"}  # by skeleton, of those in lifter.losses
 
 
 @dataclass(frozen=True)
@@ -78,25 +78,6 @@ class Recipe:
             raise ValueError(f"recipe: ema is {self.ema}, expected a number between 0 and 1")
         if not self.loss or not set(self.loss) <= set(TERMS):
             raise ValueError(f"recipe: loss has the terms {', '.join(self.loss) or 'none'}, expected of {', '.join(TERMS)}")
-
-    def loss_of(self, predictions, targets, skeleton):
-        """The weighted sum of the terms for (B, T, J, 3); of the weighted ones by the joints of `skeleton`."""
-        weights = None
-        if any(term.startswith("weighted") for term in self.loss):
-            if skeleton.name not in JOINT_WEIGHTS:
-                known = ", ".join(JOINT_WEIGHTS)
-                raise ValueError(f"recipe: loss: no weights for the joints of {skeleton.name}, only of {known}")
-            weights = losses.JOINT_WEIGHTS[JOINT_WEIGHTS[skeleton.name]]
-        terms = {
-            "mpjpe": lambda: losses.mpjpe(predictions, targets),
-            "weighted_mpjpe": lambda: losses.weighted_mpjpe(predictions, targets, weights),
-            "n_mpjpe": lambda: losses.n_mpjpe(predictions, targets),
-            "velocity": lambda: losses.loss_velocity(predictions, targets),
-            "consistency": lambda: losses.tc_loss(predictions),
-            "weighted_consistency": lambda: losses.tc_loss(predictions, weights),
-            "l1": lambda: losses.loss_joint(predictions, targets),
-        }
-        return sum(weight * terms[term]() for term, weight in self.loss.items())
 
     def lr_at(self, step, steps_per_epoch, steps):
         """The learning rate of a step, counted from 0, of so many."""

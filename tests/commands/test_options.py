@@ -1,0 +1,75 @@
+"""The options of the commands: described without torch, and all that the library knows."""
+
+import argparse
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from lifter.__main__ import main
+from lifter._library import BACKENDS
+from lifter.commands import COMMANDS, _clips, options
+from lifter.data.registry import WRITERS
+from lifter.inference import clean, clip
+from lifter.video import DETECTORS, detectors
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_help_needs_neither_torch_nor_numpy(command):
+    assert _imported_by_help(command, "torch", "numpy") == []
+
+
+def test_help_of_train_does_not_need_torch():
+    pytest.importorskip("jsonargparse")
+    pytest.importorskip("lightning")
+    assert _imported_by_help("train", "torch", "lightning", "numpy") == []
+
+
+def _imported_by_help(command, *packages):
+    """Those of `packages` that another Python has imported once it has printed the help of a command."""
+    code = "import atexit, sys, lifter.__main__ as l; atexit.register(lambda: print(*sys.modules)); l.main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, command, "--help"]
+    *help, imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert help[0].startswith("usage: lifter")
+    return sorted(set(packages) & set(imported.split()))
+
+
+def test_every_command_is_described_and_runs():
+    for name in COMMANDS:
+        module = importlib.import_module(f"lifter.commands.{name}")
+        assert callable(module.main if name == "train" else module.run)
+    assert options.OPTIONS.keys() <= COMMANDS.keys()
+
+
+@pytest.mark.parametrize(
+    "command, option, known",
+    [
+        ("lift", "--detector", ("auto", *DETECTORS)),
+        ("lift", "--mode", detectors.MODES),
+        ("lift", "--backend", detectors.BACKENDS),
+        ("lift", "--skip", clip.STEPS),
+        ("lift", "--smooth", clean.FILTERS),
+        ("verify", "--backend", BACKENDS),
+    ],
+)
+def test_choices_are_those_of_the_library(command, option, known):
+    parser = argparse.ArgumentParser()
+    options.OPTIONS[command](parser)
+    (choices,) = (action.choices for action in parser._actions if option in action.option_strings)
+    assert tuple(choices) == tuple(known)
+
+
+def test_help_names_every_format(capsys):
+    for command, known in (["lift"], _clips.KNOWN), (["data", "convert"], WRITERS):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        help = capsys.readouterr().out
+        assert [suffix for suffix in known if f".{suffix}" not in help] == []
+
+
+def test_a_format_that_is_none(capsys, tmp_path):
+    for command in (["lift", "x.json", "-o", str(tmp_path / "out")], ["data", "convert", "x.json", str(tmp_path / "out")]):
+        assert main([*command, "--to", "cat"]) == 1
+        error = capsys.readouterr().err
+        assert "to is 'cat', expected" in error and error.count("\n") == 1 and not any(tmp_path.iterdir())
