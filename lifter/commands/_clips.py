@@ -12,7 +12,7 @@ import numpy as np
 from lifter._errors import message
 from lifter.data import Camera, open_data
 from lifter.data.files import read_json
-from lifter.data.outputs import output_path, write_people
+from lifter.data.outputs import of_person, output_format, output_path, suffix_of, write_people
 from lifter.data.registry import WRITERS, detect, options_of
 from lifter.inference.clip import STEPS, lift_people
 from lifter.inference.files import find_sources, liftable
@@ -23,6 +23,7 @@ from lifter.render.people import together
 from lifter.video import Video, find_detector, find_people, is_video
 
 from ._model import model_of
+from ._writing import writing_options
 from .options import reading_options
 
 SHOWN = tuple(suffix[1:] for suffix in SUFFIXES)
@@ -42,8 +43,8 @@ def target(out, to):
     path = Path(out)
     suffix = path.suffix[1:].lower()
     names = f"a name that ends in .{', .'.join(KNOWN)}"
-    if suffix in KNOWN and not path.is_dir():
-        if to not in (None, suffix):
+    if (format := suffix_of(path, KNOWN)) and not path.is_dir():
+        if to not in (None, format):
             raise ValueError(f"{path}: expected a name that ends in .{to}, or no --to")
         return None
     if suffix.isalnum() and not suffix.isdigit() and not path.exists() and not out.endswith(("/", os.sep)):
@@ -55,7 +56,7 @@ def target(out, to):
 
 def are_clips(args) -> bool:
     """Whether the command line names a video, something to look at, several outputs, or what is done with clips alone."""
-    shown = any(Path(out).suffix[1:].lower() in SHOWN and not Path(out).is_dir() for out in args.out) or args.to in SHOWN
+    shown = any(suffix_of(out, SHOWN) and not Path(out).is_dir() for out in args.out) or args.to in SHOWN
     options = (args.finish, args.skip, args.smooth, args.focal, args.fov, args.camera)
     asked = any(option not in (None, False, ()) for option in options) or args.person != "all"
     return bool(shown or asked or len(args.out) > 1 or any(map(is_video, args.inputs)))
@@ -91,6 +92,7 @@ def _line(path, error):
 def _clips(args):
     """[(input, outputs)], checked as far as can be without the work."""
     _check_options(args)
+    writing_options(args, *args.out, args.to)
     formats = {out: target(out, args.to) for out in args.out}
     videos = [path for path in args.inputs if is_video(path)]
     others = [path for path in args.inputs if not is_video(path)]
@@ -101,8 +103,7 @@ def _clips(args):
         name = next(out for out, format in formats.items() if format is None)
         raise ValueError(f"{name}: {len(sources)} files to lift, expected a folder")
     for out, format in formats.items():
-        suffix = format or Path(out).suffix[1:].lower()
-        if suffix in SHOWN:
+        if (suffix := format or suffix_of(out, KNOWN)) in SHOWN:
             check_packages(f"NAME.{suffix}")
         check_writable(Path(out) if format else Path(out).parent)
     names = [place for _, place in sources]
@@ -125,7 +126,8 @@ def _clips(args):
 
 
 def _there(outs):
-    return all(out.exists() or any(out.parent.glob(f"{out.stem}.person*{out.suffix}")) for out in outs)
+    there = lambda out: out.exists() or not suffix_of(out, SHOWN) and any(out.parent.glob(of_person(out, "person*").name))
+    return all(map(there, outs))
 
 
 def check_writable(folder):
@@ -162,7 +164,7 @@ def _lift(args, path, outs, video, detector, model):
         skip=STEPS if args.raw else args.skip, focal=focal, say=lambda text: _say(f"  {text}"),
     )  # fmt: skip
     for out in outs:
-        for written in _write(out, people):
+        for written in _write(out, people, writing_options(args, *args.out, args.to)):
             print(f"{written}: {max(map(len, people))} frames, {time.monotonic() - began:.1f} s", flush=True)
     if stopped:
         raise KeyboardInterrupt
@@ -221,11 +223,11 @@ def _chosen(people, who):
     return [people[number - 1]]
 
 
-def _write(out, people):
+def _write(out, people, options):
     """The paths of what was written."""
-    if out.suffix[1:].lower() not in SHOWN:
-        many = WRITERS[out.suffix[1:].lower()].many
-        return write_people(out, people if many else [in_room(person) for person in people])
+    if not suffix_of(out, SHOWN):
+        camera = WRITERS[output_format(out)].camera
+        return write_people(out, people if camera else [in_room(person) for person in people], **options)
     out.parent.mkdir(parents=True, exist_ok=True)
     render(out, {people[0].name.partition("/")[0]: together(people)})
     return [out]

@@ -1,5 +1,4 @@
-"""Poses as turns of the bones of a rig, as BVH and glTF have them. At rest the body stands, arms out to the sides, looking along z,
-with y up."""
+"""Poses as turns of the bones of a rig, as BVH and glTF have them. At rest the body stands in a T-pose, looks along z, y is up."""
 
 from dataclasses import dataclass
 
@@ -21,8 +20,8 @@ _BELOW = {"hip": ("hip", "knee", "ankle"), "shoulder": ("shoulder", "elbow", "wr
 
 @dataclass(frozen=True)
 class Rig:
-    """Joints in a tree: (name, parent's name, from, to, share of the way), each at a joint of Human3.6M or between two. One that
-    has no share of its way is at the beginning of the bone that it turns, beside its parent's own."""
+    """Joints in a tree: (name, parent's name, from, to, share of the way), each at a joint of Human3.6M or between two. One
+    that has no share of its way is at the beginning of the bone that it turns, beside its parent's own."""
 
     joints: tuple[tuple[str, str, str, str, float], ...]
 
@@ -108,11 +107,12 @@ def motion_of(sequence: Sequence, rig="h36m") -> Motion:
     """A sequence's poses as the motion of a rig of `RIGS`.
 
     Bones have the mean length that they have in the sequence: where that is constant (`lifter.inference.finish`), joints are
-    where the poses have them, to a micrometre. Each bone has a joint of its own, that of a hip or a shoulder one in the middle.
-    From the root on it points from where it is to where the next joint is, so that lengths that change are not summed up.
+    where the poses have them, to a micrometre. Each bone has a joint of its own, that of a hip or a shoulder in the middle. It
+    points from where it is to where the next joint is, so that lengths that change are not summed up.
+
     Poses do not tell how a bone is turned about itself. Upper arms and thighs are turned so that elbow and knee bend about the
-    axis that they have at rest, the trunk as hips and shoulders are, other bones as little as possible; hands and feet go on as
-    the bone before.
+    axis that they have at rest, the trunk as hips and shoulders are, other bones as little as possible; hands and feet go on
+    as the bone before.
     """
     if sequence.poses is None or sequence.skeleton is not H36M:
         raise ValueError(f"{sequence.name}: expected poses of Human3.6M's joints")
@@ -149,7 +149,10 @@ def _rest(poses):
         offsets[[_AT[f"{side}_{joint}"] for joint in ("elbow", "wrist")]] = sign, 0, 0
         offsets[[_AT[f"{side}_{joint}"] for joint in ("knee", "ankle")]] = 0, -1, 0
     turn = np.broadcast_to(np.eye(3), (len(poses), 3, 3))
-    trunk = ("pelvis", "spine", ("left_hip", "right_hip")), ("thorax", "thorax", ("left_shoulder", "right_shoulder", "neck", "head"))
+    trunk = (
+        ("pelvis", "spine", ("left_hip", "right_hip")),
+        ("thorax", "thorax", ("left_shoulder", "right_shoulder", "neck", "head")),
+    )
     for joint, bone, hanging in trunk:
         turn = _pointing(turn, offsets[_AT[bone]], bones[:, _AT[bone]], *_axis(joint, poses, turn))
         for name in hanging:
@@ -186,7 +189,9 @@ def _pointing(base, offset, bone, axis, wanted):
     if axis is None:
         return turn
     across = lambda x, y: x - y * ((x * y).sum(-1, keepdims=True) / np.maximum((y * y).sum(-1, keepdims=True), 1e-12))
-    as_long = lambda x, y: x * (np.linalg.norm(y, axis=-1, keepdims=True) / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9))
+    as_long = lambda x, y: (
+        x * (np.linalg.norm(y, axis=-1, keepdims=True) / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9))
+    )
     axis = across(np.array(axis, float), offset)
     wanted = across(turn @ axis + wanted, bone)
     return _turned(turn, np.stack((offset, as_long(axis, offset))), np.stack((bone, as_long(wanted, bone)), 1))

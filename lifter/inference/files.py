@@ -87,7 +87,7 @@ class Lift:
         flip, batch, stride: of `lifter.evaluation.lift_sequences`; a stride of None is that of `lift_smoothly`.
         place: put the root where the sequence's camera sees it (`lifter.diffusion.recover_root`), else at (0, 0, 0).
         overwrite: also what is there and has not changed.
-        reading: options of `open_data`, each for the files whose format takes it.
+        reading: options of `open_data`, each for the files whose format takes it. writing: the same of `lifter.data.write`.
     """
 
     out: Path
@@ -99,6 +99,7 @@ class Lift:
     place: bool = False
     overwrite: bool = False
     reading: dict = field(default_factory=dict)
+    writing: dict = field(default_factory=dict)
 
 
 def find_sources(inputs, out, format=None) -> list[Source]:
@@ -152,7 +153,7 @@ def _lift_files(model, sources, lift, record, report):
     sequences = _sequences(sources, lift, record, report)
     for (path, sequence, fingerprint), poses in lift_smoothly(model, sequences, lift.flip, lift.batch, lift.stride):
         try:
-            write(path, with_poses(sequence, poses.float().cpu(), lift.place))
+            write(path, with_poses(sequence, poses.float().cpu(), lift.place), **lift.writing)
             record.add(path, fingerprint)
         except Exception as error:
             report("failed", _line(error, f"{sequence.source}: {sequence.name}"))

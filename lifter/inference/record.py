@@ -26,7 +26,8 @@ class Record:
         self.path = self.folder / f".{NAME}" if lift.format else lift.out.with_name(f".{lift.out.name}.{NAME}")
         self.lift, self.known, self.read, self.file = lift, {}, 0, None
         options = [lift.model.name, lift.model.num_frames, lift.model.dtype, lift.flip, lift.stride or OVERLAPPING, lift.place]
-        text = json.dumps([options, sorted(lift.reading.items())], default=str)
+        told = [sorted(lift.reading.items()), *([sorted(lift.writing.items())] if lift.writing else [])]
+        text = json.dumps([options, *told], default=str)
         self.settings = hashlib.sha256(text.encode() + Path(lift.model.checkpoint or SHIPPED).read_bytes())
 
     def fingerprint(self, source) -> str:
