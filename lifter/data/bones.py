@@ -1,4 +1,4 @@
-"""Poses as turns of the bones of a rig, as BVH and glTF have them. At rest the body stands in a T-pose, looks along z, y is up."""
+"""Poses as turns of the bones of a rig, as BVH and glTF have them. It rests in a T-pose, y up, and looks along z."""
 
 from dataclasses import dataclass
 

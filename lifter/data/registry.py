@@ -197,9 +197,12 @@ def suffixes() -> tuple[str, ...]:
     return (*known, *(f"{suffix}.gz" for suffix in known if suffix not in (".npz", ".pkl")))
 
 
-def walk(folder, format=None, without=None):
-    """The files in a folder, and in those in it, that may hold keypoints, and the folders that are read as one."""
-    known = suffixes()
+def walk(folder, format=None, without=None, endings=None):
+    """The files in a folder, and in those in it, whose names end in `endings`, and the folders that are read as one.
+
+    `without`: a folder that is left out. `endings`: default: `suffixes()`, of files that may hold keypoints.
+    """
+    known = suffixes() if endings is None else endings
     for here, folders, files in os.walk(folder):
         if is_one(here, format):
             folders.clear()

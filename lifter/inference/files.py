@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lifter._errors import message
+from lifter._errors import located
 from lifter.data import detect, open_data
 from lifter.data.files import existing
 from lifter.data.outputs import output_path, write
@@ -25,11 +25,12 @@ from lifter.pretrained import load_pretrained
 from lifter.rewrite import freeze
 from lifter.skeleton import H36M
 
-from .record import Record
+from .record import NAME, Record
 from .windows import lift_sequences
 
 WINDOW = 243  # frames at once for a model that takes any number
 OVERLAP = 2  # windows that see a frame, if nothing else is said
+OVERLAPPING = "half a window"  # a stride that is not given, in the record; it was a whole window once
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -101,14 +102,23 @@ class Lift:
     reading: dict = field(default_factory=dict)
     writing: dict = field(default_factory=dict)
 
+    def record(self) -> Record:
+        """The record of what these outputs were lifted from."""
+        path = self.out / NAME if self.format else self.out.with_name(f".{self.out.name}{NAME}")
+        model, stride = self.model, self.stride or OVERLAPPING
+        options = [model.name, model.num_frames, model.dtype, self.flip, stride, self.place]
+        told = [sorted(each.items()) for each in (self.reading, self.writing) if each]
+        return Record(path, [options, *told], model.checkpoint, self.overwrite)
 
-def find_sources(inputs, out, format=None) -> list[Source]:
+
+def find_sources(inputs, out, format=None, endings=None) -> list[Source]:
     """What there is to lift in files and folders, sorted; without what is in `out`, which may be in such a folder.
 
-    In folders, with the folders in them, that is every file that may hold keypoints. A folder of Human3.6M
-    (data_2d_h36m_*.npz) or of OpenPose (a JSON file for each frame) is read as one. A place is the path below the one folder
-    that was named, or below the one that all inputs have in common.
+    In folders, with the folders in them, that is every file that may hold keypoints, or whose name ends in one of `endings`.
+    A folder of Human3.6M (data_2d_h36m_*.npz) or of OpenPose (a JSON file for each frame) is read as one. A place is the path
+    below the one folder that was named, or below the one that all inputs have in common.
     """
+    endings = suffixes() if endings is None else endings
     *inputs, out = (path.resolve() if ".." in path.parts else path.absolute() for path in (*map(existing, inputs), Path(out)))
     found, bases = {}, []
     for path in inputs:
@@ -116,10 +126,10 @@ def find_sources(inputs, out, format=None) -> list[Source]:
         if is_folder and (out == path or out in path.parents):
             raise ValueError(f"{out}: holds {path}, which is to be lifted; expected another folder")
         bases.append(path if is_folder else path.parent)
-        found |= dict.fromkeys(walk(path, format, out) if is_folder else [path])
+        found |= dict.fromkeys(walk(path, format, out, endings) if is_folder else [path])
     root = os.path.commonpath(bases)
     if not found:
-        raise ValueError(f"{' '.join(map(str, inputs))}: no file that ends in {', '.join(suffixes())}")
+        raise ValueError(f"{' '.join(map(str, inputs))}: no file that ends in {', '.join(endings)}")
     if out in found:
         raise ValueError(f"{out}: is to be lifted, expected another name for its poses")
     for path in found:
@@ -142,7 +152,7 @@ def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None]):
     `report(what, text)` is told of every sequence that was "lifted" ("changed" before if it was there), is "there" already, or
     is "elsewhere", in the hands of another process; of what "failed", with a line that says why, and of every "source".
     """
-    record = Record(lift)
+    record = lift.record()
     try:
         _lift_files(model, sources, lift, record, report)
     finally:
@@ -156,7 +166,7 @@ def _lift_files(model, sources, lift, record, report):
             write(path, with_poses(sequence, poses.float().cpu(), lift.place), **lift.writing)
             record.add(path, fingerprint)
         except Exception as error:
-            report("failed", _line(error, f"{sequence.source}: {sequence.name}"))
+            report("failed", located(error, f"{sequence.source}: {sequence.name}"))
         else:
             report("lifted", str(path))
         record.release(path)
@@ -169,7 +179,7 @@ def _sequences(sources, lift, record, report):
             fingerprint = record.fingerprint(source.path)
             outputs = _outputs(source, lift, partial(record.state, fingerprint=fingerprint))
         except Exception as error:
-            report("failed", _line(error, source.path))
+            report("failed", located(error, source.path))
             outputs = []
         for path, read in outputs:
             if record.state(path, fingerprint) == "there":
@@ -183,7 +193,7 @@ def _sequences(sources, lift, record, report):
                 sequence = None if state == "there" else liftable(read(), lift.place)
             except Exception as error:
                 record.release(path)
-                report("failed", _line(error, source.path))
+                report("failed", located(error, source.path))
                 continue
             if state != "new":
                 report(state, str(path))
@@ -229,11 +239,3 @@ def with_poses(sequence, poses, place=False):
         poses = poses + recover_root(poses.double()[None], keypoints[None], camera)[0, :, None]
     known = dict.fromkeys(("keypoints_true", "estimates", "image_poses", "factor"))
     return replace(sequence, poses=poses.numpy(), **known)
-
-
-def _line(error, where):
-    """What went wrong, and where, in one line."""
-    text = message(error)
-    if not isinstance(error, (ValueError, KeyError, OSError, ImportError)):
-        text = f"{type(error).__name__}: {text}"
-    return text if str(where) in text else f"{where}: {text}"

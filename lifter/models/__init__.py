@@ -1,5 +1,6 @@
 """One file per architecture. Importing this package registers all of them."""
 
+from .conv import ConvLifter
 from .d3dp import D3DP
 from .hot import HoTMixSTE
 from .htp import HTP, HTPMixSTE, HTPMotionBERT
@@ -17,6 +18,7 @@ from .sparse_lifter import MixSynthFormerLifter
 from .tcpformer import TCPFormer
 
 __all__ = [
+    "ConvLifter",
     "D3DP",
     "HTP",
     "HTPMixSTE",
