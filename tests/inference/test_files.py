@@ -348,7 +348,7 @@ def test_damaged_at_random(lift, tmp_path, rng):
         (["in", "-o", "."], "in, which is to be lifted; expected another folder"),
         (["in", "-o", "empty/../in"], "in, which is to be lifted; expected another folder"),
         (["in", "-o", "in/text"], "text: is a file, expected a folder"),
-        (["in", "-o", "x.cvs"], ".bvh, .c3d, .csv, .json, .npz, .trc, or a folder: x.cvs/"),
+        (["in", "-o", "x.cvs"], ".angles.csv, .bvh, .c3d, .csv, .glb, .json, .npz, .trc, or a folder: x.cvs/"),
         (["in", "-o", "x.csv", "--to", "trc"], "x.csv: expected a name that ends in .trc"),
         (["in", "-o", "x.csv"], "x.csv: 2 files to lift, expected a folder"),
         (["in/b.npz", "-o", "x.csv"], "2 sequences, expected one for"),
