@@ -20,13 +20,13 @@ from lifter.data.files import existing
 from lifter.data.outputs import output_path, write
 from lifter.data.registry import is_one, options_of, suffixes, walk
 from lifter.geometry import recover_root
-from lifter.models import MixSynthFormer
+from lifter.models import DeciWatch, MixSynthFormer, SmoothNet
 from lifter.pretrained import load_pretrained
 from lifter.rewrite import freeze
 from lifter.skeleton import H36M
 
 from .record import NAME, Record
-from .windows import lift_sequences
+from .windows import lift_sequences, margins_of
 
 WINDOW = 243  # frames at once for a model that takes any number
 OVERLAP = 2  # windows that see a frame, if nothing else is said
@@ -74,8 +74,8 @@ class Model:
     def load(self):
         """`network`, ready to lift keypoints: on the CPU frozen (`lifter.freeze`)."""
         model = self.network()
-        if isinstance(model, MixSynthFormer):
-            raise ValueError("MixSynthFormer refines poses, expected a model that lifts keypoints")
+        if isinstance(model, (DeciWatch, MixSynthFormer, SmoothNet)):
+            raise ValueError(f"{type(model).__name__} refines poses, expected a model that lifts keypoints")
         return freeze(model) if self.device == "cpu" else model
 
 
@@ -140,9 +140,11 @@ def find_sources(inputs, out, format=None, endings=None) -> list[Source]:
 
 def lift_smoothly(model, sequences, flip=True, batch=8, stride=None):
     """`lift_sequences` with windows that overlap and fade into each other. A stride of None is half a window: two see each
-    frame, which takes twice as long as one. With a stride of a whole window they do not overlap."""
+    frame, which takes twice as long as one. With a stride of a whole window they do not overlap. A
+    model that lifts one frame of a window gives each frame once."""
     window = getattr(model, "num_frames", None) or WINDOW
-    stride = max(1, window // OVERLAP) if stride is None else stride
+    if stride is None and not any(margins_of(model)):
+        stride = max(1, window // OVERLAP)
     return lift_sequences(model, sequences, window, stride, H36M if flip else None, batch, fade=True)
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lifter import metrics
 from lifter.checkpoints import check_finite, load_checkpoint
 from lifter.inference.diffusion import diffuse
-from lifter.inference.windows import centred, lift_sequence, with_channels
+from lifter.inference.windows import centred, lift_sequence, margins_of, with_channels
 from lifter.metrics import losses
 from lifter.metrics.protocols import align_root
 from lifter.pretrained import save_pretrained
@@ -116,6 +116,12 @@ def _as_seen(network, inputs):
     return centred(network, with_channels(inputs, network.in_channels))
 
 
+def _seen_by(network, poses, predictions):
+    """What `predictions` are of: all frames of `poses`, or those that a model with `margins` gives."""
+    frames = predictions.shape[1]
+    return poses if frames == poses.shape[1] else poses.narrow(1, margins_of(network)[0], frames)
+
+
 class Training:
     """What `train` has in hand."""
 
@@ -204,7 +210,8 @@ class Training:
             predictions = self.wrapped(inputs, noisy, time, **recipe.call)
         else:
             predictions = self.wrapped(inputs, **recipe.call)
-        loss = loss_of(recipe, predictions, poses, self.clips.skeleton)
+        parts = predictions if isinstance(predictions, tuple) else (predictions,)
+        loss = sum(loss_of(recipe, part, _seen_by(self.network, poses, part), self.clips.skeleton) for part in parts)
         self.optimizer.zero_grad()
         self.fabric.backward(loss * loss.detach() if recipe.loss_is_gradient else loss)
         if recipe.clip_gradient is not None:
