@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """Which model, and how it runs."""
+    """Choice of a model and of how it runs."""
 
     checkpoint: str | None = None  # None: the one that ships with lifter
     name: str | None = None
@@ -81,14 +81,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Lift:
-    """What is to become of the files.
+    """Options of `lift_files`.
 
     Attributes:
         out: a folder. format: of `lifter.data.registry.WRITERS`; None: `out` is the file for the one sequence there is.
         flip, batch, stride: of `lifter.evaluation.lift_sequences`; a stride of None is that of `lift_smoothly`.
         place: put the root where the sequence's camera sees it (`lifter.diffusion.recover_root`), else at (0, 0, 0).
         overwrite: also what is there and has not changed.
-        reading: options of `open_data`, each for the files whose format takes it.
+        reading: options of `open_data`, each for the files whose format takes it. writing: the same of `lifter.data.write`.
     """
 
     out: Path
@@ -100,17 +100,19 @@ class Lift:
     place: bool = False
     overwrite: bool = False
     reading: dict = field(default_factory=dict)
+    writing: dict = field(default_factory=dict)
 
     def record(self) -> Record:
         """The record of what these outputs were lifted from."""
         path = self.out / NAME if self.format else self.out.with_name(f".{self.out.name}{NAME}")
         model, stride = self.model, self.stride or OVERLAPPING
         options = [model.name, model.num_frames, model.dtype, self.flip, stride, self.place]
-        return Record(path, [options, sorted(self.reading.items())], model.checkpoint, self.overwrite)
+        told = [sorted(each.items()) for each in (self.reading, self.writing) if each]
+        return Record(path, [options, *told], model.checkpoint, self.overwrite)
 
 
 def find_sources(inputs, out, format=None, endings=None) -> list[Source]:
-    """What there is to lift in files and folders, sorted; without what is in `out`, which may be in such a folder.
+    """Find the sources in files and folders, sorted, but for those in `out`, which may be in such a folder.
 
     In folders, with the folders in them, that is every file that may hold keypoints, or whose name ends in one of `endings`.
     A folder of Human3.6M (data_2d_h36m_*.npz) or of OpenPose (a JSON file for each frame) is read as one. A place is the path
@@ -163,7 +165,7 @@ def _lift_files(model, sources, lift, record, report):
     sequences = _sequences(sources, lift, record, report)
     for (path, sequence, fingerprint), poses in lift_smoothly(model, sequences, lift.flip, lift.batch, lift.stride):
         try:
-            write(path, with_poses(sequence, poses.float().cpu(), lift.place))
+            write(path, with_poses(sequence, poses.float().cpu(), lift.place), **lift.writing)
             record.add(path, fingerprint)
         except Exception as error:
             report("failed", located(error, f"{sequence.source}: {sequence.name}"))
