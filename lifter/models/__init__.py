@@ -1,6 +1,7 @@
 """One file per architecture. Importing this package registers all of them."""
 
 from .d3dp import D3DP
+from .hgmamba import HGMamba
 from .hot import HoTMixSTE
 from .htp import HTP, HTPMixSTE, HTPMotionBERT
 from .ktpformer import KTPFormer
@@ -14,10 +15,12 @@ from .posemamba import PoseMamba
 from .poseretnet import PoseRetNet
 from .sasmamba import SasMamba
 from .sparse_lifter import MixSynthFormerLifter
+from .stcformer import STCFormer
 from .tcpformer import TCPFormer
 
 __all__ = [
     "D3DP",
+    "HGMamba",
     "HTP",
     "HTPMixSTE",
     "HTPMotionBERT",
@@ -32,6 +35,7 @@ __all__ = [
     "MotionBERT",
     "PoseMamba",
     "PoseRetNet",
+    "STCFormer",
     "SasMamba",
     "TCPFormer",
 ]
