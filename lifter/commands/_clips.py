@@ -1,33 +1,35 @@
 """Clips to look at, and videos: what `lifter lift` does where an input is a video, or an output shows the poses."""
 
+import contextlib
 import math
-import os
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from lifter._errors import message
+from lifter._errors import located
 from lifter.data import Camera, open_data
 from lifter.data.files import read_json
-from lifter.data.outputs import output_path, write_people
+from lifter.data.outputs import output_format, suffix_of, write_people
 from lifter.data.registry import WRITERS, detect, options_of
 from lifter.inference.clip import STEPS, lift_people
-from lifter.inference.files import find_sources, liftable
+from lifter.inference.files import liftable
 from lifter.inference.finish import in_room
+from lifter.inference.record import NAME, Record
 from lifter.progress import Progress
-from lifter.render import SUFFIXES, check_packages, render
+from lifter.render import render
 from lifter.render.people import together
 from lifter.video import Video, find_detector, find_people, is_video
 
 from ._model import model_of
+from ._plan import SHOWN, clips_of, folder_of
+from ._writing import writing_options
 from .options import reading_options
 
-SHOWN = tuple(suffix[1:] for suffix in SUFFIXES)
 CROWD = 20  # people of one clip
-KNOWN = (*SHOWN, *sorted(WRITERS))  # suffixes of outputs
+MEANINGLESS = ("command", "inputs", "out", "to", "overwrite", "batch", "device", "engine")  # options, for the poses
+STOPPED = "stopped"  # in the record, of what ends before its clip does
 
 
 def detector_of(args):
@@ -35,115 +37,80 @@ def detector_of(args):
     return find_detector(args.detector, args.weights, mode=args.mode, backend=args.backend, device=args.device)
 
 
-def target(out, to):
-    """The format of the outputs in the folder `out`; None if `out` is a file. ValueError if it can be neither."""
-    if to not in (None, *KNOWN):
-        raise ValueError(f"--to is {to!r}, expected {', '.join(KNOWN)}")
-    path = Path(out)
-    suffix = path.suffix[1:].lower()
-    names = f"a name that ends in .{', .'.join(KNOWN)}"
-    if suffix in KNOWN and not path.is_dir():
-        if to not in (None, suffix):
-            raise ValueError(f"{path}: expected a name that ends in .{to}, or no --to")
-        return None
-    if suffix.isalnum() and not suffix.isdigit() and not path.exists() and not out.endswith(("/", os.sep)):
-        raise ValueError(f"{path}: expected {names}, or a folder: {path}/")
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path}: is a file, expected a folder, or {names}")
-    return to or "npz"
+def lift_clips(args, sources, problems):
+    """Lift the clips of a command line; of those that cannot be, a line each in `problems`.
 
-
-def are_clips(args) -> bool:
-    """Whether the command line names a video, something to look at, several outputs, or what is done with clips alone."""
-    shown = any(Path(out).suffix[1:].lower() in SHOWN and not Path(out).is_dir() for out in args.out) or args.to in SHOWN
-    options = (args.finish, args.skip, args.smooth, args.focal, args.fov, args.camera)
-    asked = any(option not in (None, False, ()) for option in options) or args.person != "all"
-    return bool(shown or asked or len(args.out) > 1 or any(map(is_video, args.inputs)))
-
-
-def lift_clips(args, problems):
-    """Lift the clips of a command line; of those that cannot be, a line each in `problems`."""
-    clips = _opened(_clips(args), problems)
-    detector = detector_of(args) if any(video for _, _, video in clips) else None
-    model = model_of(args).load() if clips else None
-    for path, outs, video in clips:
-        try:
-            _lift(args, path, outs, video, detector, model)
-        except (ValueError, KeyError, OSError) as error:
-            problems.append(_line(path, error))
+    In a folder a record says what is there already, as of files of keypoints (`lifter.inference.record`); an output that has a
+    name of its own is always lifted.
+    """
+    clips = clips_of(args, sources)
+    with contextlib.closing(_record(args)) if len(args.out) == 1 and folder_of(args) else contextlib.nullcontext() as record:
+        left = [clip for clip in clips if not _is_there(record, clip)]
+        if len(left) < len(clips):
+            _say(f"{len(clips) - len(left)} of {len(clips)} files were lifted already (--overwrite lifts them again)")
+        left = _opened(left, problems)
+        detector = detector_of(args) if any(video for _, video in left) else None
+        model = model_of(args).load() if left else None
+        for clip, video in left:
+            with _in_hand(record, clip) as note:
+                try:
+                    if note:
+                        _lift(args, clip, video, detector, model, note)
+                except Exception as error:
+                    problems.append(located(error, clip.path))
+    if problems and len(clips) > 1:
+        _say(f"{len(problems)} of {len(clips)} files failed:")
 
 
 def _opened(clips, problems):
-    """[(input, outputs, its Video or None)] of those that can be read, before any work; of the others a line in `problems`."""
+    """[(clip, its Video or None)] of those that can be read, before any work; of the others a line in `problems`."""
     opened = []
-    for path, outs in clips:
+    for clip in clips:
         try:
-            opened.append((path, outs, Video(path) if is_video(path) else None))
+            opened.append((clip, Video(clip.path) if is_video(clip.path) else None))
         except (ValueError, OSError) as error:
-            problems.append(_line(path, error))
+            problems.append(located(error, clip.path))
     return opened
 
 
-def _line(path, error):
-    return message(error) if str(path) in str(error) else f"{path}: {message(error)}"
+def _record(args):
+    """The record of the folder: what counts are all options but those that say where to, and how fast."""
+    decides = {name: value for name, value in vars(args).items() if name not in MEANINGLESS}
+    camera = None if args.camera is None else read_json(args.camera)
+    return Record(folder_of(args) / NAME, [decides, camera], args.checkpoint, args.overwrite)
 
 
-def _clips(args):
-    """[(input, outputs)], checked as far as can be without the work."""
-    _check_options(args)
-    formats = {out: target(out, args.to) for out in args.out}
-    videos = [path for path in args.inputs if is_video(path)]
-    others = [path for path in args.inputs if not is_video(path)]
-    folder = Path(next((out for out in args.out if formats[out]), args.out[0]))
-    sources = [(Path(path), Path(path).name) for path in videos]
-    sources += [(source.path, source.place) for source in (find_sources(others, folder, args.format) if others else ())]
-    if len(sources) > 1 and None in formats.values():
-        name = next(out for out, format in formats.items() if format is None)
-        raise ValueError(f"{name}: {len(sources)} files to lift, expected a folder")
-    for out, format in formats.items():
-        suffix = format or Path(out).suffix[1:].lower()
-        if suffix in SHOWN:
-            check_packages(f"NAME.{suffix}")
-        check_writable(Path(out) if format else Path(out).parent)
-    names = [place for _, place in sources]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"two files are called {twice}: lift them one by one")
-    path_of = lambda out, place: output_path(out, place, None, formats[out]) if formats[out] else Path(out)
-    clips = [(path, [path_of(out, place) for out in args.out]) for path, place in sources]
-    inputs = {path.resolve() for path, _ in sources}
-    if lost := next((out for _, outs in clips for out in outs if out.resolve() in inputs), None):
-        raise ValueError(f"{lost}: is to be lifted, expected another name for its poses")
-    written = [out.resolve() for _, outs in clips for out in outs]
-    if twice := next((out for out in written if written.count(out) > 1), None):
-        raise ValueError(f"{twice}: named twice as an output")
-    if args.overwrite or None in formats.values():
-        return clips
-    left = [(path, outs) for path, outs in clips if not _there(outs)]
-    if len(left) < len(clips):
-        _say(f"{len(clips) - len(left)} of {len(clips)} files were lifted already (--overwrite lifts them again)")
-    return left
+def _is_there(record, clip):
+    return record is not None and all(record.state(out, record.fingerprint(clip.path)) == "there" for out in clip.outs)
 
 
-def _there(outs):
-    return all(out.exists() or any(out.parent.glob(f"{out.stem}.person*{out.suffix}")) for out in outs)
+@contextlib.contextmanager
+def _in_hand(record, clip):
+    """Give what notes the outputs of a clip; None if it is, or was, lifted by another process."""
+    if record is None:
+        yield lambda *_: None
+    elif not record.claim(clip.outs[0]):
+        _say(f"{clip.path}: is in the hands of another process")
+        yield None
+    else:
+        fingerprint = record.fingerprint(clip.path)  # as it is before it is read
+        note = lambda out, files, stopped: record.add(out, STOPPED if stopped else fingerprint, files)
+        try:
+            yield None if _is_there(record, clip) else note
+        finally:
+            record.release(clip.outs[0])
 
 
-def check_writable(folder):
-    """ValueError if nothing can be written to a folder, or to the one that it would be made in."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{folder}: is no folder that can be written to")
+def _lift(args, clip, video, detector, model, note):
+    """Lift a clip; KeyboardInterrupt if Ctrl-C stopped it before its end, once what was found is written.
 
-
-def _lift(args, path, outs, video, detector, model):
-    """Lift a clip; KeyboardInterrupt if Ctrl-C stopped it before its end, once what was found is written."""
-    began, stopped = time.monotonic(), False
+    `note` is told of every output, of the files that it is, and whether they end before the clip does.
+    """
+    path, began, stopped = clip.path, time.monotonic(), False
     if video is None:
         people = _read(args, path)
     else:
-        with Progress("frames", video.count) as progress:
+        with Progress(f"frames of {path.name}", video.count) as progress:
             found = find_people(video, detector, args.variant, progress.step)
         people, stopped = found.people, found.stopped
         lost = found.frames - progress.done
@@ -161,22 +128,13 @@ def _lift(args, path, outs, video, detector, model):
         model, people, flip=args.flip, batch=args.batch, stride=args.stride, smooth=args.smooth,
         skip=STEPS if args.raw else args.skip, focal=focal, say=lambda text: _say(f"  {text}"),
     )  # fmt: skip
-    for out in outs:
-        for written in _write(out, people):
+    for out in clip.outs:
+        files = _write(out, people, writing_options(args, *args.out, args.to))
+        note(out, files, stopped)
+        for written in files:
             print(f"{written}: {max(map(len, people))} frames, {time.monotonic() - began:.1f} s", flush=True)
     if stopped:
         raise KeyboardInterrupt
-
-
-def _check_options(args):
-    """ValueError for what does not fit clips, before the work."""
-    if args.place or args.engine != "local":
-        raise ValueError("--place and --engine are for files of keypoints that are lifted to poses alone, not for clips")
-    if args.fov is not None and not 0 < args.fov < 180 or args.focal is not None and not args.focal > 0:
-        raise ValueError(f"--focal is {args.focal}, --fov is {args.fov}, expected more than 0 pixels, 0 to 180 degrees")
-    told = [name for name in ("fps", "size", "layout", "format") if getattr(args, name) is not None]
-    if told and any(map(is_video, args.inputs)):
-        raise ValueError(f"--{told[0]} is for files of keypoints; videos tell it themselves")
 
 
 def _with_camera(args, people):
@@ -221,11 +179,11 @@ def _chosen(people, who):
     return [people[number - 1]]
 
 
-def _write(out, people):
+def _write(out, people, options):
     """The paths of what was written."""
-    if out.suffix[1:].lower() not in SHOWN:
-        many = WRITERS[out.suffix[1:].lower()].many
-        return write_people(out, people if many else [in_room(person) for person in people])
+    if not suffix_of(out, SHOWN):
+        camera = WRITERS[output_format(out)].camera
+        return write_people(out, people if camera else [in_room(person) for person in people], **options)
     out.parent.mkdir(parents=True, exist_ok=True)
     render(out, {people[0].name.partition("/")[0]: together(people)})
     return [out]

@@ -6,7 +6,8 @@ from lifter.data.outputs import output_format, write_people
 from lifter.progress import Progress
 from lifter.video import Video, find_people
 
-from ._clips import check_writable, detector_of
+from ._clips import detector_of
+from ._plan import check_writable
 
 
 def run(args) -> int:

@@ -3,22 +3,25 @@ from collections import Counter
 from pathlib import Path
 
 from lifter._errors import message
-from lifter.inference.files import Lift, find_sources, lift_files
+from lifter.inference.files import Lift, lift_files
 from lifter.inference.ray import lift_on_ray
 from lifter.progress import Progress
 
-from ._clips import are_clips, lift_clips, target
+from ._clips import lift_clips
 from ._model import model_of
+from ._plan import are_clips, sources_of, target
+from ._writing import writing_options
 from .options import reading_options
 
 
 def run(args) -> int:
     told, problems = Counter(), []
     try:
-        if are_clips(args):
-            lift_clips(args, problems)
+        sources = sources_of(args)
+        if are_clips(args, sources):
+            lift_clips(args, sources, problems)
         else:
-            _lift(args, told, problems)
+            _lift(args, sources, told, problems)
     except KeyboardInterrupt:
         print("lifter lift: stopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -33,11 +36,8 @@ def run(args) -> int:
     return 1 if problems else 0
 
 
-def _lift(args, told, problems):
+def _lift(args, sources, told, problems):
     lift = _options(args)
-    sources = find_sources(args.inputs, lift.out, args.format)
-    if lift.format is None and len(sources) > 1:
-        raise ValueError(f"{lift.out}: {len(sources)} files to lift, expected a folder")
     with Progress("files", len(sources)) as progress:
 
         def report(what, text):
@@ -55,4 +55,5 @@ def _lift(args, told, problems):
 def _options(args):
     out, format = Path(args.out[0]), target(args.out[0], args.to)
     names = ("flip", "batch", "stride", "place", "overwrite")
-    return Lift(out, format, model_of(args), reading=reading_options(args), **{name: getattr(args, name) for name in names})
+    how = {"reading": reading_options(args), "writing": writing_options(args, *args.out, args.to)}
+    return Lift(out, format, model_of(args), **how, **{name: getattr(args, name) for name in names})

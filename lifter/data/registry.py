@@ -99,8 +99,19 @@ class Format:
 
 @dataclass(frozen=True)
 class Writer:
+    """Writes sequences, or one: `writer(path, what, **options)`. Options that it does not take are not passed on."""
+
     write: Callable
     many: bool  # it takes sequences, and one sequence if not
+    camera: bool  # it keeps cameras; others want poses in the room
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The arguments of `write` beside the path and what is written."""
+        return tuple(inspect.signature(self.write).parameters)[2:]
+
+    def __call__(self, path, what, **options):
+        return self.write(path, what, **{name: value for name, value in options.items() if name in self.options})
 
 
 FORMATS: dict[str, Format] = {}
@@ -129,14 +140,15 @@ def register_format(name, about, *, sniff=_never, guess=_never, suffix=None, fol
     return decorate
 
 
-def register_writer(suffix, many=False):
-    """Make `function(path, sequence)` what writes files with this suffix; with `many`, `function(path, sequences)`."""
+def register_writer(suffix, many=False, camera=False):
+    """Make `function(path, sequence, **options)` what writes files with this suffix; with `many`, `function(path, sequences)`.
+    `camera`: their cameras are kept."""
 
     if suffix in WRITERS:
         raise ValueError(f"register_writer: there is a writer of {suffix!r} already")
 
     def decorate(function):
-        WRITERS[suffix] = Writer(function, many)
+        WRITERS[suffix] = Writer(function, many, camera)
         return function
 
     return decorate
@@ -185,9 +197,12 @@ def suffixes() -> tuple[str, ...]:
     return (*known, *(f"{suffix}.gz" for suffix in known if suffix not in (".npz", ".pkl")))
 
 
-def walk(folder, format=None, without=None):
-    """The files in a folder, and in those in it, that may hold keypoints, and the folders that are read as one."""
-    known = suffixes()
+def walk(folder, format=None, without=None, endings=None):
+    """The files in a folder, and in those in it, whose names end in `endings`, and the folders that are read as one.
+
+    `without`: a folder that is left out. `endings`: default: `suffixes()`, of files that may hold keypoints.
+    """
+    known = suffixes() if endings is None else endings
     for here, folders, files in os.walk(folder):
         if is_one(here, format):
             folders.clear()

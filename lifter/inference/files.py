@@ -14,22 +14,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lifter._errors import message
+from lifter._errors import located
 from lifter.data import detect, open_data
 from lifter.data.files import existing
 from lifter.data.outputs import output_path, write
 from lifter.data.registry import is_one, options_of, suffixes, walk
 from lifter.geometry import recover_root
-from lifter.models import MixSynthFormer
+from lifter.models import DeciWatch, MixSynthFormer, SmoothNet
 from lifter.pretrained import load_pretrained
 from lifter.rewrite import freeze
 from lifter.skeleton import H36M
 
-from .record import Record
-from .windows import lift_sequences
+from .record import NAME, Record
+from .windows import lift_sequences, margins_of
 
 WINDOW = 243  # frames at once for a model that takes any number
 OVERLAP = 2  # windows that see a frame, if nothing else is said
+OVERLAPPING = "half a window"  # a stride that is not given, in the record; it was a whole window once
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -73,8 +74,8 @@ class Model:
     def load(self):
         """`network`, ready to lift keypoints: on the CPU frozen (`lifter.freeze`)."""
         model = self.network()
-        if isinstance(model, MixSynthFormer):
-            raise ValueError("MixSynthFormer refines poses, expected a model that lifts keypoints")
+        if isinstance(model, (DeciWatch, MixSynthFormer, SmoothNet)):
+            raise ValueError(f"{type(model).__name__} refines poses, expected a model that lifts keypoints")
         return freeze(model) if self.device == "cpu" else model
 
 
@@ -87,7 +88,7 @@ class Lift:
         flip, batch, stride: of `lifter.evaluation.lift_sequences`; a stride of None is that of `lift_smoothly`.
         place: put the root where the sequence's camera sees it (`lifter.diffusion.recover_root`), else at (0, 0, 0).
         overwrite: also what is there and has not changed.
-        reading: options of `open_data`, each for the files whose format takes it.
+        reading: options of `open_data`, each for the files whose format takes it. writing: the same of `lifter.data.write`.
     """
 
     out: Path
@@ -99,15 +100,25 @@ class Lift:
     place: bool = False
     overwrite: bool = False
     reading: dict = field(default_factory=dict)
+    writing: dict = field(default_factory=dict)
+
+    def record(self) -> Record:
+        """The record of what these outputs were lifted from."""
+        path = self.out / NAME if self.format else self.out.with_name(f".{self.out.name}{NAME}")
+        model, stride = self.model, self.stride or OVERLAPPING
+        options = [model.name, model.num_frames, model.dtype, self.flip, stride, self.place]
+        told = [sorted(each.items()) for each in (self.reading, self.writing) if each]
+        return Record(path, [options, *told], model.checkpoint, self.overwrite)
 
 
-def find_sources(inputs, out, format=None) -> list[Source]:
+def find_sources(inputs, out, format=None, endings=None) -> list[Source]:
     """What there is to lift in files and folders, sorted; without what is in `out`, which may be in such a folder.
 
-    In folders, with the folders in them, that is every file that may hold keypoints. A folder of Human3.6M
-    (data_2d_h36m_*.npz) or of OpenPose (a JSON file for each frame) is read as one. A place is the path below the one folder
-    that was named, or below the one that all inputs have in common.
+    In folders, with the folders in them, that is every file that may hold keypoints, or whose name ends in one of `endings`.
+    A folder of Human3.6M (data_2d_h36m_*.npz) or of OpenPose (a JSON file for each frame) is read as one. A place is the path
+    below the one folder that was named, or below the one that all inputs have in common.
     """
+    endings = suffixes() if endings is None else endings
     *inputs, out = (path.resolve() if ".." in path.parts else path.absolute() for path in (*map(existing, inputs), Path(out)))
     found, bases = {}, []
     for path in inputs:
@@ -115,10 +126,10 @@ def find_sources(inputs, out, format=None) -> list[Source]:
         if is_folder and (out == path or out in path.parents):
             raise ValueError(f"{out}: holds {path}, which is to be lifted; expected another folder")
         bases.append(path if is_folder else path.parent)
-        found |= dict.fromkeys(walk(path, format, out) if is_folder else [path])
+        found |= dict.fromkeys(walk(path, format, out, endings) if is_folder else [path])
     root = os.path.commonpath(bases)
     if not found:
-        raise ValueError(f"{' '.join(map(str, inputs))}: no file that ends in {', '.join(suffixes())}")
+        raise ValueError(f"{' '.join(map(str, inputs))}: no file that ends in {', '.join(endings)}")
     if out in found:
         raise ValueError(f"{out}: is to be lifted, expected another name for its poses")
     for path in found:
@@ -129,9 +140,11 @@ def find_sources(inputs, out, format=None) -> list[Source]:
 
 def lift_smoothly(model, sequences, flip=True, batch=8, stride=None):
     """`lift_sequences` with windows that overlap and fade into each other. A stride of None is half a window: two see each
-    frame, which takes twice as long as one. With a stride of a whole window they do not overlap."""
+    frame, which takes twice as long as one. With a stride of a whole window they do not overlap. A
+    model that lifts one frame of a window gives each frame once."""
     window = getattr(model, "num_frames", None) or WINDOW
-    stride = max(1, window // OVERLAP) if stride is None else stride
+    if stride is None and not any(margins_of(model)):
+        stride = max(1, window // OVERLAP)
     return lift_sequences(model, sequences, window, stride, H36M if flip else None, batch, fade=True)
 
 
@@ -141,7 +154,7 @@ def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None]):
     `report(what, text)` is told of every sequence that was "lifted" ("changed" before if it was there), is "there" already, or
     is "elsewhere", in the hands of another process; of what "failed", with a line that says why, and of every "source".
     """
-    record = Record(lift)
+    record = lift.record()
     try:
         _lift_files(model, sources, lift, record, report)
     finally:
@@ -152,10 +165,10 @@ def _lift_files(model, sources, lift, record, report):
     sequences = _sequences(sources, lift, record, report)
     for (path, sequence, fingerprint), poses in lift_smoothly(model, sequences, lift.flip, lift.batch, lift.stride):
         try:
-            write(path, with_poses(sequence, poses.float().cpu(), lift.place))
+            write(path, with_poses(sequence, poses.float().cpu(), lift.place), **lift.writing)
             record.add(path, fingerprint)
         except Exception as error:
-            report("failed", _line(error, f"{sequence.source}: {sequence.name}"))
+            report("failed", located(error, f"{sequence.source}: {sequence.name}"))
         else:
             report("lifted", str(path))
         record.release(path)
@@ -168,7 +181,7 @@ def _sequences(sources, lift, record, report):
             fingerprint = record.fingerprint(source.path)
             outputs = _outputs(source, lift, partial(record.state, fingerprint=fingerprint))
         except Exception as error:
-            report("failed", _line(error, source.path))
+            report("failed", located(error, source.path))
             outputs = []
         for path, read in outputs:
             if record.state(path, fingerprint) == "there":
@@ -182,7 +195,7 @@ def _sequences(sources, lift, record, report):
                 sequence = None if state == "there" else liftable(read(), lift.place)
             except Exception as error:
                 record.release(path)
-                report("failed", _line(error, source.path))
+                report("failed", located(error, source.path))
                 continue
             if state != "new":
                 report(state, str(path))
@@ -228,11 +241,3 @@ def with_poses(sequence, poses, place=False):
         poses = poses + recover_root(poses.double()[None], keypoints[None], camera)[0, :, None]
     known = dict.fromkeys(("keypoints_true", "estimates", "image_poses", "factor"))
     return replace(sequence, poses=poses.numpy(), **known)
-
-
-def _line(error, where):
-    """What went wrong, and where, in one line."""
-    text = message(error)
-    if not isinstance(error, (ValueError, KeyError, OSError, ImportError)):
-        text = f"{type(error).__name__}: {text}"
-    return text if str(where) in text else f"{where}: {text}"

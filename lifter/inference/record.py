@@ -6,28 +6,30 @@ import hashlib
 import json
 import os
 import zlib
-from pathlib import Path
 
-from lifter.pretrained import SHIPPED
+from lifter.pretrained import weights_path
 
-NAME = "lifted.jsonl"
-OVERLAPPING = "half a window"  # a stride that is not given; it was a whole window once
+NAME = ".lifted.jsonl"
 
 
 class Record:
-    """Lines of (output, fingerprint of its input, model and options), one for each output that was written.
+    """Lines of (output, fingerprint of its input, model and options), one for each output that was written. Where an output is
+    several files, as of several people, their names follow.
+
+    Args:
+        path: of the record; names in it are relative to its folder.
+        settings: what decides the outputs, besides inputs and weights, for `json.dumps`.
+        checkpoint: the file of the weights; None: the one that ships with lifter.
+        overwrite: nothing counts as being there.
 
     The same file tells several processes which output one of them has in hand: that is a lock on a byte of it, which ends with
     the process however it ends.
     """
 
-    def __init__(self, lift):
-        self.folder = lift.out if lift.format else lift.out.parent
-        self.path = self.folder / f".{NAME}" if lift.format else lift.out.with_name(f".{lift.out.name}.{NAME}")
-        self.lift, self.known, self.read, self.file = lift, {}, 0, None
-        options = [lift.model.name, lift.model.num_frames, lift.model.dtype, lift.flip, lift.stride or OVERLAPPING, lift.place]
-        text = json.dumps([options, sorted(lift.reading.items())], default=str)
-        self.settings = hashlib.sha256(text.encode() + Path(lift.model.checkpoint or SHIPPED).read_bytes())
+    def __init__(self, path, settings, checkpoint=None, overwrite=False):
+        self.path, self.folder, self.overwrite = path, path.parent, overwrite
+        self.known, self.read, self.file = {}, 0, None
+        self.settings = hashlib.sha256(json.dumps(settings, default=str).encode() + weights_path(checkpoint).read_bytes())
 
     def fingerprint(self, source) -> str:
         """Of a file or folder, by size and time of change, and of how it is lifted."""
@@ -40,13 +42,13 @@ class Record:
 
     def state(self, path, fingerprint) -> str:
         """What there is of an output: "new", nothing; "there"; "changed", something of other input, model or options."""
-        if not path.is_file() or path.stat().st_size == 0:
-            return "new"
-        if self.lift.overwrite:
-            return "changed"
-        if self.known.get(self._key(path)) != fingerprint:
+        key = self._key(path)
+        if self.known.get(key, [None])[0] != fingerprint:
             self._read()  # what other processes have written meanwhile
-        return "there" if self.known.get(self._key(path), fingerprint) == fingerprint else "changed"
+        known, *files = self.known.get(key, [fingerprint])
+        if not all(file.is_file() and file.stat().st_size for file in ([self.folder / name for name in files] or [path])):
+            return "new"
+        return "there" if known == fingerprint and not self.overwrite else "changed"
 
     def claim(self, path) -> bool:
         """Take an output in hand; False if another process has it."""
@@ -59,12 +61,14 @@ class Record:
             return True  # a file system without locks
         return True
 
-    def add(self, path, fingerprint):
-        """Note what an output was lifted from. The line begins anew: the one before it is cut short if the disk was full."""
-        line = f"\n{json.dumps([self._key(path), fingerprint])}\n".encode()
+    def add(self, path, fingerprint, files=()):
+        """Note what an output was lifted from, and its `files` if it is not one of its own name. The line begins anew: the one
+        before it is cut short if the disk was full."""
+        entry = [fingerprint, *map(self._key, files)]
+        line = f"\n{json.dumps([self._key(path), *entry])}\n".encode()
         if os.write(self.file, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        self.known[self._key(path)] = fingerprint
+        self.known[self._key(path)] = entry
 
     def release(self, path):
         """Give an output out of hand."""
@@ -89,10 +93,10 @@ class Record:
         self.read += len(lines)
         for line in lines.splitlines():
             try:
-                output, fingerprint = json.loads(line)
-            except ValueError:
+                output, fingerprint, *files = json.loads(line)
+            except (ValueError, TypeError):
                 continue  # cut short
-            self.known[output] = fingerprint
+            self.known[output] = [fingerprint, *files]
 
     def _key(self, path):
         return os.path.relpath(path, self.folder)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,9 +84,74 @@ def test_folders(lift, film, tmp_path):  # noqa: F811
     (tmp_path / "bad.mp4").write_text("no video")
     status, said, errors = lift("-o", "out/", "--to", "html", inputs=("walk.mp4", "bad.mp4", "b.mp4"))
     assert status == 1 and errors[-1].startswith("bad.mp4: not a video that can be read")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.mp4.html", "walk.mp4.html"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lifted.jsonl", "b.mp4.html", "walk.mp4.html"]
     status, said, errors = lift("-o", "out/", "--to", "html", inputs=("walk.mp4", "b.mp4"))
     assert (status, said) == (0, []) and errors == ["lifter: 2 of 2 files were lifted already (--overwrite lifts them again)"]
+
+
+def test_a_folder_of_videos(lift, film, tmp_path):  # noqa: F811
+    """With folders in it, one of them that of the outputs: every video once; what failed is told at the end."""
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    for name in ("in/a.mp4", "in/more/a.mov", "in/.hidden.mp4"):
+        film(name)
+    (tmp_path / "in" / "bad.mp4").write_text("no video")
+    run = lambda *options: lift("-o", "in/out", "--to", "mp4", *options, inputs=("in",))
+    shown = lambda: sorted(str(path.relative_to("in/out")) for path in Path("in/out").rglob("*.mp4"))
+    status, said, errors = run()
+    assert status == 1 and shown() == ["a.mp4.mp4", "more/a.mov.mp4"]
+    assert errors[-2] == "lifter: 1 of 3 files failed:" and errors[-1].startswith("in/bad.mp4: not a video that can be read")
+    (tmp_path / "in" / "bad.mp4").unlink()
+    already = "lifter: 2 of 2 files were lifted already (--overwrite lifts them again)"
+    assert run() == (0, [], [already])
+    film("in/a.mp4", times=range(0, 80, 4))
+    status, said, errors = run()
+    assert [line.partition(": ")[0] for line in said] == ["in/out/a.mp4.mp4"] and "1 of 2 files were lifted already" in errors[
+        0
+    ]
+    assert len(run("--person", "main")[1]) == 2 and run("--person", "main") == (0, [], [already])
+
+
+def test_people_of_a_folder_are_not_lifted_again(lift, tmp_path):
+    """Who has a file each: when one is missing, and after Ctrl-C, the video is lifted again."""
+
+    def stops(number):
+        if number == 20:
+            raise KeyboardInterrupt
+        return TWO(number)
+
+    run = lambda of=TWO: lift("-o", "out/", "--to", "bvh", of=of)
+    assert run(stops)[0] == 130 and run()[0] == 0
+    files = sorted(tmp_path.glob("out/*.bvh"))
+    assert [path.name for path in files] == ["walk.mp4.person1.bvh", "walk.mp4.person2.bvh"]
+    assert [len(next(iter(open_data(path)))) for path in files] == [30, 30] and run()[1] == []
+    files[1].unlink()
+    assert len(run()[1]) == 2 and files[1].exists()
+
+
+def test_a_detector_that_fails(lift, film):  # noqa: F811
+    """It does not end the other videos."""
+    film("b.mp4")
+
+    def of(number):
+        if number == 15:  # which b.mp4 has not
+            raise RuntimeError("no more memory")
+        return [body(number)]
+
+    status, said, errors = lift("-o", "out/", inputs=("walk.mp4", "b.mp4"), of=of)
+    assert status == 1 and errors[-1] == "walk.mp4: RuntimeError: no more memory"
+    assert [line.partition(": ")[0] for line in said] == ["out/b.mp4.npz"]
+
+
+def test_a_folder_of_both(lift, film, tmp_path):  # noqa: F811
+    """A video beside what may hold keypoints: nobody knows which is meant. By --format it is the keypoints."""
+    (tmp_path / "in").mkdir()
+    film("in/a.mp4")
+    save("in/a.npz", [next(iter(open_gait(1, 40)))])
+    status, _, errors = lift("-o", "out/", inputs=("in",))
+    assert status == 1 and "a.mp4 is a video" in errors[0] and "a.npz may hold keypoints: expected folders of one" in errors[0]
+    assert not (tmp_path / "out").exists()
+    assert lift("-o", "out/", "--format", "lifter", inputs=("in",))[0] == 0
+    assert [path.name for path in tmp_path.glob("out/*.npz")] == ["a.npz.npz"]
 
 
 def test_keypoints_to_look_at(lift, tmp_path):
@@ -138,12 +204,12 @@ def test_stopped(lift):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["-o", "x.cvs"], "x.cvs: expected a name that ends in .mp4, .gif, .html, .bvh"),
+        (["-o", "x.cvs"], "x.cvs: expected a name that ends in .mp4, .gif, .html, .angles.csv, .bvh"),
         (["-o", "walk.mp4/x.npz"], "walk.mp4: is no folder that can be written to"),
         (["-o", "x.html", "--to", "npz"], "x.html: expected a name that ends in .npz, or no --to"),
         (["-o", "x.html", "--person", "3"], "walk.mp4: --person is 3, but 2 were found"),
-        (["none.mp4", "-o", "x.html"], "x.html: 2 files to lift, expected a folder"),
-        (["walk.mp4", "-o", "x/"], "two files are called walk.mp4"),
+        (["none.mp4", "-o", "x/"], "none.mp4: there is no file"),
+        (["-o", "x/", "-o", "y/"], "y: a second folder, expected one for all outputs"),
         (["-o", "x.html", "-o", "y.npz", "--checkpoint", "none"], "no checkpoint at none"),
         (["-o", "x.html", "-o", "./walk.mp4"], "walk.mp4: is to be lifted, expected another name for its poses"),
         (["-o", "x.html", "-o", "./x.html"], "x.html: named twice as an output"),

@@ -9,7 +9,7 @@ import pytest
 
 from lifter.__main__ import main
 from lifter._library import BACKENDS
-from lifter.commands import COMMANDS, _clips, options
+from lifter.commands import COMMANDS, _plan, options
 from lifter.data.registry import WRITERS
 from lifter.inference import clean, clip
 from lifter.video import DETECTORS, detectors
@@ -61,7 +61,7 @@ def test_choices_are_those_of_the_library(command, option, known):
 
 
 def test_help_names_every_format(capsys):
-    for command, known in (["lift"], _clips.KNOWN), (["data", "convert"], WRITERS):
+    for command, known in (["lift"], _plan.KNOWN), (["data", "convert"], WRITERS):
         with pytest.raises(SystemExit):
             main([*command, "--help"])
         help = capsys.readouterr().out
