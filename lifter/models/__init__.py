@@ -5,6 +5,7 @@ from .d3dp import D3DP
 from .deciwatch import DeciWatch
 from .ftcm import FTCM
 from .gla_gcn import GLAGCN
+from .hgmamba import HGMamba
 from .hot import HoTMixSTE
 from .htp import HTP, HTPMixSTE, HTPMotionBERT
 from .ktpformer import KTPFormer
@@ -23,6 +24,7 @@ from .pstmo import PSTMO, PSTMOPretrain
 from .sasmamba import SasMamba
 from .smoothnet import SmoothNet
 from .sparse_lifter import MixSynthFormerLifter
+from .stcformer import STCFormer
 from .strided_transformer import StridedTransformer
 from .tcpformer import TCPFormer
 from .videopose3d import VideoPose3D
@@ -33,6 +35,7 @@ __all__ = [
     "DeciWatch",
     "FTCM",
     "GLAGCN",
+    "HGMamba",
     "HTP",
     "HTPMixSTE",
     "HTPMotionBERT",
@@ -52,6 +55,7 @@ __all__ = [
     "PoseFormerV2",
     "PoseMamba",
     "PoseRetNet",
+    "STCFormer",
     "SasMamba",
     "SmoothNet",
     "StridedTransformer",
