@@ -188,6 +188,14 @@ def test_what_was_done_is_told(lift, tmp_path):
     assert len(errors) == 1 and raw.camera is None and not raw.poses[:, 0].any()
 
 
+def test_progress(lift, monkeypatch):
+    """Frames are counted while the detector looks at them, and while the model lifts them."""
+    monkeypatch.setattr("lifter.progress.SECONDS", 0)
+    _, _, errors = lift("-o", "walk.npz")
+    assert any(line.startswith("30 of 30 frames of walk.mp4, ") and line.endswith(" s left") for line in errors)
+    assert any(line.startswith("60 of 60 frames of walk.mp4 lifted, ") for line in errors)  # of two people
+
+
 def test_stopped(lift):
     """Ctrl-C keeps what is done."""
 
@@ -215,9 +223,12 @@ def test_stopped(lift):
         (["-o", "x.html", "-o", "./x.html"], "x.html: named twice as an output"),
         (["-o", "x.html", "--fps", "50"], "--fps is for files of keypoints; videos tell it themselves"),
         (["-o", "x.html", "--camera", "none.json"], "none.json: there is no file"),
+        (["-o", "x.html", "--camera", "../camera.json"], "camera.json: a camera of (640.0, 480.0) pixels, expected (64, 48)"),
         (["-o", "x.html", "--fov", "180"], "--focal is None, --fov is 180.0, expected more than 0 pixels, 0 to 180 degrees"),
     ],
 )
 def test_one_line_for_a_mistake(lift, tmp_path, arguments, message):
+    camera = {"width": 640, "height": 480, "fx": 500, "fy": 500, "cx": 320, "cy": 240}
+    (tmp_path.parent / "camera.json").write_text(json.dumps(camera))
     status, _, errors = lift(*arguments)
     assert status == 1 and message in errors[-1] and sorted(path.name for path in tmp_path.iterdir()) == ["walk.mp4"]

@@ -415,6 +415,15 @@ def test_progress(terminal, monkeypatch, capsys):
     assert ("3/3" in shown) if terminal else ("\n2 of 3 files, 7 lifted, " in shown)
 
 
+def test_progress_within_a_file(lift, tmp_path, monkeypatch):
+    """A long file with a large model: the frames are counted while it is lifted."""
+    monkeypatch.setattr("lifter.progress.SECONDS", 0)
+    save(tmp_path / "x.npz", [seen(frames=60)])
+    _, errors, _ = lift(tmp_path / "x.npz", "--batch", "1")
+    counted = [int(line.split(" and ")[1].split()[0]) for line in errors if " frames lifted" in line]
+    assert counted == sorted(set(counted)) and len(counted) > 2 and counted[-1] == 60
+
+
 def test_killed(lift, checkpoint, tmp_path, record_property):
     """kill -9 in the middle of many short files, and again: every output once, whole, and not written twice.
     LIFTER_FILES=10000 is what lifter promises."""
