@@ -20,8 +20,9 @@ from lifter.inference.record import NAME, Record
 from lifter.progress import Progress
 from lifter.render import render
 from lifter.render.people import together
-from lifter.video import Video, find_detector, find_people, is_video
+from lifter.video import Video, find_people, is_video
 
+from ._detector import detector_of
 from ._model import model_of
 from ._plan import SHOWN, clips_of, folder_of
 from .options import reading_options
@@ -29,11 +30,6 @@ from .options import reading_options
 CROWD = 20  # people of one clip
 MEANINGLESS = ("command", "inputs", "out", "to", "overwrite", "batch", "device", "engine")  # options, for the poses
 STOPPED = "stopped"  # in the record, of what ends before its clip does
-
-
-def detector_of(args):
-    """The detector that the options name, loaded."""
-    return find_detector(args.detector, args.weights, mode=args.mode, backend=args.backend, device=args.device)
 
 
 def lift_clips(args, sources, problems):

@@ -19,6 +19,8 @@ def lift_people(
         smooth: of `lifter.inference.clean.clean`. focal: of `lifter.inference.finish.finish`.
         say: told what was done, a line for each step. step: of `lifter.evaluation.lift_sequences`.
     """
+    if people and people[0].fps is None and (smooth or set(STEPS) - set(skip)):
+        say(f"frames per second are not known: taken as {clean.FPS:g}")
     cleaned = []
     for person in people:
         person, lines = clean.clean(person, set(skip) & set(clean.STEPS), smooth)

@@ -163,6 +163,9 @@ def test_keypoints_to_look_at(lift, tmp_path):
     assert lift("-o", "raw.bvh", inputs=("gait.npz",))[0] == lift("-o", "done.bvh", "--finish", inputs=("gait.npz",))[0] == 0
     raw, done = (next(iter(open_data(name))).poses for name in ("raw.bvh", "done.bvh"))
     assert not raw[:, 0].any() and 0.5 < done[:, 0, 2].mean() < 1.5
+    save("timeless.npz", [replace(gait, fps=None)])
+    assert "taken as 30" in lift("-o", "x.npz", "--finish", inputs=("timeless.npz",))[2][0]
+    assert lift("-o", "x.npz", "--finish", "--raw", inputs=("timeless.npz",))[2] == []
     save("sizeless.npz", [replace(gait, camera=None, size=None)])
     assert "the size of the image is not known" in lift("-o", "x.html", "--fov", "60", inputs=("sizeless.npz",))[2][-1]
     save("crowd.npz", [replace(gait, name=f"{number}") for number in range(21)])
