@@ -87,13 +87,20 @@ def planned(setup) -> dict:
 
 
 @cache
+def described(name) -> torch.nn.Module:
+    """The model as it is by default, on "meta"."""
+    with torch.device("meta"):
+        return lifter.create_model(name)
+
+
+@cache
 def fixed(name) -> torch.nn.Module | None:
     """On "meta", a model whose number of frames is its own; None if it is built for any number."""
     with torch.device("meta"):
         try:
             lifter.create_model(name, min(FRAMES))
         except ValueError:
-            return lifter.create_model(name)
+            return described(name)
     return None
 
 

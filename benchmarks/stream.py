@@ -30,6 +30,7 @@ SCREEN = ("case", "implementation", "waited", "compute per chunk", "frames/s", "
 FPS, FRAMES = 50, max(models.FRAMES)
 CHUNKS = (1, 3, 9, 27, 81, 243)
 QUICK_CHUNKS = (1, 9, 243)
+REFINERS = ("deciwatch", "mixsynthformer", "smoothnet")
 NOTES = [
     f"Waited: by the first frame of a chunk for the others, at {FPS} frames per second; the last waits for none. Live: a "
     "chunk is computed before the next is there.",
@@ -43,8 +44,10 @@ NOTES = [
 
 def cases(setup):
     chunks = QUICK_CHUNKS if setup.quick else CHUNKS
-    # Not the denoisers, whose sampler sees whole clips, nor what refines whole windows
-    names = [name for name in lifter.list_models() if name not in ("d3dp", "htp") and not name.startswith("mixsynthformer")]
+    # Not the denoisers, whose sampler sees whole clips, nor what refines whole windows, nor what lifts one frame of a window,
+    # for which a push is one call
+    names = [name for name in lifter.list_models() if name not in ("d3dp", "htp") and not name.startswith(REFINERS)]
+    names = [name for name in names if not hasattr(models.described(name), "margins")]
     return [(f"{name} chunk {chunk}", partial(run, name, chunk, setup)) for name in names for chunk in chunks]
 
 

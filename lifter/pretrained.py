@@ -1,12 +1,14 @@
 """Models with their weights in one file: a safetensors file that also says which model they are of.
 
-The file that ships with lifter is described in weights/MODEL_CARD.md.
+The models that ship with lifter are described in weights/MODEL_CARD.md. Repositories of the Hugging Face Hub hold others.
 """
 
 import copy
 import json
+import tempfile
 import threading
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +16,16 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
+from ._errors import first_line
+from ._extras import needs
 from ._io import regular
 from .checkpoints import check_finite, fit, load_checkpoint, read_checkpoint, save_checkpoint
 from .registry import create_model
 
-SHIPPED = Path(__file__).with_name("weights") / "lifter.safetensors"
+WEIGHTS = Path(__file__).with_name("weights")
+DEFAULT = "small"  # of the models that ship with lifter
+SUFFIX = ".safetensors"
+HUB, HUB_FILE = "hf-hub:", "model.safetensors"
 BUFFERS = 1 << 20  # numbers that a model may have besides those in its file
 TENSOR = 1024  # numbers that each tensor counts for at least: many small ones take time
 
@@ -32,7 +39,8 @@ def save_pretrained(path, model, about, dtype=None):
     """Write weights and what `load_pretrained` needs to build their model. The file appears when it is whole.
 
     Args:
-        path: NAME.safetensors.
+        path: NAME.safetensors, or "hf-hub:OWNER/NAME", a repository of the Hugging Face Hub, which is created if it is not
+            there. You must be logged in to the Hub.
         about: a dict of JSON values with "model", a name of `list_models()`, and "kwargs", what else `create_model` got. With
             "centred" the model is one of `lifter.evaluation.centre`d clips.
         dtype: of the weights in the file, as torch.float16 for half the size; None: as they are. They are rounded, and loaded
@@ -41,11 +49,13 @@ def save_pretrained(path, model, about, dtype=None):
     Raises:
         ValueError for weights that are not finite, or not in that dtype, too.
     """
-    path = Path(path)
     for key, kind in (("model", str), ("kwargs", dict)):
         if not isinstance(about.get(key), kind):
             raise ValueError(f"save_pretrained: about has {key} {about.get(key)!r}, expected a {kind.__name__}")
-    if path.suffix != ".safetensors":
+    if str(path).startswith(HUB):
+        return _upload(str(path).removeprefix(HUB), partial(save_pretrained, model=model, about=about, dtype=dtype))
+    path = Path(path)
+    if path.suffix != SUFFIX:
         raise ValueError(f"save_pretrained: path is {path}, expected NAME.safetensors")
     model = model if dtype is None else copy.deepcopy(model).to(dtype)
     check_finite(model.state_dict(), "save_pretrained")
@@ -56,15 +66,16 @@ def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
     """A model with its weights, ready to lift.
 
     Args:
-        path: a file of `save_pretrained`, or any that `load_checkpoint` takes if `model` says what it is of. None: the file
-            that ships with lifter.
+        path: a file of `save_pretrained`, or any that `load_checkpoint` takes if `model` says what it is of; the name of a
+            model that ships with lifter: "small"; or "hf-hub:OWNER/NAME[@REVISION]", a repository of the Hugging Face Hub
+            (extra: hub), the file of which is downloaded once. None: "small".
         model, kwargs: of `create_model`, for files that do not tell; default: what the file tells.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError; as `load_checkpoint` and `create_model`.
+        FileNotFoundError, KeyError, ValueError; as `load_checkpoint` and `create_model`. OSError if the Hub does not answer.
     """
-    path = regular(SHIPPED if path is None else path, "checkpoint")
-    contents, texts = read_checkpoint(path) if model or path.suffix == SHIPPED.suffix else ({}, {})
+    path = weights_path(path)
+    contents, texts = read_checkpoint(path) if model or path.suffix == SUFFIX else ({}, {})
     about = {"model": model, "kwargs": kwargs} if model else _about(path, texts)
     with torch.device("meta"), nullcontext() if model else no_larger(path):  # sizes that are only claimed take no memory
         fit(create_model(about["model"], **about["kwargs"]), contents, path)
@@ -73,6 +84,49 @@ def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
     if about.get("centred", False):  # what is centred are clips as long as those it was trained on
         network.centred, network.num_frames = True, about["kwargs"].get("num_frames", network.num_frames)
     return Pretrained(network.eval(), about)
+
+
+def weights_path(path=None) -> Path:
+    """Return the file that a `path` of `load_pretrained` means, downloaded if it is not there yet."""
+    path = DEFAULT if path is None else path
+    if str(path).startswith(HUB):
+        return _download(str(path).removeprefix(HUB))
+    shipped = WEIGHTS / f"{path}{SUFFIX}"
+    return shipped if Path(path).name == str(path) and shipped.is_file() else regular(path, "checkpoint")
+
+
+def _download(repository) -> Path:
+    with needs("hub", "hf-hub:"):
+        from huggingface_hub import hf_hub_download
+    name, _, revision = repository.partition("@")
+    with _hub(repository):
+        return Path(hf_hub_download(name, HUB_FILE, revision=revision or None))
+
+
+def _upload(repository, save):
+    with needs("hub", "hf-hub:"):
+        from huggingface_hub import HfApi
+    with tempfile.TemporaryDirectory() as folder, _hub(repository):
+        save(file := Path(folder) / HUB_FILE)
+        HfApi().create_repo(repository, exist_ok=True)
+        HfApi().upload_file(path_or_fileobj=file, path_in_repo=HUB_FILE, repo_id=repository)
+
+
+@contextmanager
+def _hub(repository):
+    """Name the repository in errors of the Hub."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        yield
+    except HFValidationError as error:
+        raise ValueError(f"{HUB}{repository}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION") from error
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(f"{HUB}{repository}: not downloaded yet, and the Hub cannot be reached") from error
+    except EntryNotFoundError as error:
+        raise FileNotFoundError(f"{HUB}{repository}: the repository has no {HUB_FILE}") from error
+    except HfHubHTTPError as error:
+        raise OSError(f"{HUB}{repository}: {first_line(error)}") from error
 
 
 @contextmanager

@@ -443,6 +443,10 @@ def test_every_case_runs(section, small, monkeypatch, request):
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
     torch.set_num_threads(2)  # with one there is nothing to scale
     section, _, op = section.partition(".")
+    if op:
+        monkeypatch.setattr("benchmarks.kernels.USUAL", (1, 27))
+        for sizes, fewer in {"FRAMES": (1, 27), "SIMILAR": (6, 3), "LONG": 300}.items():
+            monkeypatch.setattr(f"benchmarks.kernels.{op}.{sizes}", fewer, raising=False)
     kinds = {}
     for mode in ("quick", "default", "full"):
         for module, name, case in plan_of(mode):

@@ -15,15 +15,16 @@ from lifter.kernels import backend
 
 pytestmark = pytest.mark.gpu
 SETUP = Setup("cuda", inputs.synthetic_gait(2), "quick", seconds=0.0, patience=0.0)
-FRAMES = 101  # one window, or several, of those that refine windows
+FRAMES = 81
 CASES = [case for case in kernels.all_cases(SETUP) if not case.compiled]
 
 
 @pytest.fixture(params=lifter.list_models())
 def network(request):
     """A model, and what it takes."""
-    model = models.build(request.param, FRAMES, "cuda")
-    return model, models.inputs(model, SETUP, FRAMES, 2)
+    frames = max(FRAMES, models.window(request.param) or 0)
+    model = models.build(request.param, frames, "cuda")
+    return model, models.inputs(model, SETUP, frames, 2)
 
 
 def test_model(network):

@@ -1,6 +1,7 @@
 """Weights in a file that says which model they are of."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import lifter
 from lifter.data.synthetic import open_gait
 from lifter.inference.windows import lift_sequence
 from lifter.metrics.losses import mpjpe
-from lifter.pretrained import SHIPPED
+from lifter.pretrained import weights_path
 
 
 def test_round_trip(tmp_path):
@@ -80,6 +81,58 @@ def test_shipped():
     assert error < 0.15, error
 
 
+def test_names(tmp_path, monkeypatch):
+    """A name is that of a model which ships; a file of that name has to be called a path."""
+    monkeypatch.chdir(tmp_path)
+    assert lifter.load_pretrained("small").about == lifter.load_pretrained().about
+    about = save_tiny("small.safetensors")
+    assert lifter.load_pretrained("small").about != about == lifter.load_pretrained("./small.safetensors").about
+    with pytest.raises(FileNotFoundError, match="no checkpoint at large"):
+        lifter.load_pretrained("large")
+
+
+def save_tiny(path):
+    kwargs = {"num_frames": 9, "dim": 16, "depth": 1}
+    about = {"model": "mixste", "kwargs": kwargs}
+    lifter.save_pretrained(path, lifter.create_model("mixste", **kwargs), about)
+    return about
+
+
+class Api:
+    """Stands for the Hub's own: what is uploaded lies in the cache, as if it had been downloaded."""
+
+    def __init__(self, cache=None):
+        Api.cache = cache or Api.cache
+
+    def create_repo(self, repository, exist_ok):
+        self.folder(repository).mkdir(parents=True, exist_ok=exist_ok)
+
+    def upload_file(self, path_or_fileobj, path_in_repo, repo_id):
+        (self.folder(repo_id) / "refs").mkdir()
+        (self.folder(repo_id) / "refs" / "main").write_text("0" * 40)
+        (self.folder(repo_id) / "snapshots" / ("0" * 40)).mkdir(parents=True)
+        shutil.copy(path_or_fileobj, self.folder(repo_id) / "snapshots" / ("0" * 40) / path_in_repo)
+
+    def folder(self, repository):
+        return Api.cache / f"models--{repository.replace('/', '--')}"
+
+
+def test_hub(tmp_path, monkeypatch):
+    """Offline, out of the Hub's own cache."""
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    Api(tmp_path)
+    about = save_tiny("hf-hub:somebody/tiny")
+    for name in ("hf-hub:somebody/tiny", "hf-hub:somebody/tiny@main", f"hf-hub:somebody/tiny@{'0' * 40}"):
+        assert lifter.load_pretrained(name).about == about
+    with pytest.raises(FileNotFoundError, match="hf-hub:somebody/tiny@v2: not downloaded yet, and the Hub cannot be reached"):
+        lifter.load_pretrained("hf-hub:somebody/tiny@v2")
+    with pytest.raises(ValueError, match="hf-hub:a/b/c: expected hf-hub:OWNER/NAME or"):
+        lifter.load_pretrained("hf-hub:a/b/c")
+
+
 @pytest.mark.parametrize("size", ["dim", "depth", "num_frames"])
 def test_sizes_that_are_only_claimed(tmp_path, size):
     """They take no memory before the weights are looked at."""
@@ -104,7 +157,7 @@ def test_not_finite(tmp_path):
 
 
 def test_the_shipped_weights_carry_a_digest(tmp_path):
-    data = bytearray(SHIPPED.read_bytes())
+    data = bytearray(weights_path().read_bytes())
     data[-1000] ^= 1  # of some weight
     (tmp_path / "a.safetensors").write_bytes(data)
     with pytest.raises(ValueError, match="damaged: its digest is of other contents"):

@@ -104,6 +104,6 @@ def test_wheel_contents(wheel):
         "lifter/kernels/triton/retention.py",
         "lifter/render/viewer.html",
         "lifter/training/recipes/sasmamba.yaml",
-        "lifter/weights/lifter.safetensors",
+        "lifter/weights/small.safetensors",
     }
     assert not [name for name in names if not name.startswith(("lifter/", "pose_lifter-"))]

@@ -11,7 +11,7 @@ import numpy as np
 from lifter._errors import located
 from lifter.data import Camera, open_data
 from lifter.data.files import read_json
-from lifter.data.outputs import write_people
+from lifter.data.outputs import output_format, suffix_of, write_people
 from lifter.data.registry import WRITERS, detect, options_of
 from lifter.inference.clip import STEPS, lift_people
 from lifter.inference.files import liftable
@@ -25,6 +25,7 @@ from lifter.video import Video, find_people, is_video
 from ._detector import detector_of
 from ._model import model_of
 from ._plan import SHOWN, clips_of, folder_of
+from ._writing import writing_options
 from .options import reading_options
 
 CROWD = 20  # people of one clip
@@ -117,7 +118,7 @@ def _lift(args, clip, video, detector, model, camera, note):
             skip=STEPS if args.raw else args.skip, focal=focal, say=lambda text: _say(f"  {text}"), step=progress.step,
         )  # fmt: skip
     for out in clip.outs:
-        files = _write(out, people)
+        files = _write(out, people, writing_options(args, *args.out, args.to))
         note(out, files, stopped)
         for written in files:
             print(f"{written}: {max(map(len, people))} frames, {time.monotonic() - began:.1f} s", flush=True)
@@ -180,11 +181,11 @@ def _chosen(people, who):
     return [people[number - 1]]
 
 
-def _write(out, people):
+def _write(out, people, options):
     """The paths of what was written."""
-    if out.suffix[1:].lower() not in SHOWN:
-        many = WRITERS[out.suffix[1:].lower()].many
-        return write_people(out, people if many else [in_room(person) for person in people])
+    if not suffix_of(out, SHOWN):
+        camera = WRITERS[output_format(out)].camera
+        return write_people(out, people if camera else [in_room(person) for person in people], **options)
     out.parent.mkdir(parents=True, exist_ok=True)
     render(out, {people[0].name.partition("/")[0]: together(people)})
     return [out]

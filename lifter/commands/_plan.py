@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lifter._io import check_writable
-from lifter.data.outputs import output_path
+from lifter.data.outputs import output_path, suffix_of
 from lifter.data.registry import WRITERS, suffixes
 from lifter.inference.files import find_sources
 from lifter.render import SUFFIXES, check_packages
 from lifter.video import SUFFIXES as VIDEOS
 from lifter.video import is_video
+
+from ._writing import writing_options
 
 SHOWN = tuple(suffix[1:] for suffix in SUFFIXES)
 KNOWN = (*SHOWN, *sorted(WRITERS))  # suffixes of outputs
@@ -30,8 +32,8 @@ def target(out, to):
     path = Path(out)
     suffix = path.suffix[1:].lower()
     names = f"a name that ends in .{', .'.join(KNOWN)}"
-    if suffix in KNOWN and not path.is_dir():
-        if to not in (None, suffix):
+    if (format := suffix_of(path, KNOWN)) and not path.is_dir():
+        if to not in (None, format):
             raise ValueError(f"{path}: expected a name that ends in .{to}, or no --to")
         return None
     if suffix.isalnum() and not suffix.isdigit() and not path.exists() and not out.endswith(("/", os.sep)):
@@ -68,7 +70,7 @@ def sources_of(args):
 
 def are_clips(args, sources) -> bool:
     """Whether the command line names a video, something to look at, several outputs, or what is done with clips alone."""
-    shown = any(Path(out).suffix[1:].lower() in SHOWN and not Path(out).is_dir() for out in args.out) or args.to in SHOWN
+    shown = any(suffix_of(out, SHOWN) and not Path(out).is_dir() for out in args.out) or args.to in SHOWN
     options = (args.finish, args.skip, args.smooth, args.focal, args.fov, args.camera)
     asked = any(option not in (None, False, ()) for option in options) or args.person != "all"
     return bool(shown or asked or len(args.out) > 1 or any(is_video(source.path) for source in sources))
@@ -77,10 +79,10 @@ def are_clips(args, sources) -> bool:
 def clips_of(args, sources) -> list[Clip]:
     """The sources as clips, with their outputs; ValueError for what does not fit clips or cannot be written."""
     _check_options(args, sources)
+    writing_options(args, *args.out, args.to)
     formats = {out: target(out, args.to) for out in args.out}
     for out, format in formats.items():
-        suffix = format or Path(out).suffix[1:].lower()
-        if suffix in SHOWN:
+        if (suffix := format or suffix_of(out, KNOWN)) in SHOWN:
             check_packages(f"NAME.{suffix}")
         check_writable(Path(out) if format else Path(out).parent)
     path_of = lambda out, place: output_path(out, place, None, formats[out]) if formats[out] else Path(out)

@@ -5,6 +5,7 @@ from lifter._errors import message
 from lifter.data.inspect import convert, describe
 from lifter.data.registry import detect, walk
 
+from ._writing import writing_options
 from .options import reading_options
 
 
@@ -37,7 +38,8 @@ def _files(path, format):
 def _convert(args) -> int:
     options = {name: getattr(args, name) for name in ("to", "select", "skeleton", "virtual_cameras", "noise")}
     try:
-        count, problems = convert(args.path, args.out, **options, **reading_options(args))
+        writing = writing_options(args, args.out if Path(args.out).suffix else args.to)
+        count, problems = convert(args.path, args.out, writing=writing, **options, **reading_options(args))
     except (ValueError, KeyError, OSError, ImportError) as error:
         print(f"lifter data convert: {message(error)}", file=sys.stderr)
         return 1

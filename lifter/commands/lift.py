@@ -10,6 +10,7 @@ from lifter.progress import Progress
 from ._clips import lift_clips
 from ._model import model_of
 from ._plan import are_clips, sources_of, target
+from ._writing import writing_options
 from .options import reading_options
 
 
@@ -58,4 +59,5 @@ def _lift(args, sources, told, problems):
 def _options(args):
     out, format = Path(args.out[0]), target(args.out[0], args.to)
     names = ("flip", "batch", "stride", "place", "overwrite")
-    return Lift(out, format, model_of(args), reading=reading_options(args), **{name: getattr(args, name) for name in names})
+    how = {"reading": reading_options(args), "writing": writing_options(args, *args.out, args.to)}
+    return Lift(out, format, model_of(args), **how, **{name: getattr(args, name) for name in names})

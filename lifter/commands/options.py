@@ -39,6 +39,11 @@ def reading_options(args) -> dict:
     return {name: getattr(args, name) for name in names}
 
 
+def add_writing_options(parser):
+    """What the files are told that are written; see `lifter.commands._writing`."""
+    parser.add_argument("--rig", metavar="h36m|mixamo", help="names and joints of .bvh and .glb; default: h36m")
+
+
 def add_model_options(parser, positional=False):
     """Which model runs, and how. `positional`: the checkpoint is an argument, not an option."""
     how = {"nargs": "?"} if positional else {}
@@ -111,14 +116,17 @@ def add_data(parser):
     commands = parser.add_subparsers(metavar="COMMAND", dest="action", required=True)
     inspector = commands.add_parser("inspect", help="say what a file or folder is, and whether it is sound")
     inspector.add_argument("paths", nargs="+", metavar="PATH")
-    converter = commands.add_parser("convert", help="write it as npz, JSON, CSV, TRC, C3D or BVH")
+    converter = commands.add_parser("convert", help="write it as npz, JSON, CSV, TRC, C3D, BVH or glTF")
     converter.add_argument("path", metavar="IN")
-    converter.add_argument("out", metavar="OUT", help="NAME.npz, .json; of one sequence .csv, .trc, .c3d, .bvh; or a folder")
+    converter.add_argument(
+        "out", metavar="OUT", help="NAME.npz, .json, .glb; of one sequence .csv, .angles.csv, .trc, .c3d, .bvh; or a folder"
+    )
     converter.add_argument("--to", metavar="FORMAT", default="bvh", help="in that folder; default: bvh")
     converter.add_argument("--select", nargs="+", default=(), metavar="PATTERN", help='names to take, as "S9/*"')
     converter.add_argument("--skeleton", help="reorder the joints, as h36m")
     converter.add_argument("--virtual-cameras", action="store_true", help="what four cameras around each motion see")
     converter.add_argument("--noise", type=int, metavar="SEED", help="as a detector would find the keypoints")
+    add_writing_options(converter)
     for command in (inspector, converter):
         add_reading_options(command)
 
@@ -137,8 +145,8 @@ def add_lift(parser):
     )
     parser.add_argument(
         "-o", "--out", required=True, action="append", metavar="OUT",
-        help="a folder, or for one input a file: to look at .html, .mp4, .gif; poses as .npz, .json, .csv, .trc, .c3d, .bvh; "
-        "may be given several times",
+        help="a folder, or for one input a file: to look at .html, .mp4, .gif; poses as .npz, .json, .csv, .trc, .c3d, .bvh, "
+        ".glb; joint angles as .angles.csv; may be given several times",
     )  # fmt: skip
     parser.add_argument("--to", metavar="FORMAT", help="in a folder, one of these; default: npz")
     add_detector_options(parser)
@@ -149,6 +157,7 @@ def add_lift(parser):
     )
     parser.add_argument("--place", action="store_true", help="put the root where the camera, which the file tells, sees it")
     parser.add_argument("--overwrite", action="store_true", help="lift again what is in OUT already")
+    add_writing_options(parser)
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: on all machines of a Ray cluster")
     add_reading_options(parser)
 

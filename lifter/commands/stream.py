@@ -2,7 +2,6 @@ import asyncio
 import json
 import signal
 import sys
-from pathlib import Path
 
 import torch
 
@@ -10,7 +9,7 @@ from lifter import StreamBatch
 from lifter._errors import message
 from lifter._io import in_folder, whole
 from lifter.inference.server import Form, Server
-from lifter.pretrained import SHIPPED
+from lifter.pretrained import weights_path
 
 from ._model import model_of
 
@@ -31,7 +30,7 @@ async def _serve(args) -> int:
         raise ValueError(f"--threads is {args.threads}, expected a positive number")
     if args.summary:
         in_folder(args.summary)  # before it is all done
-    small = Path(args.checkpoint or SHIPPED).stat().st_size < SMALL
+    small = weights_path(args.checkpoint).stat().st_size < SMALL
     torch.set_num_threads(args.threads or (1 if small else torch.get_num_threads()))
     batch = StreamBatch(model, args.chunk_size, args.fps, args.look_ahead, args.missing)
     server = Server(batch, Form(model.in_channels, args.size, args.layout, args.variant), args.strict, args.drop, args.token)

@@ -48,6 +48,7 @@ def _parser(argv):
     parser.add_argument("--model", required=True, help="a name of `lifter models`")
     parser.add_argument("--out", default="runs", metavar="FOLDER", help="folder for weights, checkpoints and logs")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder, if any")
+    parser.add_argument("--start", metavar="FILE", help="weights to start from, as best.safetensors; default: random ones")
     parser.add_argument("--seed", type=int, default=0, help="of first weights, order, dropout")
     parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="from checkpoint to checkpoint")
     parser.add_argument("--validate-every", type=int, metavar="STEPS", help="default: after each epoch")
@@ -95,7 +96,7 @@ def _train(args):
     training, validation = split(data, args.train, args.validate)
     if recipe.film is not None and validation is not None:
         validation = watched(validation)
-    options = ("resume", "seed", "save_every", "validate_every", "workers", "accelerator", "nodes", "precision")
+    options = ("resume", "start", "seed", "save_every", "validate_every", "workers", "accelerator", "nodes", "precision")
     return train(
         args.model, recipe, training, validation, args.out, devices=_number_or_text(args.devices),
         **{name: args[name] for name in options},

@@ -67,7 +67,7 @@ def _describe(path, format, options):
 
 
 def convert(
-    path, out, *, to="bvh", format=None, select=(), skeleton=None, virtual_cameras=False, noise=None, **options
+    path, out, *, to="bvh", format=None, select=(), skeleton=None, virtual_cameras=False, noise=None, writing=None, **options
 ) -> tuple[int, list[str]]:  # fmt: skip
     """Write the sequences of a file or folder to `out`, one at a time: (how many, what is wrong with which of the others).
 
@@ -77,10 +77,11 @@ def convert(
         select: patterns of names. skeleton: reorder the joints to those of this skeleton, by name.
         virtual_cameras: motions in the world become what four cameras around them see. noise: the seed of a detector's
             noise on that, or on motion capture that has cameras.
+        writing: options of `lifter.data.write`.
     """
     if to not in WRITERS:
         raise ValueError(f"to is {to!r}, expected {' or '.join(sorted(WRITERS))}")
-    out = Path(out)
+    out, writing = Path(out), writing or {}
     _check_other(out, path)
     if virtual_cameras:
         data = film(open_data(path, format, **options), noise)
@@ -98,13 +99,13 @@ def convert(
     errors = []
     sequences = _sound(data, errors)
     if writer and writer.many:
-        count = writer.write(out, sequences)
+        count = writer(out, sequences, **writing)
     else:
         count = 0
         for sequence in sequences:
             target = out if writer else outputs.output_path(out, ".", sequence.name, to)
             _check_other(target, path)
-            outputs.write(target, sequence)
+            outputs.write(target, sequence, **writing)
             count += 1
     return count, [message(error) for error in errors]
 

@@ -44,6 +44,9 @@ _MIDDLE = {
     "clavicle": ("clav",),
     "sacrum": ("sacr", "sacrum", "sacral", "vsacral"),
 }
+# The joints of Human3.6M as Pose2Sim's models for OpenSim call them; "Spine" is ours, which they leave out.
+OPENSIM = ("Hip", "RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "Spine", "Neck", "Nose", "Head",
+           "LShoulder", "LElbow", "LWrist", "RShoulder", "RElbow", "RWrist")  # fmt: skip
 _UNITS = {  # in metres, by words
     0.001: ("mm", "millimeter", "millimeters", "millimetre", "millimetres"),
     0.01: ("cm", "centimeter", "centimeters", "centimetre", "centimetres"),
@@ -87,6 +90,8 @@ def _sequence(name, labels, points, where, *, unit=None, up=None, turn=None, **k
         known: more fields of `Sequence`.
     """
     labels = without_prefix(labels)
+    if sorted(labels) == sorted(OPENSIM):
+        labels = [H36M.joints[OPENSIM.index(label)] for label in labels]
     ours = sorted(SKELETONS.values(), key=lambda skeleton: skeleton.joints != tuple(labels))  # some differ in order only
     skeleton = next((each for each in ours if sorted(each.joints) == sorted(labels)), None)
     if skeleton is not None:

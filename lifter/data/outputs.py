@@ -11,37 +11,48 @@ from .registry import WRITERS
 LONGEST = 240  # bytes of a file's name without its suffix; most file systems take 255
 
 
-def write(path, sequence):
-    """Write a sequence in the format of the path's suffix, one of `WRITERS`. The file appears when it is whole, and its
-    folder with it."""
+def write(path, sequence, **options):
+    """Write a sequence in the format of the path's suffix, one of `WRITERS`, which takes the options that it knows. The file
+    appears when it is whole, and its folder with it."""
     path = Path(path)
-    format = output_format(path)
+    writer = WRITERS[output_format(path)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = WRITERS[format]
-    writer.write(path, [sequence] if writer.many else sequence)
+    writer(path, [sequence] if writer.many else sequence, **options)
 
 
-def write_people(path, people) -> list[Path]:
+def write_people(path, people, **options) -> list[Path]:
     """Write the people of one clip in the format of the path's suffix: to this file, or where the format has one person a file
     to NAME.person1.SUFFIX, ..., after the ends of their names; the paths of the files."""
     path = Path(path)
-    format = output_format(path)
-    if WRITERS[format].many or len(people) == 1:
+    writer = WRITERS[output_format(path)]
+    if writer.many or len(people) == 1:
         path.parent.mkdir(parents=True, exist_ok=True)
-        WRITERS[format].write(path, people if WRITERS[format].many else people[0])
+        writer(path, people if writer.many else people[0], **options)
         return [path]
-    paths = [path.with_suffix(f".{person.name.rpartition('/')[2]}{path.suffix}") for person in people]
+    paths = [of_person(path, person.name.rpartition("/")[2]) for person in people]
     for each, person in zip(paths, people):
-        write(each, person)
+        write(each, person, **options)
     return paths
+
+
+def of_person(path, name) -> Path:
+    """The file of one of several people: "walk.person1.bvh" of "walk.bvh"."""
+    end = len(output_format(path)) + 1
+    return path.with_name(f"{path.name[:-end]}.{name}{path.name[-end:]}")
 
 
 def output_format(path) -> str:
     """The key of `WRITERS` that a file's suffix says."""
-    format = path.suffix[1:].lower()
-    if format not in WRITERS:
+    format = suffix_of(path, WRITERS)
+    if format is None:
         raise ValueError(f"{path}: expected a name that ends in .{', .'.join(sorted(WRITERS))}")
     return format
+
+
+def suffix_of(path, known) -> str | None:
+    """The longest of the `known` suffixes that a path has, without its dot; None if it has none of them."""
+    name = Path(path).name.lower()
+    return max((suffix for suffix in known if name.endswith(f".{suffix}")), key=len, default=None)
 
 
 def output_path(folder, place, name, format) -> Path:

@@ -99,8 +99,19 @@ class Format:
 
 @dataclass(frozen=True)
 class Writer:
+    """Writes sequences, or one: `writer(path, what, **options)`. Options that it does not take are not passed on."""
+
     write: Callable
     many: bool  # it takes sequences, and one sequence if not
+    camera: bool  # it keeps cameras; others want poses in the room
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The arguments of `write` beside the path and what is written."""
+        return tuple(inspect.signature(self.write).parameters)[2:]
+
+    def __call__(self, path, what, **options):
+        return self.write(path, what, **{name: value for name, value in options.items() if name in self.options})
 
 
 FORMATS: dict[str, Format] = {}
@@ -129,14 +140,15 @@ def register_format(name, about, *, sniff=_never, guess=_never, suffix=None, fol
     return decorate
 
 
-def register_writer(suffix, many=False):
-    """Make `function(path, sequence)` what writes files with this suffix; with `many`, `function(path, sequences)`."""
+def register_writer(suffix, many=False, camera=False):
+    """Make `function(path, sequence, **options)` what writes files with this suffix; with `many`, `function(path, sequences)`.
+    `camera`: their cameras are kept."""
 
     if suffix in WRITERS:
         raise ValueError(f"register_writer: there is a writer of {suffix!r} already")
 
     def decorate(function):
-        WRITERS[suffix] = Writer(function, many)
+        WRITERS[suffix] = Writer(function, many, camera)
         return function
 
     return decorate

@@ -20,13 +20,13 @@ from lifter.data.files import existing
 from lifter.data.outputs import output_path, write
 from lifter.data.registry import is_one, options_of, suffixes, walk
 from lifter.geometry import recover_root
-from lifter.models import MixSynthFormer
+from lifter.models import DeciWatch, MixSynthFormer, SmoothNet
 from lifter.pretrained import load_pretrained
 from lifter.rewrite import freeze
 from lifter.skeleton import H36M
 
 from .record import NAME, Record
-from .windows import lift_sequences
+from .windows import lift_sequences, margins_of
 
 WINDOW = 243  # frames at once for a model that takes any number
 OVERLAP = 2  # windows that see a frame, if nothing else is said
@@ -74,8 +74,8 @@ class Model:
     def load(self):
         """`network`, ready to lift keypoints: on the CPU frozen (`lifter.freeze`)."""
         model = self.network()
-        if isinstance(model, MixSynthFormer):
-            raise ValueError("MixSynthFormer refines poses, expected a model that lifts keypoints")
+        if isinstance(model, (DeciWatch, MixSynthFormer, SmoothNet)):
+            raise ValueError(f"{type(model).__name__} refines poses, expected a model that lifts keypoints")
         return freeze(model) if self.device == "cpu" else model
 
 
@@ -88,7 +88,7 @@ class Lift:
         flip, batch, stride: of `lifter.evaluation.lift_sequences`; a stride of None is that of `lift_smoothly`.
         place: put the root where the sequence's camera sees it (`lifter.diffusion.recover_root`), else at (0, 0, 0).
         overwrite: also what is there and has not changed.
-        reading: options of `open_data`, each for the files whose format takes it.
+        reading: options of `open_data`, each for the files whose format takes it. writing: the same of `lifter.data.write`.
     """
 
     out: Path
@@ -100,13 +100,15 @@ class Lift:
     place: bool = False
     overwrite: bool = False
     reading: dict = field(default_factory=dict)
+    writing: dict = field(default_factory=dict)
 
     def record(self) -> Record:
         """The record of what these outputs were lifted from."""
         path = self.out / NAME if self.format else self.out.with_name(f".{self.out.name}{NAME}")
         model, stride = self.model, self.stride or OVERLAPPING
         options = [model.name, model.num_frames, model.dtype, self.flip, stride, self.place]
-        return Record(path, [options, sorted(self.reading.items())], model.checkpoint, self.overwrite)
+        told = [sorted(each.items()) for each in (self.reading, self.writing) if each]
+        return Record(path, [options, *told], model.checkpoint, self.overwrite)
 
 
 def find_sources(inputs, out, format=None, endings=None) -> list[Source]:
@@ -138,9 +140,11 @@ def find_sources(inputs, out, format=None, endings=None) -> list[Source]:
 
 def lift_smoothly(model, sequences, flip=True, batch=8, stride=None, step=lambda frames: None):
     """`lift_sequences` with windows that overlap and fade into each other. A stride of None is half a window: two see each
-    frame, which takes twice as long as one. With a stride of a whole window they do not overlap."""
+    frame, which takes twice as long as one. With a stride of a whole window they do not overlap. A
+    model that lifts one frame of a window gives each frame once."""
     window = getattr(model, "num_frames", None) or WINDOW
-    stride = max(1, window // OVERLAP) if stride is None else stride
+    if stride is None and not any(margins_of(model)):
+        stride = max(1, window // OVERLAP)
     return lift_sequences(model, sequences, window, stride, H36M if flip else None, batch, fade=True, step=step)
 
 
@@ -162,7 +166,7 @@ def _lift_files(model, sources, lift, record, report, step):
     sequences = _sequences(sources, lift, record, report)
     for (path, sequence, fingerprint), poses in lift_smoothly(model, sequences, lift.flip, lift.batch, lift.stride, step):
         try:
-            write(path, with_poses(sequence, poses.float().cpu(), lift.place))
+            write(path, with_poses(sequence, poses.float().cpu(), lift.place), **lift.writing)
             record.add(path, fingerprint)
         except Exception as error:
             report("failed", located(error, f"{sequence.source}: {sequence.name}"))

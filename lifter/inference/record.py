@@ -6,9 +6,8 @@ import hashlib
 import json
 import os
 import zlib
-from pathlib import Path
 
-from lifter.pretrained import SHIPPED
+from lifter.pretrained import weights_path
 
 NAME = ".lifted.jsonl"
 
@@ -30,7 +29,7 @@ class Record:
     def __init__(self, path, settings, checkpoint=None, overwrite=False):
         self.path, self.folder, self.overwrite = path, path.parent, overwrite
         self.known, self.read, self.file = {}, 0, None
-        self.settings = hashlib.sha256(json.dumps(settings, default=str).encode() + Path(checkpoint or SHIPPED).read_bytes())
+        self.settings = hashlib.sha256(json.dumps(settings, default=str).encode() + weights_path(checkpoint).read_bytes())
 
     def fingerprint(self, source) -> str:
         """Of a file or folder, by size and time of change, and of how it is lifted."""

@@ -23,7 +23,6 @@ import resource
 import sys
 import threading
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -49,6 +48,7 @@ AHEAD = 0.002  # seconds of the server's time that a client may have had more th
 SILENCE = 10.0  # seconds between two lines that say the same
 FAR = 10.0  # normalised keypoints are of order 1
 KINDS = ("keypoints", "flush", "reset", "leave")
+LAST = 100_000  # poses
 WORD = 1000  # characters of an id, and of a time
 
 
@@ -141,27 +141,28 @@ def _word(value, what):
 
 
 class Statistics:
-    """Of the poses that went out; percentiles are those of the last 100,000."""
+    """Statistics of the poses that went out, percentiles of the last `LAST`. Takes no more memory than at the start."""
 
     def __init__(self):
         self.frames = self.errors = self.dropped = 0
         self.start = time.perf_counter()
-        self.times = {kind: deque(maxlen=100_000) for kind in ("latency_ms", "compute_ms")}
+        self.times = {kind: np.full(LAST, np.nan, np.float32) for kind in ("latency_ms", "compute_ms")}
         self.most = dict.fromkeys(self.times, 0.0)
 
     def add(self, **milliseconds):
-        self.frames += 1
         for kind, value in milliseconds.items():
-            self.times[kind].append(value)
+            self.times[kind][self.frames % LAST] = value
             self.most[kind] = max(self.most[kind], value)
+        self.frames += 1
 
     def summary(self) -> dict:
         seconds = time.perf_counter() - self.start
         summary = {"frames": self.frames, "errors": self.errors, "dropped": self.dropped, "seconds": round(seconds, 3)}
         summary["frames_per_second"] = round(self.frames / seconds, 1)
         for kind, values in self.times.items():
-            p50, p95, p99 = np.percentile(values, (50, 95, 99)).round(3).tolist() if values else (None, None, None)
-            summary[kind] = {"p50": p50, "p95": p95, "p99": p99, "max": self.most[kind] if values else None}
+            values = values[: self.frames].astype(np.float64)
+            p50, p95, p99 = np.percentile(values, (50, 95, 99)).round(3).tolist() if self.frames else (None, None, None)
+            summary[kind] = {"p50": p50, "p95": p95, "p99": p99, "max": self.most[kind] if self.frames else None}
         return summary
 
 

@@ -10,7 +10,7 @@ import torch
 
 from lifter.skeleton import SKELETONS, Skeleton
 
-from .windows import centred
+from .windows import centred, margins_of
 
 MISSING = ("hold", "mask", "error")
 FARTHEST = 1e6  # keypoints are of order 1; beyond this no detection is meant, and a norm would overflow
@@ -35,15 +35,17 @@ class StreamBatch:
     gets each frame once, and the poses are those of one call for the whole stream with this `chunk_size`. Any other
     model of lifter, and one that was trained on centred clips, gets the last `num_frames` frames again for every chunk. At the
     start of a stream there are fewer; for a model that does not take so few (`clip_multiple`) the first is repeated in front.
+    A model with `margins` (see `lift_sequence`) waits for the frames that it sees after a chunk; what it sees before the first
+    frame of a stream, and after the last one at `flush`, is that frame again.
     Whatever error a method raises, the streams are as they were before.
 
     Args:
         model: in eval mode, on any device, in any dtype. As it is: later changes to its weights or mode show.
         chunk_size: frames that are lifted together, which is what a pose waits for: the first of a chunk waits for the
-            other `chunk_size - 1`. None: as many as the model sees at once, which is the most.
+            other `chunk_size - 1`. None: as many as the model sees at once, which is the most; of a model with `margins` 1.
         fps: frames per second, for the latency.
         look_ahead: frames after the chunk that are waited for too, so that its last frames see some future. Only for
-            models without a state.
+            models without a state. With `margins` it is the model's.
         missing: what becomes of keypoints that are not finite or beyond +-1e6, and of frames that were dropped (None).
             "hold": the model gets what the joint was last seen at, and before it was ever seen, the nearest joint along the
             skeleton that was; with confidence 0 where it reads confidences. "mask": the same, and the pose of that joint is
@@ -58,16 +60,21 @@ class StreamBatch:
         self._stateful = stateful and not getattr(original, "centred", False)  # a state is of clips that share a centre
         self._model, self._original = model, original
         self._most, *self._joint_shape = _takes(original)
+        self._margins = margins_of(original)
         self._nearest = torch.tensor(_skeleton(self._joint_shape[0]).nearest)
         if missing not in MISSING:
             raise ValueError(f"Stream: missing is {missing!r}, expected one of {MISSING}")
         if not fps > 0:
             raise ValueError(f"Stream: fps is {fps!r}, expected a positive number")
-        if not isinstance(look_ahead, int) or not 0 <= look_ahead < (1 if self._stateful else self._most):
-            expected = "0, for the model has a state" if self._stateful else f"0 to {self._most - 1}"
+        known = any(self._margins)
+        if not isinstance(look_ahead, int) or not 0 <= look_ahead < (1 if self._stateful or known else self._most):
+            expected = f"0 to {self._most - 1}"
+            expected = "0, for the model tells what it sees" if known else expected
+            expected = "0, for the model has a state" if self._stateful else expected
             raise ValueError(f"Stream: look_ahead is {look_ahead!r}, expected {expected}")
-        most = self._most - look_ahead
-        chunk_size = most if chunk_size is None else chunk_size
+        look_ahead = self._margins[1] if known else look_ahead
+        most = self._most if known else self._most - look_ahead
+        chunk_size = (1 if known else most) if chunk_size is None else chunk_size
         if not isinstance(chunk_size, int) or not 1 <= chunk_size <= most:
             raise ValueError(f"Stream: chunk_size is {chunk_size!r}, expected 1 to {most}, what the model sees at once")
         self.chunk_size, self.fps, self.look_ahead, self.missing = chunk_size, float(fps), look_ahead, missing
@@ -173,7 +180,9 @@ class StreamBatch:
         while chunks := {name: chunk for name in names if (chunk := ready(members[name]))}:
             self._lift(members, states, lifted, chunks)
         for name in names:
-            members[name] = members[name].compact(members[name].waiting if self._stateful else self._most)
+            waiting = members[name].waiting
+            kept = waiting + self._margins[0] if any(self._margins) else self._most
+            members[name] = members[name].compact(waiting if self._stateful else kept)
         self._members, self._states = members, states
         nothing = self._nothing()
         return {name: Lifted(*map(torch.cat, zip(*parts))) if parts else nothing for name, parts in lifted.items()}
@@ -234,6 +243,9 @@ class StreamBatch:
         calls = {}
         for name, (_, end) in chunks.items():
             begin = members[name].lifted if self._stateful else max(members[name].absent, end - self._most)
+            if any(self._margins):
+                begin = members[name].lifted - self._margins[0]
+                end = members[name].lifted + chunks[name][0] + self._margins[1]
             calls.setdefault(end - begin, {})[name] = begin
         for length, begins in calls.items():
             windows = [members[name].window("keypoints", begin, length) for name, begin in begins.items()]
@@ -241,7 +253,7 @@ class StreamBatch:
             batch, seconds = self._call(tuple(begins), states, torch.stack(windows), _placed(~torch.stack(missing)))
             for poses, (name, begin) in zip(batch, begins.items()):
                 member, (count, end) = members[name], chunks[name]
-                poses = poses.narrow(0, member.lifted - begin, count)
+                poses = poses.narrow(0, member.lifted - begin - self._margins[0], count)
                 if self.missing == "mask":
                     missing = member.window("missing", member.lifted, count)[..., None]
                     poses = poses.masked_fill(missing.to(poses.device), torch.nan)
@@ -356,9 +368,12 @@ class _Member:
         return self.next - self.lifted
 
     def window(self, field, begin, length):
-        """`length` of the frames from number `begin` on."""
+        """`length` of the frames from number `begin` on. Where there are none the first, or the last, is repeated."""
         frames = getattr(self, field)
-        return frames.narrow(0, begin - self.next + len(frames), length)
+        first = begin - self.next + len(frames)
+        if 0 <= first <= len(frames) - length:
+            return frames.narrow(0, first, length)
+        return frames[torch.arange(first, first + length).clamp(0, len(frames) - 1)]
 
     def compact(self, n):
         """With the last n frames only, in memory of their own."""

@@ -21,14 +21,21 @@ def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8
     counts the less the nearer its end is, so that poses do not jump where windows begin and end. A sequence that is shorter
     than the window is continued with its last frame.
 
+    A model with `margins`, the numbers of frames at the front and at the end of a clip whose poses it does not give, lifts one
+    frame of a window. Every frame has a window of its own, in which the first and the last frame of the sequence are repeated
+    where it has no more. Windows that follow one another go to the model as one clip, so that it may share work between them.
+
     Args:
-        model: in evaluation mode, (B, window, J, C) -> (B, window, J, 3); a denoiser is sampled, one hypothesis in one step.
+        model: in evaluation mode, (B, window, J, C) -> (B, window, J, 3); with `margins`, (B, T, J, C) ->
+            (B, T - window + 1, J, 3) for any T >= window; a denoiser is sampled, one hypothesis in one step.
         keypoints: (T, J, C) tensor or array of floating point; moved to the model's device and dtype part by part.
             Confidences are dropped for a model that does not read them, and are 1 for one that does where there are none.
             For a model with `centred` set every window goes through `centre`.
-        window: frames that the model sees at once; None: its `num_frames`. stride: from window to window; None: `window`.
+        window: frames that the model sees at once; None: its `num_frames`. stride: from window to window; None: `window`, or
+            1 for a model with `margins`, which takes no other.
         flip: the skeleton by which each window is averaged with the mirrored poses of the mirrored window; None: not.
-        batch: windows per call, twice as many clips with `flip`. With the result this bounds the memory.
+        batch: windows per call, twice as many clips with `flip`. With the result this bounds the memory. A model with
+            `margins` may say by `window_poses` how many poses it gives in the memory of one window.
 
     Returns:
         (T, J, 3) where the model is, of the dtype that it gives. As the network gives them: nothing is done about the root.
@@ -47,25 +54,35 @@ def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=
     if hasattr(model, "denoise"):
         model, flip = Sampler(model, flip=flip), None
     window = getattr(model, "num_frames", None) if window is None else window
-    stride = window if stride is None else stride
+    before, after = margins = margins_of(model)
+    stride = (1 if any(margins) else window) if stride is None else stride
     _check_options(model, window, stride, batch)  # before anything is taken in hand
+    if any(margins):
+        fade = False
+        if not getattr(model, "centred", False):  # else every window is centred by itself
+            window, batch = window - 1 + batch * getattr(model, "window_poses", 1), 1
+        stride = window - before - after
+    once = stride == window - before - after  # windows give each frame once
     waiting, clips = deque(), []  # sequences that are not finished; windows for the next call
     for key, keypoints in sequences:
         keypoints = _checked(keypoints, flip)
         keypoints = with_channels(keypoints, getattr(model, "in_channels", keypoints.shape[-1]))
         waiting.append(_Lifted(key, len(keypoints), next(model.parameters(), keypoints), keypoints.shape[1], fade))
-        if 0 < len(keypoints) < window:
-            keypoints = torch.cat((keypoints, keypoints[-1:].expand(window - len(keypoints), -1, -1)))
-        for start in window_starts(len(keypoints), window, stride) if len(keypoints) else ():
-            clip = keypoints[start : start + window]
+        length = min(window, before + len(keypoints) + after) if any(margins) else window
+        if len(keypoints):
+            short = max(0, length - before - len(keypoints) - after)
+            edges = keypoints[:1].expand(before, -1, -1), keypoints[-1:].expand(after + short, -1, -1)
+            keypoints = torch.cat((edges[0], keypoints, edges[1]))
+        for start in window_starts(len(keypoints), length, stride) if len(keypoints) else ():
+            clip = keypoints[start : start + length]
             if len(clips) == batch or clips and clips[0][2].shape != clip.shape:
-                step(_lift_clips(model, clips, flip, stride == window))
+                step(_lift_clips(model, clips, flip, margins, once))
             waiting[-1].left += 1
             clips.append((waiting[-1], start, clip))
         while waiting and not waiting[0].left:
             yield waiting.popleft().result()
     if clips:
-        step(_lift_clips(model, clips, flip, stride == window))
+        step(_lift_clips(model, clips, flip, margins, once))
     yield from (sequence.result() for sequence in waiting)
 
 
@@ -89,12 +106,17 @@ class _Lifted:
         return self.key, self.mean.result()[: self.frames] if self.frames else self.mean
 
 
-def _lift_clips(model, clips, flip, skip):
+def _lift_clips(model, clips, flip, margins, skip):
     windows = torch.stack([clip for _, _, clip in clips])
-    poses = _lift(model, centred(model, windows).to(next(model.parameters(), windows)), flip)
+    poses = _lift(model, centred(model, windows).to(next(model.parameters(), windows)), flip, margins)
     fresh = sum(sequence.add(start, clip, skip) for (sequence, start, _), clip in zip(clips, poses))
     clips.clear()
     return fresh
+
+
+def margins_of(model):
+    """How many frames at the front and at the end of a clip `model` gives no poses of: its `margins`, or none."""
+    return getattr(model, "margins", (0, 0))
 
 
 def with_channels(keypoints, channels):
@@ -173,10 +195,11 @@ class _Overlap:
         return (self.total / self.count.view(-1, *[1] * (self.total.dim() - 1))).to(self.dtype)
 
 
-def _lift(model, keypoints, flip):
+def _lift(model, keypoints, flip, margins):
     """One call, with the mirror images if they are to be averaged."""
     poses = model(keypoints if flip is None else torch.cat((keypoints, mirror(keypoints, flip))))
-    expected = (len(keypoints) * (1 if flip is None else 2), *keypoints.shape[1:3], 3)
+    frames, joints = keypoints.shape[1] - sum(margins), keypoints.shape[2]
+    expected = (len(keypoints) * (1 if flip is None else 2), frames, joints, 3)
     if poses.shape != expected:
         raise ValueError(f"lift_sequence: model gives shape {tuple(poses.shape)}, expected {expected}")
     if flip is None:
@@ -192,6 +215,9 @@ def _check_options(model, window, stride, batch):
         if not isinstance(number, int) or number < 1 or (most is not None and number > most):
             expected = "a positive integer" if most is None else f"1 to window={most}"
             raise ValueError(f"lift_sequence: {name} is {number!r}, expected {expected}")
+    if any(margins := margins_of(model)) and (window, stride) != (sum(margins) + 1, 1):
+        got = f"window is {window} and stride {stride}"
+        raise ValueError(f"lift_sequence: {got}, expected {sum(margins) + 1} and 1 for a model of one frame of a window")
 
 
 def _checked(keypoints, flip):

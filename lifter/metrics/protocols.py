@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from lifter.inference.windows import lift_sequence, lift_sequences
+from lifter.inference.windows import lift_sequence, lift_sequences, margins_of
 from lifter.skeleton import H36M, LSP, MPI3DHP, Skeleton
 
 from .errors import accel, auc, in_a_row, mpjpe, mpjve, n_mpjpe, p_mpjpe, pck
@@ -204,6 +204,8 @@ def evaluate_model(model, data, protocols=("vp3d",), flip=H36M, batch=8, step=la
         raise ValueError(f"protocol is {' '.join(unknown)}, expected some of {', '.join(PROTOCOLS)}")
     window = getattr(model, "num_frames", None)
     fitting = {"window": window, "stride": window} if window else {}
+    if any(margins_of(model)):
+        fitting |= {"stride": 1, "drop_last": False}
     chosen = [replace(PROTOCOLS[name], **fitting) for name in protocols]
     results = {}
     for window, stride in dict.fromkeys((protocol.window, protocol.stride) for protocol in chosen):

@@ -1,23 +1,38 @@
 """One file per architecture. Importing this package registers all of them."""
 
+from .conv import ConvLifter
 from .d3dp import D3DP
+from .deciwatch import DeciWatch
+from .ftcm import FTCM
+from .gla_gcn import GLAGCN
 from .hot import HoTMixSTE
 from .htp import HTP, HTPMixSTE, HTPMotionBERT
 from .ktpformer import KTPFormer
 from .linear import LinearLifter
 from .masc_pose import MASCPose
+from .mhformer import MHFormer
 from .mixste import MixSTE
 from .mixsynthformer import MixSynthFormer
 from .motionagformer import MotionAGFormer
 from .motionbert import MotionBERT
+from .poseformer import PoseFormer
+from .poseformerv2 import PoseFormerV2
 from .posemamba import PoseMamba
 from .poseretnet import PoseRetNet
+from .pstmo import PSTMO, PSTMOPretrain
 from .sasmamba import SasMamba
+from .smoothnet import SmoothNet
 from .sparse_lifter import MixSynthFormerLifter
+from .strided_transformer import StridedTransformer
 from .tcpformer import TCPFormer
+from .videopose3d import VideoPose3D
 
 __all__ = [
+    "ConvLifter",
     "D3DP",
+    "DeciWatch",
+    "FTCM",
+    "GLAGCN",
     "HTP",
     "HTPMixSTE",
     "HTPMotionBERT",
@@ -25,13 +40,21 @@ __all__ = [
     "KTPFormer",
     "LinearLifter",
     "MASCPose",
+    "MHFormer",
     "MixSTE",
     "MixSynthFormer",
     "MixSynthFormerLifter",
     "MotionAGFormer",
     "MotionBERT",
+    "PSTMO",
+    "PSTMOPretrain",
+    "PoseFormer",
+    "PoseFormerV2",
     "PoseMamba",
     "PoseRetNet",
     "SasMamba",
+    "SmoothNet",
+    "StridedTransformer",
     "TCPFormer",
+    "VideoPose3D",
 ]

@@ -3,17 +3,30 @@
 from lifter.skeleton import H36M
 
 
-def check_keypoints(name, keypoints, num_frames, num_joints, in_channels):
-    """ValueError or TypeError, naming the model, unless `keypoints` are what it takes; `num_frames` None: any number."""
+def check_keypoints(name, keypoints, num_frames, num_joints, in_channels, least=1):
+    """ValueError or TypeError, naming the model, unless `keypoints` are what it takes.
+
+    They have `least` to `num_frames` frames; `num_frames` None: any number from `least` on.
+    """
     if not keypoints.is_floating_point():
         raise TypeError(f"{name}: keypoints have dtype {keypoints.dtype}, expected a floating-point dtype")
     if keypoints.dim() != 4 or keypoints.shape[2:] != (num_joints, in_channels):
         shape = tuple(keypoints.shape)
         raise ValueError(f"{name}: keypoints have shape {shape}, expected (B, T, {num_joints}, {in_channels})")
     frames = keypoints.shape[1]
-    if frames < 1 or (num_frames is not None and frames > num_frames):
-        expected = "at least 1" if num_frames is None else f"1 to num_frames={num_frames}"
+    if frames < least or (num_frames is not None and frames > num_frames):
+        expected = f"at least {least}" if num_frames is None else f"{least} to num_frames={num_frames}"
         raise ValueError(f"{name}: keypoints have {frames} frames, expected {expected}")
+
+
+def check_poses(name, poses, num_joints, in_channels):
+    """ValueError or TypeError, naming the model, unless `poses` are (B, T, J, C) or flat, (B, T, J * C)."""
+    if not poses.is_floating_point():
+        raise TypeError(f"{name}: poses have dtype {poses.dtype}, expected a floating-point dtype")
+    J, C = num_joints, in_channels
+    if poses.shape[2:] not in ((J, C), (J * C,)):
+        shape = tuple(poses.shape)
+        raise ValueError(f"{name}: poses have shape {shape}, expected (B, T, {J}, {C}) or (B, T, {J * C})")
 
 
 def bones_or_default(name, bones, num_joints):

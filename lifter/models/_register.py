@@ -9,10 +9,16 @@ OFFICIAL: dict[str, "Official"] = {}
 
 @dataclass(frozen=True)
 class Official:
-    """How to build our model from the arguments of an official class, and how close float32 outputs must be."""
+    """How to build our model from the arguments of an official class, and how close float32 outputs must be.
+
+    `run(model, *inputs)` calls it with what the official class takes, and gives what that gives: a tensor, or a tuple.
+    `told(config)` are more arguments of `build`, of what a golden file's config has besides the official ones.
+    """
 
     build: Callable
     tolerance: float
+    run: Callable
+    told: Callable
 
 
 def register_model(function):
@@ -21,11 +27,15 @@ def register_model(function):
     return function
 
 
-def register_official(class_path, tolerance):
-    """Make `function(**official_kwargs)` build our model for `class_path` of the official repository."""
+def register_official(class_path, tolerance, run=lambda model, *inputs: model(*inputs), told=lambda config: {}):
+    """Make `function(**official_kwargs)` build our model for `class_path` of the official repository.
+
+    `run` is needed where inputs or outputs are laid out in another way, `told` where the official code leaves to others what
+    it does, see `Official`.
+    """
 
     def decorate(function):
-        OFFICIAL[class_path] = Official(function, tolerance)
+        OFFICIAL[class_path] = Official(function, tolerance, run, told)
         return function
 
     return decorate

@@ -4,12 +4,13 @@ ICCV 2023. Section and equation numbers are those of the paper.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from lifter.layers import MixSynthEncoder
 
+from ._inputs import check_poses
 from ._register import register_model, register_official
+from ._windows import mean_of_windows
 
 
 class MixSynthFormer(nn.Module):
@@ -87,7 +88,7 @@ class MixSynthFormer(nn.Module):
         else:
             keyframes = self._keyframes(x)
             windows = self._windows(keyframes.flatten(0, 1)).unflatten(0, keyframes.shape[:2])
-            merged = self._mean(windows, x.shape[1])
+            merged = mean_of_windows(windows, self.interval, x.shape[1])
         merged = merged[:, self.span :] if self.predict else merged
         return merged.to(poses.dtype).reshape(*merged.shape[:2], *poses.shape[2:])
 
@@ -108,29 +109,8 @@ class MixSynthFormer(nn.Module):
         last = x[:, None, frames - self.span :: self.interval]
         return torch.cat((keyframes, last), 1)
 
-    def _mean(self, windows, frames):
-        """(B, windows, window, P) -> (B, frames, P), each frame the mean over its windows, in float32 at least."""
-        windows = windows.to(torch.promote_types(windows.dtype, torch.float32))
-        times = self._sum(windows.new_ones(1, *windows.shape[1:3], 1), frames)
-        return self._sum(windows, frames) / times
-
-    def _sum(self, windows, frames):
-        regular = (frames - self.window) // self.interval + 1
-        covered = (regular - 1) * self.interval + self.window
-        columns = windows[:, :regular].permute(0, 3, 2, 1).flatten(1, 2)
-        total = F.fold(columns, (covered, 1), (self.window, 1), stride=(self.interval, 1))[..., 0].mT
-        if covered == frames:
-            return total
-        last = F.pad(windows[:, -1], (0, 0, frames - self.window, 0))
-        return F.pad(total, (0, 0, 0, frames - covered)) + last
-
     def _check(self, poses):
-        if not poses.is_floating_point():
-            raise TypeError(f"MixSynthFormer: poses have dtype {poses.dtype}, expected a floating-point dtype")
-        J, C = self.num_joints, self.in_channels
-        if poses.shape[2:] not in ((J, C), (J * C,)):
-            shape = tuple(poses.shape)
-            raise ValueError(f"MixSynthFormer: poses have shape {shape}, expected (B, T, {J}, {C}) or (B, T, {J * C})")
+        check_poses("MixSynthFormer", poses, self.num_joints, self.in_channels)
         frames, keyframes = poses.shape[1], self.steps + 1
         if frames in (keyframes, self.span) or (frames > self.span and not self.predict):
             return

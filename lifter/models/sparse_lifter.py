@@ -3,8 +3,7 @@
 from torch import nn
 
 from ._inputs import check_keypoints
-from ._register import register_model
-from .linear import LinearLifter
+from ._register import MODELS, register_model
 from .mixsynthformer import MixSynthFormer
 
 
@@ -19,12 +18,13 @@ class MixSynthFormerLifter(nn.Module):
         num_joints: J. in_channels: 2, or 3 with confidences.
         dim, depth, interval, steps, and others: see `lifter.models.MixSynthFormer`, which refines the estimates.
         estimator: any module (B, T, J, in_channels) -> (B, T, J, 3) for T = steps + 1 keyframes, part of this model and
-            trained with it. None: `lifter.models.LinearLifter`.
+            trained with it; or the arguments of `create_model`, as {"name": "conv", "dim": 192}.
+            None: `lifter.models.LinearLifter`.
     """
 
     def __init__(self, num_frames=None, num_joints=17, in_channels=2, dim=64, depth=4, *, estimator=None, **mixsynthformer):
         super().__init__()
-        self.estimator = LinearLifter(num_joints=num_joints, in_channels=in_channels) if estimator is None else estimator
+        self.estimator = _estimator(estimator or {"name": "linear"}, num_joints, in_channels)
         self.refiner = MixSynthFormer(num_frames, num_joints, 3, dim, depth, **mixsynthformer)
         if self.refiner.predict:
             raise ValueError(f"MixSynthFormerLifter: predict is {self.refiner.predict}, expected 0: all frames are recovered")
@@ -42,6 +42,16 @@ class MixSynthFormerLifter(nn.Module):
         """Fit the estimator, if it can be; see `lifter.models.LinearLifter.fit`."""
         if hasattr(self.estimator, "fit"):
             self.estimator.fit(pairs)
+
+
+def _estimator(given, num_joints, in_channels):
+    if isinstance(given, nn.Module):
+        return given
+    if not isinstance(given, dict) or given.get("name") not in MODELS:
+        names = ", ".join(sorted(MODELS))
+        raise ValueError(f"MixSynthFormerLifter: estimator is {given!r}, expected a module, or a dict with a name of {names}")
+    sizes = {key: value for key, value in given.items() if key != "name"}
+    return MODELS[given["name"]](num_joints=num_joints, in_channels=in_channels, **sizes)
 
 
 @register_model

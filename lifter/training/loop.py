@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lifter import metrics
-from lifter.checkpoints import check_finite
+from lifter.checkpoints import check_finite, load_checkpoint
 from lifter.inference.diffusion import diffuse
-from lifter.inference.windows import centred, lift_sequence, with_channels
+from lifter.inference.windows import centred, lift_sequence, margins_of, with_channels
 from lifter.metrics import losses
 from lifter.metrics.protocols import align_root
 from lifter.pretrained import save_pretrained
@@ -39,7 +39,7 @@ METRICS = {"P1": metrics.MPJPE, "P2": metrics.PMPJPE, "MPJVE": metrics.MPJVE}
 
 def train(
     model, recipe, data, validation=None, out="runs", *, resume=False, seed=0, save_every=500, validate_every=None, workers=0,
-    accelerator="auto", devices="auto", nodes=1, precision="32-true",
+    accelerator="auto", devices="auto", nodes=1, precision="32-true", start=None,
 ):  # fmt: skip
     """Train a model, validating after each epoch, or every so many steps, and at the end.
 
@@ -54,6 +54,8 @@ def train(
             too. validate_every: steps; None: an epoch.
         workers: processes that read, for each that trains.
         accelerator, devices, nodes, precision: of Lightning Fabric; torchrun's variables are heeded.
+        start: file of weights to start from, any that `load_checkpoint` takes; None: random ones. A resumed training
+            goes on from its checkpoint.
 
     Returns:
         {"P1", "P2", "MPJVE"} in millimetres (per frame) of best.safetensors, over all frames of `validation`, the predicted
@@ -94,12 +96,14 @@ def train(
         "model": model, "kwargs": kwargs, "centred": recipe.centred, "recipe": asdict(recipe), "data": Path(data.path).name,
         "seed": seed,
     }  # fmt: skip
-    training = Training(fabric, network, recipe, clips, validation, out, about)
     state = checkpoints.newest(out / "checkpoints", fabric.print) if resume else None
+    if state is None and start is not None:
+        load_checkpoint(network, start)
+    elif state is None and hasattr(network, "fit"):
+        network.fit((_as_seen(network, inputs), poses) for inputs, poses in clips.pairs())
+    training = Training(fabric, network, recipe, clips, validation, out, about)
     if state is not None:
         training.load(state)
-    elif hasattr(network, "fit"):
-        network.fit((_as_seen(network, inputs), poses) for inputs, poses in clips.pairs())
     training.run(save_every, validate_every, workers)
     return training.best
 
@@ -110,6 +114,12 @@ def _loggers(out):
 
 def _as_seen(network, inputs):
     return centred(network, with_channels(inputs, network.in_channels))
+
+
+def _seen_by(network, poses, predictions):
+    """What `predictions` are of: all frames of `poses`, or those that a model with `margins` gives."""
+    frames = predictions.shape[1]
+    return poses if frames == poses.shape[1] else poses.narrow(1, margins_of(network)[0], frames)
 
 
 class Training:
@@ -200,7 +210,8 @@ class Training:
             predictions = self.wrapped(inputs, noisy, time, **recipe.call)
         else:
             predictions = self.wrapped(inputs, **recipe.call)
-        loss = loss_of(recipe, predictions, poses, self.clips.skeleton)
+        parts = predictions if isinstance(predictions, tuple) else (predictions,)
+        loss = sum(loss_of(recipe, part, _seen_by(self.network, poses, part), self.clips.skeleton) for part in parts)
         self.optimizer.zero_grad()
         self.fabric.backward(loss * loss.detach() if recipe.loss_is_gradient else loss)
         if recipe.clip_gradient is not None:

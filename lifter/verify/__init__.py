@@ -105,10 +105,11 @@ def _read(path, device):
 def _checks(path, data, config):
     """(unit, tolerance, noise, check) of all that the file holds; `check(dtype)` returns pairs (got, expected)."""
     if config.get("class") not in (None, diffusion.AGGREGATION, units.CLUSTERING):
-        official, kwargs = official_model(config["class"]), config.get("kwargs", {})
+        official = official_model(config["class"])
+        kwargs = config.get("kwargs", {}) | official.told(config)
         with torch.device("meta"), no_larger(Path(path)):  # sizes that are only claimed take no memory
             official.build(**kwargs)
-        check = partial(models.check, official.build, kwargs, data)
+        check = partial(models.check, official, kwargs, data)
         if config["class"] == diffusion.SAMPLER:
             check = partial(diffusion.check_sampler, data, kwargs)
         return [("", official.tolerance, config.get("fp32_vs_fp64_max_abs", 0.0), check)]

@@ -8,9 +8,9 @@ from lifter.checkpoints import load_checkpoint
 from lifter.kernels.retention import xpos
 
 
-def check(build, kwargs, data, dtype):
+def check(official, kwargs, data, dtype):
     """Pairs (got, expected)."""
-    model = build(**kwargs).eval()
+    model = official.build(**kwargs).eval()
     load_checkpoint(model, {key[len("param/") :]: value for key, value in data.items() if key.startswith("param/")})
     inputs, expected = _numbered(data, "input"), _numbered(data, "output")
     if not inputs or not expected:
@@ -18,7 +18,7 @@ def check(build, kwargs, data, dtype):
     model.to(device=inputs[0].device, dtype=dtype)
     inputs = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
     with torch.no_grad():
-        got = model(*inputs)
+        got = official.run(model, *inputs)
         pairs = list(zip(got if isinstance(got, tuple) else (got,), expected, strict=True))
         if any(key.startswith("state/") for key in data):
             pairs += _check_chunks(model, kwargs["chunk_size"], *inputs, data)

@@ -8,19 +8,21 @@ import pytest
 from lifter.data import Sequence
 from lifter.data.formats import bvh
 from lifter.data.mocap import upright
+from lifter.skeleton import H36M
 
 bvhio = pytest.importorskip("bvhio", reason="bvhio, the independent reader, is not installed")
 
 ORDERS = ("ZXY", "XYZ", "YZX", "ZYX")  # of the channels, one for each joint
 
 
-def places(path, frames):
-    """(T, J, 3) of the joints by bvhio, without end sites, which it does not count."""
+def places(path, frames, names=None):
+    """(T, J, 3) of the joints, or of these, by bvhio, without end sites, which it does not count."""
     root = bvhio.readAsHierarchy(str(path))
     result = []
     for frame in range(frames):
         root.loadPose(frame)
-        result.append([[*joint.PositionWorld] for joint, _, _ in root.layout()])
+        at = {joint.Name: [*joint.PositionWorld] for joint, _, _ in root.layout()}
+        result.append([at[name] for name in names or at])
     return np.array(result)
 
 
@@ -50,5 +52,5 @@ def test_what_we_write(tmp_path):
     still = Sequence("walk", poses=np.cumsum(rng.uniform(0.02, 0.2, (17, 3)), 0)[None].repeat(4, 0), fps=25.0)
     moving = replace(still, poses=still.poses + np.linspace(0, 1, 4, dtype=np.float32)[:, None, None])
     bvh.write_sequence(tmp_path / "walk.bvh", moving)
-    found = upright(places(tmp_path / "walk.bvh", 4), "y") / 100
+    found = upright(places(tmp_path / "walk.bvh", 4, H36M.joints), "y") / 100
     np.testing.assert_allclose(found, moving.poses, atol=1e-3)

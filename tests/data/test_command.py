@@ -92,7 +92,7 @@ def test_convert_motion_capture(shared, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["out.txt"], "out.txt: expected a name that ends in .bvh, .c3d, .csv, .json, .npz, .trc"),
+        (["out.txt"], "out.txt: expected a name that ends in .angles.csv, .bvh, .c3d, .csv, .glb, .json, .npz, .trc"),
         (["in.npz"], "in.npz: is what is read, expected another name"),
         (["../" + "{folder}" + "/in.npz"], "in.npz: is what is read, expected another name"),
         (["out.bvh"], "has 2 sequences: choose one by --select, or name a folder"),

@@ -72,7 +72,7 @@ def test_trc(tmp_path, rng):
         "DataRate": "29.97", "CameraRate": "29.97", "NumFrames": "7", "NumMarkers": "17", "Units": "mm",
         "OrigDataRate": "29.97", "OrigDataStartFrame": "4", "OrigNumFrames": "7",
     }  # fmt: skip
-    assert lines[3][:6] == ["Frame#", "Time", "pelvis", "", "", "right_hip"]
+    assert lines[3][:6] == ["Frame#", "Time", "Hip", "", "", "RHip"]
     assert lines[4][:6] == ["", "", "X1", "Y1", "Z1", "X2"] and lines[5] == [""] and lines[6][0] == "4"
     assert {len(line) for line in lines[3:5] + lines[6:-1]} == {2 + 3 * 17}
     up = float(lines[6][3]) / 1000
@@ -87,7 +87,7 @@ def test_trc_of_others(tmp_path, rng):
     (tmp_path / "x.trc").write_text(text.replace("\tmm\t", "\tm\t").replace("\n", "\t\r\n"))
     with pytest.warns(UserWarning, match="m if the file's unit is right; taken as "):
         list(open_data(tmp_path / "x.trc"))
-    (tmp_path / "x.trc").write_text(text.replace("pelvis\t\t\tright_hip", "right_hip\t\t\tpelvis"))
+    (tmp_path / "x.trc").write_text(text.replace("Hip\t\t\tRHip", "RHip\t\t\tHip", 1))
     (swapped,) = open_data(tmp_path / "x.trc")
     np.testing.assert_array_equal(swapped.poses[:, [1, 0, 2]], before.poses[:, :3])
     for blank in ("", "nan"):
@@ -112,7 +112,7 @@ def test_trc_of_others(tmp_path, rng):
         ("trc", "PathFileType", "Path", "not a TRC file"),
         ("trc", re.compile(r"\n4\t(.|\n)*"), "\n", "no frames"),
         ("trc", "\tmm\t", "\tfeet\t", "line 3 is .*Units of m, cm, mm"),
-        ("trc", "right_hip", "bone", "no right hip among the names pelvis, bone"),
+        ("trc", "RHip", "bone", "no right hip among the names Hip, bone"),
         ("json", '"skeleton": "h36m"', '"skeleton": []', "no key '\\[\\]'"),
         ("json", '"start": 3', '"start": 1e999', "start is inf"),
         ("json", '"size": null', '"size": 5', "image size: shape"),

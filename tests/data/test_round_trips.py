@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lifter.data import Sequence, save, write
+from lifter.data.markers import OPENSIM
 from lifter.skeleton import H36M
 
 from .test_loose import POSES
@@ -41,7 +42,7 @@ def test_trc(tmp_path, walk):
         "DataRate": 25, "CameraRate": 25, "NumFrames": 5, "NumMarkers": 17, "Units": "mm", "OrigDataRate": 25,
         "OrigDataStartFrame": 4, "OrigNumFrames": 5,
     }  # fmt: skip
-    assert [name for name in lines[3].split("\t")[2:] if name] == list(H36M.joints)
+    assert [name for name in lines[3].split("\t")[2:] if name] == list(OPENSIM)
     table = pandas.read_csv(io.StringIO("\n".join(lines[5:])), sep="\t", header=None).to_numpy()
     np.testing.assert_allclose(table[:, :2], np.stack((np.arange(4, 9), np.arange(5) / 25), 1), atol=1e-9)
     y_up = WORLD[..., [0, 2, 1]] * (1, 1, -1)

@@ -54,6 +54,17 @@ def deaf(address):
                 other.sendall(line)
 
 
+def come_and_go(address, ids):
+    """A client that names so many ids, each of which leaves before the next comes."""
+    other = socket.socket(socket.AF_UNIX)
+    other.connect(address)
+    answers = other.makefile("rb")
+    (line,) = lines_of([0])
+    for i in range(ids):
+        other.sendall(line.replace(b'"id": 0', b'"id": %d' % i) + b'{"leave": %d}\n' % i)
+        assert b'"pose"' in answers.readline()
+
+
 class Load:
     """A client that sends frames in time, and what it got."""
 

@@ -5,9 +5,9 @@ import torch
 
 import lifter
 from lifter import Stream
-from lifter.inference.windows import centre
+from lifter.inference.windows import centre, lift_sequence
 from lifter.skeleton import LSP
-from tests.inference.test_streaming import CHUNK, WINDOWED, close, in_one_call, keypoints, push_in, tiny
+from tests.inference.test_streaming import CHUNK, WINDOWED, close, in_one_call, joined, keypoints, push_in, tiny
 
 
 @pytest.mark.parametrize("name", WINDOWED)
@@ -44,6 +44,27 @@ def test_windows_of_models_that_do_not_take_every_length(name, multiple):
         window = x[max(0, newest + 1 - 6) : newest + 1]
         window = torch.cat([window[:1].expand(-len(window) % multiple, -1, -1), window])
         close(stream.push(frame).poses, in_one_call(model, window)[-1:])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+def test_models_of_one_frame_of_a_window(causal, chunk):
+    """They give what they give of the whole sequence, as soon as their window is there."""
+    torch.manual_seed(0)
+    model = lifter.create_model("videopose3d", channels=8, widths=(3, 3), causal=causal).eval()
+    stream, x = Stream(model, chunk, fps=10), keypoints(model, 17)
+    parts = [stream.push(frame) for frame in x]
+    chunk, wait = chunk or 1, model.margins[1]
+    assert len(stream._batch._members[None].keypoints) <= 8 + wait + chunk
+    for newest, part in enumerate(parts):
+        ready = newest >= wait and (newest - wait + 1) % chunk == 0
+        assert part.frames.tolist() == (list(range(newest - wait - chunk + 1, newest - wait + 1)) if ready else [])
+        close(part.latency, (newest - part.frames) / 10)
+    lifted = joined(*parts, stream.flush())
+    assert lifted.frames.tolist() == list(range(17))
+    close(lifted.poses, lift_sequence(model, x, flip=None))
+    with pytest.raises(ValueError, match="look_ahead is 2, expected 0, for the model tells what it sees"):
+        Stream(model, look_ahead=2)
 
 
 def test_windows_of_one_length():

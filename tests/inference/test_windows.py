@@ -130,6 +130,45 @@ def test_a_model():
     assert not expected.requires_grad
 
 
+class Middle(torch.nn.Module):
+    """Poses of one frame of a window of 5, with 3 frames before it: sums that tell which frames it saw, and in which order."""
+
+    num_frames, margins = 5, (3, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+        self.eval()
+
+    def forward(self, x):
+        self.calls.append(tuple(x.shape[:2]))
+        return (x.unfold(1, 5, 1) * torch.tensor([1, 10, 100, 1000, 10000], dtype=x.dtype)).sum(-1)
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 5, 11])
+@pytest.mark.parametrize("batch, poses", [(1, 1), (3, 1), (8, 1), (2, 2)])
+def test_one_frame_of_a_window(length, batch, poses):
+    """The frame in the fourth place of each window, with the edges repeated; windows in a row are one clip."""
+    model, keypoints = Middle(), numbered(length, torch.float64)
+    model.window_poses = poses
+    found = lift_sequence(model, keypoints, batch=batch, flip=None)
+    padded = keypoints[torch.arange(-3, length + 1).clamp(0, length - 1)]
+    with torch.no_grad():
+        expected = torch.cat([Middle()(padded[None, i : i + 5])[0] for i in range(length)])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-9)
+    assert set(model.calls) == {(1, min(batch * poses, length) + 4)}
+    model.centred = True  # each window by itself
+    assert lift_sequence(model, keypoints, batch=batch).shape == (length, 17, 3)
+    assert {frames for _, frames in model.calls[-1:]} == {5}
+
+
+def test_many_of_one_frame_of_a_window():
+    sequences = [(number, numbered(length)) for number, length in enumerate((3, 0, 12, 1))]
+    found = dict(lift_sequences(Middle(), sequences, 5, 1, batch=4, fade=True))
+    for number, keypoints in sequences:
+        torch.testing.assert_close(found[number], lift_sequence(Middle(), keypoints, batch=3), rtol=1e-6, atol=0.1)
+
+
 def test_errors():
     model, keypoints = Recorder(), numbered(9)
     run = lambda **changes: lift_sequence(**{"model": model, "keypoints": keypoints, "window": 3} | changes)
@@ -141,6 +180,8 @@ def test_errors():
         (r"keypoints have shape \(1, 9, 17, 3\)", lambda: run(keypoints=keypoints[None])),
         (r"model gives shape \(3, 3, 17, 2\), expected \(3, 3, 17, 3\)", lambda: run(model=Flat(), flip=None)),
         (r"training mode", lambda: run(model=Recorder().train())),
+        (r"window is 3 and stride 1, expected 5 and 1 for a model of one frame of a window", lambda: run(model=Middle())),
+        (r"window is 5 and stride 2, expected 5 and 1", lambda: run(model=Middle(), window=5, stride=2)),
     ):
         with pytest.raises(ValueError, match=match):
             call()

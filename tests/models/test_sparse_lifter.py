@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import lifter
-from lifter.models import MixSynthFormerLifter
+from lifter.models import ConvLifter, MixSynthFormerLifter
 
 TINY = {"dim": 16, "depth": 1, "interval": 3, "steps": 4}
 
@@ -43,7 +43,18 @@ def test_another_estimator():
     assert model(keypoints).shape == (1, 13, 17, 3)
 
 
+def test_an_estimator_by_name():
+    """Its arguments are those of `create_model`, so a file of weights can tell them."""
+    estimator = {"name": "conv", "dim": 8, "depth": 1}
+    model = lifter.create_model("mixsynthformer_lifter", **TINY, in_channels=3, estimator=estimator)
+    assert isinstance(model.estimator, ConvLifter) and model.estimator.in_channels == 3
+    assert model(torch.randn(1, 13, 17, 3)).shape == (1, 13, 17, 3)
+
+
 def test_errors():
+    for estimator in ({"name": "nobody"}, {"dim": 8}, "conv"):
+        with pytest.raises(ValueError, match="estimator is .*, expected a module, or a dict with a name of conv, "):
+            lifter.create_model("mixsynthformer_lifter", **TINY, estimator=estimator)
     with pytest.raises(ValueError, match="num_frames is 12, expected interval=3"):
         lifter.create_model("mixsynthformer_lifter", num_frames=12, **TINY)
     with pytest.raises(ValueError, match="predict is 5, expected 0"):

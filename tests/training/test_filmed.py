@@ -9,6 +9,7 @@ import torch
 from lifter.__main__ import main
 from lifter.data import open_data
 from lifter.data.synthetic import open_gait
+from lifter.pretrained import load_pretrained
 from lifter.skeleton import H36M
 from lifter.training import FilmedClips, Recipe, checkpoints, split, train, watched
 
@@ -45,6 +46,25 @@ def test_resumes(folder, tmp_path, one_thread):
     assert all(torch.equal(value, other["average"][key]) for key, value in one["average"].items())
     with pytest.raises(ValueError, match="trained with other film"):
         run("parts", replace(FILMED, film={}), resume=True)
+
+
+def test_starts_from_weights(folder, tmp_path):
+    """So does the average of the weights. A training that is resumed does not go back to them."""
+    data = open_data(folder)
+    run = lambda out, steps, **options: train(
+        "mixsynthformer_lifter", replace(FILMED, max_steps=steps), data, None, tmp_path / out, **options, **CPU
+    )
+    run("first", 2)
+    begun = tmp_path / "first" / "best.safetensors"
+    run("second", 1, start=begun)
+    one, other = (load_pretrained(tmp_path / out / "best.safetensors").model for out in ("first", "second"))
+    moved = [float((a - b).detach().abs().max()) for a, b in zip(one.parameters(), other.parameters())]
+    assert 0 < max(moved) < 0.05  # a step of Adam is about lr = 0.01
+    steps = checkpoints.newest(tmp_path / "second" / "checkpoints", pytest.fail)
+    run("second", 2, start=begun, resume=True)
+    assert steps["step"] == 1 and checkpoints.newest(tmp_path / "second" / "checkpoints", pytest.fail)["step"] == 2
+    with pytest.raises(FileNotFoundError, match="nosuch"):
+        run("third", 1, start=tmp_path / "nosuch.safetensors")
 
 
 def test_processes_share_a_batch(folder):

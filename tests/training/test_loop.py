@@ -28,6 +28,7 @@ MODELS = {
     "htp": SMALL | {"depth": 3},
     "masc_pose": SMALL | {"depth": 3, "dim_rep": 16, "scales": [1, 3, 9], "layer_scale": 0.1},
     "mixsynthformer_lifter": {"dim": 16, "depth": 2, "interval": 2, "steps": 4},
+    "videopose3d": {"channels": 32, "drop": 0.0},
 }
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from lifter._io import whole
 from lifter._notices import notice
-from lifter.skeleton import H36M
 
+from ..bones import motion_of
 from ..files import decoded, existing, parse_number, read_bytes
-from ..mocap import known_rate, rotation, upright, y_up
+from ..mocap import rotation, upright
 from ..registry import register_format, register_writer
 from ..rigs import h36m, length, up_axis
 from ..sequence import Dataset, Sequence
@@ -312,67 +312,47 @@ def write(path, bvh: Bvh):
 
 
 @register_writer("bvh")
-def write_sequence(path, sequence):
-    """Write a sequence's poses: see `of_sequence`."""
-    write(path, of_sequence(sequence))
+def write_sequence(path, sequence, rig="h36m"):
+    """Write a sequence's poses with the joints of a rig of `lifter.data.bones.RIGS`: see `of_sequence`."""
+    write(path, of_sequence(sequence, rig))
 
 
-def of_sequence(sequence: Sequence) -> Bvh:
-    """A sequence's poses as a BVH motion in centimetres, y up (`lifter.data.mocap.y_up`).
+def of_sequence(sequence: Sequence, rig="h36m") -> Bvh:
+    """A sequence's poses as a BVH motion (`lifter.data.bones.motion_of`) in centimetres, y up, at rest in a T-pose.
 
-    Bones keep the mean length that they have in the sequence, and each joint turns so that the bones below it point as they
-    do in the poses, as nearly as one turn can (Kabsch): joints are off by as much as the lengths of bones change.
+    The root has positions and turns about z, x and y, other joints have the turns alone, the last ones an End Site.
     """
-    if sequence.poses is None or sequence.skeleton is not H36M:
-        raise ValueError(f"{sequence.name}: expected poses of Human3.6M's joints")
-    poses = y_up(sequence) * 100
-    names, parents = list(H36M.joints), list(H36M.parents)
-    bones = poses - np.stack([poses[:, max(parent, 0)] for parent in parents], 1)  # (T, J, 3), the pelvis has none
-    offsets = _rest(bones)
-    turns = []  # in the world, (T, 3, 3)
-    for joint, parent in enumerate(parents):
-        below = [child for child, above in enumerate(parents) if above == joint]
-        base = turns[parent] if parent >= 0 else np.broadcast_to(np.eye(3), (len(poses), 3, 3))
-        for _ in range(4 if len(below) > 1 else 1):  # the angles between bones are the mean ones, too
-            turn = _turned(base, offsets[below], bones[:, below]) if below else base
-            offsets[below] = np.einsum("tji,tnj->ni", turn, bones[:, below]) / len(poses)
-        turns.append(turn)
-    local = [turn if parent < 0 else turns[parent].swapaxes(-1, -2) @ turn for turn, parent in zip(turns, parents)]
-    motion = np.concatenate([poses[:, 0], *map(_euler, local)], -1)
-    channels = [("Zrotation", "Xrotation", "Yrotation")] * len(names)
-    channels[0] = ("Xposition", "Yposition", "Zposition", *channels[0])
-    return Bvh(tuple(names), tuple(parents), offsets, tuple(channels), motion, 1 / known_rate(sequence))
+    motion = motion_of(sequence, rig)
+    names, parents, offsets, channels = [], [], [], []
+
+    def joint(index, parent):
+        number = len(names)
+        names.append(motion.names[index])
+        parents.append(parent)
+        offsets.append(motion.offsets[index])
+        channels.append(_TURNS)
+        order.append(index)
+        for child in motion.children(index):
+            joint(child, number)
+        if index in motion.ends:
+            names.append(f"{motion.names[index]}_end")
+            parents.append(number)
+            offsets.append(motion.ends[index])
+            channels.append(())
+
+    order = []  # in which the file has the joints: each is followed by those below it
+    joint(0, -1)
+    channels[0] = ("Xposition", "Yposition", "Zposition", *_TURNS)
+    values = np.concatenate([100 * motion.places, *(_euler(motion.turns[:, index]) for index in order)], -1)
+    return Bvh(tuple(names), tuple(parents), 100 * np.stack(offsets), tuple(channels), values, 1 / motion.fps)
 
 
-_DOWN, _UP, _LEFT = np.array([0.0, -1, 0]), np.array([0.0, 1, 0]), np.array([1.0, 0, 0])
-
-
-def _rest(bones):
-    """(J, 3): a person who stands with the arms out, of the bones' mean lengths."""
-    lengths = np.linalg.norm(bones, axis=-1).mean(0)
-    offsets = np.zeros((len(lengths), 3))
-    for joint, name in enumerate(H36M.joints):
-        side = -1.0 if name.startswith("right") else 1.0
-        out = name.endswith(("hip", "shoulder", "elbow", "wrist"))
-        direction = side * _LEFT if out else _DOWN if name.endswith(("knee", "ankle")) else _UP
-        offsets[joint] = lengths[joint] * direction
-    return offsets
-
-
-def _turned(base, offsets, bones):
-    """The turns (T, 3, 3) that bring the offsets (n, 3) nearest to the bones (T, n, 3); what these leave open is as in
-    `base`, the parent's turn."""
-    along = np.einsum("tni,nj->tij", bones, offsets)
-    scale = np.linalg.norm(along, axis=(-1, -2))[:, None, None]
-    u, _, v = np.linalg.svd(along / np.maximum(scale, 1e-12) + 1e-6 * base)
-    sign = np.ones((len(bones), 3))
-    sign[:, 2] = np.linalg.det(u @ v)
-    return u * sign[:, None] @ v
+_TURNS = ("Zrotation", "Xrotation", "Yrotation")
 
 
 def _euler(turn):
-    """Angles in degrees (T, 3) with turn = Rz Rx Ry."""
+    """Angles in degrees (T, 3) with turn = Rz Rx Ry, without jumps by a whole turn."""
     x = np.arcsin(np.clip(turn[:, 2, 1], -1, 1))
     z = np.arctan2(-turn[:, 0, 1], turn[:, 1, 1])
     y = np.arctan2(-turn[:, 2, 0], turn[:, 2, 2])
-    return np.degrees(np.stack((z, x, y), -1))
+    return np.degrees(np.stack((np.unwrap(z), x, np.unwrap(y)), -1))

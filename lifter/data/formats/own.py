@@ -19,7 +19,7 @@ from ..sequence import FRAMEWISE, Dataset, Sequence
 _PLAIN = ("name", "subject", "action", "fps", "start")
 
 
-@register_writer("npz", many=True)
+@register_writer("npz", many=True, camera=True)
 def save(path, sequences) -> int:
     """Write sequences, one after another, to an npz; how many. The file appears when it is whole."""
     described = []
@@ -32,7 +32,7 @@ def save(path, sequences) -> int:
     return len(described)
 
 
-@register_writer("json", many=True)
+@register_writer("json", many=True, camera=True)
 def save_json(path, sequences) -> int:
     """Write sequences as JSON: arrays are nested lists, beside which "joints" names the joints."""
     with whole(path) as partly, partly.open("w", encoding="ascii") as file:

@@ -1,4 +1,4 @@
-"""Sequences as text tables: CSV, and OpenSim's marker files, TRC. A file has one sequence, called as the file.
+"""Sequences as text tables: CSV, OpenSim's marker files, TRC, and angles of joints. A file has one sequence, called as it is.
 
 A CSV file has a column "frame", a column "time" in seconds where the frames per second are known, and columns
 "right_hip_x", "_y", "_z" of poses in metres, "right_hip_u", "_v", "_confidence" of normalised keypoints, in steps of 1e-7.
@@ -14,10 +14,11 @@ from lifter._io import whole
 from lifter._notices import Items, notice
 from lifter.skeleton import H36M, SKELETONS
 
+from ..angles import joint_angles
 from ..detectors import rate_of_times
 from ..files import existing, frame_rate, integer, read_text
 from ..keys import plain
-from ..markers import open_markers, unit_of
+from ..markers import OPENSIM, open_markers, unit_of
 from ..mocap import known_rate, y_up, z_up
 from ..registry import register_format, register_writer
 from ..results import in_frames, up_of
@@ -29,10 +30,7 @@ _COLUMNS = {"poses": ("x", "y", "z"), "keypoints": ("u", "v", "confidence")}
 @register_writer("csv")
 def write_csv(path, sequence):
     """Write the poses and the keypoints of a sequence."""
-    numbers = sequence.start + np.arange(len(sequence))
-    columns, formats, values = ["frame"], ["%d"], [numbers]
-    if sequence.fps:
-        columns, formats, values = [*columns, "time"], [*formats, "%.9g"], [*values, numbers / sequence.fps]
+    columns, formats, values = _numbered(sequence)
     for field, suffixes in _COLUMNS.items():
         array = getattr(sequence, field)
         if array is not None:
@@ -97,10 +95,27 @@ def _read_csv(path) -> Sequence:
     return Sequence(path.stem, skeleton, **arrays, fps=fps, start=_start(numbers, path), source=str(path))
 
 
+@register_writer("angles.csv")
+def write_angles(path, sequence):
+    """Write the angles of the joints of a sequence, in degrees: see `lifter.data.angles`."""
+    angles = joint_angles(sequence)
+    columns, formats, values = _numbered(sequence)
+    _write(path, [",".join([*columns, *angles])], ",".join([*formats, *["%.3f"] * len(angles)]), [*values, *angles.values()])
+
+
+def _numbered(sequence):
+    """(names, formats, values) of the columns that number the frames."""
+    numbers = sequence.start + np.arange(len(sequence))
+    if not sequence.fps:
+        return ["frame"], ["%d"], [numbers]
+    return ["frame", "time"], ["%d", "%.9g"], [numbers, numbers / sequence.fps]
+
+
 @register_writer("trc")
 def write_trc(path, sequence):
-    """Write the poses of a sequence as markers that are called as the joints: for OpenSim, y up."""
-    poses, joints = y_up(sequence) * 1000, sequence.skeleton.joints
+    """Write the poses of a sequence as markers, y up, for OpenSim: Human3.6M's joints with the names of `OPENSIM`, others with
+    their own."""
+    poses, joints = y_up(sequence) * 1000, OPENSIM if sequence.skeleton is H36M else sequence.skeleton.joints
     first, fps = sequence.start + 1, known_rate(sequence)
     times = np.arange(len(poses)) / fps  # since OrigDataStartFrame, as OpenSim has it
     numbers = [f"{fps:.9g}", f"{fps:.9g}", len(poses), len(joints), "mm", f"{fps:.9g}", first, len(poses)]
