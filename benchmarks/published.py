@@ -63,6 +63,7 @@ UNSEEN = "retention's matrices are raw parameters, which thop does not see: real
 ANY_CHUNK = "printed for 243; thop sees nothing that depends on the chunk"
 NO_CODE = "there is no official code; the layer fusion, 0.17M and 0.69G of it, is ours"
 ONE_PROJECTION = "learned queries are the same for all joints, and projected once: 1.019G less"
+ONE_PROJECTION_64M = "learned queries are projected once, 0.064G less; thop counts the mean over the joints, 0.001G"
 CUT = "cut to the printed digits, not rounded"
 PARE = "official configuration for PARE, every fifth frame; the paper says every tenth"
 DENSE = "printed by torchprofile; the official code multiplies each dense T x T graph of its chosen frames by both degrees, {}"
@@ -187,6 +188,7 @@ ROWS = [
     Published("motionagformer_s", CODE, "4.802719M", "6.601G", frames=81),
     Published("motionagformer_b", CODE, "11.705251M", "48.301G"),
     Published("motionagformer_l", CODE, "18.978311M", "78.314G"),
+    Published("hot_motionagformer", CODE, "11.767999M", "30.473G", note=ONE_PROJECTION_64M),
     Published("tcpformer", CODE, "34.904867M", "109.215G"),
     Published("mixsynthformer_jhmdb", MIXSYNTH.format(1), "", "0.0004G", frames=11, note=CUT, per_frame=True),
     Published("mixsynthformer_h36m", MIXSYNTH.format(2), "", "0.0001G", frames=101, per_frame=True),
