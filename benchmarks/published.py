@@ -1,4 +1,4 @@
-"""What the papers print, as data. Nothing here is measured; nothing elsewhere repeats it."""
+"""Figures that the papers print, as data. Nothing here is measured; nothing elsewhere repeats it."""
 
 import math
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ def value(printed: str) -> float:
 
 
 def as_printed(number: float, printed: str) -> bool:
-    """Whether `number`, rounded to the digits of `printed`, or cut to them as table 5 does, is `printed`."""
+    """Return whether `number`, rounded to the digits of `printed`, or cut to them as table 5 does, is `printed`."""
     digits = len(printed[:-1].partition(".")[2])
     scaled = number / value("1" + printed[-1])
     return float(printed[:-1]) in (round(scaled, digits), math.floor(scaled * 10**digits) / 10**digits)
@@ -78,9 +78,7 @@ HTP_PARTS = "2.169G more: the GCN's, which the total has no room for; 1.019G les
 HTP_ALONE = "printed 4.33G over D3DP's: two such GCNs; one is 2.169G"
 HTP_BERT = "the printed total has room for the attention of the first SFT block, not for its MLP, 4.33G"
 
-FINEPOSE = (
-    "printed with the text's encoder, 164.2M, which is given here; of the denoiser 2.17G less: the time is projected once per clip"
-)
+FINEPOSE = "printed with the text's encoder, 164.2M, which is given here; 2.17G less: the time is projected once per clip"
 FINEPOSE_K1 = f"{FINEPOSE}; 40 times the printed 0.60G are 24.0G, and 22.9G is what D3DP has"
 KTP = "printed for its diffusion variant, which has 1.05M more to tell the time"
 

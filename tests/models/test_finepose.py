@@ -23,7 +23,13 @@ def tiny(**kwargs):
 def inputs(clips=2, hypotheses=3, texts=2):
     torch.manual_seed(1)
     shape = (clips, hypotheses, 5, 17, 3)
-    return torch.randn(clips, 5, 17, 2), torch.randn(shape), torch.full((clips,), 70.0), torch.randn(texts, 8), torch.randn(texts, 4, 8)
+    return (
+        torch.randn(clips, 5, 17, 2),
+        torch.randn(shape),
+        torch.full((clips,), 70.0),
+        torch.randn(texts, 8),
+        torch.randn(texts, 4, 8),
+    )
 
 
 @pytest.mark.parametrize("name", ["reference", "cpu"])  # its blocks are MixSTE's, which are tried in the interpreter
@@ -91,7 +97,12 @@ def test_official_checkpoint_without_its_text_encoder():
     model = tiny()
     weights = {f"module.{key}": torch.randn_like(value) for key, value in model.official_weights().items() if "pose" in key}
     weights |= {f"module.{key}": value for key, value in model.official_weights().items() if "pose" not in key}
-    encoder = {"clip_text.token_embedding.weight": 3, "textTransEncoder.layers.0.norm1.weight": 2, "text_ln.weight": 1, "ctx_leg": 4}
+    encoder = {
+        "clip_text.token_embedding.weight": 3,
+        "textTransEncoder.layers.0.norm1.weight": 2,
+        "text_ln.weight": 1,
+        "ctx_leg": 4,
+    }
     weights |= {f"module.pose_estimator.{name}": torch.zeros(size) for name, size in encoder.items()}
     assert lifter.load_checkpoint(model, {"model_pos": weights}) == ([], [])
     key = "temporal_cross_attn.query.weight"
