@@ -63,6 +63,7 @@ UNSEEN = "retention's matrices are raw parameters, which thop does not see: real
 ANY_CHUNK = "printed for 243; thop sees nothing that depends on the chunk"
 NO_CODE = "there is no official code; the layer fusion, 0.17M and 0.69G of it, is ours"
 ONE_PROJECTION = "learned queries are the same for all joints, and projected once: 1.019G less"
+ONE_PROJECTION_64M = "learned queries are projected once, 0.064G less; thop counts the mean over the joints, 0.001G"
 CUT = "cut to the printed digits, not rounded"
 PARE = "official configuration for PARE, every fifth frame; the paper says every tenth"
 DENSE = "printed by torchprofile; the official code multiplies each dense T x T graph of its chosen frames by both degrees, {}"
@@ -77,14 +78,18 @@ HTP_PARTS = "2.169G more: the GCN's, which the total has no room for; 1.019G les
 HTP_ALONE = "printed 4.33G over D3DP's: two such GCNs; one is 2.169G"
 HTP_BERT = "the printed total has room for the attention of the first SFT block, not for its MLP, 4.33G"
 
+FINEPOSE = "printed with the text's encoder, 164.2M, which is given here; 2.17G less: the time is projected once per clip"
+FINEPOSE_K1 = f"{FINEPOSE}; 40 times the printed 0.60G are 24.0G, and 22.9G is what D3DP has"
+KTP = "printed for its diffusion variant, which has 1.05M more to tell the time"
+
 # n of HTP, as printed in its table VII.
 HTP_BY_N = {1: "60.6G", 2: "74.2G", 3: "87.7G", 4: "101.2G"}
 NOTHING = {"tcep": False, "sft": False, "mgptp": False, "guided": False}
 
 # Frames per second of HTP's table V by hypotheses and steps; its HTP runs with n=1.
 FPS = {
-    (20, 1): {"d3dp": 772.7, "ktpformer": 705.8, "htp n=1": 2277.5},
-    (20, 10): {"d3dp": 79.6, "ktpformer": 73.5, "htp n=1": 137.0},
+    (20, 1): {"d3dp": 772.7, "finepose": 723.7, "ktpformer": 705.8, "htp n=1": 2277.5},
+    (20, 10): {"d3dp": 79.6, "finepose": 73.8, "ktpformer": 73.5, "htp n=1": 137.0},
 }
 
 
@@ -101,6 +106,7 @@ ROWS = [
     Published("sasmamba", TABLE_1, "0.64M", "1.3G", note=f"{HALF}; 0.64M with the deformable layers"),
     Published("sasmamba_large", TABLE_1, "4.1M", "8.56G", note=HALF),
     Published("stcformer", TABLE_1, "4.7M", "19.6G"),
+    Published("hdformer", TABLE_1, "3.7M", "0.6G", frames=96),
     Published("motionagformer_xs", TABLE_1, "2.2M", "1.0G", frames=27),
     Published("motionagformer_s", TABLE_1, "4.8M", "6.6G", frames=81),
     Published("motionagformer_b", TABLE_1, "11.7M", "48.3G"),
@@ -133,13 +139,20 @@ ROWS = [
     _htp("dualformer", "I", "", "", NOT_PUBLIC, frames=351, public=False),
     _htp("hot_mixste", "I", "35.0M", "83.8G", ONE_PROJECTION),
     _htp("d3dp", "I", "34.8M", "139.1G", "one call"),
-    _htp("ktpformer", "I", "36.3M", "139.1G", "printed for its diffusion variant, which has 1.05M more to tell the time"),
+    _htp("finepose", "I", "200.6M", "146G", FINEPOSE),
+    _htp("ktpformer", "I", "36.3M", "139.1G", KTP),
     _htp("htp", "I", "37.5M", "87.7G", kwargs={"n": 3}),
     _htp("htp_mixste", "I", "36.4M", "87.6G", kwargs={"n": 3}),
     _htp("htp_motionbert", "I", "47.6M", "101.7G", HTP_BERT),
     _htp("d3dp", "V", "34.8M", "0.58G", "training: one call", per_frame=True),
     _htp("d3dp", "V", "34.8M", "22.9G", "40 calls: H=20, K=1, flip", per_frame=True, calls=40),
     _htp("d3dp", "V", "34.8M", "228.8G", "400 calls: H=20, K=10, flip", per_frame=True, calls=400),
+    _htp("finepose", "V", "200.6M", "0.60G", FINEPOSE, per_frame=True),
+    _htp("finepose", "V", "200.6M", "22.9G", FINEPOSE_K1, per_frame=True, calls=40),
+    _htp("finepose", "V", "200.6M", "236.2G", FINEPOSE, per_frame=True, calls=400),
+    _htp("ktpformer", "V", "36.3M", "0.58G", KTP, per_frame=True),
+    _htp("ktpformer", "V", "36.3M", "23.6G", f"{KTP}; 23.6G is of no multiple of its 0.58G", per_frame=True, calls=40),
+    _htp("ktpformer", "V", "36.3M", "228.8G", KTP, per_frame=True, calls=400),
     _htp("htp", "V", "37.5M", "0.36G", kwargs={"n": 3}, per_frame=True),
     _htp("htp", "V", "37.5M", "10.0G", kwargs={"n": 1}, per_frame=True, calls=40),
     _htp("htp", "V", "37.5M", "99.8G", kwargs={"n": 1}, per_frame=True, calls=400),
@@ -187,6 +200,9 @@ ROWS = [
     Published("motionagformer_s", CODE, "4.802719M", "6.601G", frames=81),
     Published("motionagformer_b", CODE, "11.705251M", "48.301G"),
     Published("motionagformer_l", CODE, "18.978311M", "78.314G"),
+    Published("hot_motionagformer", CODE, "11.767999M", "30.473G", note=ONE_PROJECTION_64M),
+    Published("hdformer", CODE, "3.703350M", "591.2M", frames=96, note="thop counts the softmax, 0.19M"),
+    Published("finepose", CODE, "36.281347M", "143.435G", note="2.17G less: the time is projected once per clip"),
     Published("tcpformer", CODE, "34.904867M", "109.215G"),
     Published("mixsynthformer_jhmdb", MIXSYNTH.format(1), "", "0.0004G", frames=11, note=CUT, per_frame=True),
     Published("mixsynthformer_h36m", MIXSYNTH.format(2), "", "0.0001G", frames=101, per_frame=True),

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lifter
 from lifter.layers import TCEP, Mamba, Retention
-from lifter.models import D3DP
+from lifter.models import D3DP, FinePOSE
+from lifter.models.finepose import TOKENS
 
 from . import published
 
@@ -122,6 +123,9 @@ def count(name, frames, **kwargs) -> dict:
         inputs = [torch.empty(1, frames, model.num_joints, model.in_channels)]
         if isinstance(model, D3DP):
             inputs += [torch.empty(1, frames, model.num_joints, 3), torch.empty(1)]  # noisy poses and their time
+        if isinstance(model, FinePOSE):
+            dim = model.Spatial_pos_embed.shape[-1]
+            inputs += [torch.empty(1, dim), torch.empty(1, TOKENS, dim)]  # a text
     macs = Counter()  # by op, and of the paper convention
     layers = _watch(model, macs)
     with torch.no_grad(), FlopCounterMode(display=False) as flops:

@@ -13,7 +13,7 @@ from .graph_conv import (
 )
 from .mamba import BidirectionalMamba, Mamba
 from .multi_scale import AMTM, SAGCN, STGC
-from .prune import DensityPeakPrune, FrameRecovery
+from .prune import DensityPeakPrune, FrameRecovery, take_frames
 from .retention import Retention, joint_decays, shared_decays
 from .skeleton_scan import SkeletonBlock, SkeletonMixer, SkeletonScan
 from .synth_attention import MixSynthAttention, MixSynthEncoder, MixSynthEncoderLayer, SynthAttention
@@ -56,4 +56,5 @@ __all__ = [
     "fuse_streams",
     "joint_decays",
     "shared_decays",
+    "take_frames",
 ]

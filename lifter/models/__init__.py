@@ -3,10 +3,12 @@
 from .conv import ConvLifter
 from .d3dp import D3DP
 from .deciwatch import DeciWatch
+from .finepose import FinePOSE
 from .ftcm import FTCM
 from .gla_gcn import GLAGCN
+from .hdformer import HDFormer
 from .hgmamba import HGMamba
-from .hot import HoTMixSTE
+from .hot import HoTMixSTE, HoTMotionAGFormer, TPCMixSTE
 from .htp import HTP, HTPMixSTE, HTPMotionBERT
 from .ktpformer import KTPFormer
 from .linear import LinearLifter
@@ -34,12 +36,15 @@ __all__ = [
     "D3DP",
     "DeciWatch",
     "FTCM",
+    "FinePOSE",
     "GLAGCN",
+    "HDFormer",
     "HGMamba",
     "HTP",
     "HTPMixSTE",
     "HTPMotionBERT",
     "HoTMixSTE",
+    "HoTMotionAGFormer",
     "KTPFormer",
     "LinearLifter",
     "MASCPose",
@@ -60,5 +65,6 @@ __all__ = [
     "SmoothNet",
     "StridedTransformer",
     "TCPFormer",
+    "TPCMixSTE",
     "VideoPose3D",
 ]

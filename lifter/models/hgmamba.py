@@ -106,7 +106,7 @@ class HGMamba(TwoStreams):
         layers = [HGMambaLayer(dim, block, mixers, rate) for rate in rates]
         super().__init__(layers, num_frames, num_joints, in_channels, dim, dim_rep)
 
-    def embed(self, x):
+    def place(self, x):
         return self.norm(x) + self.pos_embed  # the norm that also follows the layers
 
 

@@ -44,12 +44,15 @@ class TwoStreams(nn.Module):
 
     def represent(self, keypoints):
         """(B, T, J, dim_rep), the motion representation that the head reads."""
+        return self.rep_logit(self.norm(self.encode(self.embed(keypoints))))
+
+    def embed(self, keypoints):
+        """(B, T, J, C), what the first layer reads."""
         check_keypoints(type(self).__name__, keypoints, None, self.num_joints, self.in_channels)
         self.check_frames(keypoints.shape[1])
-        x = self.embed(self.joints_embed(keypoints.to(self.pos_embed.dtype)))
-        return self.rep_logit(self.norm(self.encode(x)))
+        return self.place(self.joints_embed(keypoints.to(self.pos_embed.dtype)))
 
-    def embed(self, x):
+    def place(self, x):
         return x + self.pos_embed
 
     def encode(self, x):
