@@ -186,6 +186,7 @@ def add_render(parser):
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="NAME.mp4, NAME.gif or NAME.html")
     parser.add_argument("--truth", metavar="FILE", help="true poses of the same frames")
     parser.add_argument("--keypoints", metavar="FILE", help="2D keypoints of the same frames; default: those beside the poses")
+    parser.add_argument("--video", metavar="FILE", help="the clip's video, shown below its keypoints")
     parser.add_argument("--select", metavar="NAME", help="the sequence, where a file has several")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="of the models; default: the files' names")
     parser.add_argument("--fps", type=float, help="frames per second to play; default: what the files tell, else 30")

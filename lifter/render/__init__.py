@@ -14,7 +14,9 @@ SUFFIXES = (".mp4", ".gif", ".html")
 SIDES = (64, 8192)  # smallest and largest of a picture, in pixels
 
 
-def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280, 640), root_relative=False) -> int:
+def render(
+    path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280, 640), root_relative=False, video=None
+) -> int:  # fmt: skip
     """Show the poses of one clip, of one model or of several, with its keypoints and with the truth. How many frames it has.
 
     A film has the keypoints and every model's poses side by side, the truth in grey behind them; the viewer is one file that
@@ -30,6 +32,7 @@ def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280,
         fps: frames per second to play; None: what the sequences tell, else 30.
         size: (width, height) of a film in pixels; of an mp4 an odd size is one larger.
         root_relative: the root stays at one place.
+        video: the `lifter.video.Video` of the clip, which is shown below its keypoints.
 
     Raises:
         ValueError for other suffixes, sequences without poses, of other lengths or skeletons; ImportError for films where
@@ -46,7 +49,7 @@ def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280,
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     write = check_packages(path)
-    scene = compose(sequences, truth, keypoints, fps, root_relative)
+    scene = compose(sequences, truth, keypoints, fps, root_relative, video)
     with whole(path) as partly:
         return write(partly, scene, size)
 

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D, Bbox
+from PIL import Image
 
 from .scene import SIDES, Fit, View
 
@@ -112,19 +113,43 @@ class _Panel:
 
 
 class _Image(_Panel):
-    """The keypoints."""
+    """The keypoints, on the video if there is one."""
 
     def __init__(self, painter, scene, box, unit):
         super().__init__(painter, scene, "2D keypoints", box, unit)
         xy, self.confidences = scene.keypoints[..., :2], scene.keypoints[..., 2]
-        fit = Fit(xy.reshape(-1, 2), self.inner)
+        seen, self.film = xy.reshape(-1, 2), None
+        if scene.video is not None:
+            width, height = scene.video.size
+            seen = np.array([[-1, -height / width], [1, height / width]])
+        fit = Fit(seen, self.inner)
         self.keypoints, self.thick = fit(xy), 4.5 * unit
+        if scene.video is not None:
+            (left, top), (right, bottom) = np.rint(fit(seen)).astype(int)
+            self.film = _film(scene, (left, top, right - left, bottom - top))
 
     def draw(self, frame):
+        if self.film is not None:
+            (left, top, width, height), picture = next(self.film)
+            self.painter.pixels[top : top + height, left : left + width, :3] = picture
         points, sure = self.keypoints[frame], self.confidences[frame] >= UNSURE
         for bone, side in zip(self.bones, self.sides):
             self.painter.lines(points[bone][None], LIMBS[side] if sure[bone].all() else GRID, self.thick)
         self.painter.dots(points, PAPER, 0.5 * self.thick)
+
+
+def _film(scene, box):
+    """Yields (box, picture of its size) for every frame: of the video, the one that was last; white before the first."""
+    width, height = box[2:]
+    picture, pictures = np.full((height, width, 3), 255, np.uint8), scene.video.pictures(max(width, height))
+    number, image = next(pictures, (math.inf, None))
+    for frame in range(scene.start, scene.start + len(scene)):
+        newest = None
+        while number <= frame:
+            newest, (number, image) = image, next(pictures, (math.inf, None))
+        if newest is not None:
+            picture = np.asarray(Image.fromarray(newest).resize((width, height)))
+        yield box, picture
 
 
 class _Room(_Panel):
@@ -133,7 +158,7 @@ class _Room(_Panel):
     def __init__(self, painter, scene, name, box, unit):
         super().__init__(painter, scene, name, box, unit)
         self.poses, self.errors = scene.models[name], scene.errors.get(name)
-        self.view = View(scene.points, self.inner)
+        self.view = View(scene.seen, self.inner)
         self.thick = float(np.clip(0.035 * self.view.fit.scale, 2.5 * unit, 9 * unit))
         painter.clip(box)
         painter.lines(self.view(_grid(*scene.floor))[0], GRID, unit)

@@ -2,14 +2,21 @@
 
 import base64
 import json
+import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+
+from lifter.data.angles import joint_angles
+from lifter.data.sequence import Sequence
+from lifter.skeleton import H36M
 
 from .scene import View
 
 PLACEHOLDER = "@SCENE@"
 STEP = 1e-4  # metres, and for keypoints half widths of the image: both are stored as whole multiples
+PICTURES, PIXELS, QUALITY = 600, 480, 8  # of the video: at most so many, as long, with JPEG quantiser
 STEPS = 65000  # that fit into 16 bits; what is farther apart is stored in larger steps
 
 
@@ -25,7 +32,7 @@ def write(path, scene, size=None):
 
 def describe(scene) -> dict:
     """A scene as JSON values."""
-    errors = scene.errors
+    errors, bodies = scene.errors, scene.bodies
     return {
         "name": scene.name,
         "fps": scene.fps,
@@ -38,12 +45,57 @@ def describe(scene) -> dict:
         "floor": [float(x) for corner in scene.floor[:2] for x in corner] + [scene.floor[2]],
         "view": {"yaw": View.YAW, "pitch": View.PITCH, "distance": View.DISTANCE},
         "models": [
-            {"name": name, "poses": pack(poses), "errors": pack_errors(errors[name]) if errors else None}
+            {
+                "name": name,
+                "poses": pack(poses),
+                "errors": pack_errors(errors[name]) if errors else None,
+                "angles": [_angles(scene, poses[:, body]) for body in bodies],
+            }
             for name, poses in scene.models.items()
         ],
         "truth": None if scene.truth is None else pack(scene.truth),
         "keypoints": None if scene.keypoints is None else pack(scene.keypoints),
+        "people": [[body.start, body.stop] for body in bodies],
+        "camera": None if scene.camera is None else _camera(scene.camera),
+        "film": None if scene.video is None else _film(scene),
     }
+
+
+def _camera(camera):
+    values = camera.as_dict()
+    names = {"rotation": "R", "translation": "t"} | {name: name for name in ("fx", "fy", "cx", "cy", "width", "height")}
+    return {name: values[key] for name, key in names.items()}
+
+
+def _angles(scene, poses):
+    """The angles of a person's joints in tenths of degrees, by name; none where the joints are not Human3.6M's."""
+    if scene.skeleton.joints[: poses.shape[1]] != H36M.joints:
+        return {}
+    angles = joint_angles(Sequence("", poses=poses, up="z"))
+    return {name: _base64(np.rint(10 * angle).astype("<i2")) for name, angle in angles.items()}
+
+
+def _film(scene):
+    """Frames of the video as small JPEGs, and the frames of the clip that they are of."""
+    from av import CodecContext, VideoFrame  # the video is read with it, too
+
+    width, height = scene.video.size
+    film = {"width": width, "height": height, "numbers": [], "data": []}
+    encoder = None
+    for number, image in scene.video.pictures(PIXELS, max(1, math.ceil(len(scene) / PICTURES))):
+        if number >= scene.start + len(scene):
+            break
+        if encoder is None:
+            encoder = CodecContext.create("mjpeg", "w")
+            encoder.height, encoder.width = image.shape[:2]
+            encoder.pix_fmt, encoder.time_base = "yuvj420p", Fraction(1, 1000)
+            encoder.qmin = encoder.qmax = QUALITY
+        frame = VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuvj420p")
+        frame.pts = number
+        if number >= scene.start:
+            film["numbers"].append(number - scene.start)
+            film["data"] += [base64.b64encode(bytes(packet)).decode("ascii") for packet in encoder.encode(frame)]
+    return film if film["numbers"] else None
 
 
 def pack(array) -> dict:
