@@ -102,7 +102,7 @@ def test_on_the_video(tmp_path, truth, film):  # noqa: F811
     scene = compose({"one": replace(truth, start=2)}, video=clip)
     shares = [red(picture) for picture in draw.frames(scene, (640, 320))]
     assert len(shares) == 13 and min(shares) > 0.02 and max(shares) < 0.2
-    assert max(red(picture) for picture in draw.frames(compose({"one": truth}), (640, 320))) == 0
+    assert max(red(picture) for picture in draw.frames(compose({"one": truth}), (640, 320))) < 0.001
     assert render(tmp_path / "walk.mp4", {"one": truth}, size=(320, 160), video=clip) == 13
 
 
