@@ -55,7 +55,7 @@ DEFAULT_FOLDER = "build/benchmarks"
 
 @dataclass
 class Setup:
-    """What the cases need to know."""
+    """Settings of a run that the cases need."""
 
     device: str
     clips: inputs.Clips
@@ -69,7 +69,7 @@ class Setup:
 
     @property
     def everything(self) -> bool:
-        """Whether all sizes are run: on a GPU, where a round takes the parts one by one, by default."""
+        """Return whether all sizes are run: on a GPU, where a round takes the parts one by one, by default."""
         return self.mode == "full" or self.mode == "default" and self.device != "cpu"
 
 
@@ -178,7 +178,7 @@ def run(plan, setup, args) -> int:
 
 
 def announced(plan, setup, shares) -> str:
-    """How long a run will take."""
+    """Say how long a run will take."""
     counts = ", ".join(f"{len(cases)} of {report.name_of(section)}" for section, cases in plan.items())
     known = [shares.get(report.name_of(section)) for section in plan]
     if None in known:

@@ -1,4 +1,4 @@
-"""What the machine could do at best, measured in the same run, with the same threads.
+"""Bounds of the machine, measured in the same run, with the same threads.
 
 A call is recorded op by op. Each op is bound by the work that it cannot avoid: a matrix product by `torch.mm` of its
 shape, ours by the products and exponentials of its `Cost`, which stands beside the op, and all of ours at least by their

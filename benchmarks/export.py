@@ -29,7 +29,7 @@ def small(name):
 
 
 def row(name, suffix, folder, motion=None):
-    """What the table says of a model in a format: exported or not, largest difference, seconds, free sizes or why not."""
+    """Make a row for a model in a format: exported or not, largest difference, seconds, free sizes or why not."""
     start = time.perf_counter()
     try:
         exported = export(Path(folder) / f"model{suffix}", small(name), motion=motion)

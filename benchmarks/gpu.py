@@ -1,4 +1,4 @@
-"""What only a GPU has to say of a call: the times of the launching thread and of the device, and the call as a CUDA graph."""
+"""Figures of a call that only a GPU has: the times of the launching thread and of the device, and the call as a CUDA graph."""
 
 import torch
 

@@ -86,7 +86,7 @@ def _in_a_process(*args) -> int:
 
 
 def peak(name, backend, device) -> int:
-    """Of this process."""
+    """Return the peak of this process."""
     with lifter.kernels.backend("reference") if backend == "reference" else nullcontext():
         return _peak(CASES[name][0](device), device, warm=name != STEP)
 

@@ -240,8 +240,8 @@ def _measured(row, timings, outputs, call) -> dict:
 
 
 def near_in_float64(call, output, expected) -> tuple[bool, str]:
-    """Whether an output is as near to the reference in float64 as that in float32, `expected`, is: a network that chooses
-    frames chooses others where two are alike up to rounding, and then the reference in float32 says nothing."""
+    """Return whether an output is as near to the reference in float64 as that in float32, `expected`: a network that
+    chooses frames chooses others where two are alike up to rounding, and then the reference in float32 says nothing."""
     exact = on_reference(partial(copy.deepcopy(call.func).double(), *cast(call.args, torch.float64)))()
     ours, theirs = error(output, exact), error(expected, exact)
     return ours <= max(tolerance(torch.float32), 2 * theirs), f"to float64: lifter {ours:.1e}, reference {theirs:.1e}"

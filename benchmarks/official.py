@@ -111,7 +111,7 @@ def build(name, frames, **changes) -> nn.Module:
 
 
 def inputs(name, given) -> list[torch.Tensor]:
-    """What the official network takes, from what ours does: MixSynthFormer's poses are flat."""
+    """Convert our network's arguments to the official one's: MixSynthFormer's poses are flat."""
     return [given[0].flatten(2)] if name.startswith("mixsynthformer") else given
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks compare with: the code of others, fetched and built beside the repository.
+"""Code of others that the benchmarks compare with, fetched and built beside the repository.
 
     python -m benchmarks.peers fetch    where there is a network: their sources, at fixed commits
     python -m benchmarks.peers build    where the GPU is: their CUDA extensions, with the nvcc and the torch found there
@@ -88,7 +88,7 @@ def fetch() -> int:
 
 
 def cuda_home() -> str | None:
-    """Where the nvcc on the PATH says that CUDA lies: what is on the PATH may be a script beside nothing else."""
+    """Ask the nvcc on the PATH for CUDA's folder: what is on the PATH may be a script beside nothing else."""
     if shutil.which("nvcc") is None:
         return None
     said = subprocess.run(["nvcc", "--dryrun", "-x", "cu", os.devnull], capture_output=True, text=True).stderr

@@ -1,4 +1,4 @@
-"""What the papers print, as data. Nothing here is measured; nothing elsewhere repeats it."""
+"""Figures that the papers print, as data. Nothing here is measured; nothing elsewhere repeats it."""
 
 import math
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ def value(printed: str) -> float:
 
 
 def as_printed(number: float, printed: str) -> bool:
-    """Whether `number`, rounded to the digits of `printed`, or cut to them as table 5 does, is `printed`."""
+    """Return whether `number`, rounded to the digits of `printed`, or cut to them as table 5 does, is `printed`."""
     digits = len(printed[:-1].partition(".")[2])
     scaled = number / value("1" + printed[-1])
     return float(printed[:-1]) in (round(scaled, digits), math.floor(scaled * 10**digits) / 10**digits)

@@ -155,7 +155,7 @@ def _plain(value):
 
 
 def draw(path, sections) -> bool:
-    """How much faster the models are; the kernels' time beside their bound; how long a live user waits."""
+    """Draw the models' speedups, the kernels' time beside their bound, and the waiting time of a live user."""
     times = {}
     for row in sections.get("models", []):
         if row.get("speedup"):

@@ -1,4 +1,4 @@
-"""What a round on a GPU found: `python -m benchmarks.summary FOLDER` reads every results.json in FOLDER, prints what failed or
+"""Summary of a round on a GPU: `python -m benchmarks.summary FOLDER` reads every results.json in FOLDER, prints what failed or
 misses its goal, and writes it to FOLDER/summary.md."""
 
 import json
@@ -53,7 +53,7 @@ def _noted(row) -> str:
 
 
 def _slower(row):
-    """By the clock, and by the device alone."""
+    """Return the speedups by the clock, and by the device alone."""
     for name, peer in row.get("peers", {}).items():
         if not peer.get("speedup"):
             continue  # wrong

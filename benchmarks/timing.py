@@ -53,7 +53,7 @@ class Timing:
 
 
 class Ratio(float):
-    """How many times as long one call takes as another. `clear`: whether their samples tell the two apart."""
+    """Ratio of the times of two calls. `clear`: whether their samples tell the two apart."""
 
     clear = True
 
@@ -66,7 +66,7 @@ class Ratio(float):
 
 
 def speedup(ours: Timing, other: Timing) -> Ratio:
-    """How many times as fast as `other` ours is, by the medians; `RULE` says when that is clear."""
+    """Return the speedup over `other` by the medians; `RULE` says when it is clear."""
     ratio = Ratio(other.median / ours.median)
     if ours is not other:
         slow, fast = (other, ours) if ratio > 1 else (ours, other)

@@ -93,7 +93,7 @@ def run(name, frames, batch, setup) -> list[dict]:
 
 
 def on_gpu(name, model, given, setup, seconds) -> dict:
-    """What a row has besides on a GPU; `seconds` is the median of our call, `given` its arguments, clips first."""
+    """Columns of a row that only a GPU has; `seconds` is the median of our call, `given` its arguments, clips first."""
     (batch, frames), call, notes = given[0].shape[:2], partial(model, *given), []
     row = gpu.apart(call, seconds, torch.float32, setup.device)
     notes.append(row.pop("graph_note", None))

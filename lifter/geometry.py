@@ -25,7 +25,7 @@ def project(points, camera):
 
 
 def recover_root(poses, keypoints, camera, weights=None):
-    """Where the root is, by least squares: (B, ..., T, J, 3) poses relative to it, (B, T, J, 2) keypoints -> (B, ..., T, 3).
+    """Recover the root by least squares: (B, ..., T, J, 3) poses relative to it, (B, T, J, 2) keypoints -> (B, ..., T, 3).
 
     With u the keypoint on the plane z = 1, free of distortion, every joint asks for x + root_x = u_x (z + root_z), and
     the same of y; of the three unknowns this is linear. Exact if pose and keypoints are. `weights`: (B, T, J), how much each

@@ -1,4 +1,4 @@
-"""How far a command is: a bar of rich's on a terminal if rich is installed, else a line now and then."""
+"""Progress of a command: a bar of rich on a terminal if rich is installed, else a line now and then."""
 
 import sys
 import time

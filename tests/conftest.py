@@ -1,4 +1,4 @@
-"""What the tests share. Without a GPU the Triton kernels run in Triton's interpreter."""
+"""Fixtures of all tests. Without a GPU the Triton kernels run in Triton's interpreter."""
 
 import contextlib
 import importlib.util
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What passing tests have to say."""
+    """Print what passing tests have to say."""
     passed = terminalreporter.getreports("passed")
     for line in sorted(value for report in passed for key, value in report.user_properties if key == "summary"):
         terminalreporter.write_line(line)

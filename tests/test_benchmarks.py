@@ -332,7 +332,7 @@ def test_bound_of_attention_is_its_products_and_exponentials():
 
 
 def test_zoo_rows(small, monkeypatch):
-    """What takes too long is named."""
+    """Calls that take too long are named."""
     for name in ("sasmamba", "d3dp", "mixsynthformer_jhmdb"):
         (row,) = zoo.run(name, 27, 2, SETUP)
         assert row["matches"] and row["speedup"] > 0 and row["time"].seconds, name

@@ -1,4 +1,4 @@
-"""What of the round on a GPU can be tested without one: its cases, its summary, its steps, the code of others."""
+"""Parts of the round on a GPU that need none: its cases, its summary, its steps, the code of others."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_a_case_that_fails_is_a_row():
 
 
 def test_summary(tmp_path, capsys):
-    """Of each kind of shortcoming one, beside a row that has none."""
+    """One row of each kind of shortcoming, beside a row that has none."""
     peer = lambda ratio, device: {"time": {"median": ratio}, "speedup": ratio, "device": device}
     row = {"matches": True, "bound_kind": "bytes", "device": 1.0, "note": ""}
     ops = [
@@ -93,7 +93,7 @@ def test_summary(tmp_path, capsys):
     *(name for name in official.CODE if name.startswith("mixsynthformer")),
 ])  # fmt: skip
 def test_official_sizes(name):
-    """What is built of the official code stands for our model of that name."""
+    """The official network that is built stands for our model of that name."""
     _, path, arguments = official.CODE[name]
     frames = comparison.FRAMES.get(name, 27)
     with torch.device("meta"):

@@ -52,7 +52,7 @@ def test_an_interrupted_run_leaves_what_it_has_measured(monkeypatch, tmp_path):
 
 
 def test_a_case_that_fails_is_a_row(monkeypatch, tmp_path, capsys):
-    """Whether it is called or built, or the section cannot be planned; the others are measured, and the exit status is 1."""
+    """A case that fails, called, built or planned, does not stop the others; the exit status is 1."""
 
     def broken(*args, **kwargs):
         raise RuntimeError("broken on purpose")

@@ -45,7 +45,7 @@ def test_wrappers_and_prefixes(tmp_path, source, model, wrapper, prefix):
 
 
 def test_training_checkpoint_with_optimizer_and_numpy_scalar(tmp_path, source, model):
-    """What the official trainers write; weights_only=True alone refuses the numpy scalar."""
+    """Files of the official trainers; weights_only=True alone refuses the numpy scalar."""
     optimizer = torch.optim.AdamW(source.parameters())
     source(torch.randn(5, 3)).sum().backward()
     optimizer.step()
@@ -199,7 +199,7 @@ def test_one_bit_in_the_directory(tmp_path, source, model):
 
 
 def test_files_of_before_archives(tmp_path, source, model):
-    """Also with what optimizers add, shared storages and views."""
+    """Files with the state of optimizers, shared storages and views."""
     weights = source.state_dict()
     weights["0.weight"] = weights["0.weight"].t().contiguous().t()
     contents = {"model": weights, "again": weights, "epoch": np.int64(3), "betas": (0.9, 0.999)}

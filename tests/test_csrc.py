@@ -1,4 +1,4 @@
-"""What the C++ kernels rest on, without torch: the vectors of csrc/cpu/simd.h, and how the compiled objects meet."""
+"""Foundations of the C++ kernels, without torch: the vectors of csrc/cpu/simd.h, and how the compiled objects meet."""
 
 import os
 import re

@@ -4,7 +4,7 @@ from . import hostile
 
 
 def test_little_is_never_much(tmp_path):
-    """As `python -m tests.hostile`, without what takes long to make."""
+    """Run `python -m tests.hostile` without the files that take long to make."""
     paths = hostile.write(tmp_path)
     assert len(paths) > 150
     hostile.warm(tmp_path)

@@ -1,4 +1,4 @@
-"""How lifter's modules import each other: downwards, without a circle, at their top. And what `import lifter` costs."""
+"""Imports of lifter's modules: downwards, without a circle, at their top; and the cost of `import lifter`."""
 
 import ast
 import graphlib

@@ -63,7 +63,7 @@ def test_errors(tmp_path):
 
 
 def test_centred_models_have_a_length(tmp_path):
-    """Also PoseRetNet, which takes any."""
+    """PoseRetNet too, which takes any length."""
     kwargs = {"num_frames": 9, "dim": 16, "depth": 1, "num_heads": 2}
     for centred in (False, True):
         about = {"model": "poseretnet", "kwargs": kwargs, "centred": centred}
@@ -73,7 +73,7 @@ def test_centred_models_have_a_length(tmp_path):
 
 
 def test_shipped():
-    """What ships with lifter lifts a walk at once: legs down, left from right, within a decimetre and a half."""
+    """The model that ships with lifter lifts a walk: legs down, left from right, within a decimetre and a half."""
     shipped, walk = lifter.load_pretrained(), next(iter(open_gait(1, 54)))
     assert shipped.about["figures"]["MPJPE"] < 60 and shipped.model.centred
     poses = lift_sequence(shipped.model, walk.keypoints)

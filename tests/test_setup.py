@@ -1,4 +1,4 @@
-"""How setup.py finds the torch to build against, and what a wheel holds. That it builds, every other test shows."""
+"""Tests of setup.py: it finds the torch to build against, and puts the right files into a wheel."""
 
 import importlib.util
 import os

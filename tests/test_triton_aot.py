@@ -112,7 +112,7 @@ def compile_all(module: str, arch: int, step: int = 1) -> bool:
 
 
 def missing_instructions(ttir: str, ptx: str) -> list[str]:
-    """What a kernel computes without the instruction for it."""
+    """List what a kernel computes without the instruction for it."""
     missing = []
     # Of float32 as such products are not for tensor cores.
     products = [line for line in ttir.splitlines() if " tt.dot " in line]

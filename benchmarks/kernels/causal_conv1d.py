@@ -26,7 +26,7 @@ def ours(x, weight, bias):
 
 
 def chain(x, weight, bias):
-    """What runs where causal-conv1d is not installed."""
+    """The chain that runs where causal-conv1d is not installed."""
     padded = F.conv1d(x, weight[:, None], bias, padding=WIDTH - 1, groups=DIM)
     return F.silu(padded[..., : x.shape[-1]])
 

@@ -42,7 +42,7 @@ def cases(setup):
 
 
 def copies(scan, **inputs):
-    """What the official models do, and VMamba: a copy of the map in the order of every direction, their projections, one scan
+    """The chain of the official models and of VMamba: a copy of the map in the order of every direction, projections, one scan
     of all, and copies back."""
 
     def scanned(u, delta, A, B, C, D, delta_bias, delta_softplus):

@@ -68,7 +68,7 @@ def sources_of(args):
 
 
 def are_clips(args, sources) -> bool:
-    """Whether the command line names a video, something to look at, several outputs, or what is done with clips alone."""
+    """Return whether the command line asks for what only clips have: a video, something to look at, several outputs."""
     shown = any(suffix_of(out, SHOWN) and not Path(out).is_dir() for out in args.out) or args.to in SHOWN
     options = (args.finish, args.skip, args.smooth, args.focal, args.fov, args.camera)
     asked = any(option not in (None, False, ()) for option in options) or args.person != "all"

@@ -1,4 +1,4 @@
-"""What causal-conv1d's extension exports, and the functions around it, on `lifter.kernels.causal_conv1d_fn`."""
+"""Functions of causal-conv1d and of its extension, on `lifter.kernels.causal_conv1d_fn`."""
 
 import torch
 

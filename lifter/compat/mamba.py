@@ -1,4 +1,4 @@
-"""What `mamba_ssm.ops` exports and lifter's kernels have not under the same signature."""
+"""Functions of `mamba_ssm.ops` that lifter's kernels do not have under the same signature."""
 
 import torch
 import torch.nn.functional as F

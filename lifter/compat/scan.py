@@ -1,4 +1,4 @@
-"""What the CUDA extensions of mamba-ssm and VMamba export, on `lifter.kernels.selective_scan_fn`.
+"""Functions of the CUDA extensions of mamba-ssm and VMamba, on `lifter.kernels.selective_scan_fn`.
 
 Same positional arguments, same results in the same order, on every device and backend of lifter. Two differences: `x`,
 the scan's intermediate states, holds the last state alone, (B, D, 1, 2N) with the state at the odd places as in the

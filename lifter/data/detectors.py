@@ -200,7 +200,7 @@ def detection(frame, person, keypoints):
 
 
 def person_of(entry):
-    """Who somebody is, as an entry of a file says: None if it does not, a number or a text."""
+    """Return the identity of a person in an entry of a file: a number or a text, None if there is none."""
     attributes = entry.get("attributes")
     for place in (entry, attributes if isinstance(attributes, dict) else {}):
         for key in _IDS:

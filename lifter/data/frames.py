@@ -65,7 +65,7 @@ def _parts(name) -> tuple[str, ...]:
 
 
 def has_number(name) -> bool:
-    """Whether a name of an image or a file has one."""
+    """Return whether a name of an image or a file has one."""
     return isinstance(name, str) and len(_parts(name)) > 1
 
 

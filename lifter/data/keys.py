@@ -142,7 +142,7 @@ def _joints(value):
 
 @lru_cache(256)
 def are_joints(names) -> bool:
-    """Whether these are the names of the joints of a body, enough for those of Human3.6M."""
+    """Return whether these are the names of the joints of a body, enough for those of Human3.6M."""
     try:
         return layout_of_names(names, "") is not None
     except ValueError:

@@ -119,18 +119,18 @@ def _named_columns(values, body):
 
 
 def _has_negative(values):
-    """Whether some are negative, but for -1, with which some write that a joint was not found."""
+    """Return whether some are negative, but for -1, with which some write that a joint was not found."""
     return bool(((values < 0) & (values != -1)).any())
 
 
 def _in_pixels(values):
-    """Whether x and y are pixels, beside a third value that may be negative."""
+    """Return whether x and y are pixels, beside a third value that may be negative."""
     given = values[np.isfinite(values).all(-1)]
     return len(given) > 0 and given[:, :2].max() > PIXELS and (given[:, :2] >= 0).mean() > 0.9 and _has_negative(given[:, 2])
 
 
 def _in_room(values):
-    """Whether x, y and a third value are places in a room."""
+    """Return whether x, y and a third value are places in a room."""
     if _in_image(values):
         return False
     given = values[np.isfinite(values).all(-1)]
@@ -141,19 +141,19 @@ def _in_room(values):
 
 
 def _in_image(values):
-    """Whether x and y are shares of an image: nearly all of them in 0..1."""
+    """Return whether x and y are shares of an image: nearly all of them in 0..1."""
     xy = values[..., :2][np.isfinite(values[..., :2]).all(-1)]
     return len(xy) > 0 and np.abs(xy).max() <= 2 * SHARES and ((xy >= -0.02) & (xy <= 1.02)).mean() > 0.8
 
 
 def _is_flat(values):
-    """Whether z is in another unit than x and y, as MediaPipe's beside pixels."""
+    """Return whether z is in another unit than x and y, as MediaPipe's beside pixels."""
     spread = lambda axis: np.nanmax(values[..., axis]) - np.nanmin(values[..., axis])
     return spread(2) < 0.02 * max(spread(0), spread(1))
 
 
 def _centred(values):
-    """Whether bodies are in metres about the middle of their hips, as MediaPipe's in the world."""
+    """Return whether bodies are in metres about the middle of their hips, as MediaPipe's in the world."""
     xy = values[..., :2][np.isfinite(values[..., :2]).all(-1)]
     return len(xy) > 0 and np.abs(xy).max() <= 2 * SHARES and ((xy < 0).mean(0) > 0.1).all()
 

@@ -70,7 +70,7 @@ def seen_by(camera, world, seed=None) -> dict:
 
 
 def middle(motions: Dataset, seconds) -> Dataset:
-    """So many seconds from the middle of every motion."""
+    """Cut `seconds` from the middle of every motion."""
     items = {name: partial(_middle, read, seconds) for name, read in motions.items.items()}
     return Dataset(motions.format, motions.path, items)
 

@@ -62,7 +62,7 @@ class Part:
 
     @property
     def full(self):
-        """Whether there is a body."""
+        """Return whether there is a body."""
         return self.values is not None or any(part.full for part in self.parts)
 
     def bodies(self):
@@ -112,7 +112,7 @@ def _has_parts(value):
 
 
 def _has_numbers(mapping):
-    """Whether all keys have a number in them, as "12", "frame_12" and "person 2"."""
+    """Return whether all keys have a number in them, as "12", "frame_12" and "person 2"."""
     return all(re.search(r"\d", str(key)) for key in mapping)
 
 

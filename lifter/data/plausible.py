@@ -50,7 +50,7 @@ def in_pixels(keypoints, size, where, shares=False):
 
 
 def _are_shares(xy, where, expected):
-    """Whether places (N, 2) are shares of the image; `expected`: those of the file's format are."""
+    """Return whether places (N, 2) are shares of the image; `expected`: those of the file's format are."""
     least, most = _range(xy)
     if expected:
         if most > 2 * SHARES:
@@ -68,7 +68,7 @@ def _are_shares(xy, where, expected):
 
 
 def _in_the_other_unit(farthest, there, are_shares):
-    """Which bodies (...,) are in pixels among shares, or the reverse.
+    """Find bodies (...,) in pixels among shares of the image, or the reverse.
 
     Args:
         farthest: (..., J) the larger coordinate of each joint. there: which joints have a place.
@@ -92,7 +92,7 @@ def check_upright(keypoints, where):
 
 
 def are_poses(array) -> bool:
-    """Whether an array (T, J, 3) holds 3D poses: its third values are no confidences, but as far apart as the others."""
+    """Return whether an array (T, J, 3) holds 3D poses: its third values spread as far as the others, unlike confidences."""
     array = np.asarray(array, np.float64)
     if array.ndim != 3 or array.shape[-1] != 3:
         return False

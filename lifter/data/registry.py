@@ -183,7 +183,7 @@ def detect(path) -> str:
 
 
 def is_one(folder, format=None) -> bool:
-    """Whether a folder is read as one, by this format or by the one that it is of."""
+    """Return whether a folder is read as one, by this format or by the one that it is of."""
     file = Candidate(folder)
     if format is not None:
         is_folder = format in FORMATS and FORMATS[format].folder

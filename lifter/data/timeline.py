@@ -37,7 +37,7 @@ def numbered(root, where):
 
 
 def is_a_frame(data) -> bool:
-    """Whether there are people of one image in a value, and no numbers of frames."""
+    """Return whether there are people of one image in a value, and no numbers of frames."""
     root = part_of(data)
     frames = _frames(root, "") if root.full and root.depth <= 2 else []
     return len(frames) == 1 and frames[0][0] is None
@@ -99,8 +99,8 @@ def _label(part):
 
 
 def _are_people(root):
-    """Whether the outer parts are people and the inner ones frames: by what they are called, or because the bodies of an
-    outer one stay in one place from one to the next."""
+    """Return whether the outer parts are people and the inner ones frames: by their names, or because the bodies of an
+    outer part stay in one place."""
     if any(part.frame is not None for part in root.parts):
         return False
     keys = [part.key for part in root.parts]

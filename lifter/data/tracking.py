@@ -95,7 +95,7 @@ class _Detections:
         return groups
 
     def _are_all_new(self, groups):
-        """Whether each id is in one frame only, of several."""
+        """Return whether each id is in one frame only, of several."""
         frames = [{self.frames[index] for index in indices} for indices in groups.values()]
         return all(len(some) == 1 for some in frames) and len(set.union(*frames)) > 1
 

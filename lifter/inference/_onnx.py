@@ -11,7 +11,7 @@ def _sort(x, stable=None, dim: int = -1, descending: bool = False):
 
 
 def _cdist(x, y, p: float, compute_mode=None):
-    """Of the Euclidean norm, from the differences."""
+    """Compute Euclidean distances from the differences."""
     return op.ReduceL2(op.Sub(op.Unsqueeze(x, [-2]), op.Unsqueeze(y, [-3])), [-1], keepdims=0)
 
 

@@ -78,7 +78,7 @@ class Client:
 
     @property
     def ready(self):
-        """Whether there is something to do for it in a round."""
+        """Return whether there is something to do for it in a round."""
         return self.writing is None and not self.finished and bool(self.lines or self.ended or self.stale)
 
     def tidy(self):
@@ -207,7 +207,7 @@ class Client:
             raise ValueError(f"{ALL_STREAMS} streams of all clients already")
 
     def _is_late(self, came):
-        """Whether a frame is to be dropped, for it waited too long. The client is told that there are such, once a second."""
+        """Return whether a frame waited too long and is dropped. The client is told of such frames once a second."""
         now, drop = time.perf_counter(), self.server.drop
         behind = now - came
         if behind <= LATE or not self.remote:

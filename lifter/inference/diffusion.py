@@ -199,7 +199,7 @@ def oracle_joint(poses, target):
 
 
 class Aggregated(NamedTuple):
-    """What `aggregate_reprojection` makes."""
+    """Result of `aggregate_reprojection`."""
 
     poses: torch.Tensor  # (B, ..., T, J, 3)
     selected: torch.Tensor  # (B, ..., T, J) int64, the hypothesis of each joint
@@ -246,5 +246,5 @@ def _errors(poses, target):
 
 
 def _take(poses, hypothesis):
-    """Of (B, ..., H, T, J, 3) the hypotheses (B, ..., 1, T, J)."""
+    """Take the hypotheses with indices (B, ..., 1, T, J) out of (B, ..., H, T, J, 3)."""
     return poses.gather(-4, hypothesis[..., None].expand(*hypothesis.shape, 3)).squeeze(-4)

@@ -103,7 +103,7 @@ def _written(model, path, batch, frames, any_frames, motion, tolerance) -> Expor
 
 
 def example(model, motion, batch, frames):
-    """What `model` takes, of keypoints (N, J, C): clips that begin at different frames; confidences are 1."""
+    """Make clips for `model` of keypoints (N, J, C): they begin at different frames; confidences are 1."""
     like = next(model.parameters())
     joints = torch.arange(model.num_joints) % motion.shape[1]
     start = torch.arange(batch)[:, None] * 7 + torch.arange(frames)

@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """Which model, and how it runs."""
+    """Choice of a model and of how it runs."""
 
     checkpoint: str | None = None  # None: the one that ships with lifter
     name: str | None = None
@@ -81,7 +81,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Lift:
-    """What is to become of the files.
+    """Options of `lift_files`.
 
     Attributes:
         out: a folder. format: of `lifter.data.registry.WRITERS`; None: `out` is the file for the one sequence there is.
@@ -112,7 +112,7 @@ class Lift:
 
 
 def find_sources(inputs, out, format=None, endings=None) -> list[Source]:
-    """What there is to lift in files and folders, sorted; without what is in `out`, which may be in such a folder.
+    """Find the sources in files and folders, sorted, but for those in `out`, which may be in such a folder.
 
     In folders, with the folders in them, that is every file that may hold keypoints, or whose name ends in one of `endings`.
     A folder of Human3.6M (data_2d_h36m_*.npz) or of OpenPose (a JSON file for each frame) is read as one. A place is the path

@@ -1,4 +1,4 @@
-"""What outputs were lifted from, in a file beside them, so that what has changed since is lifted again."""
+"""Record of what outputs were lifted from. It lies beside them, so that changed input is lifted again."""
 
 import errno
 import fcntl
@@ -32,7 +32,7 @@ class Record:
         self.settings = hashlib.sha256(json.dumps(settings, default=str).encode() + weights_path(checkpoint).read_bytes())
 
     def fingerprint(self, source) -> str:
-        """Of a file or folder, by size and time of change, and of how it is lifted."""
+        """Return the fingerprint of a file or folder, by size and time of change, and of how it is lifted."""
         paths = sorted(source.rglob("*")) if source.is_dir() else [source]
         digest = self.settings.copy()
         for path in paths:
@@ -41,7 +41,7 @@ class Record:
         return digest.hexdigest()[:32]
 
     def state(self, path, fingerprint) -> str:
-        """What there is of an output: "new", nothing; "there"; "changed", something of other input, model or options."""
+        """Return the state of an output: "new", "there", or "changed", which is of other input, model or options."""
         key = self._key(path)
         if self.known.get(key, [None])[0] != fingerprint:
             self._read()  # what other processes have written meanwhile

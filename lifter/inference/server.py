@@ -53,7 +53,7 @@ WORD = 1000  # characters of an id, and of a time
 
 
 class Form:
-    """How the keypoints of a line become those of a model.
+    """Conversion of the keypoints of a line to those of a model.
 
     Args:
         channels: of the model's keypoints. size: (width, height) of the image in pixels; None: they are normalised.
@@ -128,7 +128,7 @@ class Form:
 
 
 def _word(value, what):
-    """What will be given back as it came; ValueError if it cannot be."""
+    """Return a value that will be echoed; ValueError if it cannot be."""
     if value is None or isinstance(value, str) and len(value) <= WORD / 12:  # which a character may become in JSON
         return value
     try:

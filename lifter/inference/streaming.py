@@ -118,7 +118,7 @@ class StreamBatch:
                 _take(self._states, (name,))
 
     def state_dict(self):
-        """All that the streams are, as tensors on the CPU, numbers and strings; `torch.save` it (names being strings or
+        """Return the state of all streams as tensors on the CPU, numbers and strings; `torch.save` it (names being strings or
         numbers) and read it with `weights_only=True`."""
         states = dict(self._states)
         _split(states, self._members)
@@ -342,7 +342,7 @@ class Stream:
         self._batch.reset()
 
     def state_dict(self):
-        """All that the stream is, see `StreamBatch.state_dict`."""
+        """Return the state of the stream, see `StreamBatch.state_dict`."""
         return self._batch.state_dict()
 
     def load_state_dict(self, state):

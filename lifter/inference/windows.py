@@ -111,7 +111,7 @@ def _lift_clips(model, clips, flip, margins, skip):
 
 
 def margins_of(model):
-    """How many frames at the front and at the end of a clip `model` gives no poses of: its `margins`, or none."""
+    """Return the number of frames at the front and at the end of a clip that get no poses: the model's `margins`, or none."""
     return getattr(model, "margins", (0, 0))
 
 
@@ -144,7 +144,7 @@ def centre(keypoints, root=0, seen=None):
 
 
 def centred(model, keypoints, seen=None):
-    """What `model` is to be given of clips (..., T, J, C): `centre` of them if it was trained on that."""
+    """Prepare clips (..., T, J, C) for `model`: `centre` them if it was trained on that."""
     return centre(keypoints, seen=seen) if getattr(model, "centred", False) else keypoints
 
 

@@ -84,7 +84,7 @@ class LearnedGraphConv(nn.Module):
 
 
 class GraphConv(nn.Module):
-    """What the two graph convolutions of MotionAGFormer (arXiv 2310.16288) share: relu(x + norm(A V(x) + U(x))).
+    """Base of the two graph convolutions of MotionAGFormer (arXiv 2310.16288): relu(x + norm(A V(x) + U(x))).
 
     The norm is a batch norm over the nodes. The names are the official ones.
     """
@@ -166,7 +166,7 @@ def both_ways(bones):
 
 
 def can_fold(norm):
-    """Whether nobody notices if a batch norm is not called but folded: not where hooks watch it, nor without statistics."""
+    """Return whether a batch norm may be folded: it has statistics, is in evaluation mode, and no hook watches it."""
     watched = norm.training or norm._forward_hooks or norm._forward_pre_hooks
     return type(norm) is nn.BatchNorm1d and norm.running_var is not None and not watched
 

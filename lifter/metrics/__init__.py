@@ -1,4 +1,4 @@
-"""How good poses are: errors, one by one and accumulating, the losses of training, and the protocols of published figures."""
+"""Errors of poses, one by one and accumulating, losses of training, and protocols of published figures."""
 
 from .errors import (
     AUC,

@@ -1,4 +1,4 @@
-"""How far predicted poses are from true ones: functions, and classes that accumulate over batches.
+"""Errors of predicted poses: functions, and classes that accumulate over batches.
 
 Poses are (..., T, J, 3) of any floating-point dtypes, on any device, in the unit that the result shall have; nothing is done
 about the root (see `lifter.protocols`). `valid`, bool (..., T, J), leaves joints out of the mean: what they hold does not

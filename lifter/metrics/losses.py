@@ -239,7 +239,7 @@ def check_valid(valid, poses):
 
 
 def _pair(valid, poses):
-    """Which differences of two frames are valid; None if all."""
+    """Return a mask of the differences of two frames that are valid; None if all are."""
     if valid is None:
         return None
     check_valid(valid, poses)

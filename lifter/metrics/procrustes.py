@@ -161,7 +161,7 @@ def _minor(a, b, c, d):
 
 
 def _kabsch(covariance):
-    """What `_horn` gives, by singular values: for any covariance."""
+    """Compute what `_horn` gives by singular values, for any covariance."""
     u, s, vh = torch.linalg.svd(covariance.permute(2, 0, 1))
     sign = torch.linalg.det(u @ vh).sign()
     u = torch.cat((u[..., :2], u[..., 2:] * sign[:, None, None]), -1)

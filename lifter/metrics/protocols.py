@@ -45,11 +45,11 @@ class Protocol:
             raise ValueError(f"Protocol: {got}, expected one of {ROOT_RULES} and of {tuple(AVERAGES)}")
 
     def evaluated(self, length):
-        """How many frames, from the first on, of a sequence of `length` count. One shorter than the window counts whole."""
+        """Return the number of frames that count, from the first on. A sequence shorter than the window counts whole."""
         return length // self.window * self.window if self.drop_last and length >= self.window else length
 
     def blocks(self, name):
-        """Whether the blocklist has this sequence: its name up to the end or to one of `_ . ` and blank."""
+        """Return whether the blocklist has this sequence: its name up to the end or to one of `_ . ` and blank."""
         return any(name == entry or name.startswith(tuple(entry + end for end in "_. ")) for entry in self.blocklist)
 
     def lift(self, model, keypoints, flip=H36M, batch=8):
@@ -134,7 +134,7 @@ class Evaluation:
 
 
 def evaluate(predictions, targets, actions, protocol="vp3d", *, names=None, valid=None):
-    """What a protocol makes of predictions.
+    """Figures of predictions by one protocol.
 
     Args:
         predictions, targets: sequences (T, J, 3), tensors or arrays of any floating-point dtype, as lists of as many.
@@ -184,7 +184,7 @@ def evaluate(predictions, targets, actions, protocol="vp3d", *, names=None, vali
 
 
 def evaluate_model(model, data, protocols=("vp3d",), flip=H36M, batch=8, step=lambda: None):
-    """What protocols make of a model's poses of a data set, which is read one sequence at a time.
+    """Evaluate a model on a data set by several protocols, reading one sequence at a time.
 
     A model that was made for a number of frames gets windows of as many, which the evaluations tell.
 
@@ -292,7 +292,7 @@ def _sequence(name, predictions, targets, valid, protocol):
 
 
 def _tensor(poses):
-    """Of an array, too, of which torch warns if nobody may write to it."""
+    """Make a tensor, also of an array that is read-only, for which torch would warn."""
     return torch.from_numpy(np.require(poses, requirements="W")) if isinstance(poses, np.ndarray) else poses
 
 

@@ -1,4 +1,4 @@
-"""What models check of their arguments."""
+"""Checks of the arguments of models."""
 
 from lifter.skeleton import H36M
 

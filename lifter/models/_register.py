@@ -9,7 +9,7 @@ OFFICIAL: dict[str, "Official"] = {}
 
 @dataclass(frozen=True)
 class Official:
-    """How to build our model from the arguments of an official class, and how close float32 outputs must be.
+    """Recipe to build our model from the arguments of an official class, and the tolerance of float32 outputs.
 
     `run(model, *inputs)` calls it with what the official class takes, and gives what that gives: a tensor, or a tuple.
     `told(config)` are more arguments of `build`, of what a golden file's config has besides the official ones.

@@ -48,7 +48,7 @@ class D3DP(MixSTE):
         return self.denoise(self.embed(keypoints), poses, time, **choices)
 
     def embed(self, keypoints):
-        """What depends on the keypoints alone, for `denoise`: (B, T, J, in_channels) -> (B, T, J, C)."""
+        """Compute what depends on the keypoints alone, for `denoise`: (B, T, J, in_channels) -> (B, T, J, C)."""
         check_keypoints(type(self).__name__, keypoints, self.num_frames, self.num_joints, self.in_channels)
         return self.Spatial_patch_to_embedding(keypoints.to(self.Spatial_pos_embed.dtype), 0) + self.Spatial_pos_embed
 

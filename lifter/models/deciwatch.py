@@ -169,7 +169,7 @@ def deciwatch_jhmdb(**kwargs):
 
 
 def _masks(config):
-    """How the file's official code took its masks."""
+    """Return how the official code of a file took its masks."""
     return {"masks": "boolean"} if config.get("mask_semantics", "").startswith("masks read as booleans") else {}
 
 

@@ -76,7 +76,8 @@ class ChannelMlp(nn.Module):
         super().__init__()
         linear = lambda size: nn.Linear(size, size)
         self.ln_1024, self.ln_512 = linear(dim), linear(dim // 2)
-        self.ln_256, self.ln_128 = linear(dim // 4), linear(dim // 8)  # have official weights, but nothing runs them
+        # Checkpoints have these, and nothing runs them.
+        self.ln_256, self.ln_128 = (linear(dim // n).requires_grad_(False) for n in (4, 8))
         self.drop = nn.Dropout(drop)
 
     def forward(self, x):

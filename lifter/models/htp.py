@@ -19,7 +19,7 @@ MOST_KEPT = 54  # frames of a long clip; of one below 162 a third
 
 
 class Pruning:
-    """What the three networks share: how many frames every frame selects, how many are kept, and from where on.
+    """Options that the three networks share: the frames that every frame selects, the frames kept, and from which block on.
 
     `n`, `k` and `kept` of a call may differ from those of training.
     """

@@ -93,7 +93,7 @@ class MixSynthFormer(nn.Module):
         return merged.to(poses.dtype).reshape(*merged.shape[:2], *poses.shape[2:])
 
     def refine(self, recovered):
-        """What follows interpolation: (N, window, J * C) -> the same shape, equations 2 to 5."""
+        """Refine interpolated poses: (N, window, J * C) -> the same shape, equations 2 to 5."""
         return self.fc(self.norm(self.encoder(self.encoder_emb(recovered)))) + recovered
 
     def _windows(self, keyframes):

@@ -56,7 +56,7 @@ class TwoStreams(nn.Module):
 
     @property
     def clip_multiple(self):
-        """What the frames of a clip must be a multiple of."""
+        """Divisor of the number of frames of a clip."""
         return self.num_frames
 
     def check_frames(self, frames):

@@ -78,7 +78,7 @@ class Layers(nn.Module):
         self.positions = [] if frames is None else [f"pos_embedding_{i}" for i in (1, 2, 3)]
         for name in self.positions:
             self.register_parameter(name, nn.Parameter(torch.zeros(1, frames, dim)))
-        self.norm = Norm(dim)  # has official weights, but nothing runs it
+        self.norm = Norm(dim).requires_grad_(False)  # checkpoints have it, and nothing runs it
 
     def forward(self, x):
         for i, layer in enumerate(self.layers):

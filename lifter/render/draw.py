@@ -72,7 +72,7 @@ class Painter:
         self.lines(np.stack((points, points + 0.01), 1), colour, width)
 
     def clip(self, box):
-        """From now on lines are drawn in `box` (left, top, width, height) only."""
+        """Restrict drawing to `box` (left, top, width, height)."""
         left, top, width, height = box
         self._pen.set_clip_rectangle(Bbox.from_bounds(left, self.renderer.height - top - height, width, height))
 

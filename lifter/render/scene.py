@@ -1,4 +1,4 @@
-"""What is drawn: the poses of several models and the truth, upright in one room."""
+"""Scene to draw: the poses of several models and the truth, upright in one room."""
 
 import math
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ class Scene:
 
     @property
     def sides(self) -> list[int]:
-        """Of every bone its index in SIDES."""
+        """Return the index in SIDES of every bone."""
         left, right = self.skeleton.left, self.skeleton.right
         return [1 if joint in left else 2 if joint in right else 0 for joint, _ in self.skeleton.bones]
 

@@ -81,7 +81,7 @@ def rewrite(model, rules, verify):
 
 
 def untouched(modules, kinds=None):
-    """Whether the modules are exactly of these kinds, and no hook or replaced method changes what they do."""
+    """Return whether the modules are exactly of these kinds, and no hook or replaced method changes what they do."""
     return all((kinds is None or type(module) in kinds) and not _is_touched(module) for module in modules)
 
 

@@ -52,7 +52,7 @@ def watched(motions: Dataset) -> Dataset:
 
 
 def pair(sequence, inputs="keypoints"):
-    """What a model sees of a sequence, (T, J, C), and the poses (T, J, 3) that it should give, relative to the root."""
+    """Return the inputs of a model, (T, J, C), and the poses (T, J, 3) that it should give, relative to the root."""
     seen = getattr(sequence, inputs)
     if seen is None or sequence.poses is None:
         missing = "poses" if sequence.poses is None else inputs
@@ -138,7 +138,7 @@ class FilmedClips(Films):
         self.whole = len(self.motions.poses) // recipe.num_frames
 
     def __len__(self):
-        """As many clips as the motions have, which are an epoch."""
+        """Return the number of clips of an epoch, as many as the motions have."""
         return self.whole
 
     def pairs(self):

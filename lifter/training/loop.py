@@ -117,13 +117,13 @@ def _as_seen(network, inputs):
 
 
 def _seen_by(network, poses, predictions):
-    """What `predictions` are of: all frames of `poses`, or those that a model with `margins` gives."""
+    """Return the frames of `poses` that are predicted: all, or those that a model with `margins` gives."""
     frames = predictions.shape[1]
     return poses if frames == poses.shape[1] else poses.narrow(1, margins_of(network)[0], frames)
 
 
 class Training:
-    """What `train` has in hand."""
+    """State and steps of a training."""
 
     def __init__(self, fabric, network, recipe, clips, validation, out, about):
         self.fabric, self.recipe, self.clips, self.validation, self.out, self.about = (
@@ -234,7 +234,7 @@ class Training:
         self.fabric.log_dict({"loss": loss, "lr": self.optimizer.param_groups[0]["lr"]}, self.step)
 
     def _check(self):
-        """In every process: what one of them has is what all have."""
+        """Check the state in every process: all have the same."""
         check_finite(self.state(), f"{self.out}: after step {self.step}, which is not saved")
 
     def _save(self):

@@ -12,7 +12,7 @@ SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".
 
 
 def is_video(path) -> bool:
-    """Whether a path is named as a video."""
+    """Return whether a path is named as a video."""
     return Path(path).suffix.lower() in SUFFIXES
 
 

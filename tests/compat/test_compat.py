@@ -70,7 +70,7 @@ def test_an_original_is_never_shadowed(originals):
 
 
 def test_an_original_found_by_a_later_finder_is_not_shadowed_either(installed):
-    """As of an editable installation."""
+    """Stand-ins lie as in an editable installation."""
 
     class Editable:
         @staticmethod
@@ -111,7 +111,7 @@ def scan_inputs(batch=2, dim=12, length=19, states=5, groups=3, dtype=torch.floa
 
 
 def expected(tensors, dout, softplus, z=None, dtype=torch.float64):
-    """What the reference and autograd say: out, last state, gradients with z's last (None where a tensor is)."""
+    """Compute by the reference and autograd: out, last state, gradients with z's last (None where a tensor is)."""
     leaves = [None if x is None else x.detach().to(dtype).requires_grad_() for x in (*tensors, z)]
     u, delta, A, B, C, D, delta_bias, gate = leaves
     repeats = u.shape[1] // delta.shape[1]
@@ -350,7 +350,7 @@ def test_mamba_inner_fn_with_other_rows(installed, rows):
 
 @pytest.mark.parametrize("last", [False, True])
 def test_mamba_inner_fn_with_a_wider_bias(installed, last):
-    """As transformers gives it, in both layouts."""
+    """The state as transformers gives it, in both layouts."""
     from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn
 
     arguments = mixer(dtype=torch.bfloat16)
@@ -419,7 +419,7 @@ def test_state_update_with_heads_of_wrong_shapes(installed, change, error, messa
 
 @pytest.mark.parametrize("heads", [(), (2,)])
 def test_state_update_of_padding(installed, heads):
-    """What has no row of the states gets zeros, and changes none."""
+    """Sequences without a row of the states get zeros, and change none."""
     from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 
     g = torch.Generator().manual_seed(0)

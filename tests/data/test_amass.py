@@ -41,7 +41,7 @@ def model(tmp_path):
 
 
 def write_amass(path, turns, place, **more):
-    """As AMASS has it: 52 joints of SMPL-H, 16 betas."""
+    """Write a file as AMASS has it: 52 joints of SMPL-H, 16 betas."""
     poses = np.zeros((len(turns), 52, 3))
     poses[:, :22] = turns
     known = {"betas": np.zeros(16), "gender": np.array("male"), "mocap_framerate": np.array(120.0), "dmpls": np.zeros((1, 8))}
@@ -114,7 +114,7 @@ def test_other_forms(tmp_path, model):
 
 @pytest.mark.parametrize("joints", [22, 24])
 def test_joints_alone(tmp_path, joints):
-    """As programs that make motions have them: y up, no parameters."""
+    """Files of programs that make motions: y up, no parameters."""
     poses = np.zeros((3, joints, 3))
     poses[:, :22] = REST + np.arange(3)[:, None, None] * (0, 0, 0.1)
     np.save(tmp_path / "x.npy", poses)

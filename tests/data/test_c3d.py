@@ -135,7 +135,7 @@ def test_analog_channels(tmp_path):
 
 
 def test_joints_written_by_c3d(tmp_path):
-    """As Pose2Sim and Sports2D convert their TRC files: y up, millimetres."""
+    """Files as Pose2Sim and Sports2D make them of TRC: y up, millimetres."""
     other = pytest.importorskip("c3d")
     names = [joint.replace("left_", "L").replace("right_", "R") for joint in H36M.joints]
     writer = other.Writer(point_rate=60, analog_rate=0, point_scale=1.0, point_units="mm", gen_scale=-1.0)

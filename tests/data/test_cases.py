@@ -29,7 +29,7 @@ def read(path, **options):
 
 
 def track(sequence, joint="pelvis", axis="x"):
-    """Where a joint is in each frame, in pixels."""
+    """Return the place of a joint in each frame, in pixels."""
     return sequence.pixels()[:, H36M.joints.index(joint), "xy".index(axis)]
 
 

@@ -99,7 +99,7 @@ def test_h36m(tmp_path, rng):
 
 
 def test_h36m_cameras(tmp_path):
-    """As the file says, and they project as the official code (`lifter.diffusion.project`) does."""
+    """Cameras are those of the file, and project as the official code (`lifter.diffusion.project`) does."""
     data = camera_parameters(["S1", "S9"])
     data["extrinsics"]["S1"]["55011271"]["t"] = np.ravel(data["extrinsics"]["S1"]["55011271"]["t"]).tolist()
     path = save_json(tmp_path / "cameras.json", data)
@@ -151,7 +151,7 @@ def test_bad_h36m_cameras(tmp_path, change, message):
 
 
 def test_h36m_detections_of_coco_joints(tmp_path, rng):
-    """As data_2d_h36m_detectron_pt_coco.npz."""
+    """Write a file as data_2d_h36m_detectron_pt_coco.npz."""
     pixels = rng.uniform(1, 999, (3, 17, 2)).astype(np.float32)
     metadata = {"layout_name": "coco", "num_joints": 17, "keypoints_symmetry": [[1], [2]]}
     path = tmp_path / "data_2d_h36m_detectron_pt_coco.npz"

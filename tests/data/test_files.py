@@ -200,7 +200,7 @@ def test_array_that_claims_more_than_it_has(tmp_path):
 
 
 def test_text_that_is_none(tmp_path):
-    """Of such characters numpy makes no Python text, wherever that is asked for."""
+    """numpy makes no Python text of such characters, wherever it is asked for."""
     bad = np.full(4, 0xFFFFFFFF, np.uint32).view("U2")
     np.savez(tmp_path / "x.npz", a=bad, b=np.array({"text": bad}, dtype=object))
     for key in "ab":

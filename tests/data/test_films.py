@@ -203,7 +203,7 @@ def exact_points(clips=64, frames=27):
 
 
 def test_noise_and_confidence():
-    """As large as is said, by the body's size; slow in part; the worse a joint is found the less sure the detector."""
+    """Noise is as large as told, and slow in part; the worse a joint is found the less sure is the detector."""
     exact, inside = exact_points()
     find = lambda **kind: replace(EXACT, **kind).find(Draw(64, 1), exact, inside)
     size = (exact - exact[:, :, :1]).norm(dim=-1).amax(2).mean(1)[:, None, None]
@@ -256,7 +256,7 @@ def test_out_of_the_image():
 
 
 def test_filled():
-    """As `lifter.data.keypoints.fill`, clip by clip: between, before and after, and never there."""
+    """Gaps are filled as by `lifter.data.keypoints.fill`, clip by clip: between, before and after, and never there."""
     draw = Draw(6, 4)
     keypoints = torch.cat((draw.normal(12, 17, 2), draw.share(12, 17, 1).clamp(min=0.1)), -1)
     keypoints[..., 2][draw.chance(0.4, 12, 17)] = 0

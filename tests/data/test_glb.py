@@ -122,7 +122,7 @@ def test_times(tmp_path, people):
 
 
 def test_quaternions():
-    """Of any turn, near half turns too, without jumps."""
+    """Quaternions of any turn, near half turns too, have no jumps."""
     rng = np.random.default_rng(0)
     angles = np.linspace(0, 4 * np.pi, 200)
     given = np.stack((np.sin(angles / 2), *np.outer(rng.normal(size=2), np.zeros(200)), np.cos(angles / 2)), 1)

@@ -103,7 +103,7 @@ def test_layout_by_its_joints():
 
 
 def test_layout_by_the_names_of_joints():
-    """Of whatever spelling; names that are none tell nothing, and those of half a body not enough."""
+    """Names of any spelling are known; other words tell nothing, and names of half a body not enough."""
     assert layout_of_names(["Nose", "L_Eye", *COCO[2:]], "") == "coco" and layout_of_names(H36M.joints, "") == "h36m"
     assert layout_of_names(map(str, range(17)), "") is None
     keypoints = np.random.default_rng(0).uniform(0, 100, (2, 17, 3))

@@ -131,7 +131,7 @@ def test_a_file_for_each_frame(tmp_path, what):
 
 @pytest.mark.parametrize("form", JSON)
 def test_json(tmp_path, form):
-    """Of all forms the same, without a notice but for frames that are only guessed."""
+    """All forms give the same, without a notice but for frames that are only guessed."""
     data = JSON[form]
     path = tmp_path / ("walk.jsonl" if isinstance(data, str) else "walk.json")
     path.write_text(data if isinstance(data, str) else json.dumps(data))

@@ -57,8 +57,8 @@ def test_kinematics(shared, raw):
 
 
 def test_one_bone(tmp_path):
-    """By hand: a bone of two inches that points down, turned by 10 degrees about the x axis of its frame, which is turned by
-    20 about z; then the root by 90 about y."""
+    """Calculation by hand: a bone of two inches that points down, turned by 10 degrees about the x axis of its frame, which
+    is turned by 20 about z; then the root by 90 about y."""
     write_asf(tmp_path)
     asf = Asf(tmp_path / "01.asf")
     ends = asf.ends(asf.read(tmp_path / "01_01.amc"))
@@ -133,8 +133,8 @@ Frame Time: 0.04
 
 
 def test_bvh(tmp_path):
-    """By hand: the root turned by 90 degrees about z lays the upper bone along -x, the arm's own turn about y brings its end
-    from x to -z."""
+    """Calculation by hand: the root turned by 90 degrees about z lays the upper bone along -x, the arm's own turn about y
+    brings its end from x to -z."""
     (tmp_path / "x.bvh").write_text(BVH)
     motion = bvh.read(tmp_path / "x.bvh")
     assert motion.names == ("Hips", "Arm", "Arm_end") and motion.parents == (-1, 0, 1) and motion.frame_time == 0.04
@@ -184,7 +184,7 @@ def test_motion_as_bvh(raw, tmp_path):
 
 
 def test_bvh_with_names_of_others(tmp_path):
-    """As Mixamo and CMU's BVH name them: neck is the thorax here, head the neck, the head's end the head."""
+    """Names of Mixamo and CMU's BVH: neck is the thorax here, head the neck, the head's end the head."""
     sides = [("UpLeg", "Leg", "Foot"), ("Arm", "ForeArm", "Hand")]
     lines = ["HIERARCHY", "ROOT mixamorig:Hips { OFFSET 0 100 0 CHANNELS 3 Xposition Yposition Zposition"]
     chain = lambda names, x: "".join(
@@ -273,7 +273,7 @@ def statistics(exact, found, outlier):
 
 
 def test_noise(shared):
-    """As in the windows of the motion capture: mean and median error, spread, correlation in time, outliers, confidence."""
+    """Figures of the noise: mean and median error, spread, correlation in time, outliers, confidence."""
     with np.load(shared / "data" / "cmu_pairs_small.npz") as pairs:
         exact, theirs, outlier = pairs["input_2d_gt"].astype(np.float64), pairs["input_2d_det"], pairs["outlier"]
     ours = [detect(window, (1000, 1002), seed) for seed, window in enumerate(exact)]

@@ -43,7 +43,7 @@ def test_the_middle(tmp_path, rng):
 
 
 def test_cameras_that_look_down_and_are_rolled(tmp_path, rng):
-    """By as much as is said; the middle of the motion is in the middle of the image."""
+    """The camera looks down and is rolled as told; the middle of the motion is in the middle of the image."""
     write(tmp_path / "a.npz", s1_walk=1 + 0.3 * rng.random((10, 17, 3)))
     motions = open_data(tmp_path / "a.npz")
     middle_of = motions["s1/walk"].poses.reshape(-1, 3).mean(0)

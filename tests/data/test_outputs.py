@@ -57,7 +57,7 @@ def test_csv(tmp_path, rng, frames, channels):
 
 
 def test_trc(tmp_path, rng):
-    """Of the world, z up, the same again; of a camera, y down, turned about x. The header as OpenSim has it."""
+    """Poses of the world, z up, come back the same; those of a camera, y down, are turned about x. The header is OpenSim's."""
     world = sequence(rng, keypoints=None)
     for name, source in (("world", world), ("camera", replace(world, camera=CAMERA)), ("seen", sequence(rng))):
         write(tmp_path / f"{name}.trc", source)

@@ -1,4 +1,4 @@
-"""How formats register themselves, and how the format of a file is found."""
+"""Registration of formats, and the search for the format of a file."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from lifter.data.synthetic import open_gait
 
 @pytest.fixture(autouse=True)
 def tables():
-    """What a test registers is forgotten after it."""
+    """Forget the formats that a test registers."""
     formats, writers = dict(FORMATS), dict(WRITERS)
     yield
     for table, before in ((FORMATS, formats), (WRITERS, writers)):

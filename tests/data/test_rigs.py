@@ -100,7 +100,7 @@ SYNTAX = {
 
 @pytest.mark.parametrize("name", SYNTAX)
 def test_syntax(tmp_path, name):
-    """As other programs write it."""
+    """A file as other programs write it."""
     write_rig(tmp_path / "x.bvh", RIGS["small letters"])
     text = SYNTAX[name]((tmp_path / "x.bvh").read_text())
     text = " ".join(text) if isinstance(text, list) else text

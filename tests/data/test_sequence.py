@@ -205,7 +205,7 @@ def test_bad_own(tmp_path, change, message):
 
 
 def test_streaming(tmp_path):
-    """Of forty sequences no more than a few are in memory, written or read."""
+    """No more than a few of forty sequences are in memory, written or read."""
     shape = (2000, 17, 3)
     size = 4 * np.prod(shape)
     sequences = (Sequence(str(i), poses=np.full(shape, i, np.float32)) for i in range(40))

@@ -69,7 +69,7 @@ def test_an_id_of_all_is_followed_by_place():
 
 
 def test_who_is_alone_may_be_faster():
-    """Where there never are two in a frame, a step of almost their size is one of the same person."""
+    """A step of almost a body's size is one of the same person where there never are two in a frame."""
     for person in (None, 5):
         fast = [(frame, person, 1.0, at(80 * frame)) for frame in range(4)]
         assert len(tracks(fast)) == 1

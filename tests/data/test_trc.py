@@ -34,7 +34,7 @@ OPENCAP = {
 
 
 def write_trc(path, markers, first=0, fps=60, unit="m", start=0, blank=(), z=True):
-    """As Pose2Sim's make_trc: tabs after the names, and nothing where a marker is missing."""
+    """Write a file as Pose2Sim's make_trc: tabs after the names, and nothing where a marker is missing."""
     frames = len(YUP)
     names = list(markers)
     lines = [

@@ -58,7 +58,7 @@ class Oracle(torch.nn.Module):
 
 
 def test_schedule():
-    """Where beta is not clipped the product of 1 - beta is the squared cosine; only the last is."""
+    """The product of 1 - beta is the squared cosine where beta is not clipped; only the last one is clipped."""
     betas, alphas = diffusion.cosine_schedule()
     assert betas.shape == alphas.shape == (1000,) and betas.dtype == alphas.dtype == torch.float64
     squared = [math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(1001)]

@@ -44,7 +44,7 @@ def test_with_kernels(tmp_path, name):
 
 
 class Parts(nn.Module):
-    """What ONNX has no operator for: a recurrence, sorting with ties, bits, distances, sampling at places."""
+    """Parts for which ONNX has no operator: a recurrence, sorting with ties, bits, distances, sampling at places."""
 
     num_joints, in_channels, num_frames = 17, 3, 5
 
@@ -70,7 +70,7 @@ def test_standard_operators(tmp_path):
 
 
 class Asks(nn.Module):
-    """What it does depends on the values."""
+    """A module whose branch depends on the values."""
 
     num_joints, in_channels, num_frames = 17, 2, 3
 

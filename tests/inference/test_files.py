@@ -168,7 +168,7 @@ def test_sources(tmp_path, monkeypatch):
 
 
 def test_goes_on(lift, tmp_path):
-    """What is there is left as it is, but for what is empty, and for --overwrite; a .part is nobody's output."""
+    """Outputs that are there are left as they are, but for empty ones, and with --overwrite; a .part is nobody's output."""
     (tmp_path / "in").mkdir()
     for i in range(3):
         save(tmp_path / "in" / f"{i}.npz", [seen()])
@@ -184,7 +184,7 @@ def test_goes_on(lift, tmp_path):
 
 
 def test_changes_are_lifted_again(checkpoint, tmp_path, capsys):
-    """Of input, model or options; what has not changed is left."""
+    """Outputs of other input, model or options are lifted again; others are left."""
     (tmp_path / "in").mkdir()
     for i in range(3):
         save(tmp_path / "in" / f"{i}.npz", [seen()])
@@ -211,7 +211,7 @@ def test_changes_are_lifted_again(checkpoint, tmp_path, capsys):
 
 
 def test_a_record_that_was_cut_short_loses_no_other(lift, tmp_path):
-    """As on a disk that was full: the line after it is whole."""
+    """A line is cut short, as on a disk that was full: the line after it is whole."""
     (tmp_path / "in").mkdir()
     put = lambda number, first=0: save(tmp_path / "in" / f"{number}.npz", [seen(first=first)])
     when = lambda: {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
@@ -382,7 +382,7 @@ def test_one_line_for_a_mistake(tmp_path, monkeypatch, checkpoint, capsys, argum
 
 
 def test_models(tmp_path, capsys):
-    """Of any length, in bfloat16, with a window that overlaps; one that does not lift is refused."""
+    """Models of any length, in bfloat16, with a window that overlaps; one that does not lift is refused."""
     save(tmp_path / "x.npz", [seen(frames=40)])
     for name, sizes, status in (("poseretnet", {"dim": 16, "depth": 1}, 0), ("mixsynthformer_h36m", {}, 1)):
         weights = tmp_path / f"{name}.safetensors"

@@ -206,7 +206,7 @@ def test_denoisers_and_channels():
 
 
 def test_many_share_calls():
-    """As one by one, in order, of no more windows at once than asked for, and with no more sequences in memory."""
+    """Poses are those of one sequence at a time, in order, with no more windows and sequences at once than asked for."""
     model, read = Recorder(torch.tanh), []
 
     def sequences():

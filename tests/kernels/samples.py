@@ -69,7 +69,7 @@ def tensors(outputs):
 
 
 def all_samples():
-    """By label."""
+    """Return the samples by label."""
     modules = [f"tests.kernels.{found.name}" for found in pkgutil.iter_modules(tests.kernels.__path__)]
     found = [importlib.import_module(name) for name in modules if name.rsplit(".", 1)[1].startswith("test_")]
     return {label: make for module in found for label, make in getattr(module, "SAMPLES", {}).items()}

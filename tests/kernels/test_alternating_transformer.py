@@ -131,7 +131,7 @@ def test_retention(frames, dtype):
 
 @pytest.mark.parametrize("retains", [False, True])
 def test_official_width(retains):
-    """Where the groups of rows that meet a panel are several."""
+    """Several groups of rows meet a panel."""
     model = build(retains, num_frames=17, dim=512, num_heads=8, depth=1, mlp_ratio=2.0)
     check(model, make_x(model, B=2, T=17, dtype=torch.float32))
     check(model, make_x(model, B=2, T=17, dtype=torch.bfloat16))

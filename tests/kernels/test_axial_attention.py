@@ -218,7 +218,7 @@ def test_strides(target, axis):
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_large_scores(target, axis, sign):
-    """Of 10^4 and more, all positive or all negative: exp of them alone is infinite, or zero."""
+    """Scores of 10^4 and more, all positive or all negative: exp of them alone is infinite, or zero."""
     qkv = make_qkv(1, 9, 9, 1)
     qkv[:, :, :, :2] = 75 * qkv[:, :, :, :2].abs()
     # A score is rounded by 2^-11, and with it the weight that the backward computes from lse.
@@ -311,7 +311,7 @@ def test_opcheck_of_dropout_and_of_other_masks(target, axis, kind, dropout_p):
 
 @pytest.mark.parametrize("axis", AXES)
 def test_lse(target, axis):
-    """Of all backends alike: of the scaled and masked scores, before dropout."""
+    """All backends give the same: that of the scaled and masked scores, before dropout."""
     ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
     qkv, mask = make_qkv(2, 9, 3), make_mask("nothing", 2, 9, 3) if axis == "frame" else None
     tensors = [None if x is None else x.to(target.device) for x in (qkv, mask, torch.tensor([3]))]

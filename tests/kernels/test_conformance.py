@@ -1,4 +1,4 @@
-"""What every op promises, on the samples of its test file: PyTorch's machinery, layouts, dtypes, threads, wrong arguments."""
+"""Promises of every op, on the samples of its test file: PyTorch's machinery, layouts, dtypes, threads, wrong arguments."""
 
 import inspect
 
@@ -77,7 +77,7 @@ class Calls(TorchDispatchMode):
 
 
 def test_opcheck(target, make):
-    """Of all ops that a call runs, forward and backward."""
+    """Record all ops that a call runs, forward and backward."""
     with target.forced(), Calls() as calls:
         on(target, make).run()
     assert calls.found
@@ -152,7 +152,7 @@ def test_checkpointing(target, trained, use_reentrant):
 
 
 def test_saved_tensor_hooks(target, trained):
-    """What is saved goes through the hooks, and is asked for once."""
+    """Saved tensors go through the hooks, and are asked for once."""
     sample, unpacked = on(target, trained), []
 
     def pack(x):

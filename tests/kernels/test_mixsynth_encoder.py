@@ -73,7 +73,7 @@ def check(target, sizes, N=1, dtype=torch.float32, **bounds):
 @pytest.mark.parametrize("r_t, r_s", [(1, 1), (1, 4), (4, 1), (2, 3), (9, 8)])
 @torch.no_grad()
 def test_reference_is_the_layers(r_t, r_s):
-    """Which tests/test_layers_synth_attention.py holds against the paper's equations."""
+    """Layers that tests/layers/test_synth_attention.py compares with the paper's equations."""
     for keyframes in (0, 3):
         sizes = MixSynthSizes(9, keyframes, 5, 8, 12, 2, r_t, r_s)
         network, x = Network(sizes), make_x(sizes, 2, torch.float64)

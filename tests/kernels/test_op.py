@@ -1,4 +1,4 @@
-"""What `Op` does besides what `test_conformance` asks of every op."""
+"""Tests of `Op` besides those that `test_conformance` has for every op."""
 
 from concurrent.futures import ThreadPoolExecutor
 

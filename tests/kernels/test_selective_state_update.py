@@ -60,7 +60,7 @@ def test_reduced_precision(target, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_dtypes_may_differ(target, dtype):
-    """As in mamba-ssm: all is computed in float32, and only the result is rounded."""
+    """All is computed in float32, and only the result is rounded, as in mamba-ssm."""
     inputs = make_inputs()
     inputs |= {"x": inputs["x"].to(dtype), "dt": inputs["dt"].bfloat16(), "z": inputs["z"].half(), "D": inputs["D"].bfloat16()}
     wide = {name: x.float() for name, x in inputs.items()}

@@ -224,7 +224,7 @@ def test_nan_passes(target):
 
 
 def test_a_joint_that_is_none(target):
-    """What calls with values are told, traced ones find out."""
+    """Calls with values check them at once, traced calls when they run."""
     op = (torch.ops.lifter if target.backend == "cpu" else torch.ops.lifter_triton).skeleton_graph_conv
     x, neighbours = torch.ones(1, 1, 2, 3, device=target.device), torch.tensor([[0, 2], [1, 9]], dtype=torch.int32)
     call = lambda: op(x, neighbours.to(x.device), torch.ones(2, 2, device=x.device), None, None, None, None, False)

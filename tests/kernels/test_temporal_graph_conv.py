@@ -21,7 +21,7 @@ def make_x(B=1, T=5, J=4, C=8, dtype=torch.float32, seed=0):
 
 
 def make_graph(T=5):
-    """Of both signs, and a third of it zero."""
+    """Make scores of both signs, a third of them zero."""
     graph = torch.randn(T, T, generator=generator(1))
     return graph.where(torch.rand(T, T, generator=generator(2)) > 1 / 3, torch.zeros(()))
 
@@ -214,14 +214,14 @@ def test_a_graph_of_zeros_has_a_gradient(target):
 
 @pytest.mark.parametrize("scale", [30.0, -30.0])
 def test_large_scores(target, scale):
-    """Of thousands: exp of them alone is infinite, or zero."""
+    """Scores of thousands: exp of them alone is infinite, or zero."""
     # A score is rounded by 2^-12, and with it the weight that the backward computes from lse.
     check(target, 3 * make_x(1, 20, 2), scale=scale, rounding=2**13)
 
 
 @pytest.mark.parametrize("kind", [None, *MASKS])
 def test_lse(target, kind):
-    """Of all backends alike: of the scaled and masked scores."""
+    """All backends give the same: that of the scaled and masked scores."""
     ops = torch.ops.lifter_triton if target.backend == "triton" else torch.ops.lifter
     x, graph = make_x(2, 37, 3), make_graph(37)
     mask = make_mask(kind, x)
@@ -239,7 +239,7 @@ def test_lse(target, kind):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_repeats_bit_for_bit_on_any_number_of_threads(target, dtype):
-    """Also where a part of the graph's gradient is of many clips and joints."""
+    """A part of the graph's gradient is summed over many clips and joints."""
     x = make_x(1 if target.slow else 7, 50, 2 if target.slow else 11, 9, dtype)
     results, threads = [], torch.get_num_threads()
     try:

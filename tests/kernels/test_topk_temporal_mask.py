@@ -137,7 +137,7 @@ def test_of_equally_similar_frames_the_first_are_selected(target, dtype):
 
 
 def test_equal_frames_are_equally_similar(target):
-    """As those that a clip ends with to be longer: the reference does not choose among them by its rounding either."""
+    """Frames are equal, as in padding with the last one: the reference does not choose among them by rounding either."""
     x = make_normal(1, 90, 1, 67)
     x[:, 20:70] = x[:, 19:20] * torch.tensor([1.0, -1]).repeat(25)[None, :, None, None]
     x[:, 80:] = x[:, 79:80]

@@ -100,7 +100,7 @@ def test_4131_frames(axis):
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("dim, hidden", [(128, 512), (512, 1024)])
 def test_official_widths(dim, hidden, axis, dtype):
-    """Where the groups of rows that meet a panel are several."""
+    """Several groups of rows meet a panel."""
     check(build(axis, dim, hidden, num_heads=8), make_x(2, 17, dim=dim, dtype=dtype))
 
 
@@ -136,7 +136,7 @@ def test_masks(kind):
 
 
 def calls(function):
-    """How often the op runs, which says whether there is a kernel."""
+    """Count the calls of the op, which tells whether there is a kernel."""
     with torch.autograd.profiler.profile() as profile:
         function()
     return sum(event.name == "lifter::transformer_block" for event in profile.function_events)

@@ -43,7 +43,7 @@ def test_it_is_the_chain_of_the_paper(causal, decay):
     (torch.bfloat16, torch.float32),
 ])  # fmt: skip
 def test_its_group_norm(dtype, norm):
-    """As the module would: the same numbers and gradients, in the dtype of what is normalized."""
+    """The module's own numbers and gradients, in the dtype of what is normalized."""
     ours = layer()
     for p in ours.group_norm.to(norm).parameters():
         torch.nn.init.normal_(p)

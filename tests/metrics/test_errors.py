@@ -73,7 +73,7 @@ def test_p_mpjpe_rounds_only_its_result(dtype):
 
 
 def test_similar_poses_align():
-    """What differs by rotation, scale and place only; `procrustes` gives the poses whose distances are the errors."""
+    """Poses that differ by rotation, scale and place only; `procrustes` gives the poses whose distances are the errors."""
     _, targets = poses(5, 7)
     predictions = 2.5 * targets @ rotation() + torch.tensor([1.0, -2, 3])
     torch.testing.assert_close(procrustes.procrustes(predictions, targets), targets)
@@ -104,7 +104,7 @@ DEGENERATE = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("case", DEGENERATE)
 def test_degenerate_poses(case, dtype):
-    """As the official code; where that divides by 0, all joints are at the target's mean."""
+    """The official code's figures; where that divides by 0, all joints are at the target's mean."""
     predictions, targets = (x.to(dtype) for x in DEGENERATE[case](*poses(50)))
     errors = metrics.p_mpjpe(predictions, targets, reduction="frame")
     if case in ("zero prediction", "zero target", "both zero", "one place"):
@@ -127,7 +127,7 @@ def test_p_mpjpe_is_the_least():
 
 
 def test_speed(record_property):
-    """What is asked for, 5 times the NumPy code, is measured on a quiet machine; this is a bound that noise does not break."""
+    """Noise does not break this bound; the goal, 5 times the NumPy code, is measured on a quiet machine."""
     predictions, targets = poses(20_000, noise=0.05, dtype=torch.float32)
     arrays = predictions.numpy(), targets.numpy()
     seconds = {metrics.p_mpjpe: [], official_p_mpjpe: []}

@@ -49,7 +49,7 @@ def test_golden(shared, dtype):
 
 @pytest.mark.parametrize("unit", ["mixste/loss_total_inline", "motionbert/get_angles", "mixsynthformer/jhmdb_pck_0.1"])
 def test_wrong_golden_fails(shared, tmp_path, unit):
-    """Also one of which lifter has no counterpart."""
+    """Losses too of which lifter has no counterpart."""
     arrays = dict(np.load(shared / "golden" / "metrics.npz"))
     arrays[f"output/{unit}"] = arrays[f"output/{unit}"] * np.float32(1.0001)
     arrays["output/mixste/norm_loss"] = np.float32(1)
@@ -66,7 +66,7 @@ def test_gradient(name):
 
 @pytest.mark.parametrize("name", MASKED)
 def test_gradient_of_the_valid(name):
-    """Also where a joint is never valid; what is not valid has none, whatever it holds."""
+    """Gradients are finite where a joint is never valid, and zero where a value is not valid, whatever it is."""
     loss, (predictions, targets) = getattr(losses, name), poses(frames=3)
     valid = torch.rand(2, 3, 17, generator=torch.Generator().manual_seed(1)) < 0.6
     valid[..., 4] = False
@@ -93,7 +93,7 @@ def test_perfect_prediction(name):
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_dtypes(name, dtype):
-    """Of half precision float32, exact for the rounded poses; mixed dtypes take the wider."""
+    """Half precision gives float32, exact for the rounded poses; mixed dtypes give the wider."""
     predictions, targets = poses(dtype=dtype)
     exact = LOSSES[name](predictions.double(), targets.double())
     got = LOSSES[name](predictions, targets)

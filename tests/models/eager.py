@@ -1,4 +1,4 @@
-"""What a user of plain PyTorch runs: the chains of the official codes, every step in the dtype of its input."""
+"""The chains of the official codes in plain PyTorch, every step in the dtype of its input."""
 
 import contextlib
 from unittest import mock

@@ -1,4 +1,4 @@
-"""What is saved for the backward of every network may be computed again, or lie elsewhere until then."""
+"""Tensors saved for the backward of every network may be computed again, or lie elsewhere until then."""
 
 import pytest
 import torch

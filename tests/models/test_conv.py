@@ -10,7 +10,7 @@ TINY = {"dim": 16, "depth": 2}
 
 
 def test_starts_from_the_linear_estimates():
-    """So a fit of the linear layer is where training begins."""
+    """Training begins at the fit of the linear layer."""
     torch.manual_seed(0)
     pairs = [(torch.randn(50, 17, 2), torch.randn(50, 17, 3))]
     model, linear = ConvLifter(**TINY), LinearLifter()

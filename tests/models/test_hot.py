@@ -80,7 +80,7 @@ def test_kept_frames_of_a_call(kept):
 
 
 def test_noise_decides_between_equal_frames():
-    """Of a clip and its repetition noise chooses the frames: all the same, as their tokens are."""
+    """Noise chooses among the frames of a clip and its repetition, whose tokens are equal: the poses are the same."""
     model = tiny(num_frames=8, tokens=4)
     nn.init.zeros_(model.Temporal_pos_embed)
     x = keypoints(1, 4).repeat(1, 2, 1, 1)

@@ -39,7 +39,7 @@ def temporal_blocks(model):
 
 
 def watch(model):
-    """What every temporal block is given: its frames, and whether it has a mask."""
+    """Record the frames that every temporal block is given, and whether it has a mask."""
     seen = {}
     for i, block in enumerate(temporal_blocks(model)):
         note = lambda _, args, kwargs, i=i: seen.update({i: (args[0].shape[1], kwargs.get("mask") is not None)})
@@ -203,7 +203,7 @@ def test_sampler_passes_the_choices_on():
 
 
 def test_200_steps_of_training_on_real_motion(shared):
-    """As the paper trains: clean poses from noisy ones and the keypoints, mean error of a joint, AdamW."""
+    """The paper's training: clean poses from noisy ones and the keypoints, mean error of a joint, AdamW."""
     archive = inputs.np.load(shared / "data" / "cmu_pairs_small.npz")
     keypoints = inputs.load(shared / "data" / "cmu_pairs_small.npz").keypoints[:, ::9]  # 27 frames
     poses = torch.from_numpy(archive["target_3d"])[:, ::9]

@@ -28,7 +28,7 @@ SIZES = {
 
 
 def tiny(**kwargs):
-    """Of window 7 with keyframes 0, 3, 6, in float64."""
+    """Make a model of window 7 with keyframes 0, 3, 6, in float64."""
     torch.manual_seed(0)
     model = MixSynthFormer(**TINY | kwargs).double().eval()
     for p in model.parameters():
@@ -105,7 +105,7 @@ def test_every_frame_a_keyframe():
 
 
 def in_windows(model, x):
-    """What `model(sequence)` is, one window at a time."""
+    """Compute `model(sequence)` one window at a time."""
     frames, window, interval = x.shape[1], model.window, model.interval
     total, times = torch.zeros_like(x), torch.zeros(frames, dtype=x.dtype)
     begin = 0
@@ -202,7 +202,7 @@ def test_gradcheck(kwargs):
 @pytest.mark.parametrize("interpolation", ["learned", "linear"])
 @torch.no_grad()
 def test_half_precision(dtype, interpolation):
-    """As good as a loop over windows in the same dtype, whose averages are rounded too."""
+    """The error is that of a loop over windows in the same dtype, whose averages are rounded too."""
     model, x = tiny(dim=32, interpolation=interpolation), poses(23)
     exact = model(x)
     x = x.to(dtype)

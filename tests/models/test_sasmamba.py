@@ -79,7 +79,7 @@ def test_variants_run_and_train(kwargs):
 
 
 def output_and_gradients(model, x, backend, dtype=None):
-    """By name: the output and the gradient of every parameter, for a fixed gradient of the output."""
+    """Return the output and the gradient of every parameter by name, for a fixed gradient of the output."""
     dtype = dtype or x.dtype
     model = copy.deepcopy(model).to(dtype)
     with kernels.backend(backend):

@@ -26,7 +26,7 @@ def test_keyframes_are_estimated_and_refined():
 
 
 def test_fit():
-    """Of the estimator, if it can be fitted."""
+    """The estimator is fitted, if it can be."""
     torch.manual_seed(0)
     pairs = [(torch.randn(50, 17, 2), torch.randn(50, 17, 3))]
     model, linear = MixSynthFormerLifter(**TINY), lifter.create_model("linear")
@@ -67,7 +67,7 @@ def test_errors():
 @pytest.mark.parametrize("name, kwargs", [("linear", {}), ("mixsynthformer_lifter", TINY)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_frozen(name, kwargs, dtype):
-    """Also where no parameter is left."""
+    """Models too of which no parameter is left."""
     torch.manual_seed(0)
     model = lifter.create_model(name, **kwargs).eval().to(dtype)
     keypoints = torch.randn(13, 17, 2)

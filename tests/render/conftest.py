@@ -1,4 +1,4 @@
-"""What the tests of films and of the viewer share."""
+"""Fixtures of the tests of films and of the viewer."""
 
 from dataclasses import replace
 

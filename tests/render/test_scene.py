@@ -1,4 +1,4 @@
-"""What is drawn, before it is drawn."""
+"""Tests of the scene, before it is drawn."""
 
 from dataclasses import replace
 

@@ -272,7 +272,7 @@ def test_subclasses_go_layer_by_layer():
 @pytest.mark.parametrize("chunk_size", [None, 2])
 @torch.no_grad()
 def test_mixste_with_another_mixer(chunk_size):
-    """Of these retention is known, with a position before it."""
+    """Retention is known, with a position before it."""
     retention = partial(Retention, 16, 8, shared_decays(8), chunk_size=chunk_size)
     other_heads = partial(Retention, 16, 4, shared_decays(4))
     for mixer, known in ((retention, True), (partial(SkeletonMixer, 16), False), (other_heads, False)):

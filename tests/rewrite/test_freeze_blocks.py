@@ -67,7 +67,7 @@ def test_models(name, dtype):
 
 @torch.no_grad()
 def test_models_that_choose_frames():
-    """Where rounding may choose others: the blocks are counted, and one with a mask compared."""
+    """Rounding may choose other frames: the blocks are counted, and one with a mask compared."""
     sizes = SIZES | {"depth": 3}
     models = [HTPMixSTE(**sizes), HTP(**sizes), HTPMotionBERT(**sizes), MotionAGFormer(**SIZES), TCPFormer(**SIZES)]
     for model in [*models, MASCPose(**SIZES, scales=(1, 3, 9))]:

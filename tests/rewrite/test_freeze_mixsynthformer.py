@@ -29,7 +29,7 @@ def poses(frames=3, batch=2):
 
 
 class Calls(TorchDispatchMode):
-    """How often the op is called."""
+    """Count the calls of the op."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ def calls(function, *args):
 
 @torch.no_grad()
 def assert_follows(model, x=None):
-    """That the op runs once the model is frozen, with the parameters that the model has."""
+    """Check that the op runs once the model is frozen, with the model's parameters."""
     x = poses().to(model.norm.weight.dtype) if x is None else x
     frozen = lifter.freeze(model)
     assert calls(model, x) == 0 and calls(frozen, x) == 1

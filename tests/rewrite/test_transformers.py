@@ -123,7 +123,7 @@ def test_transformers_compiles(transformers):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_transformers_takes_the_functions_of_compat(transformers, kind):
-    """Of what `install` provides when a model's file is imported: it trains the function that it evaluates, and no other."""
+    """A model whose file found what `install` provides trains the function that it evaluates, and no other."""
     import lifter.compat
 
     theirs = build(transformers, kind)

@@ -50,7 +50,7 @@ def test_recipe_configuration_command_line(run, tmp_path):
 
 
 def test_virtual_cameras_and_noise(run):
-    """Of motions in the world; the noise has confidences, which the model drops."""
+    """Views of motions in the world; the noise has confidences, which the model drops."""
     world = ["--virtual-cameras", "--noise", "0", "--validate", "S2/a/3", "--model", "linear", "--epochs", "0"]
     status, _, err = run(*world, data="gait.npz")
     assert status == 1 and "expected poses of Human3.6M's joints in the world, without a camera" in err

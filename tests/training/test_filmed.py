@@ -49,7 +49,7 @@ def test_resumes(folder, tmp_path, one_thread):
 
 
 def test_starts_from_weights(folder, tmp_path):
-    """So does the average of the weights. A training that is resumed does not go back to them."""
+    """The average of the weights starts there too. A training that is resumed does not go back to them."""
     data = open_data(folder)
     run = lambda out, steps, **options: train(
         "mixsynthformer_lifter", replace(FILMED, max_steps=steps), data, None, tmp_path / out, **options, **CPU

@@ -96,7 +96,7 @@ def test_resumes(stop, gait, tmp_path, monkeypatch, one_thread):
 
 
 def test_denoisers_resume(gait, tmp_path, one_thread):
-    """What noise they see follows from the step too."""
+    """The noise follows from the step too."""
     recipe = replace(TINY, max_steps=3, epochs=5)
     train("d3dp", recipe, gait, None, tmp_path / "whole", **CPU)
     train("d3dp", replace(recipe, max_steps=1), gait, None, tmp_path / "parts", **CPU)
@@ -123,7 +123,7 @@ def test_sigkill(gait, tmp_path, one_thread):
 
 
 def test_damaged_checkpoints(gait, tmp_path, capsys):
-    """What is cut short or has a flipped bit is passed over, with a message; if nothing is left there is an error."""
+    """Files that are cut short or have a flipped bit are passed over, with a message; if none is left there is an error."""
     run = lambda: train("linear", replace(TINY, network={}, epochs=1), gait, None, tmp_path, resume=True, save_every=2, **CPU)
     run()
     files = checkpoints.found(tmp_path / "checkpoints")
@@ -237,7 +237,7 @@ def test_resumes_after_any_damage(gait, tmp_path):
 
 @pytest.mark.parametrize("where, when", [(w, n) for n, w in enumerate(("model", "optimizer", "average") * 2)])
 def test_nan_at_any_step(where, when, gait, tmp_path, monkeypatch):
-    """Also after steps that are not saved: neither a checkpoint nor best.safetensors ever holds it."""
+    """Neither a checkpoint nor best.safetensors ever holds it."""
     step, recipe = loop.Training._step, replace(TINY, ema=0.9)
 
     def poisoned(self, clips):

@@ -33,7 +33,7 @@ def _files(folder):
 
 
 def _is_folder(file):
-    """Whether a folder has files for one frame each, by the first and the last three; OpenPose's are not meant."""
+    """Return whether a folder has files for one frame each, by the first and the last three; OpenPose's are not meant."""
     if not file.is_folder:
         return False
     paths = _files(file.path)
@@ -44,7 +44,7 @@ def _is_folder(file):
 
 
 def _has_one_frame(path):
-    """Whether there is one frame in a file; None if it is broken, or there is nobody in it."""
+    """Return whether there is one frame in a file; None if it is broken, or there is nobody in it."""
     if path.stat().st_size > LARGEST:
         return False
     try:

@@ -43,7 +43,7 @@ def read(path):
 
 
 def _are_poses(told):
-    """Whether the first instance has three coordinates, and its confidences apart."""
+    """Return whether the first instance has three coordinates, and its confidences apart."""
     frames = (entry.get("instances", [entry]) for entry in told if isinstance(entry, dict))
     instances = (instance for frame in frames if isinstance(frame, list) for instance in frame if isinstance(instance, dict))
     instance = next((instance for instance in instances if "keypoints" in instance), {})

@@ -23,7 +23,7 @@ def _sniff(file):
 
 
 def has_people(frame):
-    """Whether a frame has a list of people, empty or of OpenPose's form."""
+    """Return whether a frame has a list of people, empty or of OpenPose's form."""
     people = frame.get("people", frame.get("bodies")) if isinstance(frame, dict) else None
     if people is None or isinstance(people, dict):
         return False
@@ -32,7 +32,7 @@ def has_people(frame):
 
 
 def _is_of_frames(folder):
-    """Whether a folder's files are called as OpenPose's, or those with a number begin as OpenPose's do."""
+    """Return whether a folder's files are called as OpenPose's, or those with a number begin as OpenPose's do."""
     files = visible(folder, ".json", ".json.gz")
     if any(path.name.removesuffix(".gz").endswith("_keypoints.json") for path in files):
         return True

@@ -56,7 +56,7 @@ def open_csv(path) -> Dataset:
 
 
 def is_ours(text) -> bool:
-    """Whether the first characters of a file are those of `write_csv`'s, if damaged ones."""
+    """Return whether the first characters of a file are those of `write_csv`'s, if damaged ones."""
     columns = text.partition("\n")[0].strip().split(",")
     joints = tuple(dict.fromkeys(column.rpartition("_")[0] for column in columns if column not in ("frame", "time")))
     ours = any(joints == skeleton.joints for skeleton in SKELETONS.values())

@@ -81,7 +81,7 @@ class FrozenBlock(Frozen):
 
 
 def readable(parameters, entries, dim, head):
-    """Whether `parameters` are all that a kernel reads, and there is one for their dtype and these channels."""
+    """Return whether `parameters` are all that a kernel reads, and there is one for their dtype and these channels."""
     read = shapes(entries)
     absent = [name for name in read if name not in parameters and not name.endswith("attn.qkv.bias")]
     other = [name for name, p in parameters.items() if tuple(p.shape) != read.get(name)]

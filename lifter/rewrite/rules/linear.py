@@ -91,13 +91,13 @@ class PackedMlp(Frozen):
 
 
 def _can_pack(module):
-    """Whether it is a linear layer, no subclass, with a weight that oneDNN packs."""
+    """Return whether it is a linear layer, no subclass, with a weight that oneDNN packs."""
     plain = untouched([module], {nn.Linear}) and type(module.weight) is nn.Parameter
     return plain and module.weight.numel() > 0 and packs(module.weight.dtype)
 
 
 def packs(dtype):
-    """Whether oneDNN packs weights of this dtype on this machine."""
+    """Return whether oneDNN packs weights of this dtype on this machine."""
     if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, op) for op in OPS):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -37,7 +37,7 @@ def mixsynth(module):
 
 
 def _is_plain(model):
-    """Whether all parts are of the kinds that the op computes."""
+    """Return whether all parts are of the kinds that the op computes."""
     if not untouched([model]) or not untouched((m for m in model.modules() if m is not model), KINDS):
         return False
     layers = model.encoder.layers

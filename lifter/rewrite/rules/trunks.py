@@ -113,7 +113,7 @@ def _sizes(model):
 
 
 def _is_plain(model):
-    """Whether the parts are of the kinds that they were built of, all pairs of blocks alike, and nothing watches them."""
+    """Return whether the parts have the kinds that they were built of, all pairs of blocks are alike, and no hook watches."""
     parts = [module for name in PARTS for module in getattr(model, name).modules()]
     if not untouched([model.pos_drop, model.head]) or not untouched((p for p in parts if p is not model.head), KINDS):
         return False
@@ -150,7 +150,7 @@ def _settings(block):
 
 
 def _fits(model):
-    """Whether there is a kernel of this width and dtype, and the parameters are those that it reads."""
+    """Return whether there is a kernel of this width and dtype, and the parameters are those that it reads."""
     sizes = PackedTransformer(None, None, **_sizes(model))
     # Decays are expanded, and always of float32.
     found = {name: p for name, p in _parameters(model).items() if not name.endswith(".decay")}
