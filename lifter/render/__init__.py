@@ -1,4 +1,4 @@
-"""Poses to look at: films, and a viewer that is one HTML file."""
+"""Poses to look at: films, a viewer that is one HTML file, and recordings for Rerun."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from .scene import compose
 
 __all__ = ["render"]
 
-SUFFIXES = (".mp4", ".gif", ".html")
+SUFFIXES = (".mp4", ".gif", ".html", ".rrd")
 SIDES = (64, 8192)  # smallest and largest of a picture, in pixels
 
 
@@ -25,7 +25,7 @@ def render(
     a place. Errors are MPJPE in millimetres, each pose less its own root.
 
     Args:
-        path: NAME.mp4, NAME.gif or NAME.html. The file appears when it is whole.
+        path: NAME.mp4, NAME.gif, NAME.html or NAME.rrd. The file appears when it is whole.
         sequences: {model: `lifter.data.Sequence` with poses}, the same frames of all.
         truth: the Sequence of the true poses. Frames that are not `valid` have no error.
         keypoints: a Sequence with keypoints; None: those of the truth or of the first of `sequences` that has some.
@@ -36,7 +36,7 @@ def render(
 
     Raises:
         ValueError for other suffixes, sequences without poses, of other lengths or skeletons; ImportError for films where
-        PyAV or matplotlib is missing; FileNotFoundError for a folder that is not there.
+        PyAV or matplotlib is missing, for recordings where rerun-sdk is; FileNotFoundError for a folder that is not there.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -56,8 +56,13 @@ def render(
 
 def check_packages(path):
     """Return the writer for a path; ImportError where a package that it needs is missing."""
-    if Path(path).suffix.lower() == ".html":
+    suffix = Path(path).suffix.lower()
+    if suffix == ".html":
         return html.write
+    if suffix == ".rrd":
+        with needs("rerun", path):
+            from . import recording
+        return recording.write
     with needs("render", path):
         from . import video
-    return video.write_gif if Path(path).suffix.lower() == ".gif" else video.write_mp4
+    return video.write_gif if suffix == ".gif" else video.write_mp4

@@ -12,11 +12,9 @@ from matplotlib.path import Path
 from matplotlib.transforms import Affine2D, Bbox
 from PIL import Image
 
-from .scene import SIDES, Fit, View
+from .scene import LIMBS, SIDES, TRUTH, Fit, View, grid
 
-# Blue and orange stay apart with every kind of colour blindness, and by their lightness from the grey.
-LIMBS = dict(zip(SIDES, ("#3c434d", "#1668b0", "#e0660a")))
-TRUTH, INK, FAINT, GRID, SHADOW, PAPER = "#a9afb9", "#20242b", "#6d7480", "#dde1e6", "#d3d7dd", "#ffffff"
+INK, FAINT, GRID, SHADOW, PAPER = "#20242b", "#6d7480", "#dde1e6", "#d3d7dd", "#ffffff"
 UNSURE = 0.3  # keypoints of less confidence are drawn pale
 
 
@@ -161,7 +159,7 @@ class _Room(_Panel):
         self.view = View(scene.seen, self.inner)
         self.thick = float(np.clip(0.035 * self.view.fit.scale, 2.5 * unit, 9 * unit))
         painter.clip(box)
-        painter.lines(self.view(_grid(*scene.floor))[0], GRID, unit)
+        painter.lines(self.view(grid(*scene.floor))[0], GRID, unit)
         if self.errors is not None and np.isfinite(self.errors).any():
             self.after, self.base = box[0] + 20 * unit, box[1] + 56 * unit
             mean = f"MPJPE {np.nanmean(self.errors):.1f} mm    this frame "
@@ -182,13 +180,6 @@ class _Room(_Panel):
             painter.lines(segment, LIMBS[self.sides[bone]], thick)
         if self.errors is not None and np.isfinite(self.errors[frame]):
             painter.text(self.after, self.base, f"{self.errors[frame]:.1f}", 14 * self.unit, INK)
-
-
-def _grid(low, high, step):
-    """The lines (n, 2, 3) of a floor."""
-    (x0, y0), (x1, y1) = low, high
-    along = [[(x, y0, 0), (x, y1, 0)] for x in np.arange(x0, x1 + step / 2, step)]
-    return np.array(along + [[(x0, y, 0), (x1, y, 0)] for y in np.arange(y0, y1 + step / 2, step)])
 
 
 def _bar(painter, scene, box, unit):

@@ -2,8 +2,6 @@
 
 import base64
 import json
-import math
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +10,11 @@ from lifter.data.angles import joint_angles
 from lifter.data.sequence import Sequence
 from lifter.skeleton import H36M
 
+from .pictures import jpegs
 from .scene import View
 
 PLACEHOLDER = "@SCENE@"
 STEP = 1e-4  # metres, and for keypoints half widths of the image: both are stored as whole multiples
-PICTURES, PIXELS, QUALITY = 600, 480, 8  # of the video: at most so many, as long, with JPEG quantiser
 STEPS = 65000  # that fit into 16 bits; what is farther apart is stored in larger steps
 
 
@@ -57,7 +55,7 @@ def describe(scene) -> dict:
         "keypoints": None if scene.keypoints is None else pack(scene.keypoints),
         "people": [[body.start, body.stop] for body in bodies],
         "camera": None if scene.camera is None else _camera(scene.camera),
-        "film": None if scene.video is None else _film(scene),
+        "film": _film(scene),
     }
 
 
@@ -76,26 +74,12 @@ def _angles(scene, poses):
 
 
 def _film(scene):
-    """Frames of the video as small JPEGs, and the frames of the clip that they are of."""
-    from av import CodecContext, VideoFrame  # the video is read with it, too
-
-    width, height = scene.video.size
-    film = {"width": width, "height": height, "numbers": [], "data": []}
-    encoder = None
-    for number, image in scene.video.pictures(PIXELS, max(1, math.ceil(len(scene) / PICTURES))):
-        if number >= scene.start + len(scene):
-            break
-        if encoder is None:
-            encoder = CodecContext.create("mjpeg", "w")
-            encoder.height, encoder.width = image.shape[:2]
-            encoder.pix_fmt, encoder.time_base = "yuvj420p", Fraction(1, 1000)
-            encoder.qmin = encoder.qmax = QUALITY
-        frame = VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuvj420p")
-        frame.pts = number
-        if number >= scene.start:
-            film["numbers"].append(number - scene.start)
-            film["data"] += [base64.b64encode(bytes(packet)).decode("ascii") for packet in encoder.encode(frame)]
-    return film if film["numbers"] else None
+    """Frames of the video as small JPEGs, and the frames of the clip that they are of; None if there is none."""
+    pictures = list(jpegs(scene))
+    if not pictures:
+        return None
+    (width, height), (numbers, data) = scene.video.size, zip(*pictures)
+    return {"width": width, "height": height, "numbers": numbers, "data": [base64.b64encode(each).decode() for each in data]}
 
 
 def pack(array) -> dict:

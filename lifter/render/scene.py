@@ -16,6 +16,9 @@ from lifter.video import Video
 PLACELESS = 0.3  # metres: poses whose root is mostly nearer than that to the origin are relative to it
 FPS = 30.0  # where no file tells
 SIDES = ("middle", "left", "right")  # of bones
+# Blue and orange stay apart with every kind of colour blindness, and by their lightness from the grey.
+LIMBS = dict(zip(SIDES, ("#3c434d", "#1668b0", "#e0660a")))
+TRUTH = "#a9afb9"
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +171,13 @@ def _errors(sequence, truth, root):
 
 def _with_confidences(keypoints):
     return np.concatenate((keypoints, np.ones_like(keypoints[..., :1])), -1)[..., :3]
+
+
+def grid(low, high, step):
+    """The lines (n, 2, 3) of a floor."""
+    (x0, y0), (x1, y1) = low, high
+    along = [[(x, y0, 0), (x, y1, 0)] for x in np.arange(x0, x1 + step / 2, step)]
+    return np.array(along + [[(x0, y, 0), (x1, y, 0)] for y in np.arange(y0, y1 + step / 2, step)])
 
 
 class View:

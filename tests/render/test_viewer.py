@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lifter.data.angles import joint_angles
-from lifter.render import html, render
+from lifter.render import html, pictures, render
 from lifter.render.people import together
 from lifter.render.scene import compose
 from lifter.video import Video
@@ -189,9 +189,9 @@ def test_video_and_people(film, truth, two_people):  # noqa: F811
     scene = compose({"walk": together(later)}, video=Video(clip))
     data = html.describe(scene)
     assert data["people"] == [[0, 17], [17, 34]] and data["film"]["numbers"] == list(range(13))
-    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(picture)))) for picture in data["film"]["data"]]
-    assert len(pictures) == 13 and all(picture.shape == (48, 64, 3) for picture in pictures)
-    assert all(picture[:8, :8, 0].mean() > 150 > 90 > picture[30:].mean() for picture in pictures)
+    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(jpeg)))) for jpeg in data["film"]["data"]]
+    assert len(images) == 13 and all(image.shape == (48, 64, 3) for image in images)
+    assert all(image[:8, :8, 0].mean() > 150 > 90 > image[30:].mean() for image in images)
     angles = [np.frombuffer(base64.b64decode(each["left_knee_flexion"]), "<i2") / 10 for each in data["models"][0]["angles"]]
     np.testing.assert_allclose(angles[0], joint_angles(truth)["left_knee_flexion"], atol=0.051)
     np.testing.assert_allclose(angles[1][3:9], angles[0][3:9], atol=0.11)
@@ -201,7 +201,7 @@ def test_video_and_people(film, truth, two_people):  # noqa: F811
 
 
 def test_few_pictures_of_a_long_video(film, truth, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(html, "PICTURES", 4)
+    monkeypatch.setattr(pictures, "PICTURES", 4)
     data = html.describe(compose({"walk": truth}, video=Video(film(times=range(0, 80, 4)))))
     assert data["film"]["numbers"] == [0, 4, 8, 12]
 
