@@ -32,6 +32,15 @@ def in_folder(path) -> Path:
     return path
 
 
+def check_writable(folder):
+    """Raise a ValueError if nothing can be written to a folder, or to the one that it would be made in."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder}: is no folder that can be written to")
+
+
 def regular(path, what="file") -> Path:
     """The path of a file that can be read to its end; ValueError for a folder, a pipe or a device."""
     path = Path(path)

@@ -10,7 +10,7 @@ class Progress:
     """`with Progress("files", total) as progress: progress.step()`, on stderr; a total of None is not known."""
 
     def __init__(self, what, total):
-        self.what, self.total, self.done, self.bar = what, total, 0, None
+        self.what, self.total, self.done, self.first, self.bar = what, total, 0, 0, None
         self.began = self.told = time.monotonic()
 
     def __enter__(self):
@@ -35,7 +35,9 @@ class Progress:
         """`more`: what else there is to say, as ", 12 sequences"."""
         self.done += by
         now = time.monotonic()
-        speed = self.done / max(now - self.began, 1e-9)
+        speed = (self.done - self.first) / max(now - self.began, 1e-9)
+        if by and not self.first:  # what came before it does not count any more
+            self.first, self.began = self.done, now
         if self.bar:
             self.bar.update(self.task, advance=by, description=f"{self.what}{more}", speed=f"{speed:.3g} a second")
         elif now - self.told >= SECONDS:

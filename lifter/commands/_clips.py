@@ -20,8 +20,9 @@ from lifter.inference.record import NAME, Record
 from lifter.progress import Progress
 from lifter.render import render
 from lifter.render.people import together
-from lifter.video import Video, find_detector, find_people, is_video
+from lifter.video import Video, find_people, is_video
 
+from ._detector import detector_of
 from ._model import model_of
 from ._plan import SHOWN, clips_of, folder_of
 from ._writing import writing_options
@@ -32,19 +33,15 @@ MEANINGLESS = ("command", "inputs", "out", "to", "overwrite", "batch", "device",
 STOPPED = "stopped"  # in the record, of what ends before its clip does
 
 
-def detector_of(args):
-    """The detector that the options name, loaded."""
-    return find_detector(args.detector, args.weights, mode=args.mode, backend=args.backend, device=args.device)
-
-
 def lift_clips(args, sources, problems):
     """Lift the clips of a command line; of those that cannot be, a line each in `problems`.
 
     In a folder a record says what is there already, as of files of keypoints (`lifter.inference.record`); an output that has a
     name of its own is always lifted.
     """
-    clips = clips_of(args, sources)
-    with contextlib.closing(_record(args)) if len(args.out) == 1 and folder_of(args) else contextlib.nullcontext() as record:
+    clips, camera = clips_of(args, sources), _camera(args)
+    in_folder = len(args.out) == 1 and folder_of(args) is not None
+    with contextlib.closing(_record(args, camera)) if in_folder else contextlib.nullcontext() as record:
         left = [clip for clip in clips if not _is_there(record, clip)]
         if len(left) < len(clips):
             _say(f"{len(clips) - len(left)} of {len(clips)} files were lifted already (--overwrite lifts them again)")
@@ -55,7 +52,7 @@ def lift_clips(args, sources, problems):
             with _in_hand(record, clip) as note:
                 try:
                     if note:
-                        _lift(args, clip, video, detector, model, note)
+                        _lift(args, clip, video, detector, model, camera, note)
                 except Exception as error:
                     problems.append(located(error, clip.path))
     if problems and len(clips) > 1:
@@ -73,11 +70,11 @@ def _opened(clips, problems):
     return opened
 
 
-def _record(args):
+def _record(args, camera):
     """The record of the folder: what counts are all options but those that say where to, and how fast."""
     decides = {name: value for name, value in vars(args).items() if name not in MEANINGLESS}
-    camera = None if args.camera is None else read_json(args.camera)
-    return Record(folder_of(args) / NAME, [decides, camera], args.checkpoint, args.overwrite)
+    decides["camera"] = camera and camera.as_dict()
+    return Record(folder_of(args) / NAME, decides, args.checkpoint, args.overwrite)
 
 
 def _is_there(record, clip):
@@ -101,33 +98,25 @@ def _in_hand(record, clip):
             record.release(clip.outs[0])
 
 
-def _lift(args, clip, video, detector, model, note):
+def _lift(args, clip, video, detector, model, camera, note):
     """Lift a clip; KeyboardInterrupt if Ctrl-C stopped it before its end, once what was found is written.
 
     `note` is told of every output, of the files that it is, and whether they end before the clip does.
     """
-    path, began, stopped = clip.path, time.monotonic(), False
-    if video is None:
-        people = _read(args, path)
-    else:
-        with Progress(f"frames of {path.name}", video.count) as progress:
-            found = find_people(video, detector, args.variant, progress.step)
-        people, stopped = found.people, found.stopped
-        lost = found.frames - progress.done
-        times = f" ({lost} are not there, for times vary: filled in)" if lost else ""
-        ghosts = f", {len(found.ghosts)} ghosts left out" if found.ghosts else ""
-        width, height = video.size
-        _say(
-            f"{path}: {width}x{height}, {found.frames} frames at {video.fps:.6g} a second{times}: {len(people)} "
-            f"{'person' if len(people) == 1 else 'people'} found by {detector.name}{ghosts}"
-        )
-        if stopped:
-            _say(f"{path}: stopped after {found.frames} frames; what was found until then is written")
-    people, focal = _with_camera(args, _chosen(people, args.person))
-    people = lift_people(
-        model, people, flip=args.flip, batch=args.batch, stride=args.stride, smooth=args.smooth,
-        skip=STEPS if args.raw else args.skip, focal=focal, say=lambda text: _say(f"  {text}"),
-    )  # fmt: skip
+    began = time.monotonic()
+    people, stopped = [] if video else _read(args, clip.path), False
+    size = video.size if video else people[0].size
+    if camera is not None and camera.size != tuple(size):
+        raise ValueError(f"{args.camera}: a camera of {camera.size} pixels, expected {tuple(size)} as the clip")
+    if video:
+        people, stopped = _find(clip.path, video, detector, args.variant)
+    people = [replace(person, camera=camera or person.camera) for person in _chosen(people, args.person)]
+    focal = args.focal if args.fov is None else size[0] / 2 / math.tan(math.radians(args.fov) / 2)
+    with Progress(f"frames of {clip.path.name} lifted", sum(map(len, people))) as progress:
+        people = lift_people(
+            model, people, flip=args.flip, batch=args.batch, stride=args.stride, smooth=args.smooth,
+            skip=STEPS if args.raw else args.skip, focal=focal, say=lambda text: _say(f"  {text}"), step=progress.step,
+        )  # fmt: skip
     for out in clip.outs:
         files = _write(out, people, video, writing_options(args, *args.out, args.to))
         note(out, files, stopped)
@@ -137,17 +126,30 @@ def _lift(args, clip, video, detector, model, note):
         raise KeyboardInterrupt
 
 
-def _with_camera(args, people):
-    """(people, focal length in pixels or None): with the camera of `--camera`, and as `--focal` or `--fov` says."""
-    size = people[0].size
-    if args.camera is not None:
-        values = read_json(args.camera)
-        values = {"R": np.eye(3), "t": np.zeros(3)} | values if isinstance(values, dict) else values
-        camera = Camera.of_dict(values, args.camera)
-        if camera.size != tuple(size):
-            raise ValueError(f"{args.camera}: a camera of {camera.size} pixels, expected {tuple(size)} as the clip")
-        people = [replace(person, camera=camera) for person in people]
-    return people, args.focal if args.fov is None else size[0] / 2 / math.tan(math.radians(args.fov) / 2)
+def _find(path, video, detector, variant):
+    """(people in a video, whether Ctrl-C stopped it before its end)."""
+    with Progress(f"frames of {path.name}", video.count) as progress:
+        found = find_people(video, detector, variant, progress.step)
+    lost = found.frames - progress.done
+    times = f" ({lost} are not there, for times vary: filled in)" if lost else ""
+    ghosts = f", {len(found.ghosts)} ghosts left out" if found.ghosts else ""
+    width, height = video.size
+    _say(
+        f"{path}: {width}x{height}, {found.frames} frames at {video.fps:.6g} a second{times}: {len(found.people)} "
+        f"{'person' if len(found.people) == 1 else 'people'} found by {detector.name}{ghosts}"
+    )
+    if found.stopped:
+        _say(f"{path}: stopped after {found.frames} frames; what was found until then is written")
+    return found.people, found.stopped
+
+
+def _camera(args):
+    """The camera of `--camera`; None without that."""
+    if args.camera is None:
+        return None
+    values = read_json(args.camera)
+    values = {"R": np.eye(3), "t": np.zeros(3)} | values if isinstance(values, dict) else values
+    return Camera.of_dict(values, args.camera)
 
 
 def _say(text):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from lifter._io import check_writable
 from lifter.data.outputs import output_path, suffix_of
 from lifter.data.registry import WRITERS, suffixes
 from lifter.inference.files import find_sources
@@ -105,12 +106,3 @@ def _check_options(args, sources):
     told = [name for name in ("fps", "size", "layout", "format") if getattr(args, name) is not None]
     if told and any(is_video(source.path) for source in sources):
         raise ValueError(f"--{told[0]} is for files of keypoints; videos tell it themselves")
-
-
-def check_writable(folder):
-    """ValueError if nothing can be written to a folder, or to the one that it would be made in."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{folder}: is no folder that can be written to")

@@ -2,12 +2,12 @@ import sys
 from pathlib import Path
 
 from lifter._errors import message
+from lifter._io import check_writable
 from lifter.data.outputs import output_format, write_people
 from lifter.progress import Progress
 from lifter.video import Video, find_people
 
-from ._clips import detector_of
-from ._plan import check_writable
+from ._detector import detector_of
 
 
 def run(args) -> int:

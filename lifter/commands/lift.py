@@ -46,10 +46,14 @@ def _lift(args, sources, told, problems):
                 problems.append(text)
             progress.step(what == "source", f", {told['lifted']} sequences lifted")
 
+        def step(frames):
+            told["frames"] += frames
+            progress.step(0, f", {told['lifted']} sequences and {told['frames']} frames lifted")
+
         if args.engine == "ray":
             lift_on_ray(sources, lift, report)
         else:
-            lift_files(lift.model.load(), sources, lift, report)
+            lift_files(lift.model.load(), sources, lift, report, step)
 
 
 def _options(args):

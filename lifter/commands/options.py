@@ -168,7 +168,7 @@ def add_stream(parser):
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="of the image, for pixels; default: normalised")
     parser.add_argument("--layout", help="of a detector's joints; default: in pixels by their number, else h36m")
     parser.add_argument("--variant", help="of the conversion to Human3.6M: mmpose, mhformer, motionbert")
-    parser.add_argument("--chunk-size", type=int, metavar="N", help="frames lifted together; default: what the model sees")
+    parser.add_argument("--chunk-size", type=int, metavar="N", help="frames lifted together; default: 9, or the model's own")
     parser.add_argument("--look-ahead", type=int, default=0, metavar="N", help="frames that a chunk waits for besides")
     parser.add_argument("--missing", default="hold", help="hold, mask or error: see lifter.Stream")
     parser.add_argument("--fps", type=float, default=50.0, help="frames per second; default: 50")

@@ -48,6 +48,7 @@ class Client:
         self.used = server.clock  # seconds of the server's time
         self.line, self.streams = 0, {}  # {id: _Stream}
         self.lines, self.waiting = deque(), 0  # (when it came, line), their bytes
+        self.first = None  # the first of them, parsed: it may wait for the next round
         self.ended = self.finished = self.gone = False  # nothing comes any more; all is answered; nobody is there
         self.stale = []  # streams to be given up
         self.frames, self.control = {}, None  # its part in a round: {id: (line, when it came, time)}
@@ -149,11 +150,7 @@ class Client:
             if not self.lines:
                 break
             came, line = self.lines[0]
-            try:
-                request = self._request(line)
-                kind, name = (request["kind"], request["id"]) if request else (None, None)
-            except Exception as error:  # whatever a line does to who reads it
-                kind, request = "error", error
+            kind, name, request = self.first = self.first or self._parsed(line)
             if self.frames and kind is not None and (kind != "keypoints" or name in self.frames):
                 break
             self._next()
@@ -174,7 +171,16 @@ class Client:
                     self._end()
         return taken
 
+    def _parsed(self, line):
+        """Return kind, id and request of a line, None of an empty one; "error", None and the error of a bad one."""
+        try:
+            request = self._request(line)
+        except Exception as error:  # whatever a line does to who reads it
+            return "error", None, error
+        return (request["kind"], request["id"], request) if request else (None, None, None)
+
     def _next(self):
+        self.first = None
         _, line = self.lines.popleft()
         self.waiting -= len(line) + LINE
         self.line += 1
@@ -230,6 +236,7 @@ class Client:
     def _end(self):
         """Hear the client no more."""
         self.lines.clear()
+        self.first = None
         self.ended = True
         self.room.set()
 

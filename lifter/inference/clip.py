@@ -6,7 +6,10 @@ from .files import lift_smoothly, with_poses
 STEPS = (*clean.STEPS, *finish.STEPS)
 
 
-def lift_people(model, people, *, flip=True, batch=8, stride=None, skip=(), smooth=None, focal=None, say=lambda text: None):
+def lift_people(
+    model, people, *, flip=True, batch=8, stride=None, skip=(), smooth=None, focal=None, say=lambda text: None,
+    step=lambda frames: None,
+):  # fmt: skip
     """Lift the people of a clip: sequences with keypoints -> the same with poses.
 
     Args:
@@ -14,8 +17,10 @@ def lift_people(model, people, *, flip=True, batch=8, stride=None, skip=(), smoo
         flip, batch, stride: of `lifter.inference.files.lift_smoothly`.
         skip: of `STEPS`, what is not to be done of `clean` and `finish`.
         smooth: of `lifter.inference.clean.clean`. focal: of `lifter.inference.finish.finish`.
-        say: told what was done, a line for each step.
+        say: told what was done, a line for each step. step: of `lifter.evaluation.lift_sequences`.
     """
+    if people and people[0].fps is None and (smooth or set(STEPS) - set(skip)):
+        say(f"frames per second are not known: taken as {clean.FPS:g}")
     cleaned = []
     for person in people:
         person, lines = clean.clean(person, set(skip) & set(clean.STEPS), smooth)
@@ -23,7 +28,8 @@ def lift_people(model, people, *, flip=True, batch=8, stride=None, skip=(), smoo
         for line in lines:
             say(f"{person.name}: {line}")
     known = [(person, person.keypoints) for person in cleaned]
-    lifted = [with_poses(person, poses.float().cpu()) for person, poses in lift_smoothly(model, known, flip, batch, stride)]
+    poses = lift_smoothly(model, known, flip, batch, stride, step)
+    lifted = [with_poses(person, each.float().cpu()) for person, each in poses]
     finished, lines = finish.finish(lifted, set(skip) & set(finish.STEPS), focal)
     for line in lines:
         say(line)

@@ -138,32 +138,33 @@ def find_sources(inputs, out, format=None, endings=None) -> list[Source]:
     return [Source(path, os.path.relpath(path, root)) for path in sorted(found)]
 
 
-def lift_smoothly(model, sequences, flip=True, batch=8, stride=None):
+def lift_smoothly(model, sequences, flip=True, batch=8, stride=None, step=lambda frames: None):
     """`lift_sequences` with windows that overlap and fade into each other. A stride of None is half a window: two see each
     frame, which takes twice as long as one. With a stride of a whole window they do not overlap. A
     model that lifts one frame of a window gives each frame once."""
     window = getattr(model, "num_frames", None) or WINDOW
     if stride is None and not any(margins_of(model)):
         stride = max(1, window // OVERLAP)
-    return lift_sequences(model, sequences, window, stride, H36M if flip else None, batch, fade=True)
+    return lift_sequences(model, sequences, window, stride, H36M if flip else None, batch, fade=True, step=step)
 
 
-def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None]):
+def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None], step=lambda frames: None):
     """Lift the sequences of `sources`, several short ones in one call, and write each when it is lifted.
 
     `report(what, text)` is told of every sequence that was "lifted" ("changed" before if it was there), is "there" already, or
     is "elsewhere", in the hands of another process; of what "failed", with a line that says why, and of every "source".
+    `step` is that of `lift_sequences`.
     """
     record = lift.record()
     try:
-        _lift_files(model, sources, lift, record, report)
+        _lift_files(model, sources, lift, record, report, step)
     finally:
         record.close()
 
 
-def _lift_files(model, sources, lift, record, report):
+def _lift_files(model, sources, lift, record, report, step):
     sequences = _sequences(sources, lift, record, report)
-    for (path, sequence, fingerprint), poses in lift_smoothly(model, sequences, lift.flip, lift.batch, lift.stride):
+    for (path, sequence, fingerprint), poses in lift_smoothly(model, sequences, lift.flip, lift.batch, lift.stride, step):
         try:
             write(path, with_poses(sequence, poses.float().cpu(), lift.place), **lift.writing)
             record.add(path, fingerprint)

@@ -57,7 +57,7 @@ class StreamBatch:
             raise ValueError("Stream: model is in training mode, expected model.eval()")
         original = getattr(model, "_orig_mod", model)  # of torch.compile, which hides the signature
         stateful = "state" in inspect.signature(original.forward).parameters
-        self._stateful = stateful and not getattr(original, "centred", False)  # a state is of clips that share a centre
+        self.stateful = stateful and not getattr(original, "centred", False)  # a state is of clips that share a centre
         self._model, self._original = model, original
         self._most, *self._joint_shape = _takes(original)
         self._margins = margins_of(original)
@@ -67,10 +67,10 @@ class StreamBatch:
         if not fps > 0:
             raise ValueError(f"Stream: fps is {fps!r}, expected a positive number")
         known = any(self._margins)
-        if not isinstance(look_ahead, int) or not 0 <= look_ahead < (1 if self._stateful or known else self._most):
+        if not isinstance(look_ahead, int) or not 0 <= look_ahead < (1 if self.stateful or known else self._most):
             expected = f"0 to {self._most - 1}"
             expected = "0, for the model tells what it sees" if known else expected
-            expected = "0, for the model has a state" if self._stateful else expected
+            expected = "0, for the model has a state" if self.stateful else expected
             raise ValueError(f"Stream: look_ahead is {look_ahead!r}, expected {expected}")
         look_ahead = self._margins[1] if known else look_ahead
         most = self._most if known else self._most - look_ahead
@@ -145,7 +145,7 @@ class StreamBatch:
             kept = len(member.keypoints)
             if not member.waiting <= kept <= member.next or len(member.missing) != kept or member.waiting < 0:
                 raise ValueError(f"load_state_dict: the stream{_of(name)} keeps {kept} frames, at least {member.waiting} wait")
-            if self._stateful and (tensors is None) != (member.lifted == member.absent):
+            if self.stateful and (tensors is None) != (member.lifted == member.absent):
                 raise ValueError(f"load_state_dict: the stream{_of(name)} has no state after {member.lifted} frames")
             if tensors is not None:
                 if (found := [tuple(x.shape) for x in tensors]) != shapes:
@@ -182,7 +182,7 @@ class StreamBatch:
         for name in names:
             waiting = members[name].waiting
             kept = waiting + self._margins[0] if any(self._margins) else self._most
-            members[name] = members[name].compact(waiting if self._stateful else kept)
+            members[name] = members[name].compact(waiting if self.stateful else kept)
         self._members, self._states = members, states
         nothing = self._nothing()
         return {name: Lifted(*map(torch.cat, zip(*parts))) if parts else nothing for name, parts in lifted.items()}
@@ -242,7 +242,7 @@ class StreamBatch:
         """
         calls = {}
         for name, (_, end) in chunks.items():
-            begin = members[name].lifted if self._stateful else max(members[name].absent, end - self._most)
+            begin = members[name].lifted if self.stateful else max(members[name].absent, end - self._most)
             if any(self._margins):
                 begin = members[name].lifted - self._margins[0]
                 end = members[name].lifted + chunks[name][0] + self._margins[1]
@@ -267,7 +267,7 @@ class StreamBatch:
         start = time.perf_counter()
         with torch.inference_mode():
             keypoints = keypoints.to(self._device)
-            if self._stateful:
+            if self.stateful:
                 poses, states[names] = self._model(keypoints, _take(states, names), return_state=True)
             else:
                 short = -keypoints.shape[1] % getattr(self._model, "clip_multiple", 1)
@@ -301,12 +301,12 @@ class StreamBatch:
         joints, channels = self._joint_shape
         return {
             "chunk_size": self.chunk_size, "fps": self.fps, "look_ahead": self.look_ahead, "missing": self.missing,
-            "num_joints": joints, "in_channels": channels, "window": None if self._stateful else self._most,
+            "num_joints": joints, "in_channels": channels, "window": None if self.stateful else self._most,
         }  # fmt: skip
 
     def _state_shapes(self):
         """The shapes of the state of one stream, found out by lifting a frame."""
-        if not self._stateful:
+        if not self.stateful:
             return None
         states = {}
         self._call((), states, torch.zeros(1, 1, *self._joint_shape), torch.ones(1, 1, dtype=torch.bool))

@@ -47,9 +47,10 @@ def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8
 
 
 @torch.no_grad()
-def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=8, fade=False):
+def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=8, fade=False, step=lambda frames: None):
     """`lift_sequence` of many, whose windows share calls: a generator of (key, poses) for an iterable of (key, keypoints), in
-    its order. Besides the calls' own memory it holds the sequences of at most `batch` windows, and the one after them."""
+    its order. Besides the calls' own memory it holds the sequences of at most `batch` windows, and the one after them. `step`
+    is called after every call, with how many more frames have been seen."""
     if hasattr(model, "denoise"):
         model, flip = Sampler(model, flip=flip), None
     window = getattr(model, "num_frames", None) if window is None else window
@@ -75,13 +76,13 @@ def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=
         for start in window_starts(len(keypoints), length, stride) if len(keypoints) else ():
             clip = keypoints[start : start + length]
             if len(clips) == batch or clips and clips[0][2].shape != clip.shape:
-                _lift_clips(model, clips, flip, margins, once)
+                step(_lift_clips(model, clips, flip, margins, once))
             waiting[-1].left += 1
             clips.append((waiting[-1], start, clip))
         while waiting and not waiting[0].left:
             yield waiting.popleft().result()
     if clips:
-        _lift_clips(model, clips, flip, margins, once)
+        step(_lift_clips(model, clips, flip, margins, once))
     yield from (sequence.result() for sequence in waiting)
 
 
@@ -93,10 +94,13 @@ class _Lifted:
         self.mean = None if frames else torch.empty(0, joints, 3, dtype=like.dtype, device=like.device)
 
     def add(self, start, clip, skip):
+        """Return how many frames no window before it has seen."""
         if self.mean is None:
             self.mean = _Overlap(max(self.frames, len(clip)), clip[None], self.fade)
+        before = self.mean.seen
         self.mean.add(start, clip, skip)
         self.left -= 1
+        return min(self.mean.seen, self.frames) - before
 
     def result(self):
         return self.key, self.mean.result()[: self.frames] if self.frames else self.mean
@@ -105,9 +109,9 @@ class _Lifted:
 def _lift_clips(model, clips, flip, margins, skip):
     windows = torch.stack([clip for _, _, clip in clips])
     poses = _lift(model, centred(model, windows).to(next(model.parameters(), windows)), flip, margins)
-    for (sequence, start, _), clip in zip(clips, poses):
-        sequence.add(start, clip, skip)
+    fresh = sum(sequence.add(start, clip, skip) for (sequence, start, _), clip in zip(clips, poses))
     clips.clear()
+    return fresh
 
 
 def margins_of(model):

@@ -163,6 +163,9 @@ def test_keypoints_to_look_at(lift, tmp_path):
     assert lift("-o", "raw.bvh", inputs=("gait.npz",))[0] == lift("-o", "done.bvh", "--finish", inputs=("gait.npz",))[0] == 0
     raw, done = (next(iter(open_data(name))).poses for name in ("raw.bvh", "done.bvh"))
     assert not raw[:, 0].any() and 0.5 < done[:, 0, 2].mean() < 1.5
+    save("timeless.npz", [replace(gait, fps=None)])
+    assert "taken as 30" in lift("-o", "x.npz", "--finish", inputs=("timeless.npz",))[2][0]
+    assert lift("-o", "x.npz", "--finish", "--raw", inputs=("timeless.npz",))[2] == []
     save("sizeless.npz", [replace(gait, camera=None, size=None)])
     assert "the size of the image is not known" in lift("-o", "x.html", "--fov", "60", inputs=("sizeless.npz",))[2][-1]
     save("crowd.npz", [replace(gait, name=f"{number}") for number in range(21)])
@@ -186,6 +189,14 @@ def test_what_was_done_is_told(lift, tmp_path):
     _, _, errors = lift("-o", "walk.npz", "--raw", "--person", "main")
     (raw,) = open_data("walk.npz")
     assert len(errors) == 1 and raw.camera is None and not raw.poses[:, 0].any()
+
+
+def test_progress(lift, monkeypatch):
+    """Frames are counted while the detector looks at them, and while the model lifts them."""
+    monkeypatch.setattr("lifter.progress.SECONDS", 0)
+    _, _, errors = lift("-o", "walk.npz")
+    assert any(line.startswith("30 of 30 frames of walk.mp4, ") and line.endswith(" s left") for line in errors)
+    assert any(line.startswith("60 of 60 frames of walk.mp4 lifted, ") for line in errors)  # of two people
 
 
 def test_stopped(lift):
@@ -215,9 +226,12 @@ def test_stopped(lift):
         (["-o", "x.html", "-o", "./x.html"], "x.html: named twice as an output"),
         (["-o", "x.html", "--fps", "50"], "--fps is for files of keypoints; videos tell it themselves"),
         (["-o", "x.html", "--camera", "none.json"], "none.json: there is no file"),
+        (["-o", "x.html", "--camera", "../camera.json"], "camera.json: a camera of (640.0, 480.0) pixels, expected (64, 48)"),
         (["-o", "x.html", "--fov", "180"], "--focal is None, --fov is 180.0, expected more than 0 pixels, 0 to 180 degrees"),
     ],
 )
 def test_one_line_for_a_mistake(lift, tmp_path, arguments, message):
+    camera = {"width": 640, "height": 480, "fx": 500, "fy": 500, "cx": 320, "cy": 240}
+    (tmp_path.parent / "camera.json").write_text(json.dumps(camera))
     status, _, errors = lift(*arguments)
     assert status == 1 and message in errors[-1] and sorted(path.name for path in tmp_path.iterdir()) == ["walk.mp4"]

@@ -26,6 +26,14 @@ def test_help_of_train_does_not_need_torch():
     assert _imported_by_help("train", "torch", "lightning", "numpy") == []
 
 
+def test_detect_does_not_need_torch():
+    """It says at once that there is no such video."""
+    code = "import sys; from lifter.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "detect", "nosuch.mp4", "-o", "k.npz"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "lifter detect: no video at nosuch.mp4\n")
+
+
 def _imported_by_help(command, *packages):
     """Those of `packages` that another Python has imported once it has printed the help of a command."""
     code = "import atexit, sys, lifter.__main__ as l; atexit.register(lambda: print(*sys.modules)); l.main(sys.argv[1:])"

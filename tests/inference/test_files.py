@@ -415,6 +415,27 @@ def test_progress(terminal, monkeypatch, capsys):
     assert ("3/3" in shown) if terminal else ("\n2 of 3 files, 7 lifted, " in shown)
 
 
+def test_what_comes_before_the_first_step_is_not_its_speed(monkeypatch, capsys):
+    now = iter((0, 100, 101, 102))  # the first step comes late
+    monkeypatch.setattr("lifter.progress.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("lifter.progress.SECONDS", 0)
+    with Progress("frames", 10) as progress:
+        for _ in range(3):
+            progress.step(2)
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "4 of 10 frames, 2 a second, 3 s left", "6 of 10 frames, 2 a second, 2 s left",
+    ]  # fmt: skip
+
+
+def test_progress_within_a_file(lift, tmp_path, monkeypatch):
+    """A long file with a large model: the frames are counted while it is lifted."""
+    monkeypatch.setattr("lifter.progress.SECONDS", 0)
+    save(tmp_path / "x.npz", [seen(frames=60)])
+    _, errors, _ = lift(tmp_path / "x.npz", "--batch", "1")
+    counted = [int(line.split(" and ")[1].split()[0]) for line in errors if " frames lifted" in line]
+    assert counted == sorted(set(counted)) and len(counted) > 2 and counted[-1] == 60
+
+
 def test_killed(lift, checkpoint, tmp_path, record_property):
     """kill -9 in the middle of many short files, and again: every output once, whole, and not written twice.
     LIFTER_FILES=10000 is what lifter promises."""

@@ -16,7 +16,7 @@ from lifter._notices import Notice
 from lifter.data import normalise
 from lifter.data.keypoints import seen, to_h36m
 from lifter.inference.client import LONGEST
-from lifter.inference.server import Form
+from lifter.inference.server import Form, Server
 from lifter.skeleton import H36M
 
 from .lines import SIZES, SMALL, expected, frames, pushed, text, tiny
@@ -63,6 +63,16 @@ def test_standard_input_is_a_stream(stream, tmp_path, capfd, name, missing):
     assert summary["frames"] == 21 and summary["errors"] == 0
     assert summary["latency_ms"]["max"] == max(line["latency_ms"] for line in out)
     assert "21 frames in" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name, chunk", [("mixste", 3), ("poseretnet", 4)])
+def test_nobody_waits_for_a_whole_window(stream, monkeypatch, name, chunk):
+    """A model that sees more frames lifts fewer together if nothing is said; a model with a state has a chunk of its own."""
+    made, init = [], Server.__init__
+    monkeypatch.setattr(Server, "__init__", lambda self, batch, *options: made.append(batch) or init(self, batch, *options))
+    monkeypatch.setattr("lifter.commands.stream.LIVE", 3)
+    status, out = stream(model := tiny(name), frames(7, model.in_channels)[1])
+    assert (status, len(out), made[0].chunk_size) == (0, 7, chunk)
 
 
 def test_people_and_commands(stream):

@@ -62,6 +62,15 @@ def test_windows_fade():
     assert lift_sequence(Recorder(), numbered(8), 4, flip=None, fade=True)[:, 0, 0].tolist() == [0] * 4 + [4] * 4
 
 
+@pytest.mark.parametrize("stride", [4, 2])
+def test_steps_are_the_frames(stride):
+    """Every frame is told once, when the first window sees it; those that only fill a window are not."""
+    steps = []
+    some = [(number, numbered(length)) for number, length in enumerate((11, 3, 0, 8))]
+    assert len(list(lift_sequences(Recorder(), some, 4, stride, None, batch=2, step=steps.append))) == 4
+    assert sum(steps) == 11 + 3 + 8 and len(steps) >= 3 and max(steps) <= 8
+
+
 def test_overlap_average_is_the_loop():
     windows = torch.randn(4, 11, 6, generator=torch.Generator().manual_seed(0))
     for stride in (1, 5, 11):
