@@ -79,7 +79,12 @@ def _film(scene):
     if not pictures:
         return None
     (width, height), (numbers, data) = scene.video.size, zip(*pictures)
-    return {"width": width, "height": height, "numbers": numbers, "data": [base64.b64encode(each).decode() for each in data]}
+    return {
+        "width": width,
+        "height": height,
+        "numbers": [*numbers],
+        "data": [base64.b64encode(each).decode() for each in data],
+    }
 
 
 def pack(array) -> dict:
