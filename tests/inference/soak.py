@@ -55,14 +55,16 @@ def deaf(address):
 
 
 def come_and_go(address, ids):
-    """A client that names so many ids, each of which leaves before the next comes."""
+    """A client that names so many ids, each of which leaves at once. Nobody is seen, so that no model takes time."""
     other = socket.socket(socket.AF_UNIX)
     other.connect(address)
     answers = other.makefile("rb")
-    (line,) = lines_of([0])
-    for i in range(ids):
-        other.sendall(line.replace(b'"id": 0', b'"id": %d' % i) + b'{"leave": %d}\n' % i)
-        assert b'"pose"' in answers.readline()
+    for first in range(0, ids, 50):
+        names = range(first, min(first + 50, ids))
+        other.sendall(b"".join(b'{"keypoints": null, "id": %d}\n{"leave": %d}\n' % (i, i) for i in names))
+        for _ in names:
+            while b'"pose"' not in answers.readline():  # a warning
+                pass
 
 
 class Load:
@@ -122,18 +124,37 @@ async def _load(address, pid, clients, fps, seconds):
     return loads, looks
 
 
+@contextlib.contextmanager
+def served(address, *options):
+    """Run a server; its process, and the lines that it says."""
+    command = [sys.executable, "-m", "lifter", "stream", "--listen", address, *options]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    said = [server.stderr.readline()]
+    threading.Thread(target=lambda: said.extend(server.stderr), daemon=True).start()
+    try:
+        yield server, said
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+
+
+def memory_of_ids(ids):
+    """MB of a server after a thousand ids, and after so many."""
+    with tempfile.TemporaryDirectory() as folder, served(address := f"{folder}/s") as (server, _):
+        come_and_go(address, 1000)
+        before = look(server.pid)[0]
+        come_and_go(address, ids)
+        return before, look(server.pid)[0]
+
+
 def soak(clients=2, fps=50, seconds=10, ids=0, with_deaf=False, options=()) -> dict:
     """Run the soak and return its figures."""
     with tempfile.TemporaryDirectory() as folder:
         address, summary = f"{folder}/s", f"{folder}/summary.json"
-        command = [sys.executable, "-m", "lifter", "stream", "--listen", address, "--summary", summary, *options]
-        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        said = [server.stderr.readline()]
-        threading.Thread(target=lambda: said.extend(server.stderr), daemon=True).start()
         fork = multiprocessing.get_context("fork")
         neighbours = [fork.Process(target=flood, args=(address, ids))] if ids else []
         neighbours += [fork.Process(target=deaf, args=(address,))] if with_deaf else []
-        try:
+        with served(address, "--summary", summary, *options) as (server, said):
             before = look(server.pid)
             for neighbour in neighbours:
                 neighbour.start()
@@ -143,9 +164,6 @@ def soak(clients=2, fps=50, seconds=10, ids=0, with_deaf=False, options=()) -> d
                 neighbour.join()
             time.sleep(3)
             after = look(server.pid)
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(30)
         told = json.loads(Path(summary).read_text())
         sent, got = sum(len(load.sent) for load in loads), sum(len(load.told) for load in loads)
         return {
@@ -168,6 +186,11 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--flood", type=int, default=0, metavar="IDS")
     parser.add_argument("--deaf", action="store_true")
+    parser.add_argument("--ids", type=int, help="instead: the server's memory when so many ids have come and gone")
     args, more = parser.parse_known_args()
+    if args.ids:
+        few, many = memory_of_ids(args.ids)
+        print(f"MB after 1000 ids {few}, after {args.ids} more {many}")
+        sys.exit()
     for key, value in soak(args.clients, args.fps, args.seconds, args.flood, args.deaf, more).items():
         print(f"{key}: {value}")
