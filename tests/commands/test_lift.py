@@ -215,7 +215,7 @@ def test_stopped(lift):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["-o", "x.cvs"], "x.cvs: expected a name that ends in .mp4, .gif, .html, .angles.csv, .bvh"),
+        (["-o", "x.cvs"], "x.cvs: expected a name that ends in .mp4, .gif, .html, .rrd, .angles.csv, .bvh"),
         (["-o", "walk.mp4/x.npz"], "walk.mp4: is no folder that can be written to"),
         (["-o", "x.html", "--to", "npz"], "x.html: expected a name that ends in .npz, or no --to"),
         (["-o", "x.html", "--person", "3"], "walk.mp4: --person is 3, but 2 were found"),
