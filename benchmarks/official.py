@@ -2,10 +2,11 @@
 
 import importlib.abc
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
+from unittest import mock
 
 import torch
 from torch import nn
@@ -109,7 +110,8 @@ def build(name, frames, **changes) -> nn.Module:
         network = getattr(importlib.import_module(module), name)
     given = arguments(frames) | changes
     if repository in ("HoT", "STCFormer"):
-        return network(SimpleNamespace(**given))
+        with _constants_stay():
+            return network(SimpleNamespace(**given))
     if repository == "KTPFormer":
         bones, neighbours = bones_or_default(name, None, given["num_joints"]), [(t, t + 1) for t in range(frames - 1)]
         return network(_known_graph(given["num_joints"], bones), _known_graph(frames, neighbours), **given)
@@ -123,6 +125,13 @@ def inputs(name, given) -> list[torch.Tensor]:
 
 def _known_graph(nodes, edges):
     return partly_learned(known_graph("KTPFormer", nodes, edges), torch.zeros(nodes, nodes)) + torch.eye(nodes)
+
+
+@contextmanager
+def _constants_stay():
+    """Some official codes put their constants onto a GPU, also where there is none."""
+    with nullcontext() if torch.cuda.is_available() else mock.patch.object(torch.Tensor, "cuda", lambda x, *args: x):
+        yield
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def _lift(args, clip, video, detector, model, camera, note):
             skip=STEPS if args.raw else args.skip, focal=focal, say=lambda text: _say(f"  {text}"), step=progress.step,
         )  # fmt: skip
     for out in clip.outs:
-        files = _write(out, people, writing_options(args, *args.out, args.to))
+        files = _write(out, people, video, writing_options(args, *args.out, args.to))
         note(out, files, stopped)
         for written in files:
             print(f"{written}: {max(map(len, people))} frames, {time.monotonic() - began:.1f} s", flush=True)
@@ -181,11 +181,11 @@ def _chosen(people, who):
     return [people[number - 1]]
 
 
-def _write(out, people, options):
+def _write(out, people, video, options):
     """The paths of what was written."""
     if not suffix_of(out, SHOWN):
         camera = WRITERS[output_format(out)].camera
         return write_people(out, people if camera else [in_room(person) for person in people], **options)
     out.parent.mkdir(parents=True, exist_ok=True)
-    render(out, {people[0].name.partition("/")[0]: together(people)})
+    render(out, {people[0].name.partition("/")[0]: together(people)}, video=video)
     return [out]

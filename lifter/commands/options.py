@@ -145,8 +145,8 @@ def add_lift(parser):
     )
     parser.add_argument(
         "-o", "--out", required=True, action="append", metavar="OUT",
-        help="a folder, or for one input a file: to look at .html, .mp4, .gif; poses as .npz, .json, .csv, .trc, .c3d, .bvh, "
-        ".glb; joint angles as .angles.csv; may be given several times",
+        help="a folder, or for one input a file: to look at .html, .mp4, .gif, .rrd; poses as .npz, .json, .csv, .trc, .c3d, "
+        ".bvh, .glb; joint angles as .angles.csv; may be given several times",
     )  # fmt: skip
     parser.add_argument("--to", metavar="FORMAT", help="in a folder, one of these; default: npz")
     add_detector_options(parser)
@@ -183,9 +183,10 @@ def add_stream(parser):
 
 def add_render(parser):
     parser.add_argument("poses", nargs="+", metavar="POSES", help="a file with poses for each model, as `lifter data` reads")
-    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="NAME.mp4, NAME.gif or NAME.html")
+    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="NAME.mp4, NAME.gif, NAME.html or NAME.rrd")
     parser.add_argument("--truth", metavar="FILE", help="true poses of the same frames")
     parser.add_argument("--keypoints", metavar="FILE", help="2D keypoints of the same frames; default: those beside the poses")
+    parser.add_argument("--video", metavar="FILE", help="the clip's video, shown below its keypoints")
     parser.add_argument("--select", metavar="NAME", help="the sequence, where a file has several")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="of the models; default: the files' names")
     parser.add_argument("--fps", type=float, help="frames per second to play; default: what the files tell, else 30")

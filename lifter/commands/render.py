@@ -5,6 +5,7 @@ from lifter._errors import message
 from lifter.data import open_data
 from lifter.data.detectors import SizeUnknown
 from lifter.render import render
+from lifter.video import Video
 
 
 def run(args) -> int:
@@ -22,7 +23,8 @@ def run(args) -> int:
             if path
         }
         options = {"fps": args.fps, "size": args.size, "root_relative": args.root_relative}
-        count = render(args.out, dict(zip(names, poses)), **others, **options)
+        video = Video(args.video) if args.video else None
+        count = render(args.out, dict(zip(names, poses)), **others, **options, video=video)
     except (ValueError, KeyError, OSError, ImportError) as error:
         print(f"lifter render: {message(error)}", file=sys.stderr)
         return 1

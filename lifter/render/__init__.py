@@ -1,4 +1,4 @@
-"""Poses to look at: films, and a viewer that is one HTML file."""
+"""Poses to look at: films, a viewer that is one HTML file, and recordings for Rerun."""
 
 from pathlib import Path
 
@@ -10,11 +10,13 @@ from .scene import compose
 
 __all__ = ["render"]
 
-SUFFIXES = (".mp4", ".gif", ".html")
+SUFFIXES = (".mp4", ".gif", ".html", ".rrd")
 SIDES = (64, 8192)  # smallest and largest of a picture, in pixels
 
 
-def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280, 640), root_relative=False) -> int:
+def render(
+    path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280, 640), root_relative=False, video=None
+) -> int:  # fmt: skip
     """Show the poses of one clip, of one model or of several, with its keypoints and with the truth. How many frames it has.
 
     A film has the keypoints and every model's poses side by side, the truth in grey behind them; the viewer is one file that
@@ -23,17 +25,18 @@ def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280,
     a place. Errors are MPJPE in millimetres, each pose less its own root.
 
     Args:
-        path: NAME.mp4, NAME.gif or NAME.html. The file appears when it is whole.
+        path: NAME.mp4, NAME.gif, NAME.html or NAME.rrd. The file appears when it is whole.
         sequences: {model: `lifter.data.Sequence` with poses}, the same frames of all.
         truth: the Sequence of the true poses. Frames that are not `valid` have no error.
         keypoints: a Sequence with keypoints; None: those of the truth or of the first of `sequences` that has some.
         fps: frames per second to play; None: what the sequences tell, else 30.
         size: (width, height) of a film in pixels; of an mp4 an odd size is one larger.
         root_relative: the root stays at one place.
+        video: the `lifter.video.Video` of the clip, which is shown below its keypoints.
 
     Raises:
         ValueError for other suffixes, sequences without poses, of other lengths or skeletons; ImportError for films where
-        PyAV or matplotlib is missing; FileNotFoundError for a folder that is not there.
+        PyAV or matplotlib is missing, for recordings where rerun-sdk is; FileNotFoundError for a folder that is not there.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -46,15 +49,20 @@ def render(path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280,
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     write = check_packages(path)
-    scene = compose(sequences, truth, keypoints, fps, root_relative)
+    scene = compose(sequences, truth, keypoints, fps, root_relative, video)
     with whole(path) as partly:
         return write(partly, scene, size)
 
 
 def check_packages(path):
     """Return the writer for a path; ImportError where a package that it needs is missing."""
-    if Path(path).suffix.lower() == ".html":
+    suffix = Path(path).suffix.lower()
+    if suffix == ".html":
         return html.write
+    if suffix == ".rrd":
+        with needs("rerun", path):
+            from . import recording
+        return recording.write
     with needs("render", path):
         from . import video
-    return video.write_gif if Path(path).suffix.lower() == ".gif" else video.write_mp4
+    return video.write_gif if suffix == ".gif" else video.write_mp4

@@ -10,12 +10,11 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D, Bbox
+from PIL import Image
 
-from .scene import SIDES, Fit, View
+from .scene import LIMBS, SIDES, TRUTH, Fit, View, grid
 
-# Blue and orange stay apart with every kind of colour blindness, and by their lightness from the grey.
-LIMBS = dict(zip(SIDES, ("#3c434d", "#1668b0", "#e0660a")))
-TRUTH, INK, FAINT, GRID, SHADOW, PAPER = "#a9afb9", "#20242b", "#6d7480", "#dde1e6", "#d3d7dd", "#ffffff"
+INK, FAINT, GRID, SHADOW, PAPER = "#20242b", "#6d7480", "#dde1e6", "#d3d7dd", "#ffffff"
 UNSURE = 0.3  # keypoints of less confidence are drawn pale
 
 
@@ -112,19 +111,43 @@ class _Panel:
 
 
 class _Image(_Panel):
-    """The keypoints."""
+    """The keypoints, on the video if there is one."""
 
     def __init__(self, painter, scene, box, unit):
         super().__init__(painter, scene, "2D keypoints", box, unit)
         xy, self.confidences = scene.keypoints[..., :2], scene.keypoints[..., 2]
-        fit = Fit(xy.reshape(-1, 2), self.inner)
+        seen, self.film = xy.reshape(-1, 2), None
+        if scene.video is not None:
+            width, height = scene.video.size
+            seen = np.array([[-1, -height / width], [1, height / width]])
+        fit = Fit(seen, self.inner)
         self.keypoints, self.thick = fit(xy), 4.5 * unit
+        if scene.video is not None:
+            (left, top), (right, bottom) = np.rint(fit(seen)).astype(int)
+            self.film = _film(scene, (left, top, right - left, bottom - top))
 
     def draw(self, frame):
+        if self.film is not None:
+            (left, top, width, height), picture = next(self.film)
+            self.painter.pixels[top : top + height, left : left + width, :3] = picture
         points, sure = self.keypoints[frame], self.confidences[frame] >= UNSURE
         for bone, side in zip(self.bones, self.sides):
             self.painter.lines(points[bone][None], LIMBS[side] if sure[bone].all() else GRID, self.thick)
         self.painter.dots(points, PAPER, 0.5 * self.thick)
+
+
+def _film(scene, box):
+    """Yields (box, picture of its size) for every frame: of the video, the one that was last; white before the first."""
+    width, height = box[2:]
+    picture, pictures = np.full((height, width, 3), 255, np.uint8), scene.video.pictures(max(width, height))
+    number, image = next(pictures, (math.inf, None))
+    for frame in range(scene.start, scene.start + len(scene)):
+        newest = None
+        while number <= frame:
+            newest, (number, image) = image, next(pictures, (math.inf, None))
+        if newest is not None:
+            picture = np.asarray(Image.fromarray(newest).resize((width, height)))
+        yield box, picture
 
 
 class _Room(_Panel):
@@ -133,10 +156,10 @@ class _Room(_Panel):
     def __init__(self, painter, scene, name, box, unit):
         super().__init__(painter, scene, name, box, unit)
         self.poses, self.errors = scene.models[name], scene.errors.get(name)
-        self.view = View(scene.points, self.inner)
+        self.view = View(scene.seen, self.inner)
         self.thick = float(np.clip(0.035 * self.view.fit.scale, 2.5 * unit, 9 * unit))
         painter.clip(box)
-        painter.lines(self.view(_grid(*scene.floor))[0], GRID, unit)
+        painter.lines(self.view(grid(*scene.floor))[0], GRID, unit)
         if self.errors is not None and np.isfinite(self.errors).any():
             self.after, self.base = box[0] + 20 * unit, box[1] + 56 * unit
             mean = f"MPJPE {np.nanmean(self.errors):.1f} mm    this frame "
@@ -157,13 +180,6 @@ class _Room(_Panel):
             painter.lines(segment, LIMBS[self.sides[bone]], thick)
         if self.errors is not None and np.isfinite(self.errors[frame]):
             painter.text(self.after, self.base, f"{self.errors[frame]:.1f}", 14 * self.unit, INK)
-
-
-def _grid(low, high, step):
-    """The lines (n, 2, 3) of a floor."""
-    (x0, y0), (x1, y1) = low, high
-    along = [[(x, y0, 0), (x, y1, 0)] for x in np.arange(x0, x1 + step / 2, step)]
-    return np.array(along + [[(x0, y, 0), (x1, y, 0)] for y in np.arange(y0, y1 + step / 2, step)])
 
 
 def _bar(painter, scene, box, unit):

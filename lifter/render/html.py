@@ -6,6 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lifter.data.angles import joint_angles
+from lifter.data.sequence import Sequence
+from lifter.skeleton import H36M
+
+from .pictures import jpegs
 from .scene import View
 
 PLACEHOLDER = "@SCENE@"
@@ -25,7 +30,7 @@ def write(path, scene, size=None):
 
 def describe(scene) -> dict:
     """A scene as JSON values."""
-    errors = scene.errors
+    errors, bodies = scene.errors, scene.bodies
     return {
         "name": scene.name,
         "fps": scene.fps,
@@ -38,11 +43,47 @@ def describe(scene) -> dict:
         "floor": [float(x) for corner in scene.floor[:2] for x in corner] + [scene.floor[2]],
         "view": {"yaw": View.YAW, "pitch": View.PITCH, "distance": View.DISTANCE},
         "models": [
-            {"name": name, "poses": pack(poses), "errors": pack_errors(errors[name]) if errors else None}
+            {
+                "name": name,
+                "poses": pack(poses),
+                "errors": pack_errors(errors[name]) if errors else None,
+                "angles": [_angles(scene, poses[:, body]) for body in bodies],
+            }
             for name, poses in scene.models.items()
         ],
         "truth": None if scene.truth is None else pack(scene.truth),
         "keypoints": None if scene.keypoints is None else pack(scene.keypoints),
+        "people": [[body.start, body.stop] for body in bodies],
+        "camera": None if scene.camera is None else _camera(scene.camera),
+        "film": _film(scene),
+    }
+
+
+def _camera(camera):
+    values = camera.as_dict()
+    names = {"rotation": "R", "translation": "t"} | {name: name for name in ("fx", "fy", "cx", "cy", "width", "height")}
+    return {name: values[key] for name, key in names.items()}
+
+
+def _angles(scene, poses):
+    """The angles of a person's joints in tenths of degrees, by name; none where the joints are not Human3.6M's."""
+    if scene.skeleton.joints[: poses.shape[1]] != H36M.joints:
+        return {}
+    angles = joint_angles(Sequence("", poses=poses, up="z"))
+    return {name: _base64(np.rint(10 * angle).astype("<i2")) for name, angle in angles.items()}
+
+
+def _film(scene):
+    """Frames of the video as small JPEGs, and the frames of the clip that they are of; None if there is none."""
+    pictures = list(jpegs(scene))
+    if not pictures:
+        return None
+    (width, height), (numbers, data) = scene.video.size, zip(*pictures)
+    return {
+        "width": width,
+        "height": height,
+        "numbers": [*numbers],
+        "data": [base64.b64encode(each).decode() for each in data],
     }
 
 

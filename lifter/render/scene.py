@@ -1,19 +1,24 @@
 """Scene to draw: the poses of several models and the truth, upright in one room."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from lifter._notices import notice
+from lifter.data.cameras import Camera
 from lifter.metrics import mpjpe
 from lifter.metrics.protocols import align_root
 from lifter.skeleton import Skeleton
+from lifter.video import Video
 
 PLACELESS = 0.3  # metres: poses whose root is mostly nearer than that to the origin are relative to it
 FPS = 30.0  # where no file tells
 SIDES = ("middle", "left", "right")  # of bones
+# Blue and orange stay apart with every kind of colour blindness, and by their lightness from the grey.
+LIMBS = dict(zip(SIDES, ("#3c434d", "#1668b0", "#e0660a")))
+TRUTH = "#a9afb9"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +33,8 @@ class Scene:
     truth: np.ndarray | None
     errors: dict[str, np.ndarray]  # (T,) millimetres by model, NaN where the truth does not count; empty without truth
     keypoints: np.ndarray | None  # (T, J, 3) normalised, with confidences
+    camera: Camera | None = None  # that filmed it, in the room
+    video: Video | None = None  # of which the clip is, its frames numbered as `start` is
 
     def __len__(self):
         return len(next(iter(self.models.values())))
@@ -39,10 +46,22 @@ class Scene:
         return [1 if joint in left else 2 if joint in right else 0 for joint, _ in self.skeleton.bones]
 
     @property
+    def bodies(self) -> list[slice]:
+        """The joints of each person."""
+        size = self.skeleton.num_joints // self.skeleton.parents.count(-1)
+        return [slice(first, first + size) for first in range(0, self.skeleton.num_joints, size)]
+
+    @property
     def points(self) -> np.ndarray:
         """(n, 3): all joints of all frames."""
         shown = [*self.models.values()] + ([] if self.truth is None else [self.truth])
         return np.concatenate([poses.reshape(-1, 3) for poses in shown])
+
+    @property
+    def seen(self) -> np.ndarray:
+        """(n, 3): all joints of all frames, and the corners of the floor."""
+        (x0, y0), (x1, y1), _ = self.floor
+        return np.concatenate((self.points, np.array([[x, y, 0] for x in (x0, x1) for y in (y0, y1)], np.float32)))
 
     @property
     def floor(self):
@@ -53,7 +72,7 @@ class Scene:
         return tuple(np.floor(low / step - 0.5) * step), tuple(np.ceil(high / step + 0.5) * step), step
 
 
-def compose(sequences, truth=None, keypoints=None, fps=None, root_relative=False) -> Scene:
+def compose(sequences, truth=None, keypoints=None, fps=None, root_relative=False, video=None) -> Scene:
     """A scene of sequences with poses {model: Sequence}; see `lifter.render.render` for the arguments.
 
     Poses without a place (relative to their root) stand where the truth is, else where the first model with a place is. Which
@@ -91,7 +110,20 @@ def compose(sequences, truth=None, keypoints=None, fps=None, root_relative=False
         truth=None if truth is None else poses[0],
         errors={} if truth is None else {name: _errors(each, truth, root) for name, each in sequences.items()},
         keypoints=None if keypoints is None else _with_confidences(keypoints.keypoints),
+        camera=None if root_relative else _camera(leader, floor),
+        video=video,
     )
+
+
+def _camera(leader, floor):
+    """The camera of a sequence whose poses have a place in its axes, in the room."""
+    if (
+        leader.camera is None
+        or np.median(np.linalg.norm(leader.poses[:, leader.skeleton.parents.index(-1)], axis=-1)) < PLACELESS
+    ):
+        return None
+    turn = upright(leader).T
+    return replace(leader.camera, rotation=turn, translation=turn @ (0, 0, floor))
 
 
 def _check_alike(given):
@@ -139,6 +171,13 @@ def _errors(sequence, truth, root):
 
 def _with_confidences(keypoints):
     return np.concatenate((keypoints, np.ones_like(keypoints[..., :1])), -1)[..., :3]
+
+
+def grid(low, high, step):
+    """The lines (n, 2, 3) of a floor."""
+    (x0, y0), (x1, y1) = low, high
+    along = [[(x, y0, 0), (x, y1, 0)] for x in np.arange(x0, x1 + step / 2, step)]
+    return np.array(along + [[(x0, y, 0), (x1, y, 0)] for y in np.arange(y0, y1 + step / 2, step)])
 
 
 class View:

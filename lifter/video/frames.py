@@ -52,6 +52,19 @@ class Video:
             self.count = stream.frames or (round(seconds * self._rate) if seconds else None)
 
     def __iter__(self):
+        return ((number, self._upright(frame)) for number, frame in self._frames())
+
+    def pictures(self, longest, every=1):
+        """Yields (number, image) of every so many frames, small: the longer side has at most `longest` pixels."""
+        scale = min(1, longest / max(self.size))
+        due = 0
+        for number, frame in self._frames():
+            if number >= due:
+                due = number - number % every + every
+                width, height = (max(2, round(side * scale / 2) * 2) for side in (frame.width, frame.height))
+                yield number, self._upright(frame, width, height)
+
+    def _frames(self):
         with self._open() as container:
             stream = self._stream(container)
             stream.thread_type = "AUTO"
@@ -64,7 +77,7 @@ class Video:
                         number = round((frame.pts - start) * frame.time_base * self._rate)
                     if number > last:
                         last = number
-                        yield number, self._upright(frame)
+                        yield number, frame
             except self._av.FFmpegError as error:
                 raise ValueError(f"{self.path}: cannot be decoded after frame {last} ({error.strerror})") from None
 
@@ -80,8 +93,9 @@ class Video:
         return container.streams.video[0]
 
     @staticmethod
-    def _upright(frame):
-        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4))
+    def _upright(frame, width=None, height=None):
+        image = frame.to_ndarray(format="rgb24", width=width, height=height)
+        return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
 
 
 def _rate(stream):

@@ -50,7 +50,7 @@ def test_real_motion(shared, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["one.npz", "-o", "out.avi"], "path is out.avi, expected a name that ends in .mp4, .gif, .html"),
+        (["one.npz", "-o", "out.avi"], "path is out.avi, expected a name that ends in .mp4, .gif, .html, .rrd"),
         (["none.npz", "-o", "out.mp4"], "none.npz: there is no file or folder of that name"),
         (["two.npz", "-o", "out.mp4"], "two.npz has 2 sequences: choose one by --select, as 0, 1"),
         (["two.npz", "--select", "x", "-o", "out.mp4"], "two.npz: no sequence 'x', it has 0, 1"),

@@ -1,6 +1,7 @@
 """Films, read back."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from matplotlib.colors import to_rgb
 import lifter.render
 from lifter.render import draw, render
 from lifter.render.scene import compose
+from lifter.video import Video
+from tests.video.conftest import film  # noqa: F401
 
 av = pytest.importorskip("av")
 
@@ -20,9 +23,9 @@ def share(picture, colour, within=40):
 
 
 def decode(path):
-    with av.open(str(path)) as film:
-        stream = film.streams.video[0]
-        pictures = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         return pictures, stream.average_rate, stream.codec_context.name
 
 
@@ -90,6 +93,17 @@ def test_unsure_keypoints_are_pale(truth):
     scene = compose({"one": type(truth)("x", poses=truth.poses, keypoints=surely)})
     pictures = [picture[:270, :320].copy() for picture in draw.frames(scene, (640, 320))]
     assert share(pictures[6], "left") > 1e-3 and share(pictures[7], "left") == 0
+
+
+def test_on_the_video(tmp_path, truth, film):  # noqa: F811
+    """The frames of the video are below the keypoints, from the clip's first one on; before the video begins it is white."""
+    clip = Video(film(times=range(0, 80, 4)))
+    red = lambda picture: ((picture[..., 0] > 150) & (picture[..., 1:3].max(-1) < 90))[:270, :320].mean()
+    scene = compose({"one": replace(truth, start=2)}, video=clip)
+    shares = [red(picture) for picture in draw.frames(scene, (640, 320))]
+    assert len(shares) == 13 and min(shares) > 0.02 and max(shares) < 0.2
+    assert max(red(picture) for picture in draw.frames(compose({"one": truth}), (640, 320))) < 0.001
+    assert render(tmp_path / "walk.mp4", {"one": truth}, size=(320, 160), video=clip) == 13
 
 
 def test_errors(tmp_path, lifted, monkeypatch):

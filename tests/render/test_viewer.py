@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lifter.render import html, render
+from lifter.data.angles import joint_angles
+from lifter.render import html, pictures, render
+from lifter.render.people import together
 from lifter.render.scene import compose
+from lifter.video import Video
+from tests.video.conftest import film  # noqa: F401
 
 EVIL = "</script><img src=x onerror=\"hacked = 1\"><!-- \u2028 & '@SCENE@"
 
@@ -88,7 +92,7 @@ class Viewer:
     """A page, and its pixels."""
 
     def __init__(self, browser, path, **options):
-        self.page = browser.new_page(viewport={"width": 900, "height": 640}, **options)
+        self.page = browser.new_page(**{"viewport": {"width": 900, "height": 640}} | options)
         self.problems, self.requests = [], []
         self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
@@ -124,7 +128,7 @@ def test_in_a_browser(browser, tmp_path, truth, lifted):
     render(path, {EVIL: lifted, "two": truth}, replace(truth, name=EVIL))
     viewer = Viewer(browser, path)
     page, key = viewer.page, viewer.page.keyboard
-    for card in ("room", "flat", "errors"):
+    for card in ("room", "flat", "curves"):
         assert viewer.drawn(card) > 0.004, card
     assert page.locator("h1").text_content() == EVIL and page.title() == f"{EVIL} – lifter"
     assert page.locator("#chips button").count() == 3 and page.locator("img").count() == 0
@@ -135,7 +139,7 @@ def test_in_a_browser(browser, tmp_path, truth, lifted):
     assert viewer.frame == 12 and not viewer.changes(lambda: key.press("End"))
     key.press("Home")
     assert viewer.frame == 0 and "frame 0 of 12 · 0.00 s" in page.locator("#when").text_content()
-    box = page.locator("#errors").bounding_box()
+    box = page.locator("#curves").bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.52, box["y"] + 60)
     assert viewer.frame == 6
 
@@ -171,13 +175,66 @@ def test_in_a_browser(browser, tmp_path, truth, lifted):
     assert viewer.problems == [] and viewer.requests == [path.as_uri()]
 
 
+@pytest.fixture
+def two_people(truth):
+    """One who is there all the time, and one who comes later and goes earlier."""
+    other = replace(truth, poses=truth.poses + np.float32([1, 0, 0.5])).take(slice(3, 9))
+    return [replace(each, name=f"walk/person{number}") for number, each in enumerate((truth, other), 1)]
+
+
+def test_video_and_people(film, truth, two_people):  # noqa: F811
+    """The frames of the clip as JPEGs, angles for each person, and the camera that filmed them."""
+    clip = film(times=range(0, 80, 4))
+    later = [replace(person, start=person.start + 2) for person in two_people]
+    scene = compose({"walk": together(later)}, video=Video(clip))
+    data = html.describe(scene)
+    assert data["people"] == [[0, 17], [17, 34]] and data["film"]["numbers"] == list(range(13))
+    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(jpeg)))) for jpeg in data["film"]["data"]]
+    assert len(images) == 13 and all(image.shape == (48, 64, 3) for image in images)
+    assert all(image[:8, :8, 0].mean() > 150 > 90 > image[30:].mean() for image in images)
+    angles = [np.frombuffer(base64.b64decode(each["left_knee_flexion"]), "<i2") / 10 for each in data["models"][0]["angles"]]
+    np.testing.assert_allclose(angles[0], joint_angles(truth)["left_knee_flexion"], atol=0.051)
+    np.testing.assert_allclose(angles[1][3:9], angles[0][3:9], atol=0.11)
+    seen = scene.camera.to_camera(scene.models["walk"][:, :17])
+    np.testing.assert_allclose(scene.camera.project(seen), truth.pixels(), atol=0.1)
+    assert compose({"walk": truth}, root_relative=True).camera is None
+
+
+def test_few_pictures_of_a_long_video(film, truth, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(pictures, "PICTURES", 4)
+    data = html.describe(compose({"walk": truth}, video=Video(film(times=range(0, 80, 4)))))
+    assert data["film"]["numbers"] == [0, 4, 8, 12]
+
+
+def test_video_and_people_in_a_browser(browser, tmp_path, film, two_people):  # noqa: F811
+    """On a phone: the video below the keypoints, both people, views, trails and curves; nothing is wider than the screen."""
+    path = tmp_path / "walk.html"
+    render(path, {"walk": together(two_people)}, video=Video(film(times=range(0, 80, 4))))
+    viewer = Viewer(browser, path, viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
+    page = viewer.page
+    page.wait_for_function("shownPicture !== null")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    heights = [page.locator(f"#{card}").bounding_box()["height"] for card in ("flat", "room")]
+    assert viewer.drawn("flat") > 0.9 and min(heights) > 140
+    assert page.locator("#chips").text_content() == "person 1person 2"
+    page.evaluate("seek(6)")
+    for action in ("#real", "#trails", "#real", "#follow"):
+        assert viewer.changes(page.locator(action).click), action
+    assert page.evaluate("scene.people.map(([from, to]) => isThere(bodies[0].poses, {from, to}, 0))") == [True, False]
+    names = page.locator("#which option").all_text_contents()
+    assert names == ["knees", "hips", "elbows", "shoulders", "height", "speed"]
+    for name in names[1:]:
+        assert viewer.changes(lambda name=name: page.locator("#which").select_option(label=name), "curves"), name
+    assert viewer.problems == [] and all(not url.startswith("http") for url in viewer.requests)
+
+
 def test_little_to_show(browser, tmp_path, lifted):
     """One frame of one model, in the dark: no keypoints, no errors, nothing to compare."""
     path = tmp_path / "pose.html"
     render(path, {"one": lifted.take(slice(1))})
     viewer = Viewer(browser, path, color_scheme="dark")
     assert viewer.drawn() > 0.004
-    assert [viewer.page.locator(part).is_visible() for part in ("#flat", "#errors", "#overlay", "#room")] == [0, 0, 0, 1]
+    assert [viewer.page.locator(part).is_visible() for part in ("#flat", "#curves", "#overlay", "#room")] == [0, 0, 0, 1]
     viewer.page.keyboard.press("Space")
     viewer.page.keyboard.press("t")
     assert viewer.frame == 0 and viewer.problems == []
