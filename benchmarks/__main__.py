@@ -16,6 +16,7 @@ from lifter.info import environment
 from . import (
     bounds,
     comparison,
+    contradictions,
     diffusion,
     headlines,
     huggingface,
@@ -34,6 +35,11 @@ from . import (
 # Part -> its section, an example, and what it is.
 PARTS = {
     "tables": (tables, "tables --only sasmamba", "parameters and operations of the models beside those that the papers print"),
+    "contradictions": (
+        contradictions,
+        "contradictions",
+        "where the papers' tables contradict each other, with the arithmetic",
+    ),
     "models": (models, "models --only sasmamba,mixste", "the papers' architectures: ours, frozen, bfloat16, plain PyTorch"),
     "kernels": (kernels, "kernels --only '^retention'", "every op beside its reference and the bound of this machine"),
     "zoo": (zoo, "zoo --only motionagformer", "every model on our kernels and in plain PyTorch"),

@@ -2,10 +2,11 @@
 
 import importlib.abc
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
+from unittest import mock
 
 import torch
 from torch import nn
@@ -59,11 +60,17 @@ def _hot(frames):
     return {**sizes, "frames": frames, "token_num": frames // 3}
 
 
+def _stcformer(frames, dim=256):
+    return {"layers": 6, "d_hid": dim, "n_joints": 17, "out_joints": 17, "frames": frames}
+
+
 # Our model -> repository, class, and its arguments for clips of so many frames.
 CODE = {
     "mixste": ("MixSTE", "common.model_cross.MixSTE2", _mixste),
     "d3dp": ("D3DP", "common.mixste.MixSTE2", _mixste),
     "ktpformer": ("KTPFormer", "common.model_ktpformer.KTPFormer", lambda frames: _mixste(frames, depth=7)),
+    "stcformer": ("STCFormer", "model.stcformer.Model", _stcformer),
+    "stcformer_l": ("STCFormer", "model.stcformer.Model", partial(_stcformer, dim=512)),
     "hot_mixste": ("HoT", "model.mixste.hot_mixste.Model", _hot),
     "poseretnet": ("PoseRetNet", "common.model.model_retnet.RetMixSTE", _poseretnet),
     "motionbert": ("MotionBERT", "lib.model.DSTformer.DSTformer", _motionbert),
@@ -74,7 +81,7 @@ for _name, _sizes in {"xs": (64, 12), "s": (64, 26), "b": (128, 16), "l": (128, 
         "MotionAGFormer", "model.MotionAGFormer.MotionAGFormer",
         lambda frames, sizes=_sizes: _motionagformer(frames, dim=sizes[0], layers=sizes[1]),
     )  # fmt: skip
-for _name, _sizes in {"s": (64, 10), "b": (128, 10), "l": (128, 20)}.items():
+for _name, _sizes in {"s": (64, 10), "b": (128, 10), "l": (128, 20), "x": (256, 20)}.items():
     CODE[f"posemamba_{_name}"] = (
         "PoseMamba", "lib.model.PoseMamba.PoseMamba", lambda frames, sizes=_sizes: _mixste(frames, *sizes)
     )  # fmt: skip
@@ -102,8 +109,9 @@ def build(name, frames, **changes) -> nn.Module:
     with _imports_from(PEERS / "official" / repository):
         network = getattr(importlib.import_module(module), name)
     given = arguments(frames) | changes
-    if repository == "HoT":
-        return network(SimpleNamespace(**given))
+    if repository in ("HoT", "STCFormer"):
+        with _constants_stay():
+            return network(SimpleNamespace(**given))
     if repository == "KTPFormer":
         bones, neighbours = bones_or_default(name, None, given["num_joints"]), [(t, t + 1) for t in range(frames - 1)]
         return network(_known_graph(given["num_joints"], bones), _known_graph(frames, neighbours), **given)
@@ -117,6 +125,13 @@ def inputs(name, given) -> list[torch.Tensor]:
 
 def _known_graph(nodes, edges):
     return partly_learned(known_graph("KTPFormer", nodes, edges), torch.zeros(nodes, nodes)) + torch.eye(nodes)
+
+
+@contextmanager
+def _constants_stay():
+    """Some official codes put their constants onto a GPU, also where there is none."""
+    with nullcontext() if torch.cuda.is_available() else mock.patch.object(torch.Tensor, "cuda", lambda x, *args: x):
+        yield
 
 
 @contextmanager

@@ -34,6 +34,7 @@ SOURCES = {
     "TaatiTeam/MotionAGFormer": ("4756fd1eb7cc73f0e991f091ff2280e030ab85f3", "model"),
     "AsukaCamellia/TCPFormer": ("4949a680272232c332bb12b40a3feaf900609b05", "model"),
     "JihuaPeng/KTPFormer": ("b961951a2856dfa631b71bb1058ebebb7fc9acee", "common"),
+    "zhenhuat/STCFormer": ("74f660147438f762e2c6748246298c818630ab3f", "model"),
     "NationalGAILab/HoT": ("873b5bda0d38cc30ca808c519c87d2e1f22a3292", "model"),
     "paTRICK-swk/D3DP": ("afcdd05df676452fa42cd3cf62ba9c7174c1f78d", "common"),
     "nankingjing/PoseMamba": ("2ec373725759437a3f73d1adb833a63adc3e49a2", "lib"),

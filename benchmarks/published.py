@@ -11,7 +11,8 @@ class Published:
     """One printed row: the figures as printed ("0.64M", "2.604G"; "" if not), and the arguments that build the model.
 
     `per_frame`: the printed multiply-accumulates are those of a clip, by its frames. `calls`: of the model for one clip,
-    whose sum is printed. `all_params`: the printed parameters are all there are, not those that thop sees.
+    whose sum is printed. `all_params`: the printed parameters are all there are, not those that thop sees. `counted`: the
+    count that the printed multiply-accumulates are, one of `tables.CONVENTIONS`. `public`: whether there is code of it.
     """
 
     model: str
@@ -24,10 +25,12 @@ class Published:
     per_frame: bool = False
     calls: int = 1
     all_params: bool = False
+    counted: str = "thop"
+    public: bool = True
 
     @property
     def printed(self) -> str:
-        return f"{self.params or '-'} / {self.macs}{'/frame' if self.per_frame else ''}"
+        return f"{self.params or '-'} / {self.macs or '-'}{'/frame' if self.per_frame else ''}"
 
     @property
     def name(self) -> str:
@@ -55,12 +58,17 @@ MASC = "MASC-Pose, table I"
 MIXSYNTH = "MixSynthFormer, table {}"  # per frame, thop's multiply-accumulates; the estimator's are not in them
 CODE = "official code, counted by thop"
 
+A_CLIP = "printed as of a frame; it is that of a clip of 243, so 321M per frame"
 UNSEEN = "retention's matrices are raw parameters, which thop does not see: really 35.75M, 642M/frame"
 ANY_CHUNK = "printed for 243; thop sees nothing that depends on the chunk"
 NO_CODE = "there is no official code; the layer fusion, 0.17M and 0.69G of it, is ours"
 ONE_PROJECTION = "learned queries are the same for all joints, and projected once: 1.019G less"
+ONE_PROJECTION_64M = "learned queries are projected once, 0.064G less; thop counts the mean over the joints, 0.001G"
 CUT = "cut to the printed digits, not rounded"
 PARE = "official configuration for PARE, every fifth frame; the paper says every tenth"
+DENSE = "printed by torchprofile; the official code multiplies each dense T x T graph of its chosen frames by both degrees, {}"
+NOT_PUBLIC = "no public code"
+H2OT = "no public code; attention is counted in it, unlike in the rows of thop"
 MORE_LAYERS = "thop has rules for the official code's softmax and pooling layers: 0.08M"
 
 LINEAR = {"interpolation": "linear"}  # in MixSynthFormer's ablations
@@ -70,14 +78,18 @@ HTP_PARTS = "2.169G more: the GCN's, which the total has no room for; 1.019G les
 HTP_ALONE = "printed 4.33G over D3DP's: two such GCNs; one is 2.169G"
 HTP_BERT = "the printed total has room for the attention of the first SFT block, not for its MLP, 4.33G"
 
+FINEPOSE = "printed with the text's encoder, 164.2M, which is given here; 2.17G less: the time is projected once per clip"
+FINEPOSE_K1 = f"{FINEPOSE}; 40 times the printed 0.60G are 24.0G, and 22.9G is what D3DP has"
+KTP = "printed for its diffusion variant, which has 1.05M more to tell the time"
+
 # n of HTP, as printed in its table VII.
 HTP_BY_N = {1: "60.6G", 2: "74.2G", 3: "87.7G", 4: "101.2G"}
 NOTHING = {"tcep": False, "sft": False, "mgptp": False, "guided": False}
 
 # Frames per second of HTP's table V by hypotheses and steps; its HTP runs with n=1.
 FPS = {
-    (20, 1): {"d3dp": 772.7, "ktpformer": 705.8, "htp n=1": 2277.5},
-    (20, 10): {"d3dp": 79.6, "ktpformer": 73.5, "htp n=1": 137.0},
+    (20, 1): {"d3dp": 772.7, "finepose": 723.7, "ktpformer": 705.8, "htp n=1": 2277.5},
+    (20, 10): {"d3dp": 79.6, "finepose": 73.8, "ktpformer": 73.5, "htp n=1": 137.0},
 }
 
 
@@ -85,9 +97,22 @@ def _htp(model, table, params, macs, note=HTP_PARTS, **row):
     return Published(model, HTP.format(table), params, macs, note=note, all_params=True, **row)
 
 
+def _hgmamba(model, source, params, macs, dense, frames=243, **row):
+    note = DENSE.format(dense)
+    return Published(model, source, params, macs, frames=frames, note=note, all_params=True, counted="torchprofile", **row)
+
+
 ROWS = [
     Published("sasmamba", TABLE_1, "0.64M", "1.3G", note=f"{HALF}; 0.64M with the deformable layers"),
     Published("sasmamba_large", TABLE_1, "4.1M", "8.56G", note=HALF),
+    Published("stcformer", TABLE_1, "4.7M", "19.6G"),
+    Published("hdformer", TABLE_1, "3.7M", "0.6G", frames=96),
+    Published("motionagformer_xs", TABLE_1, "2.2M", "1.0G", frames=27),
+    Published("motionagformer_s", TABLE_1, "4.8M", "6.6G", frames=81),
+    Published("motionagformer_b", TABLE_1, "11.7M", "48.3G"),
+    Published("motionagformer_l", TABLE_1, "19.0M", "78.3G"),
+    _hgmamba("hgmamba_xs", TABLE_1, "2.8M", "1.14G", "0.018G", 27),
+    _hgmamba("hgmamba_s", TABLE_1, "6.1M", "8.02G", "0.66G", 81),
     Published("posemamba_s", TABLE_1, "0.9M", "3.6G"),
     Published("posemamba_b", TABLE_1, "3.4M", "13.9G"),
     Published("posemamba_l", TABLE_1, "6.7M", "27.9G"),
@@ -99,6 +124,7 @@ ROWS = [
     Published("ktpformer", TABLE_1, "33.7M", "69.5G", note=HALF),
     Published("mixste", POSERETNET, "33.6M", "572M", per_frame=True),
     Published("motionbert", TABLE_1, "42.3M", "174.8G"),
+    Published("stcformer_l", POSERETNET, "18.9M", "78107M", counted="old thop", note=A_CLIP),
     Published("poseretnet", POSERETNET, "25.2M", "430M", note=UNSEEN, per_frame=True),
     *(
         Published("poseretnet", POSERETNET, "25.2M", "430M", {"chunk_size": chunk}, note=ANY_CHUNK, per_frame=True)
@@ -106,18 +132,31 @@ ROWS = [
     ),
     _htp("mixste", "I", "33.8M", "139.0G", ""),
     _htp("motionbert", "I", "42.5M", "174.8G", ""),
+    Published("posemamba_x", HTP.format("I"), "26.5M", "109.9G", note="26.5M as thop counts, unlike the other rows"),
+    _htp("stcformer_l", "I", "18.9M", "78.2G", ""),
+    _htp("sama_l", "I", "17.3M", "53.2G", NOT_PUBLIC, public=False),
+    _htp("tc_mixste", "I", "", "", NOT_PUBLIC, public=False),
+    _htp("dualformer", "I", "", "", NOT_PUBLIC, frames=351, public=False),
     _htp("hot_mixste", "I", "35.0M", "83.8G", ONE_PROJECTION),
     _htp("d3dp", "I", "34.8M", "139.1G", "one call"),
-    _htp("ktpformer", "I", "36.3M", "139.1G", "printed for its diffusion variant, which has 1.05M more to tell the time"),
+    _htp("finepose", "I", "200.6M", "146G", FINEPOSE),
+    _htp("ktpformer", "I", "36.3M", "139.1G", KTP),
     _htp("htp", "I", "37.5M", "87.7G", kwargs={"n": 3}),
     _htp("htp_mixste", "I", "36.4M", "87.6G", kwargs={"n": 3}),
     _htp("htp_motionbert", "I", "47.6M", "101.7G", HTP_BERT),
     _htp("d3dp", "V", "34.8M", "0.58G", "training: one call", per_frame=True),
     _htp("d3dp", "V", "34.8M", "22.9G", "40 calls: H=20, K=1, flip", per_frame=True, calls=40),
     _htp("d3dp", "V", "34.8M", "228.8G", "400 calls: H=20, K=10, flip", per_frame=True, calls=400),
+    _htp("finepose", "V", "200.6M", "0.60G", FINEPOSE, per_frame=True),
+    _htp("finepose", "V", "200.6M", "22.9G", FINEPOSE_K1, per_frame=True, calls=40),
+    _htp("finepose", "V", "200.6M", "236.2G", FINEPOSE, per_frame=True, calls=400),
+    _htp("ktpformer", "V", "36.3M", "0.58G", KTP, per_frame=True),
+    _htp("ktpformer", "V", "36.3M", "23.6G", f"{KTP}; 23.6G is of no multiple of its 0.58G", per_frame=True, calls=40),
+    _htp("ktpformer", "V", "36.3M", "228.8G", KTP, per_frame=True, calls=400),
     _htp("htp", "V", "37.5M", "0.36G", kwargs={"n": 3}, per_frame=True),
     _htp("htp", "V", "37.5M", "10.0G", kwargs={"n": 1}, per_frame=True, calls=40),
     _htp("htp", "V", "37.5M", "99.8G", kwargs={"n": 1}, per_frame=True, calls=400),
+    _htp("stcformer_l", "VI", "18.9M", "0.32G", "", per_frame=True),
     _htp("htp_mixste", "VI", "36.4M", "0.36G", kwargs={"n": 3}, per_frame=True),
     _htp("d3dp", "VI", "34.6M", "1.14G", "2 calls: flip", per_frame=True, calls=2),
     _htp("htp", "VI", "37.5M", "0.72G", kwargs={"n": 3}, per_frame=True, calls=2),
@@ -134,14 +173,23 @@ ROWS = [
     Published("motionbert", MASC, "42.3M", "174.8G"),
     Published("ktpformer", MASC, "33.7M", "69.5G", note=HALF),
     Published("motionagformer_l", MASC, "19.0M", "78.3G"),
+    _hgmamba("hgmamba_b", MASC, "14.2M", "64.5G", "9.9G"),
+    _hgmamba("hgmamba_b", MASC, "14.2M", "265M", "9.9G a clip", per_frame=True),
+    Published("h2ot_motionagformer", MASC, "11.7M", "38.9G", note=H2OT, public=False),
     Published("tcpformer", MASC, "35.1M", "109.2G", note="35.1M with its raw parameters, which thop does not see"),
     Published("masc_pose", MASC, "13.0M", "53.4G", note=NO_CODE),
     Published("masc_pose", MASC, "13.0M", "219M", note=NO_CODE, per_frame=True),
     Published("sasmamba", CODE, "0.624951M", "2.604G"),
+    Published("stcformer", CODE, "4.747520M", "19.606G"),
+    Published("stcformer_l", CODE, "18.932224M", "78.196G"),
+    Published("hgmamba_xs", CODE, "1.839547M", "0.844G", frames=27),
+    Published("hgmamba_s", CODE, "3.947423M", "5.428G", frames=81),
+    Published("hgmamba_b", CODE, "9.604003M", "39.640G"),
     Published("sasmamba_large", CODE, "4.136299M", "17.179G"),
     Published("posemamba_s", CODE, "0.859651M", "3.587G"),
     Published("posemamba_b", CODE, "3.357699M", "13.943G"),
     Published("posemamba_l", CODE, "6.713859M", "27.881G"),
+    Published("posemamba_x", CODE, "26.534915M", "109.909G"),
     Published("mixste", CODE, "33.650691M", "139.038G"),
     Published("hot_mixste", CODE, "34.701315M", "84.004G", note=ONE_PROJECTION),
     Published("ktpformer", CODE, "33.652227M", "139.060G"),
@@ -152,6 +200,9 @@ ROWS = [
     Published("motionagformer_s", CODE, "4.802719M", "6.601G", frames=81),
     Published("motionagformer_b", CODE, "11.705251M", "48.301G"),
     Published("motionagformer_l", CODE, "18.978311M", "78.314G"),
+    Published("hot_motionagformer", CODE, "11.767999M", "30.473G", note=ONE_PROJECTION_64M),
+    Published("hdformer", CODE, "3.703350M", "591.2M", frames=96, note="thop counts the softmax, 0.19M"),
+    Published("finepose", CODE, "36.281347M", "143.435G", note="2.17G less: the time is projected once per clip"),
     Published("tcpformer", CODE, "34.904867M", "109.215G"),
     Published("mixsynthformer_jhmdb", MIXSYNTH.format(1), "", "0.0004G", frames=11, note=CUT, per_frame=True),
     Published("mixsynthformer_h36m", MIXSYNTH.format(2), "", "0.0001G", frames=101, per_frame=True),

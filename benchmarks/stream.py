@@ -46,8 +46,8 @@ def cases(setup):
     chunks = QUICK_CHUNKS if setup.quick else CHUNKS
     # Not the denoisers, whose sampler sees whole clips, nor what refines whole windows, nor what lifts one frame of a window,
     # for which a push is one call
-    names = [name for name in lifter.list_models() if name not in ("d3dp", "htp") and not name.startswith(REFINERS)]
-    names = [name for name in names if not hasattr(models.described(name), "margins")]
+    names = [name for name in lifter.list_models() if not name.startswith((*REFINERS, "hot_tpc"))]
+    names = [name for name in names if not any(hasattr(models.described(name), part) for part in ("denoise", "margins"))]
     return [(f"{name} chunk {chunk}", partial(run, name, chunk, setup)) for name in names for chunk in chunks]
 
 

@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
 import lifter
-from lifter.layers import TCEP, Retention
-from lifter.models import D3DP
+from lifter.layers import TCEP, Mamba, Retention
+from lifter.models import D3DP, FinePOSE
+from lifter.models.finepose import TOKENS
 
 from . import published
 
@@ -25,9 +26,10 @@ COLUMNS = [
     ("T", "frames", "{}"),
     ("source", "source", "{}"),
     ("published", "printed", "{}"),
+    ("convention", "convention", "{}"),
     ("params by convention", "params_paper_convention", "{:,}"),
     ("deviation", "params_deviation", "{}"),
-    ("MACs by convention", "macs_paper_convention", lambda macs: _macs(macs)),
+    ("MACs by convention", "macs_by_convention", lambda macs: _macs(macs)),
     ("deviation", "macs_deviation", "{}"),
     ("params, all", "params", "{:,}"),
     ("MACs, all", "macs", lambda macs: _macs(macs)),
@@ -35,8 +37,9 @@ COLUMNS = [
 ]
 SCREEN = ("case", "model", "T", "source", "published", "params by convention", "MACs by convention", "deviation")
 NOTES = [
-    "By convention: as thop counts, and the papers with it. Only registered layers count (Linear, convolution, norm): no "
-    "raw parameters, no products of them, no attention, no scan, no sampling.",
+    "By convention: as thop counts, and most papers with it. Only registered layers count (Linear, convolution, norm): no "
+    "raw parameters, no products of them, no attention, no scan, no sampling. Others count with an older thop (no LayerNorm, "
+    "but biases of convolutions), or with torchprofile (every product, but none inside a custom function, as Mamba's is).",
     "All: every parameter, and half the FLOPs of every product, attention, retention, convolution, "
     "scan (9 L D N + L D) and sampling.",
     "Deviation of the count by convention from the published figure (of all parameters where the source counts so, as HTP's "
@@ -47,9 +50,21 @@ NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, *NORMS)
 FREE = (*NORMS, nn.GELU)  # no product is in them
 # Of these thop sees nothing: in the official codes their matrices are raw parameters (of TCEP the printed total says so), and
-# it has no rule for GroupNorm.
-UNSEEN = (Retention, TCEP)
-PAPER = "paper convention"
+# it has no rule for GroupNorm; or all is in one custom function (Mamba).
+UNSEEN = (Retention, TCEP, Mamba)
+PAPER, OLD_THOP = "thop", "old thop"
+IGNORED = ("forward", "p", "shuffle")  # ours, and rates of training: blocks are alike without them
+HIDDEN = (
+    "skeleton_scan",
+    "causal_conv1d",
+    "aten.mm",
+)  # what Mamba's custom function does: scans, convolutions and projections without bias
+CONVENTIONS = {
+    "thop": lambda counts: counts["macs_paper_convention"],
+    "2 x thop": lambda counts: 2 * counts["macs_paper_convention"],
+    "old thop": lambda counts: counts["macs_old_thop"],
+    "torchprofile": lambda counts: sum(n for op, n in counts["macs_by_op"].items() if not op.endswith(HIDDEN)),
+}
 
 
 def cases(setup):
@@ -57,25 +72,30 @@ def cases(setup):
 
 
 def _row(row: published.Published):
-    counts = _counted(row.model, row.frames, tuple(row.kwargs.items()))
-    params = "params" if row.all_params else "params_paper_convention"
     printed_for = (row.frames if row.per_frame else 1) / row.calls
-    return [
-        {
-            "model": row.model,
-            "name": row.name,
-            "frames": row.frames,
-            "kwargs": row.kwargs,
-            "source": row.source,
-            "printed": row.printed,
-            "published_params": published.value(row.params) if row.params else None,
-            "published_macs": published.value(row.macs) * printed_for,
-            **counts,
-            "params_deviation": _deviation(counts[params], row.params) if row.params else None,
-            "macs_deviation": _deviation(counts["macs_paper_convention"] / printed_for, row.macs),
-            "note": row.note,
-        }
-    ]
+    calls = [] if row.calls == 1 else [f"{row.calls} calls"]
+    found = {
+        "model": row.model,
+        "name": row.name,
+        "frames": row.frames,
+        "kwargs": row.kwargs,
+        "source": row.source,
+        "printed": row.printed,
+        "convention": ", ".join([row.counted, *(["per frame"] if row.per_frame else []), *calls]) if row.public else None,
+        "published_params": published.value(row.params) if row.params else None,
+        "published_macs": published.value(row.macs) * printed_for if row.macs else None,
+        "note": row.note,
+    }
+    if not row.public:
+        return [found]
+    counts = _counted(row.model, row.frames, tuple(row.kwargs.items()))
+    params = counts["params" if row.all_params else "params_paper_convention"]
+    macs = CONVENTIONS[row.counted](counts)
+    deviations = {
+        "params_deviation": _deviation(params, row.params) if row.params else None,
+        "macs_deviation": _deviation(macs / printed_for, row.macs),
+    }
+    return [found | counts | {"macs_by_convention": macs} | deviations]
 
 
 @cache
@@ -101,18 +121,22 @@ def count(name, frames, **kwargs) -> dict:
         inputs = [torch.empty(1, frames, model.num_joints, model.in_channels)]
         if isinstance(model, D3DP):
             inputs += [torch.empty(1, frames, model.num_joints, 3), torch.empty(1)]  # noisy poses and their time
+        if isinstance(model, FinePOSE):
+            dim = model.Spatial_pos_embed.shape[-1]
+            inputs += [torch.empty(1, dim), torch.empty(1, TOKENS, dim)]  # a text
     macs = Counter()  # by op, and of the paper convention
     layers = _watch(model, macs)
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         _count_alike_once(model, macs, flops)
         model(*inputs)
     by_op = _so_far(macs, flops)
-    in_convention = by_op.pop(PAPER, 0)
+    in_convention, in_old_thop = (by_op.pop(tool, 0) for tool in (PAPER, OLD_THOP))
     return {
         "params": sum(p.numel() for p in model.parameters()),
         "params_paper_convention": sum(p.numel() for layer in layers for p in layer.parameters()),
         "macs": sum(by_op.values()),
         "macs_paper_convention": in_convention,
+        "macs_old_thop": in_old_thop,
         "macs_by_op": dict(by_op),
     }
 
@@ -129,9 +153,10 @@ class Unfilled(TorchFunctionMode):
 def _watch(model, macs) -> list[nn.Module]:
     """Let the layers that the paper convention sees add to `macs`, and return them."""
     unseen = {child for module in model.modules() if isinstance(module, UNSEEN) for child in module.modules()}
-    layers = [module for module in model.modules() if isinstance(module, LAYERS) and module not in unseen]
+    read = lambda module: all(p.requires_grad for p in module.parameters())  # else checkpoints have it, and nothing calls it
+    layers = [module for module in model.modules() if isinstance(module, LAYERS) and module not in unseen and read(module)]
     for layer in layers:
-        layer.register_forward_hook(lambda layer, args, out: macs.update({PAPER: layer_macs(layer, args[0], out)}))
+        layer.register_forward_hook(lambda layer, args, out: macs.update(_by_tool(layer, args[0], out)))
     for module in model.modules():  # on "meta" these take far longer than all the rest
         if isinstance(module, FREE):
             module.forward = lambda x: x
@@ -174,14 +199,22 @@ def _count_alike_once(model, macs, flops):
 
 
 def _likeness(module) -> tuple:
-    """Equal for modules of the same classes, sizes and options."""
+    """Equal for modules of the same classes, sizes and options, but those of training."""
     found = []
     for name, child in module.named_modules():
-        options = {key: value for key, value in vars(child).items() if not key.startswith("_") and key != "forward"}
+        options = {key: value for key, value in vars(child).items() if not key.startswith("_") and key not in IGNORED}
         options |= {key: x.shape for key, x in (child._parameters | child._buffers).items() if x is not None}
         plain = (int, float, str, tuple, type(None))
         found.append((name, type(child), *((k, v if isinstance(v, plain) else id(v)) for k, v in options.items())))
     return tuple(found)
+
+
+def _by_tool(layer, x, out) -> dict:
+    macs = layer_macs(layer, x, out)
+    old = 0 if isinstance(layer, nn.LayerNorm) else macs
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer.bias is not None:
+        old += out.numel()
+    return {PAPER: macs, OLD_THOP: old}
 
 
 def layer_macs(layer, x, out) -> int:

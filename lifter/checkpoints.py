@@ -57,7 +57,9 @@ def fit(model, contents, source, strict=True):
         ((weights, own) for weights in candidates for own in (ours, official)),
         key=lambda pair: (len(pair[0].keys() & pair[1].keys()), len(pair[0])),
     )
-    weights = {k: v for k, v in weights.items() if k in own or k.rpartition(".")[2] not in ("total_ops", "total_params")}
+    left_out = getattr(model, "left_out", ())  # parts of official networks that the model does without
+    foreign = lambda k: k.rpartition(".")[2] in ("total_ops", "total_params") or any(part in k for part in left_out)
+    weights = {k: v for k, v in weights.items() if k in own or not foreign(k)}
 
     missing = [key for key in own if key not in weights]
     unexpected = [key for key in weights if key not in own]

@@ -1,12 +1,19 @@
 """Drop-in modules on the kernels, and what every block of the models is made of."""
 
 from .axial_attention import AxialAttention
-from .block import DropPath, Mlp, ScaledBlock, TransformerBlock, fuse_streams
+from .block import DropPath, Mlp, Pointwise, ScaledBlock, TransformerBlock, fuse_streams
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
-from .graph_conv import LearnedGraphConv, SkeletonGraphConv, TemporalGraphConv, both_ways
-from .mamba import Mamba
+from .graph_conv import (
+    ChainGraphConv,
+    HyperGraphConv,
+    LearnedGraphConv,
+    SkeletonGraphConv,
+    TemporalGraphConv,
+    both_ways,
+)
+from .mamba import BidirectionalMamba, Mamba
 from .multi_scale import AMTM, SAGCN, STGC
-from .prune import DensityPeakPrune, FrameRecovery
+from .prune import DensityPeakPrune, FrameRecovery, take_frames
 from .retention import Retention, joint_decays, shared_decays
 from .skeleton_scan import SkeletonBlock, SkeletonMixer, SkeletonScan
 from .synth_attention import MixSynthAttention, MixSynthEncoder, MixSynthEncoderLayer, SynthAttention
@@ -15,11 +22,14 @@ from .temporal_pruning import MGPTP, SFT, TCEP
 __all__ = [
     "AMTM",
     "AxialAttention",
+    "BidirectionalMamba",
+    "ChainGraphConv",
     "DeformConv",
     "DeformConv2d",
     "DensityPeakPrune",
     "DropPath",
     "FrameRecovery",
+    "HyperGraphConv",
     "LearnedGraphConv",
     "MGPTP",
     "Mamba",
@@ -27,6 +37,7 @@ __all__ = [
     "MixSynthEncoder",
     "MixSynthEncoderLayer",
     "Mlp",
+    "Pointwise",
     "Retention",
     "SAGCN",
     "SFT",
@@ -45,4 +56,5 @@ __all__ = [
     "fuse_streams",
     "joint_decays",
     "shared_decays",
+    "take_frames",
 ]

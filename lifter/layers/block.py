@@ -1,19 +1,30 @@
 """The residual block of the transformers, and what it needs beside its mixer."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution of a map (B, T, J, C), whose channels are last: a linear layer with the weight of a convolution."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x):
+        return F.linear(x, self.weight.flatten(1), self.bias)
 
 
 class Mlp(nn.Module):
     """fc2(GELU(fc1(x))) with dropout after both, as in every transformer of the field."""
 
-    def __init__(self, dim, hidden, drop=0.0):
+    def __init__(self, dim, hidden, drop=0.0, bias=True):
         super().__init__()
         if hidden < 1:
             raise ValueError(f"Mlp: hidden is {hidden}, expected at least 1 (a model's mlp_ratio times its dim)")
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = nn.Linear(dim, hidden, bias=bias)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = nn.Linear(hidden, dim, bias=bias)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x):

@@ -8,6 +8,8 @@ from torch import nn
 
 from lifter.kernels import skeleton_graph_conv, temporal_topk_graph_conv
 
+from .block import Pointwise
+
 
 def known_graph(name, num_nodes, edges):
     """(N, N) bool, both directions of every edge; ValueError in the name of the layer for edges that are none."""
@@ -142,6 +144,77 @@ class TemporalGraphConv(GraphConv):
 
     def extra_repr(self):
         return f"k={self.k}, ties={self.ties!r}"
+
+
+class ChainGraphConv(SkeletonGraphConv):
+    """MotionAGFormer's graph convolution along the frames of a joint, (B, T, J, C) -> (B, T, J, C), over a fixed graph: every
+    frame receives from itself and the next `reach` ones. T is num_frames."""
+
+    def __init__(self, dim, num_frames, reach=1):
+        edges = [(t, later) for t in range(num_frames) for later in range(t, min(t + reach + 1, num_frames))]
+        super().__init__(dim, num_frames, edges)
+
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class HyperGraphConv(SkeletonGraphConv):
+    """HGMamba's graph convolution along the joints of a frame (arXiv 2504.06638): relu(x + norm(y + U(x))), for y the sum of
+    what the joints of the same part of the body send, and those of the same limb. (B, T, J, C) -> (B, T, J, C).
+
+    Each of these scales is a projection of G x, for a learned G whose columns are divided by their sums; it starts as the
+    operator of the hypergraph. With both scales the fixed graph of the bones is a third, and each has a learned weight; with
+    neither it is the only one.
+
+    Args:
+        dim: C. num_joints: J.
+        edges: (i, j), joint i receives from j in the fixed graph.
+        parts, body: the joints of each part and of each limb, sequences of sequences; None leaves the scale out.
+    """
+
+    def __init__(self, dim, num_joints, edges, parts=None, body=None):
+        super().__init__(dim, num_joints, edges)
+        self.alpha1 = nn.Parameter(torch.ones(1))
+        if parts is not None:
+            self.p_adj = nn.Parameter(hypergraph(num_joints, parts))
+            self.conv_part, self.alpha2 = Pointwise(dim, dim), nn.Parameter(torch.ones(1))
+        if body is not None:
+            self.b_adj = nn.Parameter(hypergraph(num_joints, body))
+            self.conv_body, self.alpha3 = Pointwise(dim, dim), nn.Parameter(torch.ones(1))
+        self.scales = tuple(name for name, joints in (("part", parts), ("body", body)) if joints is not None)
+        if len(self.scales) < 2:  # official checkpoints have them, nothing reads them
+            unread = [p for name, p in self.named_parameters() if name.startswith("alpha")]
+            for p in unread + (list(self.V.parameters()) if self.scales else []):
+                p.requires_grad_(False)
+
+    def forward(self, x):
+        if not self.scales:
+            return super().forward(x)
+        scales = [self._scale(x, getattr(self, f"{name[0]}_adj"), getattr(self, f"conv_{name}")) for name in self.scales]
+        y = scales[0]
+        if len(scales) == 2:
+            part, body = scales
+            y = self.alpha1 * part + self.alpha2 * body
+            y = y + self.alpha3 * skeleton_graph_conv(self.V(x), self.neighbours, self.weights)
+        y = y + self.U(x)
+        return (x + self.batch_norm(y.flatten(0, 1)).view(y.shape)).relu()
+
+    @staticmethod
+    def _scale(x, graph, conv):
+        graph = graph / (graph.sum(0) + 0.001)
+        return conv(graph.mT @ x)
+
+
+def hypergraph(num_nodes, edges):
+    """The operator (N, N) of a hypergraph whose edges are sequences of nodes: D^-1/2 H B^-1 H^T D^-1/2, for H (N, E) the nodes
+    of the edges, D and B the degrees of both."""
+    if {node for edge in edges for node in edge} != set(range(num_nodes)):
+        raise ValueError(f"hypergraph: edges are {edges}, expected every node below {num_nodes} in one")
+    nodes = torch.zeros(num_nodes, len(edges))
+    for edge, joints in enumerate(edges):
+        nodes[list(joints), edge] = 1
+    nodes = nodes * nodes.sum(1, keepdim=True) ** -0.5
+    return nodes / (nodes > 0).sum(0) @ nodes.mT
 
 
 def register_graph(module, num_nodes, edges):

@@ -1,7 +1,8 @@
-"""Mamba, the layer as in mamba-ssm, for computers that mamba-ssm does not install on.
+"""Mamba, the layer as in mamba-ssm, for computers that mamba-ssm does not install on; and its bidirectional form.
 
 Source: Gu & Dao, "Mamba" (2023), section 3.4 and figure 3; parameter names, arguments and caches of mamba-ssm's `Mamba`
-(version 1), so that its weights load key by key and its callers find what they know.
+(version 1), so that its weights load key by key and its callers find what they know. Vision Mamba (arXiv 2401.09417) for both
+directions ("v2" of its code).
 """
 
 import math
@@ -10,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.kernels import causal_conv1d_fn, causal_conv1d_update, selective_scan_fn, selective_state_update
+from lifter.kernels import (
+    causal_conv1d_fn,
+    causal_conv1d_update,
+    selective_scan_fn,
+    selective_state_update,
+    skeleton_scan,
+)
 from lifter.kernels._checks import check_shape
 
 
@@ -74,6 +81,8 @@ class Mamba(nn.Module):
     @torch.no_grad()
     def _start(self, dt_min, dt_max, dt_init, dt_scale, dt_init_floor):
         """A = -(1..N) (S4D-real), D = 1, and the time steps."""
+        if self.D.is_meta:  # no values
+            return
         bound, weight, bias = self.dt_rank**-0.5 * dt_scale, self.dt_proj.weight, self.dt_proj.bias
         weight.fill_(bound) if dt_init == "constant" else weight.uniform_(-bound, bound)
         dt = torch.empty_like(bias).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=dt_init_floor)
@@ -121,7 +130,7 @@ class Mamba(nn.Module):
         return F.linear(dt, self.dt_proj.weight), B, C
 
     def _A(self):
-        return -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
+        return _negative_exp(self.A_log)
 
     def allocate_inference_cache(self, batch_size, max_seqlen, dtype=None, **kwargs):
         """(conv_state (B, d_inner, d_conv), ssm_state (B, d_inner, N)), zeros, whatever `max_seqlen`: memory does not grow.
@@ -140,3 +149,43 @@ class Mamba(nn.Module):
         if self.layer_idx not in states:
             states[self.layer_idx] = self.allocate_inference_cache(batch, None)
         return states[self.layer_idx]
+
+
+class BidirectionalMamba(Mamba):
+    """Mamba whose scan also runs backwards, with a convolution and a scan of its own: (B, L, d_model) -> (B, L, d_model).
+
+    Both directions have the same projections in and out. Their outputs are added; with `divide_out` halved. `mamba`: other
+    arguments of `Mamba`; there are no states of steps.
+    """
+
+    def __init__(self, d_model, divide_out=False, **mamba):
+        super().__init__(d_model, **mamba)
+        backward = Mamba(d_model, **mamba)
+        self.conv1d_b, self.x_proj_b, self.dt_proj_b = backward.conv1d, backward.x_proj, backward.dt_proj
+        self.A_b_log, self.D_b = backward.A_log, backward.D  # the official names
+        self.divide_out = divide_out
+
+    def forward(self, hidden_states):
+        check_shape("BidirectionalMamba", "hidden_states", hidden_states, ("B", "L", self.d_model))
+        x, z = self.in_proj(hidden_states).chunk(2, dim=-1)
+        after = causal_conv1d_fn(x.mT, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
+        # Backwards: every step meets the later ones. That is a step of the mirrored filter over a longer sequence.
+        later, filter = F.pad(x, (0, 0, 0, self.d_conv - 1)), self.conv1d_b.weight[:, 0].flip(1)
+        before = causal_conv1d_fn(later.mT, filter, self.conv1d_b.bias, activation="silu")[..., self.d_conv - 1 :]
+        y = _scan(after, "T-f", self.x_proj, self.dt_proj, self.A_log, self.D)
+        y = y + _scan(before, "T-b", self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
+        y = y * F.silu(z)
+        return self.out_proj(y / 2 if self.divide_out else y)
+
+    def step(self, *args):
+        raise NotImplementedError("BidirectionalMamba: a step needs the later ones")
+
+
+def _scan(x, direction, x_proj, dt_proj, A_log, D):
+    """The scan of a sequence (B, D, L) in one direction, (B, L, D): of a clip with one joint."""
+    weights = (x_proj.weight, dt_proj.weight, dt_proj.bias, _negative_exp(A_log), D)
+    return skeleton_scan(x.mT.unsqueeze(2), *(p[None] for p in weights), directions=(direction,)).squeeze(2)
+
+
+def _negative_exp(A_log):
+    return -torch.exp(A_log.float() if A_log.dtype != torch.float64 else A_log)

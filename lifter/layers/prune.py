@@ -22,13 +22,22 @@ class DensityPeakPrune(nn.Module):
         super().__init__()
         self.k = k
 
-    def forward(self, x, kept, mask=None, noise=None):
-        """`mask` (B, T, T) and `noise` (B, T): see `lifter.kernels.density_peak_prune`."""
-        indices, _ = density_peak_prune(x.detach().mean(2), kept, min(self.k, x.shape[1]), mask, noise)
-        return x[torch.arange(x.shape[0], device=x.device)[:, None], indices], indices
+    def forward(self, x, kept, mask=None, noise=None, always=None):
+        """`mask` (B, T, T) and `noise` (B, T): see `lifter.kernels.density_peak_prune`. `always`: a frame that is kept
+        whatever its score."""
+        indices, scores = density_peak_prune(x.detach().mean(2), kept, min(self.k, x.shape[1]), mask, noise)
+        if always is not None:
+            scores[:, always] = torch.inf
+            indices = scores.argsort(dim=1, descending=True, stable=True)[:, :kept].sort(dim=1).values
+        return take_frames(x, indices), indices
 
     def extra_repr(self):
         return f"k={self.k}"
+
+
+def take_frames(x, indices):
+    """The frames `indices` (B, kept) of (B, T, ...)."""
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], indices]
 
 
 class FrameRecovery(nn.Module):

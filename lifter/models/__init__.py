@@ -3,9 +3,12 @@
 from .conv import ConvLifter
 from .d3dp import D3DP
 from .deciwatch import DeciWatch
+from .finepose import FinePOSE
 from .ftcm import FTCM
 from .gla_gcn import GLAGCN
-from .hot import HoTMixSTE
+from .hdformer import HDFormer
+from .hgmamba import HGMamba
+from .hot import HoTMixSTE, HoTMotionAGFormer, TPCMixSTE
 from .htp import HTP, HTPMixSTE, HTPMotionBERT
 from .ktpformer import KTPFormer
 from .linear import LinearLifter
@@ -23,6 +26,7 @@ from .pstmo import PSTMO, PSTMOPretrain
 from .sasmamba import SasMamba
 from .smoothnet import SmoothNet
 from .sparse_lifter import MixSynthFormerLifter
+from .stcformer import STCFormer
 from .strided_transformer import StridedTransformer
 from .tcpformer import TCPFormer
 from .videopose3d import VideoPose3D
@@ -32,11 +36,15 @@ __all__ = [
     "D3DP",
     "DeciWatch",
     "FTCM",
+    "FinePOSE",
     "GLAGCN",
+    "HDFormer",
+    "HGMamba",
     "HTP",
     "HTPMixSTE",
     "HTPMotionBERT",
     "HoTMixSTE",
+    "HoTMotionAGFormer",
     "KTPFormer",
     "LinearLifter",
     "MASCPose",
@@ -52,9 +60,11 @@ __all__ = [
     "PoseFormerV2",
     "PoseMamba",
     "PoseRetNet",
+    "STCFormer",
     "SasMamba",
     "SmoothNet",
     "StridedTransformer",
     "TCPFormer",
+    "TPCMixSTE",
     "VideoPose3D",
 ]

@@ -56,14 +56,18 @@ class D3DP(MixSTE):
         """`forward` from what `embed` made of the keypoints."""
         self._check(embedded, poses, time)
         noisy = poses[:, None] if poses.dim() == 4 else poses
-        time = time_embedding(time, self.Spatial_pos_embed.shape[-1]).to(self.Spatial_pos_embed.dtype)
-        moment = self.time_mlp(time)[:, None, None, None]  # of (B, H, T, J, C)
+        moment = self._moment(time, len(embedded), **choices)[:, None, None, None]  # of (B, H, T, J, C)
         x = (embedded[:, None] + moment) + self.Spatial_patch_to_embedding(noisy.to(embedded.dtype), self.in_channels)
         moment = moment.expand(*x.shape[:2], 1, 1, -1).flatten(0, 1)
-        return self._lift_told(self.pos_drop(x.flatten(0, 1)), moment, **choices).reshape(poses.shape).to(poses.dtype)
+        x = self.pos_drop(x.flatten(0, 1))
+        return self._lift_told(x, moment, noisy.shape[1], **choices).reshape(poses.shape).to(poses.dtype)
 
-    def _lift_told(self, x, moment):
-        """`_lift`, for networks that want to be told the time again."""
+    def _moment(self, time, clips, **choices):
+        """The embedding of the time, (1, C) or one for each of so many clips."""
+        return self.time_mlp(time_embedding(time, self.Spatial_pos_embed.shape[-1]).to(self.Spatial_pos_embed.dtype))
+
+    def _lift_told(self, x, moment, hypotheses):
+        """`_lift`, for networks that want to be told the time again, and how many hypotheses of a clip follow one another."""
         return self._lift(x)
 
     def official_weights(self):

@@ -50,11 +50,15 @@ class AdaptiveGraphConv(nn.Module):
 
     def forward(self, x):
         y = 0
-        for graph, a, b, d in zip(self.known + self.PA, self.conv_a, self.conv_b, self.conv_d, strict=True):
+        for i, (graph, a, b, d) in enumerate(zip(self.known + self.PA, self.conv_a, self.conv_b, self.conv_d, strict=True)):
             queries, keys = a(x).flatten(1, 2), b(x).flatten(1, 2)
             alike = (queries.mT @ keys / queries.shape[1]).softmax(-2)
-            y = y + d((x.flatten(1, 2) @ (graph + alike)).unflatten(1, x.shape[1:3]))
+            y = y + d((self.sent(x, i).flatten(1, 2) @ (graph + alike)).unflatten(1, x.shape[1:3]))
         return F.relu(self.drop(self.bn(y)) + (self.down(x) if hasattr(self, "down") else x))
+
+    def sent(self, x, graph):
+        """What the joints send over one of the graphs."""
+        return x
 
 
 class FrameConv(nn.Module):

@@ -125,7 +125,7 @@ class HTP(PrunedMixSTE, D3DP):
     `HTPMixSTE` besides.
     """
 
-    def _lift_told(self, x, moment, **choices):
+    def _lift_told(self, x, moment, hypotheses, **choices):
         return self._lift(x, moment, **choices)
 
 

@@ -44,10 +44,16 @@ class TwoStreams(nn.Module):
 
     def represent(self, keypoints):
         """(B, T, J, dim_rep), the motion representation that the head reads."""
+        return self.rep_logit(self.norm(self.encode(self.embed(keypoints))))
+
+    def embed(self, keypoints):
+        """(B, T, J, C), what the first layer reads."""
         check_keypoints(type(self).__name__, keypoints, None, self.num_joints, self.in_channels)
         self.check_frames(keypoints.shape[1])
-        x = self.joints_embed(keypoints.to(self.pos_embed.dtype)) + self.pos_embed
-        return self.rep_logit(self.norm(self.encode(x)))
+        return self.place(self.joints_embed(keypoints.to(self.pos_embed.dtype)))
+
+    def place(self, x):
+        return x + self.pos_embed
 
     def encode(self, x):
         for layer in self.layers:
@@ -160,8 +166,7 @@ class MotionAGFormer(TwoStreams):
         if temporal_graph == "topk" and not 1 <= k <= num_frames:
             raise ValueError(f"MotionAGFormer: k is {k}, expected 1 <= k <= num_frames={num_frames}")
         graphs = {"topk": partial(TemporalGraphConv, num_frames=num_frames, k=k, ties=ties), "tcn": MultiScaleTCN}
-        edges = both_ways(bones_or_default("MotionAGFormer", bones, num_joints))
-        edges = [edge for edge in edges if bones is not None or edge not in FORGOTTEN]
+        edges = edges_or_default("MotionAGFormer", bones, num_joints)
         mixers = [
             *attentions(num_heads, qkv_bias=qkv_bias, scale=qk_scale, attn_drop=attn_drop, proj_drop=drop),
             partial(SkeletonGraphConv, num_joints=num_joints, edges=edges),
@@ -176,6 +181,12 @@ class MotionAGFormer(TwoStreams):
     def check_frames(self, frames):
         if self.temporal_graph == "topk":
             super().check_frames(frames)
+
+
+def edges_or_default(name, bones, num_joints):
+    """The edges of the spatial graph: both ways along `bones`; None: the official ones of Human3.6M."""
+    edges = both_ways(bones_or_default(name, bones, num_joints))
+    return [edge for edge in edges if bones is not None or edge not in FORGOTTEN]
 
 
 def attentions(num_heads, **kwargs):

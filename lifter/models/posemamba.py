@@ -85,6 +85,12 @@ def posemamba_l(**kwargs):
     return PoseMamba(**{"dim": 128, "depth": 20} | kwargs)
 
 
+@register_model
+def posemamba_x(**kwargs):
+    """PoseMamba-X: 20 block pairs of width 256, 33.32 M parameters."""
+    return PoseMamba(**{"dim": 256, "depth": 20} | kwargs)
+
+
 @register_official("lib.model.PoseMamba.PoseMamba", tolerance=1e-4)
 def official_posemamba(
     num_frame=9, num_joints=17, in_chans=2, embed_dim_ratio=256, depth=6, mlp_ratio=2.0, drop_rate=0.0,

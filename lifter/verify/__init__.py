@@ -19,7 +19,7 @@ from lifter.kernels import backend as forced_backend
 from lifter.pretrained import no_larger
 from lifter.registry import official_model
 
-from . import diffusion, metrics, models, units
+from . import diffusion, hgmamba, metrics, models, units
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 UNIT_TOLERANCE = 1e-5
@@ -104,7 +104,7 @@ def _read(path, device):
 
 def _checks(path, data, config):
     """(unit, tolerance, noise, check) of all that the file holds; `check(dtype)` returns pairs (got, expected)."""
-    if config.get("class") not in (None, diffusion.AGGREGATION, units.CLUSTERING):
+    if config.get("class") not in (None, diffusion.AGGREGATION, units.CLUSTERING, hgmamba.LAYERS):
         official = official_model(config["class"])
         kwargs = config.get("kwargs", {}) | official.told(config)
         with torch.device("meta"), no_larger(Path(path)):  # sizes that are only claimed take no memory
@@ -116,6 +116,8 @@ def _checks(path, data, config):
 
     if config.get("what") == metrics.METRICS:
         return [(unit, UNIT_TOLERANCE, 0.0, check) for unit, check in metrics.checks(data)]
+    if config.get("class") == hgmamba.LAYERS:
+        return [(unit, UNIT_TOLERANCE, 0.0, check) for unit, check in hgmamba.checks(data, config)]
     groups = defaultdict(dict)
     for key, value in data.items():
         group, _, name = key.partition("/")

@@ -12,10 +12,10 @@ SMALL = dict(dim=16, depth=1)
 HEADS = SMALL | dict(num_heads=2)
 PRUNED = HEADS | dict(depth=6)
 NETWORKS = {
-    "conv": SMALL, "d3dp": HEADS, "hot_mixste": PRUNED, "htp": PRUNED, "htp_mixste": PRUNED, "htp_motionbert": PRUNED,
-    "ktpformer": HEADS, "linear": {}, "masc_pose": HEADS | dict(num_frames=27), "mixste": HEADS, "motionagformer_xs": HEADS,
-    "mixsynthformer_lifter": SMALL | dict(num_frames=101), "motionbert": HEADS, "posemamba_s": SMALL, "poseretnet": HEADS,
-    "sasmamba": SMALL, "tcpformer": HEADS,
+    "conv": SMALL, "d3dp": HEADS, "hgmamba_xs": SMALL, "hot_mixste": PRUNED, "htp": PRUNED, "htp_mixste": PRUNED,
+    "htp_motionbert": PRUNED, "ktpformer": HEADS, "linear": {}, "masc_pose": HEADS | dict(num_frames=27), "mixste": HEADS,
+    "motionagformer_xs": HEADS, "mixsynthformer_lifter": SMALL | dict(num_frames=101), "motionbert": HEADS,
+    "posemamba_s": SMALL, "poseretnet": HEADS, "sasmamba": SMALL, "stcformer": HEADS, "tcpformer": HEADS,
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
-"""HoT on MixSTE against the official code's numbers, and what is its own: pruning, recovery, their gradients."""
+"""HoT against the official code's numbers, and what is its own: pruning, recovery, their gradients."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ import lifter
 from benchmarks import tables
 from lifter import kernels
 from lifter.layers import DensityPeakPrune, FrameRecovery
-from lifter.models import HoTMixSTE, MixSTE
+from lifter.models import HoTMixSTE, HoTMotionAGFormer, MixSTE, TPCMixSTE
 from lifter.verify import verify
 from tests.models.eager import assert_as_good_as_eager
 
@@ -32,7 +33,7 @@ def keypoints(batch=2, frames=9, joints=17, channels=2):
 def test_golden(shared, backend):
     if backend == "triton":
         pytest.skip("not on Triton, whose interpreter takes minutes: the tests of the ops and of MixSTE stand for it")
-    for name in ("hot_mixste", "hot_cluster"):
+    for name in ("hot_mixste", "hot_cluster", "hot_tpc_mixste", "hot_motionagformer"):
         for result in verify(shared / "golden" / f"{name}.npz", backend):
             assert result.passed, result
 
@@ -53,6 +54,51 @@ def test_counts():
     saved, prune = 16 * 243 * 512**2, 243**2 * 512
     assert counts["macs"] / 1e9 == pytest.approx(88.089 + (prune - saved) / 1e9, abs=0.001)
     assert counts["macs_paper_convention"] / 1e9 == pytest.approx(84.004 - saved / 1e9, abs=0.003)
+
+
+def test_counts_on_motionagformer():
+    """The official ones: 30.473 G by thop, which also sees the mean over the joints, less the queries' projection for 16 more
+    joints."""
+    counts = tables.count("hot_motionagformer", 243)
+    assert (counts["params"], counts["params_paper_convention"]) == (11_828_031, 11_767_999)
+    assert counts["macs_paper_convention"] / 1e9 == pytest.approx(30.473 - 16 * 243 * 128**2 / 1e9, abs=0.002)
+
+
+def test_without_recovery_the_centre_is_kept(shared):
+    """The official choice; given again it is taken; a shorter clip has a centre, too."""
+    torch.manual_seed(0)
+    model = TPCMixSTE(9, dim=16, depth=3, num_heads=2, tokens=2, prune_at=1).eval()
+    with kernels.backend("reference"), torch.no_grad():
+        for frames in (1, 4, 9):
+            x = keypoints(frames=frames)
+            poses, index = model(x, return_index=True)
+            assert poses.shape == (2, min(2, frames), 17, 3) and (index == (frames - 1) // 2).any(1).all()
+            assert torch.equal(index.sort(1).values, index)
+            torch.testing.assert_close(model(x, index=index), poses)
+    with np.load(shared / "golden" / "hot_tpc_mixste.npz") as data:
+        golden = {key: torch.from_numpy(data[key]) for key in data.files if key != "config"}
+    model = TPCMixSTE(27, dim=16, tokens=7).eval()
+    lifter.load_checkpoint(model, {key[6:]: value for key, value in golden.items() if key.startswith("param/")})
+    with torch.no_grad():
+        _, index = model(golden["input/0"], golden["input/1"], return_index=True)
+    assert torch.equal(index, golden["aux/index_sorted"])
+
+
+def test_motionagformer_is_pruned():
+    torch.manual_seed(0)
+    model = HoTMotionAGFormer(6, dim=8, dim_rep=8, depth=3, num_heads=2, prune_at=1, k=2, layer_scale=0.5)
+    seen = []
+    for layer in model.layers:
+        layer.register_forward_hook(lambda _, args, out: seen.append(out.shape[1]))
+    with kernels.backend("reference"):
+        poses = model(keypoints(frames=6, channels=3))
+        poses.square().sum().backward()
+    assert seen == [6, 2, 2] and poses.shape == (2, 6, 17, 3)
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+    with pytest.raises(ValueError, match="keypoints have 5 frames, expected exactly num_frames=6"):
+        model(keypoints(frames=5, channels=3))
+    with pytest.raises(ValueError, match="HoTMotionAGFormer: prune_at is 3, expected 1 to depth - 1 = 2"):
+        HoTMotionAGFormer(6, depth=3, prune_at=3)
 
 
 def test_with_every_frame_kept_nothing_is_pruned():

@@ -1,0 +1,133 @@
+"""STCFormer: 3D human pose estimation with spatio-temporal criss-cross attention.
+
+CVPR 2023.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lifter.kernels import axial_attention
+from lifter.layers import DropPath, Mlp
+
+from ._inputs import check_keypoints
+from ._register import register_model, register_official
+
+# The part of each joint of Human3.6M: torso and head, right leg, left leg, left arm, right arm.
+PARTS = (0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4)
+
+
+class HalvesQKV(nn.Linear):
+    """Queries, keys and values of two halves of the channels: (B, T, J, C) -> two of (B, T, J, 3, H, D), D = C / 2 / H.
+
+    The official rows are those of a channel's query, key and value in turn. Their order is changed in the weight, which is
+    smaller than the map.
+    """
+
+    def __init__(self, dim, num_heads):
+        super().__init__(dim, 3 * dim)
+        self.num_heads = num_heads
+
+    def forward(self, x):
+        weight, bias = (p.unflatten(0, (2, -1, 3)).transpose(1, 2).flatten(0, 2) for p in (self.weight, self.bias))
+        return F.linear(x, weight, bias).unflatten(-1, (2, 3, self.num_heads, -1)).unbind(3)
+
+
+class CrissCrossAttention(nn.Module):
+    """Attention along the joints on half of the channels and along the frames on the others: (B, T, J, C) -> (B, T, J, C).
+
+    Each half adds its structure-enhanced position embedding: a depthwise 3x3 convolution of the values over frames and
+    joints, and what is learned of the joint's body part. The latter is scaled as in the official code, to nothing: by 1e-4
+    and 1e-9.
+    """
+
+    def __init__(self, dim, num_heads, parts):
+        super().__init__()
+        if dim % (2 * num_heads):
+            raise ValueError(f"CrissCrossAttention: dim is {dim}, expected a multiple of 2 * num_heads = {2 * num_heads}")
+        half = dim // 2
+        self.scale = half**-0.5  # of the half, not of a head
+        self.layer_norm = nn.LayerNorm(dim)
+        self.qkv = HalvesQKV(dim, num_heads)
+        self.emb = nn.Embedding(5, half // num_heads)
+        self.sep2_s, self.sep2_t = (nn.Conv2d(half, half, 3, padding=1, groups=half) for _ in range(2))
+        self.drop = DropPath(0.5)
+        self.proj = nn.Linear(dim, dim)
+        self.register_buffer("part", torch.tensor(parts), persistent=False)  # a constant of the architecture
+
+    def forward(self, x):
+        part = self.emb(self.part)[None]
+        halves = []
+        for qkv, axis, conv, scale in zip(
+            self.qkv(self.layer_norm(x)), ("joint", "frame"), (self.sep2_s, self.sep2_t), (1e-4, 1e-9), strict=True
+        ):
+            values = qkv[..., 2, :, :].flatten(3)
+            near = conv(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            heads = (axial_attention(qkv, axis, scale=self.scale) + near).unflatten(-1, qkv.shape[-2:])
+            halves.append(heads + scale * self.drop(part)[:, :, None])
+        return x + self.proj(torch.cat(halves, -1).flatten(3))
+
+
+class STCBlock(nn.Module):
+    """x + attention, then x + MLP; the attention has the first norm inside."""
+
+    def __init__(self, dim, num_heads, mlp_ratio, parts, drop):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop, bias=False)
+        self.stc_att = CrissCrossAttention(dim, num_heads, parts)
+
+    def forward(self, x):
+        x = self.stc_att(x)
+        return x + self.mlp(self.layer_norm(x))
+
+
+class STCFormer(nn.Module):
+    """STCFormer: attention along joints and along frames side by side, each on half of the channels.
+
+    (B, T, J, in_channels) -> (B, T, J, 3) for any T: no weight depends on it.
+
+    Args:
+        num_frames: T of the training.
+        num_joints: J. in_channels: 2, or 3 with confidences.
+        dim, depth, num_heads, mlp_ratio: width, blocks, heads of each half, hidden width of the MLPs by dim.
+        parts: the body part of each joint, 0 to 4. None: those of Human3.6M, for 17 joints.
+        drop: dropout of the MLPs.
+    """
+
+    def __init__(
+        self, num_frames=243, num_joints=17, in_channels=2, dim=256, depth=6, num_heads=8, mlp_ratio=4.0, parts=None, drop=0.1
+    ):
+        super().__init__()
+        parts = PARTS if parts is None else tuple(parts)
+        if len(parts) != num_joints or not set(parts) <= set(range(5)):
+            raise ValueError(f"STCFormer: parts are {parts}, expected a number from 0 to 4 for each of {num_joints} joints")
+        self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
+        self.pose_emb = nn.Linear(in_channels, dim, bias=False)
+        blocks = nn.ModuleList(STCBlock(dim, num_heads, mlp_ratio, parts, drop) for _ in range(depth))
+        self.stcformer = nn.ModuleDict({"stc_block": blocks})  # the official names
+        self.regress_head = nn.Linear(dim, 3, bias=False)
+
+    def forward(self, keypoints):
+        check_keypoints("STCFormer", keypoints, None, self.num_joints, self.in_channels)
+        x = F.gelu(self.pose_emb(keypoints.to(self.pose_emb.weight.dtype)))
+        for block in self.stcformer["stc_block"]:
+            x = block(x)
+        return self.regress_head(x).to(keypoints.dtype)
+
+
+@register_model
+def stcformer(**kwargs):
+    """STCFormer: 6 blocks of criss-cross attention of width 256, 4.75 M parameters."""
+    return STCFormer(**kwargs)
+
+
+@register_model
+def stcformer_l(**kwargs):
+    """STCFormer-L: 6 blocks of criss-cross attention of width 512, 18.93 M parameters."""
+    return STCFormer(**{"dim": 512} | kwargs)
+
+
+@register_official("model.stcformer.Model", tolerance=1e-5)
+def official_stcformer(layers=6, d_hid=256, frames=243, n_joints=17, out_joints=17):
+    return STCFormer(frames, n_joints, dim=d_hid, depth=layers)
