@@ -38,20 +38,23 @@ def scene(path):
 
 
 def test_several_outputs_of_two_people(lift, tmp_path):
-    outs = ("walk.html", "walk.npz", "new/walk.json", "walk.csv", "walk.trc", "walk.bvh")
-    status, said, errors = lift(*(word for out in outs for word in ("-o", out)))
+    outs = ("walk.html", "walk.npz", "new/walk.json", "walk.glb", "walk.csv", "walk.trc", "walk.bvh", "walk.angles.csv")
+    status, said, errors = lift(*(word for out in outs for word in ("-o", out)), "--rig", "mixamo")
     assert status == 0 and "64x48, 30 frames at 25 a second: 2 people found by knows" in errors[0]
-    each = [f"walk.person{number}.{format}" for format in ("csv", "trc", "bvh") for number in (1, 2)]
-    assert [line.partition(":")[0] for line in said] == [*outs[:3], *each]
+    each = [f"walk.person{number}.{format}" for format in ("csv", "trc", "bvh", "angles.csv") for number in (1, 2)]
+    assert [line.partition(":")[0] for line in said] == [*outs[:4], *each]
+    assert len((tmp_path / "walk.person2.angles.csv").read_text().splitlines()) == 31
+    assert (tmp_path / "walk.glb").read_bytes()[:4] == b"glTF" and b'"mixamorig:Hips"' in (tmp_path / "walk.glb").read_bytes()
     for name in outs[1:3]:
         data = open_data(name)
         assert data.names == ["walk/person1", "walk/person2"]
         assert all((s.fps, s.size, s.poses.shape, s.keypoints.shape) == (25, SIZE, (30, 17, 3), (30, 17, 3)) for s in data)
-    for name in each:
+    for name in each[:6]:
         (one,) = open_data(name)
         assert one.fps == pytest.approx(25) and one.poses.shape == (30, 17, 3)
     page = scene(tmp_path / "walk.html")
     assert (page["frames"], page["joints"], len(page["bones"]), page["fps"]) == (30, 34, 32, 25)
+    assert len(page["film"]["data"]) == 30 and page["people"] == [[0, 17], [17, 34]] and page["camera"]["width"] == 64
 
 
 def test_who_is_there_for_a_while(lift, tmp_path):
