@@ -30,7 +30,7 @@ def windows(x, num_frames):
 
 def poses_of_windows(model, poses, keypoints):
     """(B * N, 1, ...) -> (B, N, ...), one pose of each window that `model` has of `keypoints`."""
-    return poses.reshape(len(keypoints), keypoints.shape[1] - model.num_frames + 1, *poses.shape[2:])
+    return poses.reshape(keypoints.shape[0], keypoints.shape[1] - model.num_frames + 1, *poses.shape[2:])
 
 
 def mean_of_windows(windows, stride, frames):

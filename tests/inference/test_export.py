@@ -149,3 +149,9 @@ def test_command(tmp_path, shared, capsys):
     assert capsys.readouterr().err.startswith("lifter export: export: path is ")
     assert main(["export", "none.pth", "-o", str(out)]) == 1
     assert "none.pth" in capsys.readouterr().err
+
+
+def test_one_frame_of_a_window(tmp_path):
+    """One window, of any batch."""
+    model = lifter.create_model("poseformer", 9, dim=4, depth=1, num_heads=2).eval()
+    assert export(tmp_path / "model.pt2", model).inputs == {"keypoints": ("batch", 9, 17, 2)}
