@@ -32,6 +32,8 @@ def test_films_and_pages(files, capsys):
     assert main(["render", "two.npz", "--select", "1", "-o", "c.gif", "--size", "200x100", "--fps", "10"]) == 0
     assert main(["render", "one.npz", "--keypoints", "seen.npz", "-o", "d.mp4", "--size", "201x101", "--root-relative"]) == 0
     assert "c.gif: 5 frames\nd.mp4: 13 frames\n" in capsys.readouterr().out
+    assert main(["render", "one.npz", "--keypoints", "seen.npz", "--video", "d.mp4", "-o", "e.html"]) == 0
+    assert '"film":{' in (files / "e.html").read_text() and '"film":null' in text
     assert not list(files.glob("*.part"))
 
 
@@ -61,6 +63,7 @@ def test_real_motion(shared, tmp_path, capsys):
         (["one.npz", "two.npz", "--names", "a", "-o", "out.mp4"], "--names has 1 names, expected 2"),
         (["one.npz", "one.npz", "-o", "out.mp4"], "two models are called 'one': name them by --names"),
         (["one.npz", "--fps", "0", "-o", "out.mp4"], "fps is 0.0, expected more than 0"),
+        (["one.npz", "--video", "none.mp4", "-o", "out.mp4"], "no video at none.mp4"),
         (["one.npz", "-o", "nowhere/out.mp4"], "nowhere/out.mp4: there is no folder nowhere"),
     ],
 )
