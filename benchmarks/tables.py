@@ -51,7 +51,7 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, *NORMS)
 FREE = (*NORMS, nn.GELU)  # no product is in them
 # Of these thop sees nothing: in the official codes their matrices are raw parameters (of TCEP the printed total says so), and
 # it has no rule for GroupNorm; or all is in one custom function (Mamba).
-UNSEEN = (Retention, TCEP, Mamba)
+UNSEEN = (Retention, TCEP, Mamba, nn.MultiheadAttention)
 PAPER, OLD_THOP = "thop", "old thop"
 IGNORED = ("forward", "p", "shuffle")  # ours, and rates of training: blocks are alike without them
 HIDDEN = (
@@ -62,6 +62,8 @@ HIDDEN = (
 CONVENTIONS = {
     "thop": lambda counts: counts["macs_paper_convention"],
     "2 x thop": lambda counts: 2 * counts["macs_paper_convention"],
+    "4 x thop": lambda counts: 4 * counts["macs_paper_convention"],
+    "2 x all": lambda counts: 2 * counts["macs"],
     "old thop": lambda counts: counts["macs_old_thop"],
     "torchprofile": lambda counts: sum(n for op, n in counts["macs_by_op"].items() if not op.endswith(HIDDEN)),
 }

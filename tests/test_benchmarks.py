@@ -234,10 +234,10 @@ def small(monkeypatch):
         raise failure
 
     monkeypatch.setattr(lifter, "create_model", create_small)
-    for function in (models.build, models.fixed, stream.implementations):
+    for function in (models.build, models.described, models.fixed, stream.implementations):
         function.cache_clear()
     yield
-    for function in (models.build, models.fixed, stream.implementations):
+    for function in (models.build, models.described, models.fixed, stream.implementations):
         function.cache_clear()
 
 

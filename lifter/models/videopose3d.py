@@ -5,7 +5,6 @@ CVPR 2019, arXiv 1811.11742.
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -59,36 +58,35 @@ class VideoPose3D(nn.Module):
         self.layers_conv = nn.ModuleList(FrameConv(channels, channels, size, bias=False) for size in sizes)
         self.layers_bn = nn.ModuleList(nn.BatchNorm1d(channels, momentum=0.1) for _ in sizes)
         self.drop = nn.Dropout(drop)
-        self.shrink = FrameConv(channels, (num_joints_out or num_joints) * 3, 1)
+        self.shrink = nn.Conv1d(channels, (num_joints_out or num_joints) * 3, 1)
 
     def forward(self, keypoints):
         check_clip(self, keypoints)
         stepping = keypoints.shape[1] == self.num_frames and not self.dense
-        x = keypoints.flatten(2).to(self.shrink.bias.dtype)
-        x = self._layer(x, self.expand_conv, self.expand_bn, stride=self.widths[0] if stepping else 1)
+        x = keypoints.flatten(2).mT.to(self.shrink.bias.dtype)
+        x = self._layer(x, self.expand_conv, self.expand_bn, stepping)
         blocks = list(zip(self.layers_conv, self.layers_bn))
         for width, dilation, wide, narrow in zip(self.widths[1:], self.dilations[1:], blocks[::2], blocks[1::2]):
             stride, dilation = (width, 1) if stepping else (1, dilation)
             seen = (width - 1) * dilation  # frames that a window of this block has besides its own
             first = seen if self.causal else seen // 2
-            residual = x[:, first : x.shape[1] - seen + first : stride]
-            x = self._layer(x, *wide, stride=stride, dilation=1 if self.dense else dilation)
-            x = residual + self._layer(x, *narrow)
-        return self.shrink(x).unflatten(2, (-1, 3)).to(keypoints.dtype)
+            residual = x[:, :, first : x.shape[2] - seen + first : stride]
+            x = self._layer(x, *wide, stepping, 1 if self.dense else dilation)
+            x = residual + self._layer(x, *narrow, stepping)
+        return self.shrink(x).mT.unflatten(2, (-1, 3)).to(keypoints.dtype)
 
-    def _layer(self, x, conv, norm, **steps):
-        x = conv(x, **steps)
-        return self.drop(F.relu(norm(x.flatten(0, 1)).view_as(x)))
+    def _layer(self, x, conv, norm, *how):
+        return self.drop(F.relu(norm(conv(x, *how))))
 
 
 class FrameConv(nn.Conv1d):
-    """A convolution along the frames as one product, (B, T, C_in) -> (B, T', C_out); its steps and holes are the call's."""
+    """A convolution along the frames, with holes, or stepping over as many frames as it sees, which is a plain product."""
 
-    def forward(self, x, stride=1, dilation=1):
-        width = self.kernel_size[0]
-        last = x.shape[1] - (width - 1) * dilation
-        taps = [x[:, i * dilation : i * dilation + last : stride] for i in range(width)]
-        return F.linear(taps[0] if width == 1 else torch.stack(taps, -1).flatten(2), self.weight.flatten(1), self.bias)
+    def forward(self, x, stepping, dilation=1):
+        if not stepping:
+            return F.conv1d(x, self.weight, dilation=dilation)
+        taps = x.unflatten(2, (-1, self.kernel_size[0])).transpose(1, 2).flatten(2)
+        return F.linear(taps, self.weight.flatten(1)).mT
 
 
 @register_model

@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from lifter import create_model, kernels
+from lifter.data.synthetic import open_gait
 from lifter.geometry import mirror
+from lifter.inference.files import lift_smoothly
 from lifter.inference.windows import centre, lift_sequence, lift_sequences, overlap_average, window_starts
+from lifter.metrics.protocols import evaluate_model
 
 
 class Recorder(torch.nn.Module):
@@ -163,10 +166,24 @@ def test_one_frame_of_a_window(length, batch, poses):
 
 
 def test_many_of_one_frame_of_a_window():
-    sequences = [(number, numbered(length)) for number, length in enumerate((3, 0, 12, 1))]
+    """Whatever else lifts sequences: windows that overlap and fade make no difference."""
+    sequences = [(number, numbered(length, torch.float64)) for number, length in enumerate((3, 0, 12, 1))]
     found = dict(lift_sequences(Middle(), sequences, 5, 1, batch=4, fade=True))
+    smoothly = dict(lift_smoothly(Middle(), sequences))
     for number, keypoints in sequences:
-        torch.testing.assert_close(found[number], lift_sequence(Middle(), keypoints, batch=3), rtol=1e-6, atol=0.1)
+        expected = lift_sequence(Middle(), keypoints, batch=3)
+        torch.testing.assert_close(found[number], expected, rtol=1e-12, atol=1e-9)
+        torch.testing.assert_close(smoothly[number], expected, rtol=1e-12, atol=1e-9)
+
+
+def test_evaluation_of_one_frame_of_a_window():
+    """By windows of its own, one for every frame; no frame is dropped, whatever the protocol does."""
+    model = create_model("videopose3d", channels=8, widths=(3, 3)).eval()
+    data = open_gait(1, 20)
+    for name in ("vp3d", "motionbert"):
+        (evaluation,) = evaluate_model(model, data, (name,))
+        protocol = evaluation.protocol
+        assert (protocol.window, protocol.stride, protocol.drop_last, evaluation.frames) == (9, 1, False, 20), name
 
 
 def test_errors():
