@@ -19,7 +19,7 @@ def keypoints(batch=2, frames=16, joints=17):
     return torch.randn(batch, frames, joints, 2, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])  # plain PyTorch: one backend is all
+@pytest.mark.parametrize("dtype", ["float32", "float64"])  # plain PyTorch: one backend is all
 @pytest.mark.parametrize("file", ["hdformer", "hdformer_hop2"])
 def test_golden(shared, file, dtype):
     (result,) = verify(shared / "golden" / f"{file}.npz", "reference", dtype)

@@ -238,6 +238,8 @@ def test_little_to_show(browser, tmp_path, lifted):
     viewer.page.keyboard.press("Space")
     viewer.page.keyboard.press("t")
     assert viewer.frame == 0 and viewer.problems == []
+    dot = "const pen = document.createElement('canvas').getContext('2d'); line(pen, [9, 9], [9, 9], 'red', 6);"
+    assert viewer.page.evaluate(f"(() => {{ {dot} return pen.getImageData(9, 9, 1, 1).data[3]; }})()") == 255
     dark = viewer.pixels()
     viewer.page.emulate_media(color_scheme="light")
     assert any(viewer.pixels() != dark for _ in range(100))
