@@ -5,10 +5,10 @@ Nothing runs: the models are built on "meta", hooks and FlopCounterMode see ever
 
 from collections import Counter
 from functools import cache, partial
+from unittest import mock
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -118,7 +118,7 @@ def _deviation(ours, printed):
 
 def count(name, frames, **kwargs) -> dict:
     """Parameters and multiply-accumulates of one clip, by the papers' convention and in full."""
-    with torch.device("meta"), Unfilled():  # the ops count there, also where no kernels are built
+    with torch.device("meta"), unfilled():  # the ops count there, also where no kernels are built
         model = lifter.create_model(name, num_frames=frames, **kwargs).eval()
         inputs = [torch.empty(1, frames, model.num_joints, model.in_channels)]
         if isinstance(model, D3DP):
@@ -143,13 +143,10 @@ def count(name, frames, **kwargs) -> dict:
     }
 
 
-class Unfilled(TorchFunctionMode):
+def unfilled():
     """Leave parameters as they are made: on "meta" they have no values, and filling them takes as long as all the rest."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
+    fills = [name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")]
+    return mock.patch.multiple(nn.init, **dict.fromkeys(fills, lambda tensor, *args, **options: tensor))
 
 
 def _watch(model, macs) -> list[nn.Module]:
