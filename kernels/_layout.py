@@ -4,7 +4,7 @@ import torch
 
 
 def channels_last(x: torch.Tensor) -> bool:
-    """Whether a map (B, D, L) lies along its channels, as a (B, L, D) map does that is seen so."""
+    """Return whether a map (B, D, L) lies along its channels, as a (B, L, D) map does that is seen so."""
     return x.stride(1) == 1 and x.stride(2) != 1
 
 

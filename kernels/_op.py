@@ -1,4 +1,4 @@
-"""What every op shares: where it is registered, which backend a call takes, and in which dtypes.
+"""Base of every op: its registration, the backend that a call takes, its dtypes.
 
 An op is defined twice from one description: as `torch.ops.lifter.<name>` (C++ on the CPU, Triton on the GPU) and as
 `torch.ops.lifter_triton.<name>`, whose kernel is Triton on every device, so that the interpreter can run the GPU code
@@ -35,7 +35,7 @@ _forced_last: str | None = None  # by any thread: for Dynamo, which cannot read 
 
 
 class Cost(NamedTuple):
-    """What a call costs, besides reading its arguments and writing its results once."""
+    """Cost of a call, besides reading its arguments and writing its results once."""
 
     flops: int  # of products as FlopCounterMode counts them; where there are none, additions and multiplications; never 0
     products: Sequence = ()  # (batch, m, k, n) of the matrix products (m, k) (k, n) that it cannot avoid
@@ -43,7 +43,7 @@ class Cost(NamedTuple):
 
 
 def gradient_products(products):
-    """Of every product (m, k) (k, n) its two gradients, (m, n) (n, k) and (k, m) (m, n), and the first product again."""
+    """Return the two gradients of every product (m, k) (k, n), (m, n) (n, k) and (k, m) (m, n), and the first product."""
     return [p for b, m, k, n in products for p in ((b, m, n, k), (b, k, m, n))] + products[:1]
 
 
@@ -102,7 +102,7 @@ class Kernel:
 
 
 class Op(Kernel):
-    """What a public function calls once its arguments are checked: `reference`, or the same from the kernels.
+    """Call of a public function, its arguments being checked: `reference`, or the same from the kernels.
 
     It casts for autocast, compares dtypes and devices, chooses the backend, and gives the kernels what they take: float16
     widened on the CPU, where nothing computes in it, and parameters in float32. The first result comes back in the dtype of
@@ -239,7 +239,7 @@ def registry() -> dict[str, Op]:
 
 
 def cost(name: str, *args) -> Cost:
-    """What a call of `torch.ops.lifter.<name>` costs."""
+    """Return the cost of a call of `torch.ops.lifter.<name>`."""
     return _kernels[name].cost(*args)
 
 

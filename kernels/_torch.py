@@ -23,18 +23,18 @@ def no_autocast(x: torch.Tensor):
 
 
 def saves_states(*tensors: torch.Tensor | None) -> bool:
-    """Whether a call must keep what its backward needs. An exported graph is for inference. Inside vmap nobody can tell."""
+    """Return whether a call must keep what its backward needs. Exported graphs are for inference. Inside vmap all do."""
     wanted = any(x is not None and x.requires_grad for x in tensors) or torch._C._are_functorch_transforms_active()
     return torch.is_grad_enabled() and wanted and not exporting()
 
 
 def exporting() -> bool:
-    """Whether a graph is exported. Dynamo of torch 2.11 would say so of all that it traces."""
+    """Return whether a graph is exported. Dynamo of torch 2.11 would say so of all that it traces."""
     return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 def derivative_lost(*tensors: torch.Tensor | None) -> bool:
-    """Whether a transform of torch.func (grad, jvp, ...) follows any of the tensors, or one is a dual of forward mode."""
+    """Return whether a transform of torch.func (grad, jvp, ...) follows a tensor, or one is a dual of forward mode."""
     if not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0:
         return False
     functorch = torch._C._functorch

@@ -24,7 +24,7 @@ BLOCK_EPS, EPS = 1e-6, 1e-5  # of the norms in and after blocks, and of those in
 
 
 class PackedTransformer(NamedTuple):
-    """What `pack_transformer` makes of a model: the weights of its linear layers in one tensor, all other parameters in
+    """Result of `pack_transformer`: the weights of its linear layers in one tensor, all other parameters in
     another in at least float32, and what they are the parameters of."""
 
     weights: torch.Tensor

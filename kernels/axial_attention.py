@@ -76,7 +76,7 @@ def axial_attention_ref(qkv, axis, mask=None, scale=None, dropout_p=0.0, seed=No
 
 
 def kept(shape, dropout_p, seed):
-    """Which weights of (B, rows, H, N, N) survive: a hash of the seed and the place, the same on every backend.
+    """Return a mask of the weights (B, rows, H, N, N) that survive: a hash of seed and place, the same on every backend.
 
     One hash per row of heads, `_mix(seed + (b * rows + row) * H + h)`, a second per weight, `_mix(first + i * N + j)`,
     in 32 bits; a weight is kept where it is at least p * 2^32.
@@ -152,7 +152,7 @@ def attention_cost(qkv, mask, axis):
 
 
 def _keys(qkv, mask, axis):
-    """How many keys a query meets: of a packed mask that can be read those that it sees, on average."""
+    """Return the number of keys that a query meets: with a packed mask that can be read those that it sees, on average."""
     _, T, J, *_ = qkv.shape
     if mask is None or mask.dtype != torch.int32 or mask.device.type == "meta" or type(mask) is not torch.Tensor:
         return T if axis else J

@@ -169,7 +169,7 @@ def causal_conv1d_update_ref(x, conv_state, weight, bias=None, activation=None, 
 
 
 def _check_filter(op, weight, bias, dim, activation):
-    """Whether the activation is silu, and the width W."""
+    """Return whether the activation is silu, and the width W."""
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"{op}: activation is {activation!r}, expected None, 'silu' or 'swish'")
     check_shape(op, "weight", weight, (dim, "W"))

@@ -1,4 +1,4 @@
-"""Which frames of a clip to keep: the peaks of the density of its tokens, far from each other.
+"""Choice of the frames of a clip to keep: the peaks of the density of its tokens, far from each other.
 
 Sources: Rodriguez and Laio, "Clustering by fast search and find of density peaks" (2014); HoT (CVPR 2024, arXiv
 2311.12028) clusters frames so, HTP's pruning adds the mask and the support. HoT breaks ties by noise that it draws at

@@ -133,7 +133,7 @@ def unpack_mixsynth(weights, sizes):
 
 
 def packed_size(sizes):
-    """How many elements `pack_mixsynth` returns; ValueError if there is no such network."""
+    """Return the number of elements of `pack_mixsynth`'s result; ValueError if there is no such network."""
     for name, value in sizes._asdict().items():
         if value < (least := 0 if name == "keyframes" else 1):
             raise ValueError(f"mixsynth_encoder: sizes.{name} is {value}, expected at least {least}")

@@ -88,7 +88,7 @@ def _whole(x, size):
 
 
 def _window_sums(x, values, k, size, similarity, ties):
-    """Of T frames, a multiple of `size`, or less than one window."""
+    """Sum over windows of T frames, a multiple of `size` or less than one window."""
     size = min(size, x.shape[1])
     x, values = (y.unflatten(1, (-1, size)).transpose(2, 3) for y in (x, values))  # (B, windows, J, size, C)
     graph = _graph(x.detach(), min(k, size), similarity, ties)

@@ -1,4 +1,4 @@
-"""Which frames of a joint are alike: the symmetric graph of every frame's k most similar frames, one bit per pair.
+"""Mask of the frames of a joint that are alike: the symmetric graph of every frame's k most similar frames, one bit per pair.
 
 Source: HTP (arXiv 2508.21363), section IV-B and algorithm 1, phase 1.
 """

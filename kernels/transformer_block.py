@@ -20,7 +20,7 @@ NO_ATTENTION = -1  # what the kernels take for the axis where there is none
 
 
 class PackedBlock(NamedTuple):
-    """What `pack_block` makes of a block: the weights of its linear layers in one tensor, all other parameters in another in
+    """Result of `pack_block`: the weights of its linear layers in one tensor, all other parameters in another in
     at least float32, and what they are the parameters of."""
 
     weights: torch.Tensor
@@ -65,7 +65,7 @@ def transformer_block(x, packed, mask=None):
 
 
 def has_kernel(dtype, dim, head):
-    """Whether the CPU kernels compute blocks of this width, whose heads have `head` channels; 0: there are none."""
+    """Return whether the CPU kernels compute blocks of this width, whose heads have `head` channels; 0: there are none."""
     return dtype in (torch.float32, torch.bfloat16) and dim % 2 == 0 and head <= MAX_CHANNELS
 
 

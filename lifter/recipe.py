@@ -15,7 +15,7 @@ TERMS = ("mpjpe", "weighted_mpjpe", "n_mpjpe", "velocity", "consistency", "weigh
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained. The published ones are in recipes/NAME.yaml; the defaults here are nobody's.
+    """Options of a training. The published ones are in recipes/NAME.yaml; the defaults here are nobody's.
 
     Args:
         num_frames: frames of a clip.

@@ -1,4 +1,4 @@
-"""What the scans share: the recurrence in registers, the pass over chunks, tile sizes and launches.
+"""Parts that the scans share: the recurrence in registers, the pass over chunks, tile sizes and launches.
 
 A sequence is cut in chunks of CHUNK steps, so that a single long sequence fills a GPU, in three launches:
 1. every chunk by itself: its last state from a zero state, and the sum of its time steps (its decay is exp(A * sum));
@@ -108,7 +108,7 @@ def differentiate(entered, adjoint, a, drive, dt, us, dy, Bs, Cs, decay, SUB: tl
 
 @triton.jit
 def states_at(x, row, d0, d, n, D, N, CHANNELS_LAST: tl.constexpr):
-    """Where the (BN, BD) tile of row `row` of (rows, N, D), or of (rows, D, N), lies."""
+    """Return the offsets of the (BN, BD) tile of row `row` of (rows, N, D), or of (rows, D, N)."""
     if CHANNELS_LAST:
         return x + (row * N * D + d0) + d[None, :] + n[:, None] * D
     else:
@@ -117,7 +117,7 @@ def states_at(x, row, d0, d, n, D, N, CHANNELS_LAST: tl.constexpr):
 
 @triton.jit
 def load_states(x, row, d0, d, n, D, N, mask, CHANNELS_LAST: tl.constexpr):
-    """That tile; zero if there is none."""
+    """Load that tile; zero if there is none."""
     if x is None:
         return tl.zeros(mask.shape, tl.float32)
     else:

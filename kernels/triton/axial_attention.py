@@ -95,7 +95,7 @@ def _where(rows, N, H, FRAME: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _inputs(qkv, qkv_s, b, row, h):
-    """Where the problem's queries, keys and values start."""
+    """Return the offsets of the problem's queries, keys and values."""
     queries = qkv + b * qkv_s[0] + row * qkv_s[1] + h * qkv_s[4]
     keys = queries + qkv_s[3]
     return queries, keys, keys + qkv_s[3]
@@ -117,7 +117,7 @@ def _store(x, n, step, tile, N, D: tl.constexpr, BLOCK_D: tl.constexpr):
 
 @triton.jit
 def _words(mask, mask_s, i, j, first, N, BLOCK: tl.constexpr):
-    """What a packed mask has of queries i and keys j, which are BLOCK from `first` on."""
+    """Load the bits of a packed mask for queries i and keys j, which are BLOCK from `first` on."""
     rows, word = mask + i * mask_s[2], first // WORD
     words = tl.load(rows + word * mask_s[3], mask=i < N, other=0)
     if BLOCK > WORD:
@@ -128,7 +128,7 @@ def _words(mask, mask_s, i, j, first, N, BLOCK: tl.constexpr):
 
 @triton.jit
 def _any(words, WHOLE: tl.constexpr):
-    """Whether a tile with these words has anything to see; a WHOLE problem is not skipped."""
+    """Return whether a tile with these words has anything to see; a WHOLE problem is not skipped."""
     if words is None or WHOLE:
         return True
     else:
@@ -158,7 +158,7 @@ def _scores(x, y, i, j, N, scale, mask, mask_s, words, PRECISION: tl.constexpr):
 
 @triton.jit
 def _mix(x):
-    """As in lifter.kernels.axial_attention, in 32 bits."""
+    """Hash as in lifter.kernels.axial_attention, in 32 bits."""
     x = (x ^ (x >> 16)) * 0x7FEB352D
     x = (x ^ (x >> 15)) * 0x846CA68B
     return x ^ (x >> 16)
@@ -166,7 +166,7 @@ def _mix(x):
 
 @triton.jit
 def _kept(seed, b, row, h, rows, H, i, j, N, threshold):
-    """Which weights of queries i and keys j survive."""
+    """Return a mask of the weights of queries i and keys j that survive."""
     first = _mix((tl.load(seed) + (b * rows + row) * H + h).to(tl.uint32))
     return _mix(first + i.to(tl.uint32) * N + j.to(tl.uint32)) >= threshold.to(tl.uint32)
 

@@ -84,7 +84,7 @@ def _numbers(seq_idx, b, l, L):
 
 @triton.jit
 def _taken(x, x_s, seq_idx, states, b, l, d, dim, L, k: tl.constexpr, WIDTH: tl.constexpr):
-    """What tap k of steps l meets, step l - k; zero where that is none."""
+    """Load what tap k of steps l meets, step l - k; zero where that is none."""
     at = l - k
     inside = (d < dim)[None, :] & (l < L)[:, None]
     place = x + b * x_s[0] + d[None, :] * x_s[1] + at[:, None] * x_s[2]

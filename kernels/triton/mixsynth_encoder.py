@@ -163,7 +163,7 @@ def _means(x, step, factors, out, M: tl.constexpr, N: tl.constexpr, TRANSPOSED: 
 
 @triton.jit
 def _softmax(x, step, gates, M: tl.constexpr, N: tl.constexpr, TRANSPOSED: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Of the rows x[m], or of the columns if `TRANSPOSED`, times gates[m]; in place."""
+    """Multiply the rows x[m], or the columns if `TRANSPOSED`, by gates[m]; in place."""
     tl.debug_barrier()
     i, n = tl.arange(0, AT_ONCE), tl.arange(0, BLOCK_N)
     for m0 in range(0, M, AT_ONCE):

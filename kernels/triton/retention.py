@@ -182,7 +182,7 @@ def _store_pairs(rows, even, odd, inside, n, K: tl.constexpr, rates, SIGN: tl.co
 
 @triton.jit
 def _rates(xpos, d0, K, BD: tl.constexpr):
-    """Of the pairs d0 ...: the angle per frame, 2^32 being a full turn, and log2 of the scale per frame."""
+    """Return for the pairs d0 ...: the angle per frame, 2^32 being a full turn, and log2 of the scale per frame."""
     d = d0 + tl.arange(0, BD)
     turn = tl.exp2(d.to(tl.float64) * (-2 * 13.287712379549449) / K) * (4294967296 / 6.283185307179586)  # log2(10000)
     growth = tl.log2(tl.load(xpos + d, mask=2 * d < K, other=1.0)) / 512
@@ -228,7 +228,7 @@ def _dot(a, b, acc, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def _state_at(x, row, d0, e, K, V, BD: tl.constexpr):
-    """Where the even rows 2 d0 ... of the columns e of state `row` lie (the odd ones V further), and which exist."""
+    """Return the offsets of the even rows 2 d0 ... of columns e of state `row` (odd ones V further), and which exist."""
     c = 2 * (d0 + tl.arange(0, BD))
     columns = (e < V)[None, :]
     return x + row * K * V + c[:, None] * V + e[None, :], (c < K)[:, None] & columns, (c + 1 < K)[:, None] & columns

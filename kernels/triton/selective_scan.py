@@ -131,7 +131,7 @@ def _plan(u, delta, A, B, C, delta_bias, delta_softplus, backward=False):
 
 @triton.jit
 def _where(blocks, L, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
-    """What program (batch, chunk, group, block of the group) works on. Divisions are of int32: int64 would be calls."""
+    """Return the part of program (batch, chunk, group, block of the group). Divisions are of int32: int64 would be calls."""
     pid = tl.program_id(0)
     chunks = tl.cdiv(L, CHUNK)
     row = pid // (blocks * GROUPS)

@@ -63,8 +63,8 @@ def _plan(x):
 
 @triton.jit
 def _tile(B, T, J, C, FRAMES: tl.constexpr, COLUMNS: tl.constexpr):
-    """Of a program: its joint, what comes before the joint's number in the order of all, its frames as clips and frames of
-    these, its channels, and which of all are there. Divisions are of int32: int64 would be calls."""
+    """Return the joint of a program, what comes before the joint's number in the order of all, its frames as clips and frames
+    of these, its channels, and which of all are there. Divisions are of int32: int64 would be calls."""
     tile, joint = tl.program_id(0) // J, tl.program_id(0) % J
     blocks = tl.cdiv(C, COLUMNS)
     n = tile // blocks * FRAMES + tl.arange(0, FRAMES)
@@ -81,7 +81,7 @@ def _rows(x, x_s, b, t, joint, c, inside):
 
 @triton.jit
 def _sums(x, x_s, neighbours, weights, root, root_s, J, D, b, t, joint, c, inside):
-    """What the joint receives, and its rows of the root."""
+    """Compute what the joint receives, and its rows of the root."""
     y = tl.zeros(inside.shape, tl.float32)
     for d in range(D):
         sender = tl.load(neighbours + joint * D + d).to(tl.int64)

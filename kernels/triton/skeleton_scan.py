@@ -114,7 +114,7 @@ def _ungather(source, table, out, bounds, per_direction):
 
 @triton.jit
 def _where(blocks, K, T, J, CHUNK: tl.constexpr):
-    """What program (batch, direction, chunk, block of channels) works on; int32 divisions, int64 would be calls."""
+    """Return the part of program (batch, direction, chunk, block of channels); int32 divisions, int64 would be calls."""
     pid = tl.program_id(0)
     chunks = tl.cdiv(T * J, CHUNK)
     row = pid // (blocks * chunks)

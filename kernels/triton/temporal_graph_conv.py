@@ -68,13 +68,13 @@ def _groups(B, step):
 
 
 def _inputs(x, graph, mask):
-    """As the kernels want them, and whether float32 is to be multiplied as such."""
+    """Return the arguments as the kernels take them, and whether float32 is multiplied as such."""
     x, mask = x if x.stride(-1) == 1 else x.contiguous(), None if mask is None else mask.contiguous()
     return x, graph.contiguous(), mask, x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision != "tf32"
 
 
 def _workspaces(x, count):
-    """How many clips they are for; the pitch, which is T up to whole words; (clips * J, T, pitch) each."""
+    """Return the number of clips; the pitch, which is T up to whole words; (clips * J, T, pitch) each."""
     B, T, J, _ = x.shape
     pitch = triton.cdiv(T, WORD.value) * WORD.value
     clips = max(1, min(B, ROOM // (4 * J * T * pitch * count)))
@@ -82,7 +82,7 @@ def _workspaces(x, count):
 
 
 def _options(T, C, dtype, precise):
-    """How many tiles of ROWS frames there are; the tiles of products over BLOCK channels at a time, and of results that have
+    """Return the number of tiles of ROWS frames; the tiles of products over BLOCK channels at a time, and of results that have
     BLOCK channels: what registers hold without spilling. Products of float32 are not for tensor cores."""
     wide = dtype == torch.float32
     rows = min(32 if wide else 64, max(16, triton.next_power_of_2(T)))

@@ -149,8 +149,8 @@ def choose(
 
 @triton.jit
 def _problem(graph, bases, number, T, J, S, words):
-    """Of the joint of a clip in windows of one size: its place among the maps (B, ., J, S) and their strides, its graph, and
-    the length of its windows, whose frames the bits are."""
+    """Return for the joint of a clip in windows of one size: its place among the maps (B, ., J, S) and their strides, its
+    graph, and the length of its windows, whose frames the bits are."""
     s = number % S
     base = T
     for n in tl.static_range(len(bases)):
@@ -160,7 +160,7 @@ def _problem(graph, bases, number, T, J, S, words):
 
 @triton.jit
 def _degrees(graph, t, there, words, WORDS: tl.constexpr):
-    """How many frames `t` chose."""
+    """Return the number of frames that `t` chose."""
     w = tl.arange(0, WORDS)[None, :]
     bits = tl.load(graph + t[:, None] * words + w, mask=there[:, None] & (w < words), other=0).to(tl.uint32, bitcast=True)
     bits = bits - ((bits >> 1) & 0x55555555)
@@ -266,7 +266,7 @@ def received(
     graph, bases, T, J, S, D, words, blocks, scale, dout, dout_s, out, dvalues,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr, BITS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """What BITS frames of a window get from all of it. Where it has fewer words than others, some programs have none."""
+    """Compute what BITS frames of a window get from all of it. Some programs have none where windows differ in words."""
     pid = tl.program_id(0)
     b, j, s, graph, base = _problem(graph, bases, pid // blocks, T, J, S, words)
     b, j, s = b.to(tl.int64), j.to(tl.int64), s.to(tl.int64)

@@ -41,7 +41,7 @@ def _frames(x, x_s, t, c, T, C, WIDE: tl.constexpr):
 
 @triton.jit
 def _count(chosen):
-    """How many of every row, of (WORDS, ROWS, BITS), are chosen: (1, ROWS, 1)."""
+    """Count the chosen bits of every row of (WORDS, ROWS, BITS): (1, ROWS, 1)."""
     return tl.sum(tl.sum(chosen.to(tl.int32), 0), 1)[None, :, None]
 
 

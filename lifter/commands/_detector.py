@@ -1,4 +1,4 @@
-"""Which detector a command runs. Nothing here needs torch."""
+"""Choice of the detector that a command runs. Nothing here needs torch."""
 
 from lifter.video import find_detector
 

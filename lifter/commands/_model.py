@@ -1,4 +1,4 @@
-"""Which model a command runs."""
+"""Choice of the model that a command runs."""
 
 from lifter.inference.files import Model
 

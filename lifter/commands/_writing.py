@@ -1,4 +1,4 @@
-"""What the writers of files are told by a command line."""
+"""Options of a command line for the writers of files."""
 
 from lifter.data.bones import RIGS
 from lifter.data.outputs import suffix_of

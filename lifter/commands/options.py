@@ -20,7 +20,7 @@ def parse(argv):
 
 
 def add_reading_options(parser):
-    """What `open_data` has to be told about some formats; see `reading_options`."""
+    """Add the options that `open_data` needs for some formats; see `reading_options`."""
     parser.add_argument("--format", help="as `lifter data inspect` names it; default: found out")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="of the image, where the file does not tell it")
     parser.add_argument("--fps", type=float, help="frames per second, where the file does not tell it")
@@ -40,12 +40,12 @@ def reading_options(args) -> dict:
 
 
 def add_writing_options(parser):
-    """What the files are told that are written; see `lifter.commands._writing`."""
+    """Add the options of the files that are written; see `lifter.commands._writing`."""
     parser.add_argument("--rig", metavar="h36m|mixamo", help="names and joints of .bvh and .glb; default: h36m")
 
 
 def add_model_options(parser, positional=False):
-    """Which model runs, and how. `positional`: the checkpoint is an argument, not an option."""
+    """Add the options of the model and of how it runs. `positional`: the checkpoint is an argument, not an option."""
     how = {"nargs": "?"} if positional else {}
     parser.add_argument(
         "checkpoint" if positional else "--checkpoint", metavar="CHECKPOINT", **how,
@@ -58,7 +58,7 @@ def add_model_options(parser, positional=False):
 
 
 def add_lifting_options(parser):
-    """Which model, and how it sees a sequence."""
+    """Add the options of the model and of how it sees a sequence."""
     add_model_options(parser)
     flip = argparse.BooleanOptionalAction
     parser.add_argument("--flip", action=flip, default=True, help="the mean with the mirror image's poses (default: yes)")

@@ -108,8 +108,8 @@ def _similarity(covariance, pose_size, target_size):
 
 
 def _horn(s):
-    """Of covariances (3, 3, N), pose by target, of norm at most 1: rotations (3, 3, N), the traces (N,) of covariances that
-    were so turned, and which of them are exact (N,)."""
+    """Compute from covariances (3, 3, N), pose by target, of norm at most 1: rotations (3, 3, N), the traces (N,) of
+    covariances that were so turned, and which of them are exact (N,)."""
     root, separate = _largest_root(s)
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = s
     # Horn's matrix less its eigenvalue, symmetric; rows and columns are w, x, y, z of the quaternion

@@ -135,8 +135,8 @@ def official_finepose(
 
 
 def _run_attention(layer, x, text, moment):
-    """As the official code calls it: rows (b joints) of frames, and an embedding (b frames, joints) that it reads as the
-    rows are, the first of each."""
+    """The layer as the official code calls it: rows (b joints) of frames, and an embedding (b frames, joints) that it reads as
+    the rows are, the first of each."""
     rows, frames, _ = x.shape
     joints = rows // len(text)
     moment = moment.reshape(rows, frames, -1)[:, :1].unflatten(0, (-1, joints)).transpose(1, 2)

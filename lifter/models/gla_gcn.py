@@ -57,7 +57,7 @@ class AdaptiveGraphConv(nn.Module):
         return F.relu(self.drop(self.bn(y)) + (self.down(x) if hasattr(self, "down") else x))
 
     def sent(self, x, graph):
-        """What the joints send over one of the graphs."""
+        """Compute what the joints send over one of the graphs."""
         return x
 
 

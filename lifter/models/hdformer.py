@@ -201,7 +201,7 @@ def hdformer(**kwargs):
 
 
 def _run(model, keypoints, mean, std):
-    """Of the official code channels come before frames."""
+    """Build the model of the official code, where channels come before frames."""
     last = lambda x: x.permute(0, 2, 3, 1)
     return model(last(keypoints), last(mean), last(std)).permute(0, 3, 1, 2)
 

@@ -40,7 +40,7 @@ class PrunedMixSTE(MixSTE):
 
 
 def checked_pruning(name, tokens, prune_at, num_frames, depth):
-    """How many frames are kept, and before which block; ValueError, naming the model, for what cannot be."""
+    """Return the number of frames kept and the block that they are chosen before; ValueError for what cannot be."""
     tokens = max(1, num_frames // 3) if tokens is None else tokens
     if not 1 <= tokens <= num_frames:
         raise ValueError(f"{name}: tokens is {tokens}, expected 1 to num_frames={num_frames}")

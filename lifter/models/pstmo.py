@@ -136,7 +136,7 @@ def official_pstmo(**kwargs):
 
 @register_official("model.stmo_pretrain.Model_MAE", tolerance=1e-5, run=_run_pretrain)
 def official_pstmo_pretrain(spatial_mask_num=2, **kwargs):
-    """How many joints are hidden, the masks say; it has no strides."""
+    """Build the first stage. The masks tell how many joints are hidden; it has no strides."""
     sizes = official_sizes(**kwargs)
     del sizes["strides"]
     return PSTMOPretrain(**sizes)

@@ -19,7 +19,7 @@ STEPS = 65000  # that fit into 16 bits; what is farther apart is stored in large
 
 
 def write(path, scene, size=None):
-    """Return the number of frames of the viewer."""
+    """Write the viewer, and return its number of frames."""
     template = Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")
     content = json.dumps(describe(scene), separators=(",", ":"), allow_nan=False)
     for letter in "<>&":  # no name ends the script that the data is in

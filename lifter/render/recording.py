@@ -15,7 +15,7 @@ RADIUS = 0.012  # metres, of bones
 
 
 def write(path, scene, size=None):
-    """How many frames the recording has. Times are "frame" and "time" of the source; the world has z up, in metres."""
+    """Write the recording, and return its number of frames. Times are those of the source; z is up, in metres."""
     recording = rr.RecordingStream("lifter")
     recording.save(str(path))
     recording.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)

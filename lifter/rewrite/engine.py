@@ -13,7 +13,7 @@ GRANTED = 8  # times the error of the original, where rounding is amplified
 
 @dataclass
 class Rewrite:
-    """How to rewrite a module that a rule knows.
+    """Rule to rewrite a kind of module.
 
     kind: what the module is, for the report.
     make: module -> what stands for it, the module itself or another that may share its parts.
@@ -101,8 +101,8 @@ def draw(example, like):
 
 
 def difference(name, exact, ours, theirs=None):
-    """How `ours` differs from `exact` by more than rounding, or None. `theirs`, if given, was computed in the precision of
-    `ours`, and several times its error is granted."""
+    """Describe how `ours` differs from `exact` by more than rounding, or return None. `theirs`, if given, was computed in the
+    precision of `ours`, and several times its error is granted."""
     if exact.shape != ours.shape:
         return f"{name} has shape {tuple(exact.shape)}, lifter's {tuple(ours.shape)}"
     if not exact.numel():
@@ -138,7 +138,7 @@ def shallow_copy(module):
 
 class _Extended:
     def __reduce_ex__(self, protocol):
-        """Where an instance is unpickled the class, which has no name to import, is made anew."""
+        """Make the class anew when an instance is unpickled: it has no name to import."""
         make, (first, *args), *state = super().__reduce_ex__(max(2, protocol))
         return (_new, (*self._extends, *args), *state) if first is type(self) else (make, (first, *args), *state)
 

@@ -39,12 +39,12 @@ def _of_pose(function, **options):
 
 
 def _flat(function, **options):
-    """As the official code calls it: all clips are one sequence."""
+    """Compute the metric as the official code calls it: all clips are one sequence."""
     return lambda pred, target, **_: function(pred.flatten(0, 1), target.flatten(0, 1), **options)
 
 
 def _clip(function, **options):
-    """Of the first clip, masked."""
+    """Compute the metric of the first clip, masked."""
     return lambda pred, target, valid, **_: function(pred[0], target[0], valid[0], **options)
 
 

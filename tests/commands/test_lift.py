@@ -115,7 +115,7 @@ def test_a_folder_of_videos(lift, film, tmp_path):  # noqa: F811
 
 
 def test_people_of_a_folder_are_not_lifted_again(lift, tmp_path):
-    """Who has a file each: when one is missing, and after Ctrl-C, the video is lifted again."""
+    """People have a file each: when one is missing, and after Ctrl-C, the video is lifted again."""
 
     def stops(number):
         if number == 20:

@@ -177,7 +177,7 @@ def test_many_of_one_frame_of_a_window():
 
 
 def test_evaluation_of_one_frame_of_a_window():
-    """By windows of its own, one for every frame; no frame is dropped, whatever the protocol does."""
+    """The model lifts by windows of its own, one for every frame; no frame is dropped, whatever the protocol does."""
     model = create_model("videopose3d", channels=8, widths=(3, 3)).eval()
     data = open_gait(1, 20)
     for name in ("vp3d", "motionbert"):

@@ -102,7 +102,7 @@ def test_what_pstmo_hides():
 
 
 def test_official_names(shared):
-    """Of the projections, which StridedTransformer has one layer each for."""
+    """Projections are compared; StridedTransformer has one layer for each."""
     with np.load(shared / "golden" / "strided_transformer.npz") as data:
         weights = {key[6:]: torch.from_numpy(data[key]) for key in data.files if key.startswith("param/")}
     model = lifter.create_model("strided_transformer", num_frames=27, dim=32, hidden=48, depth=2, strides=(3, 3, 3))

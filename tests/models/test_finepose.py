@@ -50,7 +50,7 @@ def test_counts():
 
 @torch.no_grad()
 def test_whose_text():
-    """As in the paper a clip reads its own; as in the official code joint j of clip i reads text (i J + j) % b."""
+    """A clip reads its own text as in the paper; as in the official code joint j of clip i reads text (i J + j) % b."""
     keypoints, poses, time, pooled, tokens = inputs(hypotheses=1)
     for variant in ("paper", "official"):
         model = tiny(variant=variant)

@@ -1,4 +1,4 @@
-"""What every model of one frame of a window is held to."""
+"""Checks of every model of one frame of a window."""
 
 import torch
 

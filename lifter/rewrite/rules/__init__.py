@@ -1,4 +1,4 @@
-"""What `freeze` and `optimize` know, a function per kind of module; see `lifter.rewrite.engine.rewrite`."""
+"""Rules of `freeze` and `optimize`, a function per kind of module; see `lifter.rewrite.engine.rewrite`."""
 
 from .attention import self_attention
 from .blocks import block

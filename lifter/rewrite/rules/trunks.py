@@ -140,7 +140,7 @@ def _is_plain(model):
 
 
 def _settings(block):
-    """What the blocks of one kind have in common: kind of the mixer, heads, and what is the mixer's own."""
+    """Properties that the blocks of one kind have in common: kind of the mixer, heads, and what is the mixer's own."""
     mixer = block.attn
     if type(mixer) is AxialAttention:
         return AxialAttention, mixer.num_heads, (mixer.axis, mixer.scale)
