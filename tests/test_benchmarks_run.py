@@ -76,8 +76,9 @@ def test_a_case_that_fails_is_a_row(monkeypatch, tmp_path, capsys):
 def test_a_killed_run_leaves_what_it_has_measured(tmp_path):
     """At the third case, as by kill -9: the first two are on disk, and what is there is whole."""
     program = (
-        "import os, signal; import benchmarks.__main__ as command; from benchmarks import tables; cases = tables.cases(None);"
-        "kill = lambda: os.kill(os.getpid(), signal.SIGKILL); tables.cases = lambda setup: [*cases[-2:], ('kill', kill)];"
+        "import os, signal; import benchmarks.__main__ as command; from benchmarks import tables; cases = tables.cases;"
+        "kill = lambda: os.kill(os.getpid(), signal.SIGKILL);"
+        "tables.cases = lambda setup: [*cases(setup)[-2:], ('kill', kill)];"
         f"command.main(['tables', '--out', {str(tmp_path)!r}, '--json', {str(tmp_path / 'rows.json')!r}])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True)
