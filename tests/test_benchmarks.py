@@ -456,8 +456,8 @@ def test_every_case_runs(section, small, monkeypatch, request):
     torch.set_num_threads(2)  # with one there is nothing to scale
     section, _, op = section.partition(".")
     if op:
-        monkeypatch.setattr("benchmarks.kernels.USUAL", (1, 27))
-        for sizes, fewer in {"FRAMES": (1, 27), "SIMILAR": (6, 3), "LONG": 300}.items():
+        monkeypatch.setattr("benchmarks.kernels.USUAL", (27, 81))
+        for sizes, fewer in {"FRAMES": (27, 81), "SIMILAR": (6, 3), "LONG": 300}.items():
             monkeypatch.setattr(f"benchmarks.kernels.{op}.{sizes}", fewer, raising=False)
     kinds = {}
     for mode in ("quick", "default", "full"):

@@ -56,7 +56,7 @@ class D3DP(MixSTE):
         """`forward` from what `embed` made of the keypoints."""
         self._check(embedded, poses, time)
         noisy = poses[:, None] if poses.dim() == 4 else poses
-        moment = self._moment(time, len(embedded), **choices)[:, None, None, None]  # of (B, H, T, J, C)
+        moment = self._moment(time, embedded.shape[0], **choices)[:, None, None, None]  # of (B, H, T, J, C)
         x = (embedded[:, None] + moment) + self.Spatial_patch_to_embedding(noisy.to(embedded.dtype), self.in_channels)
         moment = moment.expand(*x.shape[:2], 1, 1, -1).flatten(0, 1)
         x = self.pos_drop(x.flatten(0, 1))

@@ -50,7 +50,7 @@ class TextCrossAttention(nn.Module):
         clips, _, joints, _ = x.shape
         heads = lambda y: y.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)  # (..., heads, tokens, channels)
         rows = heads(self.query(self.norm(x)).transpose(1, 2)).flatten(0, 1)
-        q = rows.unflatten(0, (-1, len(text), hypotheses * joints if self.matched else 1))
+        q = rows.unflatten(0, (-1, text.shape[0], hypotheses * joints if self.matched else 1))
         text = self.text_norm(text)
         k, v = (heads(y)[:, None] for y in (self.key(text), self.value(text)))
         weights = self.dropout((q @ k.mT * q.shape[-1] ** -0.5).softmax(-1))
@@ -103,7 +103,7 @@ class FinePOSE(D3DP):
 
     def _moment(self, time, clips, pooled, tokens):
         moment = super()._moment(time, clips)
-        return moment if pooled is None else moment + pooled.repeat(clips // len(pooled), 1)
+        return moment if pooled is None else moment + pooled.repeat(clips // pooled.shape[0], 1)
 
     def _lift_told(self, x, moment, hypotheses, pooled, tokens):
         x = self.Spatial_norm(self.STEblocks[0](x))
@@ -138,7 +138,7 @@ def _run_attention(layer, x, text, moment):
     """The layer as the official code calls it: rows (b joints) of frames, and an embedding (b frames, joints) that it reads as
     the rows are, the first of each."""
     rows, frames, _ = x.shape
-    joints = rows // len(text)
+    joints = rows // text.shape[0]
     moment = moment.reshape(rows, frames, -1)[:, :1].unflatten(0, (-1, joints)).transpose(1, 2)
     y = layer(x.unflatten(0, (-1, joints)).transpose(1, 2), text, moment)
     return y.transpose(1, 2).flatten(0, 1)

@@ -88,7 +88,7 @@ class PSTMOPretrain(nn.Module):
         x = torch.where(hidden_joints[..., None], self.spatial_mask_token, x)
         x = self.Transformer(self.encoder(x.flatten(2).mT).mT, hidden_frames)
         seen = self.encoder_to_decoder(self.encoder_LN(x))
-        unseen = self.mask_token.expand(len(x), self.num_frames - seen.shape[1], -1)
+        unseen = self.mask_token.expand(x.shape[0], self.num_frames - seen.shape[1], -1)
         x = torch.cat((seen, unseen), 1) + self.dec_pos_embedding[:, self.order(hidden_frames)]
         x = self.fcn_dec(self.Transformer_dec["model"](x).mT).mT
         return x.unflatten(-1, (self.num_joints, self.in_channels)).to(keypoints.dtype)

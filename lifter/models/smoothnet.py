@@ -55,7 +55,7 @@ class SmoothNet(nn.Module):
         x = windows(poses.flatten(2).to(self.decoder.bias.dtype), window)
         x = self.smooth(x.mT).mT
         if frames > window:
-            x = mean_of_windows(x.unflatten(0, (len(poses), frames - window + 1)), 1, frames)
+            x = mean_of_windows(x.unflatten(0, (poses.shape[0], frames - window + 1)), 1, frames)
         return x.to(poses.dtype).reshape(*x.shape[:2], *poses.shape[2:])
 
     def smooth(self, x):

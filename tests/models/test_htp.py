@@ -95,7 +95,7 @@ def test_without_its_parts_it_is_its_host_after_the_graph(name, host):
     plain._embed, plain._lift_embedded = model._embed, plain._lift
     plain._lift = lambda x: plain._lift_embedded(model.gcn(x))
     if name == "htp":
-        model._lift_told = lambda x, moment: model._lift(x)  # the host is told the time once
+        model._lift_told = lambda x, moment, hypotheses: model._lift(x)  # the host is told the time once
     with kernels.backend("reference"), torch.no_grad():
         torch.testing.assert_close(model(*arguments(name)), plain(*arguments(name)))
 
