@@ -13,7 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[:1] == ["train"]:  # has a parser of its own
         return importlib.import_module("lifter.commands.train").main(argv[1:])
     args = options.parse(argv)
-    # What a command runs on, as torch, is imported once its arguments are known to be right.
+    # torch and what else a command runs on are imported once its arguments are known to be right.
     command = importlib.import_module(f"lifter.commands.{args.command}")
     try:
         with told():

@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("triton")
 pytestmark = pytest.mark.aot
 
-# Of every kernel the first case, and each 144th or 48th: all of them (`make aot`) take minutes.
+# The first case of every kernel, and each 144th or 48th: all of them (`make aot`) take minutes.
 ARCHITECTURES = {80: 144, 90: 48}
 OLDEST = Path(__file__).parents[1] / "build" / "oldest-triton"
 # Of a multiprocessor, which must hold a block.
