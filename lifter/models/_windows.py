@@ -5,6 +5,8 @@ front and one at the end: (B, T - num_frames + 1, J, 3), a pose for each window 
 frame it does once for all windows that share the frame.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -15,6 +17,20 @@ def margins_around_centre(num_frames):
     """The frames before the one in the centre of a window, and those after it."""
     before = (num_frames - 1) // 2
     return before, num_frames - 1 - before
+
+
+def widths_of(name, num_frames, widths):
+    """Return `widths` as a tuple, by default as many threes as a window of `num_frames` needs; ValueError, naming the model,
+    unless they are odd and their product is `num_frames`, where that is given."""
+    if widths is None:
+        num_frames = 243 if num_frames is None else num_frames
+        widths = (3,) * max(1, round(math.log(num_frames, 3)))
+    if not widths or any(width < 1 or width % 2 == 0 for width in widths):
+        raise ValueError(f"{name}: widths is {widths}, expected odd numbers")
+    if num_frames not in (None, math.prod(widths)):
+        expected = f"{math.prod(widths)}, the product of widths={tuple(widths)}"
+        raise ValueError(f"{name}: num_frames is {num_frames}, expected {expected}")
+    return tuple(widths)
 
 
 def check_clip(model, keypoints):

@@ -13,7 +13,7 @@ from lifter.layers.block import check_rate
 
 from ._inputs import bones_or_default
 from ._register import register_model, register_official
-from ._windows import check_clip, margins_around_centre, poses_of_windows, windows
+from ._windows import check_clip, margins_around_centre, poses_of_windows, widths_of, windows
 
 # HumanEva's 15 joints as the official code connects them, (from, to).
 HUMANEVA = (
@@ -102,18 +102,11 @@ class GLAGCN(nn.Module):
 
     def __init__(self, num_frames=None, num_joints=17, in_channels=2, channels=96, *, widths=None, bones=None, drop=0.25):
         super().__init__()
-        if widths is None:
-            num_frames = 243 if num_frames is None else num_frames
-            widths = (3,) * max(1, round(math.log(num_frames, 3)))
-        if not widths or any(width < 1 or width % 2 == 0 for width in widths):
-            raise ValueError(f"GLAGCN: widths is {widths}, expected odd numbers")
-        if num_frames not in (None, math.prod(widths)):
-            expected = f"{math.prod(widths)}, the product of widths={tuple(widths)}"
-            raise ValueError(f"GLAGCN: num_frames is {num_frames}, expected {expected}")
+        widths = widths_of("GLAGCN", num_frames, widths)
         check_rate("GLAGCN", "drop", drop)
         bones = bones_or_default("GLAGCN", bones, num_joints)
         self.num_frames, self.num_joints, self.in_channels = math.prod(widths), num_joints, in_channels
-        self.margins, self.widths = margins_around_centre(self.num_frames), tuple(widths)
+        self.margins, self.widths = margins_around_centre(self.num_frames), widths
         known = graphs(num_joints, bones)
         self.data_bn = nn.BatchNorm1d(num_joints * in_channels)
         self.expand_gcn = Unit(in_channels, channels, known)

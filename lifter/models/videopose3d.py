@@ -11,7 +11,7 @@ from torch import nn
 from lifter.layers.block import check_rate
 
 from ._register import register_model, register_official
-from ._windows import check_clip
+from ._windows import check_clip, widths_of
 
 
 class VideoPose3D(nn.Module):
@@ -37,17 +37,10 @@ class VideoPose3D(nn.Module):
         drop=0.25, num_joints_out=None,
     ):  # fmt: skip
         super().__init__()
-        if widths is None:
-            num_frames = 243 if num_frames is None else num_frames
-            widths = (3,) * max(1, round(math.log(num_frames, 3)))
-        if not widths or any(width < 1 or width % 2 == 0 for width in widths):
-            raise ValueError(f"VideoPose3D: widths is {widths}, expected odd numbers")
-        if num_frames not in (None, math.prod(widths)):
-            expected = f"{math.prod(widths)}, the product of widths={tuple(widths)}"
-            raise ValueError(f"VideoPose3D: num_frames is {num_frames}, expected {expected}")
+        widths = widths_of("VideoPose3D", num_frames, widths)
         check_rate("VideoPose3D", "drop", drop)
         self.num_frames, self.num_joints, self.in_channels = math.prod(widths), num_joints, in_channels
-        self.widths, self.causal, self.dense = tuple(widths), causal, dense
+        self.widths, self.causal, self.dense = widths, causal, dense
         self.margins = (self.num_frames - 1, 0) if causal else (self.num_frames // 2, self.num_frames // 2)
         self.window_poses = self.num_frames  # no frame is computed twice: a pose takes no more memory than a frame
         self.dilations = [math.prod(widths[:i]) for i in range(len(widths))]
