@@ -16,62 +16,69 @@ from . import tables
 from .published import ROWS
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-FRAMES = 243  # of a clip, for models that no table prints and that take any number
+FRAMES = 243  # of a clip, where neither the description nor a table tells
 INTRO = """\
 # Models
 
-`lifter models` prints this list, and `lifter.create_model(NAME)` builds a model with random weights. This page is written by `python
--m benchmarks.model_page`.
+`lifter models` prints the names, and `lifter.create_model(NAME)` builds a model with random weights. `python -m
+benchmarks.model_page` writes this page.
 
-- **MACs** are multiply-accumulates of one clip with as many frames as the row says: half the FLOPs of every product, attention,
-  retention, convolution, scan and sampling. Papers count less; see [protocols](protocols.md).
-- **Input**: frames of a clip, then joints and channels. Two channels are x and y, a third one is the confidence of the detector.
-  "Middle" models lift the frame in the middle of every window, (B, T, J, C) -> (B, T - window + 1, J, 3); `lifter lift`, `lifter eval`
-  and `lifter.Stream` repeat the edges of a sequence for them. "Poses" are refined, not lifted.
-- **Official weights**: `lifter.load_checkpoint` reads files of the official code, and `lifter verify` compares with its outputs.
-  lifter contains no official weights.
-- **Recipe**: `lifter train --model NAME` knows how the paper trains it.
+- **MACs** are multiply-accumulates of one clip of so many frames: half the FLOPs of every product, attention, retention,
+  convolution, scan and sampling. Most papers count less; see [protocols](protocols.md).
+- **Input** is frames of joints x channels. Two channels are x and y; a third one is the confidence of the detector. A model of
+  the *middle* lifts the frame in the middle of every window, (B, T, J, C) -> (B, T - window + 1, J, 3); `lifter lift`, `lifter
+  eval` and `lifter.Stream` repeat the edges of a sequence for it. A model that takes *poses* refines them.
+- **Official**: `lifter.load_checkpoint` reads weights of the official code, and `lifter verify` compares the outputs. Those
+  weights are not part of lifter.
+- **Recipe**: `lifter train --model NAME` trains as the paper does.
+
+| name | model | parameters | MACs | input | official | recipe |
+|---|---|---|---|---|---|---|
 """
-HEAD = "| name | model | parameters | MACs | input |\n|---|---|---|---|---|\n"
 
 
 def page() -> str:
-    """The whole page: a section for each file of `lifter/models`."""
-    sections = []
-    for module, names in modules().items():
-        sections.append(f"{heading(module, names)}\n{HEAD}" + "".join(map(row, names)))
-    return "\n".join([INTRO, *sections])
+    """Return the whole page: a table of the models, then their papers."""
+    rows = [row(name) for names in modules().values() for name in names]
+    return "".join([INTRO, *rows, "\n## Papers\n\n", *map(paper, modules())])
 
 
 def modules() -> dict[str, list[str]]:
-    """The names of the models in each module, in the order of the modules' names."""
+    """Return the names of the models by module, in the order of the modules' names."""
     found = {}
     for name in sorted(MODELS, key=lambda name: (MODELS[name].__module__, tuple(MODELS).index(name))):
         found.setdefault(MODELS[name].__module__, []).append(name)
     return found
 
 
-def heading(module, names) -> str:
-    """The title of a section, the paper, and what there is besides the models."""
-    title, *paragraphs = sys.modules[module].__doc__.strip().split("\n\n")
-    title, _, about = " ".join(title.split()).partition(": ")
-    official = sorted(path for path, entry in OFFICIAL.items() if entry.build.__module__ == module)
-    recipes = sorted({find_recipe(name).name for name in names if find_recipe(name)})
-    lines = [f"{about[:1].upper()}{about[1:]}" if about else "", *(" ".join(each.split()) for each in paragraphs), ""]
-    lines.append(f"Official weights: {', '.join(f'`{path}`' for path in official)}." if official else "Official weights: none.")
-    lines.append(f"Recipe: {', '.join(f'`{recipe}`' for recipe in recipes)}." if recipes else "Recipe: none.")
-    return f"## {title.rstrip('.')}\n" + "\n".join(lines) + "\n"
+def paper(module) -> str:
+    """Return the line about the source of a module's models."""
+    about = " ".join(sys.modules[module].__doc__.split())
+    classes = ", ".join(f"`{path}`" for path in official(module))
+    return f"- {about}{' Official classes: ' if classes else ''}{classes}{'.' if classes else ''}\n"
+
+
+def official(module) -> list[str]:
+    return sorted(path for path, entry in OFFICIAL.items() if entry.build.__module__ == module)
 
 
 def row(name) -> str:
-    """The line of a model in the table."""
-    frames = next((each.frames for each in ROWS if each.model == name and not each.kwargs), None)
-    model = built(name, frames)
-    frames = frames or getattr(model, "num_frames", None) or getattr(model, "window", FRAMES)
+    """Return the line of a model in the table."""
+    about = lifter.list_models()[name]
+    told = [int(number) for number in re.findall(r"(\d+) frames", about)]
+    frames = max(told, default=next((row.frames for row in ROWS if row.model == name), FRAMES))
     counts = tables.count(name, frames)
-    about = re.sub(r"[,:]?( for \d+ frames,?)? [\d.]+ M parameters.*", ".", lifter.list_models()[name])
+    about = re.sub(r"[,:]?( for \d+ frames,?)? [\d.]+ M parameters.*", ".", about)
     macs = f"{counts['macs'] / 1e9:.2f} G" if counts["macs"] >= 1e9 else f"{counts['macs'] / 1e6:.2f} M"
-    return f"| `{name}` | {about} | {counts['params'] / 1e6:.2f} M | {macs}, {frames} frames | {inputs(model, frames)} |\n"
+    cells = [
+        f"`{name}`",
+        about,
+        f"{counts['params'] / 1e6:#.3g} M",
+        f"{macs}, {frames} frames",
+        inputs(built(name, frames), frames),
+    ]
+    cells += ["yes" if official(MODELS[name].__module__) else "", "yes" if find_recipe(name) else ""]
+    return f"| {' | '.join(cells)} |\n"
 
 
 def built(name, frames):

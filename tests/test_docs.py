@@ -1,6 +1,6 @@
-"""The README and the pages of docs/: their Python runs, their commands exist, their links lead somewhere, their figures are known.
+"""The README and the pages of docs/: their Python runs, their commands and links exist, their figures are in a file.
 
-The files that they name are made in an empty folder; every page runs in a namespace of its own.
+Each page runs in a folder that holds the files it names, and its blocks share one namespace.
 """
 
 import copy
@@ -14,12 +14,13 @@ import torch
 from benchmarks import model_page
 from lifter._extras import is_installed
 from lifter.commands import options, train
-from lifter.data import FORMATS, registry, save
+from lifter.data import FORMATS, registry, write
 from lifter.data.synthetic import open_gait
 from lifter.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "guides").glob("*.md")])
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 # Blocks of these pages are files of such a package.
 FILES_OF = {"CONTRIBUTING.md": ("lifter.models", "lifter.data.formats")}
 
@@ -61,7 +62,7 @@ def registries():
 def test_python_runs(page, tmp_path, monkeypatch, registries):
     monkeypatch.chdir(tmp_path)
     for name in ("keypoints.json", "poses.npz", "clips.npz"):
-        save(name, open_gait(1, 30))
+        write(name, next(iter(open_gait(1, 30))))
     packages = FILES_OF.get(page.name)
     names = {"__name__": "__docs__"}
     torch.manual_seed(0)
@@ -112,10 +113,10 @@ def test_figures_of_the_readme_are_in_a_file(section, file, unit):
 
 
 def test_page_of_models_is_current():
-    """`python -m benchmarks.model_page` writes it. Counting takes time: of the figures a few are compared."""
+    """`python -m benchmarks.model_page` writes it. Counting takes time, so that of the figures a few are compared."""
     text = model_page.PAGE.read_text()
-    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [name for names in model_page.modules().values() for name in names]
-    for module, names in model_page.modules().items():
-        assert model_page.heading(module, names) in text
+    names = [name for names in model_page.modules().values() for name in names]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == names
+    assert text.endswith("".join(map(model_page.paper, model_page.modules())))
     for name in ("linear", "smoothnet", "videopose3d", "mixste"):
         assert model_page.row(name) in text
