@@ -55,7 +55,7 @@ def test_models_of_one_frame_of_a_window(causal, chunk):
     stream, x = Stream(model, chunk, fps=10), keypoints(model, 17)
     parts = [stream.push(frame) for frame in x]
     chunk, wait = chunk or 1, model.margins[1]
-    assert len(stream._batch._members[None].keypoints) <= 8 + wait + chunk
+    assert len(stream.state_dict()["streams"][None]["keypoints"]) <= 8 + wait + chunk
     for newest, part in enumerate(parts):
         ready = newest >= wait and (newest - wait + 1) % chunk == 0
         assert part.frames.tolist() == (list(range(newest - wait - chunk + 1, newest - wait + 1)) if ready else [])
