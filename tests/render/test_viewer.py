@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -62,8 +63,11 @@ def test_the_file(tmp_path, truth, lifted):
 
 
 def test_the_template():
-    template = Path(html.__file__).with_name("viewer.html").read_text(encoding="utf-8")
-    assert template.count(html.PLACEHOLDER) == 1
+    """One place for the scene, nothing else to fill in, and no file of the folder left out."""
+    assert re.findall("@[A-Z]+@", html.page()) == ["@SCENE@"]
+    assert {f"{name}.js" for name in html.SCRIPTS} | {"page.html", "style.css"} == {
+        path.name for path in Path(html.__file__).with_name("viewer").iterdir()
+    }
 
 
 def test_far_walks_are_coarser():
