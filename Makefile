@@ -8,7 +8,7 @@ PY := .venv/bin/python
 export PIP_COMPILE := 0
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: env test aot bench sanitize gpu peers lint
+.PHONY: env test aot bench sanitize gpu peers lint docs
 
 env: .venv/installed
 
@@ -66,3 +66,8 @@ lint: | $(PY)
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	.venv/bin/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h
+
+# The documentation, to build/docs/index.html.
+docs: env
+	$(PY) -m pip install -q --no-build-isolation -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
