@@ -4,11 +4,13 @@ from .axial_attention import AxialAttention
 from .block import DropPath, Mlp, Pointwise, ScaledBlock, TransformerBlock, fuse_streams
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
 from .graph_conv import (
+    AdaptiveGraphConv,
     ChainGraphConv,
     HyperGraphConv,
     LearnedGraphConv,
     SkeletonGraphConv,
     TemporalGraphConv,
+    bone_graphs,
     both_ways,
 )
 from .mamba import BidirectionalMamba, Mamba
@@ -21,6 +23,7 @@ from .temporal_pruning import MGPTP, SFT, TCEP
 
 __all__ = [
     "AMTM",
+    "AdaptiveGraphConv",
     "AxialAttention",
     "BidirectionalMamba",
     "ChainGraphConv",
@@ -52,6 +55,7 @@ __all__ = [
     "TCEP",
     "TemporalGraphConv",
     "TransformerBlock",
+    "bone_graphs",
     "both_ways",
     "fuse_streams",
     "joint_decays",
