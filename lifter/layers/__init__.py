@@ -1,7 +1,7 @@
 """Drop-in modules on the kernels, and what every block of the models is made of."""
 
 from .axial_attention import AxialAttention
-from .block import DropPath, Mlp, Pointwise, ScaledBlock, TransformerBlock, fuse_streams
+from .block import DropPath, Mlp, Pointwise, ReorderedLinear, ScaledBlock, TransformerBlock, fuse_streams
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
 from .graph_conv import (
     AdaptiveGraphConv,
@@ -41,6 +41,7 @@ __all__ = [
     "MixSynthEncoderLayer",
     "Mlp",
     "Pointwise",
+    "ReorderedLinear",
     "Retention",
     "SAGCN",
     "SFT",

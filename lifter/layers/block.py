@@ -5,6 +5,30 @@ import torch.nn.functional as F
 from torch import nn
 
 
+class ReorderedLinear(nn.Linear):
+    """Linear layer whose outputs come in another order than its rows: output i is that of row `order[i]`.
+
+    The weight, which is smaller than the outputs, is reordered in each call; by `lifter.freeze` once.
+    """
+
+    def __init__(self, in_features, out_features, order, bias=True):
+        super().__init__(in_features, out_features, bias)
+        self.register_buffer("order", order, persistent=False)  # a constant of the architecture
+
+    def forward(self, input):
+        return F.linear(input, *self._reordered())
+
+    def plain(self):
+        """A linear layer that gives the same."""
+        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None).to(self.weight)
+        for parameter, value in zip(layer.parameters(), self._reordered(), strict=False):
+            parameter.data = value.detach()
+        return layer
+
+    def _reordered(self):
+        return self.weight[self.order], None if self.bias is None else self.bias[self.order]
+
+
 class Pointwise(nn.Conv2d):
     """A 1x1 convolution of a map (B, T, J, C), whose channels are last: a linear layer with the weight of a convolution."""
 

@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from lifter.layers import Mlp
+from lifter.layers import Mlp, ReorderedLinear
 
 from ..engine import Rewrite, untouched
 from ..frozen import Frozen
@@ -19,6 +19,13 @@ def linear_layer(module):
     if not _can_pack(module):
         return None
     return Rewrite("linear layer", PackedLinear, [((rows, module.in_features),) for rows in (1, 20)])
+
+
+def reordered_linear(module):
+    """A linear layer that reorders its weight in each call."""
+    if not untouched([module], {ReorderedLinear}) or not (plain := linear_layer(module.plain())):
+        return None
+    return Rewrite(plain.kind, lambda module: PackedLinear(module.plain()), plain.examples)
 
 
 def mlp(module):
