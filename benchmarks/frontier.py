@@ -6,7 +6,9 @@ from lifter._io import whole
 
 COLORS = ("#1f6fb4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e")
 KINDS = {"one pose of a window": COLORS[0], "all poses of a clip": COLORS[1], "diffusion, all its calls": COLORS[2]}
-PLACES = ((5, 0, "left"), (-5, 0, "right"), (0, 7, "center"), (0, -7, "center"), (5, 8, "left"), (5, -8, "left"))
+# Of a name beside its point: to the right or left, above or below, and farther from the middle of either.
+PLACES = [(5, 0, "left"), (-5, 0, "right")]
+PLACES += [(x, y, side) for y in (7, -7, 13, -13, 19, -19) for x, side in ((0, "center"), (5, "left"), (-5, "right"))]
 
 
 def points(sections) -> list[tuple]:
@@ -30,7 +32,7 @@ def draw(path, sections) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = Figure(figsize=(12, 9), layout="constrained")
     axes = figure.subplots()
     for kind, color in KINDS.items():
         of_kind = [(macs, error) for _, which, macs, error in found if which == kind]
@@ -44,15 +46,14 @@ def draw(path, sections) -> bool:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.draw_without_rendering()
-    _label(figure, axes, found)
+    _label(axes, found)
     with whole(Path(path), ".svg") as partly, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lifter"}):
         figure.savefig(partly, metadata={"Date": None})
     return True
 
 
-def _label(figure, axes, found):
+def _label(axes, found):
     """Write each name where it covers no point and no other name, if there is such a place around its point."""
-    renderer = figure.canvas.get_renderer()
     points, boxes = axes.transData.transform([point[2:] for point in found]), []
     for label, kind, *place in found:
         texts = [
@@ -61,7 +62,7 @@ def _label(figure, axes, found):
             )
             for x, y, side in PLACES
         ]
-        extents = [text.get_window_extent(renderer).padded(1) for text in texts]
+        extents = [text.get_window_extent().padded(1) for text in texts]
         covered = [box.count_contains(points) + box.count_overlaps(boxes) for box in extents]
         chosen = covered.index(min(covered))
         boxes.append(extents[chosen])
