@@ -12,6 +12,7 @@ from .graph_conv import (
     both_ways,
 )
 from .mamba import BidirectionalMamba, Mamba
+from .mamba2 import Mamba2, RMSNormGated, mamba_split_conv1d_scan_combined, rms_norm_gated
 from .multi_scale import AMTM, SAGCN, STGC
 from .prune import DensityPeakPrune, FrameRecovery, take_frames
 from .retention import Retention, joint_decays, shared_decays
@@ -33,11 +34,13 @@ __all__ = [
     "LearnedGraphConv",
     "MGPTP",
     "Mamba",
+    "Mamba2",
     "MixSynthAttention",
     "MixSynthEncoder",
     "MixSynthEncoderLayer",
     "Mlp",
     "Pointwise",
+    "RMSNormGated",
     "Retention",
     "SAGCN",
     "SFT",
@@ -55,6 +58,8 @@ __all__ = [
     "both_ways",
     "fuse_streams",
     "joint_decays",
+    "mamba_split_conv1d_scan_combined",
+    "rms_norm_gated",
     "shared_decays",
     "take_frames",
 ]
