@@ -11,6 +11,7 @@ from .graph_conv import (
     TemporalGraphConv,
     both_ways,
 )
+from .linear import Linear
 from .mamba import BidirectionalMamba, Mamba
 from .mamba2 import Mamba2, RMSNormGated, mamba_split_conv1d_scan_combined, rms_norm_gated
 from .multi_scale import AMTM, SAGCN, STGC
@@ -32,6 +33,7 @@ __all__ = [
     "FrameRecovery",
     "HyperGraphConv",
     "LearnedGraphConv",
+    "Linear",
     "MGPTP",
     "Mamba",
     "Mamba2",

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.kernels import causal_conv1d_fn, mamba_chunk_scan_combined
+from lifter.kernels import causal_conv1d_fn, linear, mamba_chunk_scan_combined
 from lifter.kernels._checks import check_shape
 
+from .linear import Linear
 from .mamba import cached_states, negative_exp
 
 
@@ -82,7 +83,7 @@ class Mamba2(nn.Module):
         self.dt_limit, self.chunk_size, self.layer_idx = dt_limit, chunk_size, layer_idx
         kind = {"device": device, "dtype": dtype}
         conv_dim = self.d_ssm + 2 * ngroups * d_state
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner + 2 * ngroups * d_state + self.nheads, bias=bias, **kind)
+        self.in_proj = Linear(d_model, 2 * self.d_inner + 2 * ngroups * d_state + self.nheads, bias=bias, **kind)
         self.conv1d = nn.Conv1d(conv_dim, conv_dim, d_conv, groups=conv_dim, padding=d_conv - 1, bias=conv_bias, **kind)
         self.dt_bias = nn.Parameter(torch.empty(self.nheads, **kind))
         # Always float32: exp(A * dt) turns a rounding of A into a wrong memory length.
@@ -90,7 +91,7 @@ class Mamba2(nn.Module):
         self.D = nn.Parameter(torch.empty(self.d_ssm if D_has_hdim else self.nheads, device=device, dtype=torch.float32))
         if rmsnorm:
             self.norm = RMSNormGated(self.d_ssm, 1e-5, self.d_ssm // ngroups, norm_before_gate, **kind)
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **kind)
+        self.out_proj = Linear(self.d_inner, d_model, bias=bias, **kind)
         for p in (self.dt_bias, self.A_log, self.D):  # for optimizers that ask, as for mamba-ssm's
             p._no_weight_decay = True
         self._start(dt_min, dt_max, dt_init_floor, A_init_range, conv_init)
@@ -223,7 +224,7 @@ def mamba_split_conv1d_scan_combined(
         y = rms_norm_gated(y, rmsnorm_weight, z, rmsnorm_eps, inner // ngroups, norm_before_gate)
     if x0.shape[-1]:
         y = torch.cat([F.silu(z0) * x0, y], -1)
-    out = y if outproj_weight is None else F.linear(y, outproj_weight, outproj_bias)
+    out = y if outproj_weight is None else linear(y, outproj_weight, outproj_bias)
     return (out, final_states) if return_final_states else out
 
 

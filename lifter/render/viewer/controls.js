@@ -74,6 +74,8 @@ $("speed").addEventListener("change", () => { began = null; });
 document.title = `${scene.name} – lifter`;
 $("name").textContent = scene.name;
 $("about").textContent = `${scene.frames} frames, ${+scene.fps.toFixed(2)} per second`;
+if (film && film.numbers.length > 1 && film.numbers[1] > film.numbers[0] + 1)
+  $("about").textContent += `, a picture every ${film.numbers[1] - film.numbers[0]} frames`;
 $("scale").textContent = `· floor: squares of ${scene.floor[4]} m`;
 $("overlay").hidden = scene.models.length < 2;
 $("real").hidden = !scene.camera;
