@@ -11,6 +11,7 @@ from .graph_conv import (
     TemporalGraphConv,
     both_ways,
 )
+from .linear import Linear
 from .mamba import BidirectionalMamba, Mamba
 from .multi_scale import AMTM, SAGCN, STGC
 from .prune import DensityPeakPrune, FrameRecovery, take_frames
@@ -31,6 +32,7 @@ __all__ = [
     "FrameRecovery",
     "HyperGraphConv",
     "LearnedGraphConv",
+    "Linear",
     "MGPTP",
     "Mamba",
     "MixSynthAttention",

@@ -14,11 +14,14 @@ from torch import nn
 from lifter.kernels import (
     causal_conv1d_fn,
     causal_conv1d_update,
+    linear,
     selective_scan_fn,
     selective_state_update,
     skeleton_scan,
 )
 from lifter.kernels._checks import check_shape
+
+from .linear import Linear
 
 
 class Mamba(nn.Module):
@@ -66,14 +69,14 @@ class Mamba(nn.Module):
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         self.use_fast_path, self.layer_idx = use_fast_path, layer_idx
         kind = {"device": device, "dtype": dtype}
-        self.in_proj = nn.Linear(d_model, 2 * inner, bias=bias, **kind)
+        self.in_proj = Linear(d_model, 2 * inner, bias=bias, **kind)
         self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner, padding=d_conv - 1, bias=conv_bias, **kind)
-        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False, **kind)
-        self.dt_proj = nn.Linear(self.dt_rank, inner, **kind)
+        self.x_proj = Linear(inner, self.dt_rank + 2 * d_state, bias=False, **kind)
+        self.dt_proj = Linear(self.dt_rank, inner, **kind)
         # Always float32: exp(A * delta) turns a rounding of A into a wrong memory length.
         self.A_log = nn.Parameter(torch.empty(inner, d_state, device=device, dtype=torch.float32))
         self.D = nn.Parameter(torch.empty(inner, device=device, dtype=torch.float32))
-        self.out_proj = nn.Linear(inner, d_model, bias=bias, **kind)
+        self.out_proj = Linear(inner, d_model, bias=bias, **kind)
         self.A_log._no_weight_decay = self.D._no_weight_decay = True  # for optimizers that ask, as for mamba-ssm's
         self.dt_proj.bias._no_reinit = True
         self._start(dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
@@ -127,7 +130,7 @@ class Mamba(nn.Module):
     def _projected(self, x):
         """(..., d_inner) -> time steps before bias and softplus (..., d_inner), B and C (..., N)."""
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        return F.linear(dt, self.dt_proj.weight), B, C
+        return linear(dt, self.dt_proj.weight), B, C
 
     def _A(self):
         return _negative_exp(self.A_log)
