@@ -18,7 +18,7 @@ def points(sections) -> list[tuple]:
         if row.get("mpjpe") and row.get("macs_of_pose"):
             calls = round(row["macs_of_pose"] * row["poses"] / row["macs"])
             kind = list(KINDS)[2 if calls > 1 else row["poses"] > 1]
-            label = row["model"] + (f", {calls} calls" if calls > 1 else "")
+            label = row["name"] + (f", {calls} calls" if calls > 1 else "")
             found.append((label, kind, row["macs_of_pose"], row["mpjpe"]))
     return sorted(found, key=lambda point: point[2:])
 

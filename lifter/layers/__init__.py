@@ -1,7 +1,7 @@
 """Drop-in modules on the kernels, and what every block of the models is made of."""
 
 from .axial_attention import AxialAttention
-from .block import DropPath, Mlp, Pointwise, ReorderedLinear, ScaledBlock, TransformerBlock, fuse_streams
+from .block import DropPath, Mlp, Pointwise, ScaledBlock, TransformerBlock, fuse_streams
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
 from .graph_conv import (
     AdaptiveGraphConv,
@@ -13,7 +13,9 @@ from .graph_conv import (
     bone_graphs,
     both_ways,
 )
+from .linear import Linear, ReorderedLinear
 from .mamba import BidirectionalMamba, Mamba
+from .mamba2 import Mamba2, RMSNormGated, mamba_split_conv1d_scan_combined, rms_norm_gated
 from .multi_scale import AMTM, SAGCN, STGC
 from .prune import DensityPeakPrune, FrameRecovery, take_frames
 from .retention import Retention, joint_decays, shared_decays
@@ -34,13 +36,16 @@ __all__ = [
     "FrameRecovery",
     "HyperGraphConv",
     "LearnedGraphConv",
+    "Linear",
     "MGPTP",
     "Mamba",
+    "Mamba2",
     "MixSynthAttention",
     "MixSynthEncoder",
     "MixSynthEncoderLayer",
     "Mlp",
     "Pointwise",
+    "RMSNormGated",
     "ReorderedLinear",
     "Retention",
     "SAGCN",
@@ -60,6 +65,8 @@ __all__ = [
     "both_ways",
     "fuse_streams",
     "joint_decays",
+    "mamba_split_conv1d_scan_combined",
+    "rms_norm_gated",
     "shared_decays",
     "take_frames",
 ]

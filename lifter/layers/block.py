@@ -1,32 +1,11 @@
 """The residual block of the transformers, and what it needs beside its mixer."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from lifter.kernels import linear
 
-class ReorderedLinear(nn.Linear):
-    """Linear layer whose outputs come in another order than its rows: output i is that of row `order[i]`.
-
-    The weight, which is smaller than the outputs, is reordered in each call; by `lifter.freeze` once.
-    """
-
-    def __init__(self, in_features, out_features, order, bias=True):
-        super().__init__(in_features, out_features, bias)
-        self.register_buffer("order", order, persistent=False)  # a constant of the architecture
-
-    def forward(self, input):
-        return F.linear(input, *self._reordered())
-
-    def plain(self):
-        """A linear layer that gives the same."""
-        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None).to(self.weight)
-        for parameter, value in zip(layer.parameters(), self._reordered(), strict=False):
-            parameter.data = value.detach()
-        return layer
-
-    def _reordered(self):
-        return self.weight[self.order], None if self.bias is None else self.bias[self.order]
+from .linear import Linear
 
 
 class Pointwise(nn.Conv2d):
@@ -36,7 +15,7 @@ class Pointwise(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1)
 
     def forward(self, x):
-        return F.linear(x, self.weight.flatten(1), self.bias)
+        return linear(x, self.weight.flatten(1), self.bias)
 
 
 class Mlp(nn.Module):
@@ -46,9 +25,9 @@ class Mlp(nn.Module):
         super().__init__()
         if hidden < 1:
             raise ValueError(f"Mlp: hidden is {hidden}, expected at least 1 (a model's mlp_ratio times its dim)")
-        self.fc1 = nn.Linear(dim, hidden, bias=bias)
+        self.fc1 = Linear(dim, hidden, bias=bias)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim, bias=bias)
+        self.fc2 = Linear(hidden, dim, bias=bias)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lifter.kernels import axial_attention
-from lifter.layers import DropPath, Mlp, ReorderedLinear
+from lifter.layers import DropPath, Linear, Mlp, ReorderedLinear
 
 from ._inputs import check_keypoints
 from ._register import register_model, register_official
@@ -38,7 +38,7 @@ class CrissCrossAttention(nn.Module):
         self.emb = nn.Embedding(5, half // num_heads)
         self.sep2_s, self.sep2_t = (nn.Conv2d(half, half, 3, padding=1, groups=half) for _ in range(2))
         self.drop = DropPath(0.5)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.register_buffer("part", torch.tensor(parts), persistent=False)  # a constant of the architecture
 
     def forward(self, x):
@@ -90,10 +90,10 @@ class STCFormer(nn.Module):
         if len(parts) != num_joints or not set(parts) <= set(range(5)):
             raise ValueError(f"STCFormer: parts are {parts}, expected a number from 0 to 4 for each of {num_joints} joints")
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
-        self.pose_emb = nn.Linear(in_channels, dim, bias=False)
+        self.pose_emb = Linear(in_channels, dim, bias=False)
         blocks = nn.ModuleList(STCBlock(dim, num_heads, mlp_ratio, parts, drop) for _ in range(depth))
         self.stcformer = nn.ModuleDict({"stc_block": blocks})  # the official names
-        self.regress_head = nn.Linear(dim, 3, bias=False)
+        self.regress_head = Linear(dim, 3, bias=False)
 
     def forward(self, keypoints):
         check_keypoints("STCFormer", keypoints, None, self.num_joints, self.in_channels)
