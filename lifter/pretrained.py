@@ -5,7 +5,6 @@ The models that ship with lifter are described in weights/MODEL_CARD.md. Reposit
 
 import copy
 import json
-import tempfile
 import threading
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -16,16 +15,10 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
-from ._errors import first_line
-from ._extras import needs
-from ._io import regular
+from ._weights import HUB, SUFFIX, upload, weights_path
 from .checkpoints import check_finite, fit, load_checkpoint, read_checkpoint, save_checkpoint
 from .registry import create_model
 
-WEIGHTS = Path(__file__).with_name("weights")
-DEFAULT = "small"  # of the models that ship with lifter
-SUFFIX = ".safetensors"
-HUB, HUB_FILE = "hf-hub:", "model.safetensors"
 BUFFERS = 1 << 20  # numbers that a model may have besides those in its file
 TENSOR = 1024  # numbers that each tensor counts for at least: many small ones take time
 
@@ -53,7 +46,7 @@ def save_pretrained(path, model, about, dtype=None):
         if not isinstance(about.get(key), kind):
             raise ValueError(f"save_pretrained: about has {key} {about.get(key)!r}, expected a {kind.__name__}")
     if str(path).startswith(HUB):
-        return _upload(str(path).removeprefix(HUB), partial(save_pretrained, model=model, about=about, dtype=dtype))
+        return upload(str(path).removeprefix(HUB), partial(save_pretrained, model=model, about=about, dtype=dtype))
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"save_pretrained: path is {path}, expected NAME.safetensors")
@@ -84,49 +77,6 @@ def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
     if about.get("centred", False):  # what is centred are clips as long as those it was trained on
         network.centred, network.num_frames = True, about["kwargs"].get("num_frames", network.num_frames)
     return Pretrained(network.eval(), about)
-
-
-def weights_path(path=None) -> Path:
-    """Return the file that a `path` of `load_pretrained` means, downloaded if it is not there yet."""
-    path = DEFAULT if path is None else path
-    if str(path).startswith(HUB):
-        return _download(str(path).removeprefix(HUB))
-    shipped = WEIGHTS / f"{path}{SUFFIX}"
-    return shipped if Path(path).name == str(path) and shipped.is_file() else regular(path, "checkpoint")
-
-
-def _download(repository) -> Path:
-    with needs("hub", "hf-hub:"):
-        from huggingface_hub import hf_hub_download
-    name, _, revision = repository.partition("@")
-    with _hub(repository):
-        return Path(hf_hub_download(name, HUB_FILE, revision=revision or None))
-
-
-def _upload(repository, save):
-    with needs("hub", "hf-hub:"):
-        from huggingface_hub import HfApi
-    with tempfile.TemporaryDirectory() as folder, _hub(repository):
-        save(file := Path(folder) / HUB_FILE)
-        HfApi().create_repo(repository, exist_ok=True)
-        HfApi().upload_file(path_or_fileobj=file, path_in_repo=HUB_FILE, repo_id=repository)
-
-
-@contextmanager
-def _hub(repository):
-    """Name the repository in errors of the Hub."""
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        yield
-    except HFValidationError as error:
-        raise ValueError(f"{HUB}{repository}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION") from error
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(f"{HUB}{repository}: not downloaded yet, and the Hub cannot be reached") from error
-    except EntryNotFoundError as error:
-        raise FileNotFoundError(f"{HUB}{repository}: the repository has no {HUB_FILE}") from error
-    except HfHubHTTPError as error:
-        raise OSError(f"{HUB}{repository}: {first_line(error)}") from error
 
 
 @contextmanager

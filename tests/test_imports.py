@@ -19,7 +19,11 @@ BELOW = {  # what these may import beside themselves
     "layers": {"kernels"},
     "models": {"kernels", "layers", "skeleton"},
 }
-LATE = {("lifter.commands.verify", "lifter.verify")}  # which sets what triton reads when it is first imported
+LATE = {
+    ("lifter.commands.verify", "lifter.verify"),  # which sets what triton reads when it is first imported
+    ("lifter.commands.lift", "lifter.commands._keypoints"),  # torch, which takes seconds, after the checks
+    ("lifter.commands._clips", "lifter.commands._people"),
+}
 
 
 def _imports(name, path):

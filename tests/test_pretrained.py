@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import lifter
+from lifter._weights import weights_path
 from lifter.data.synthetic import open_gait
 from lifter.inference.windows import lift_sequence
 from lifter.metrics.losses import mpjpe
-from lifter.pretrained import weights_path
 
 
 def test_round_trip(tmp_path):

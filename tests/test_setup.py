@@ -102,7 +102,7 @@ def test_wheel_contents(wheel):
         "lifter/py.typed",
         "lifter/kernels/retention.py",
         "lifter/kernels/triton/retention.py",
-        "lifter/render/viewer.html",
+        *(f"lifter/render/viewer/{path.name}" for path in (ROOT / "lifter/render/viewer").iterdir()),
         "lifter/training/recipes/sasmamba.yaml",
         "lifter/weights/small.safetensors",
     }

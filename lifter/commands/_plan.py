@@ -1,20 +1,17 @@
-"""The inputs and outputs of `lifter lift`, checked before any work."""
+"""The inputs and outputs of `lifter lift`, checked before any work. Nothing here needs torch."""
 
 import os
 from pathlib import Path
 from typing import NamedTuple
 
+from lifter._extras import needs
 from lifter._io import check_writable
-from lifter.data.outputs import output_path, suffix_of
+from lifter.data.outputs import SHOWN, output_path, suffix_of
 from lifter.data.registry import WRITERS, suffixes
-from lifter.inference.files import find_sources
-from lifter.render import SUFFIXES, check_packages
+from lifter.inference.sources import find_sources
 from lifter.video import SUFFIXES as VIDEOS
 from lifter.video import is_video
 
-from ._writing import writing_options
-
-SHOWN = tuple(suffix[1:] for suffix in SUFFIXES)
 KNOWN = (*SHOWN, *sorted(WRITERS))  # suffixes of outputs
 
 
@@ -79,11 +76,12 @@ def are_clips(args, sources) -> bool:
 def clips_of(args, sources) -> list[Clip]:
     """The sources as clips, with their outputs; ValueError for what does not fit clips or cannot be written."""
     _check_options(args, sources)
-    writing_options(args, *args.out, args.to)
     formats = {out: target(out, args.to) for out in args.out}
     for out, format in formats.items():
         if (suffix := format or suffix_of(out, KNOWN)) in SHOWN:
-            check_packages(f"NAME.{suffix}")
+            extra, *packages = SHOWN[suffix]
+            with needs(extra, out, *packages):
+                pass
         check_writable(Path(out) if format else Path(out).parent)
     path_of = lambda out, place: output_path(out, place, None, formats[out]) if formats[out] else Path(out)
     here = lambda path: path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path  # for messages

@@ -26,4 +26,7 @@ def run(args) -> int:
         print(f"lifter detect: {message(error)}", file=sys.stderr)
         return 1
     print(f"{args.out}: {len(people)} people{', till Ctrl-C' if found.stopped else ''}")
+    if found.broken:
+        print(f"lifter detect: {found.broken}; what was found before that is written", file=sys.stderr)
+        return 1
     return 130 if found.stopped else 0

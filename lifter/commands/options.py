@@ -90,7 +90,11 @@ def add_clip_options(parser):
     parser.add_argument("--smooth", choices=("one-euro", "butterworth"), help="also filter the keypoints in time")
     lens = parser.add_mutually_exclusive_group()
     lens.add_argument("--focal", type=float, metavar="PIXELS", help="of the camera; default: what a file tells, else a guess")
-    lens.add_argument("--camera", metavar="FILE", help="JSON of width, height, fx, fy, cx, cy, perhaps R, t and distortion")
+    lens.add_argument(
+        "--camera",
+        metavar="FILE",
+        help="JSON of width, height, fx, fy, cx, cy, perhaps R, t and distortion; or Calib.toml, of several Calib.toml:NAME",
+    )
     lens.add_argument("--fov", type=float, metavar="DEGREES", help="the same as an angle, that of the image's width")
 
 

@@ -8,8 +8,8 @@ import torch
 from lifter import StreamBatch
 from lifter._errors import message
 from lifter._io import in_folder, whole
+from lifter._weights import weights_path
 from lifter.inference.server import Form, Server
-from lifter.pretrained import weights_path
 
 from ._model import model_of
 

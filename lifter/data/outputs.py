@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 from .registry import WRITERS
 
+FILM = ("render", "av", "matplotlib")
+SHOWN = {"mp4": FILM, "gif": FILM, "html": ("render",), "rrd": ("rerun", "rerun")}  # to look at: the extra, and its packages
 LONGEST = 240  # bytes of a file's name without its suffix; most file systems take 255
 
 

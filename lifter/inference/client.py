@@ -8,20 +8,23 @@ from collections import deque
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from lifter._errors import message
+from lifter.skeleton import H36M
 
 BLOCK = 1 << 14  # bytes read at once
 LONGEST = 1 << 16  # bytes of a line
 LINE = 100  # bytes that a line takes besides its own
 BACKLOG = 1 << 18  # bytes of lines that wait; beyond this a client is not read from
-SHARE = 8  # lines of a client in one round
+SHARE = 16  # lines of a client in one round
 STREAMS = 64  # of a client
 ALL_STREAMS = 1024
 FINE = 0.005  # seconds of the server's time that a bad line costs besides: when many wait, who floods waits longest
 LATE = 1.0  # seconds: beyond this a client is told, and with `drop` its frames are not lifted
 IDLE = 60.0  # seconds: a stream without frames, a client without lines, one that takes no answers is given up
 ERROR = 500  # characters of an error: it may quote a line
+POSE = f"[{', '.join(['[%.5f, %.5f, %.5f]'] * H36M.num_joints)}]"
 
 
 class Control(NamedTuple):
@@ -34,8 +37,8 @@ class Control(NamedTuple):
 class Client:
     """One who sends lines and gets lines.
 
-    In a round the server calls `take`, and `give` with what came of it. Until its answers are written, and while it does not
-    take them, the client has no part in a round; nor is it read from while many of its lines wait.
+    In a round the server calls `take`, `accept`, and `give` with what came of it. Until its answers are written, and while it
+    does not take them, the client has no part in a round; nor is it read from while many of its lines wait.
 
     Args:
         server: the Server. stopped: a future; once it is done nothing is read any more.
@@ -51,7 +54,9 @@ class Client:
         self.first = None  # the first of them, parsed: it may wait for the next round
         self.ended = self.finished = self.gone = False  # nothing comes any more; all is answered; nobody is there
         self.stale = []  # streams to be given up
-        self.frames, self.control = {}, None  # its part in a round: {id: (line, when it came, time)}
+        self.taken, self.control = [], None  # its part in a round: (id, line, when it came, time) of frames
+        self.frames = {}  # those that were accepted, {id: [...]}
+        self.behind = 0.0  # seconds that one of these waited at the most
         self.answers, self.writing = [], None  # not yet taken; since when they wait
         self.room, self.told = asyncio.Event(), asyncio.Event()
         self.heard = self.warned = time.perf_counter()
@@ -61,6 +66,8 @@ class Client:
     async def run(self):
         """Serve the client until all is answered, or it has gone."""
         self.task, reading = asyncio.current_task(), asyncio.create_task(self._read())
+        enough = lambda _: reading.cancel()
+        self.stopped.add_done_callback(enough)
         self.server.clients.add(self)
         try:
             while self.answers or not self.finished:
@@ -74,6 +81,7 @@ class Client:
             pass  # it has gone; nobody waits for its poses
         finally:
             self.gone = True
+            self.stopped.remove_done_callback(enough)
             reading.cancel()
             self.server.come.set()
 
@@ -99,17 +107,17 @@ class Client:
         """Collect whole lines as they come, with the time, also while those before them wait for answers."""
         rest = b""
         try:
-            while not self.ended and (data := await self._or_stopped(self.read())):
+            while not self.ended and (data := await self.read()):
                 self.heard = time.perf_counter()
                 *lines, rest = (rest + data).split(b"\n")
                 self._add(lines)
                 if len(rest) > LONGEST:
                     break
-                while self.waiting > BACKLOG and not self.stopped.done():
+                while self.waiting > BACKLOG:
                     self.room.clear()
-                    await self._or_stopped(self.room.wait())
-        except ConnectionError:
-            pass  # who writes to it is told
+                    await self.room.wait()
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # who writes to it is told; it is stopped
         finally:
             self._add([rest] if rest else [])
             self.ended = True
@@ -124,44 +132,37 @@ class Client:
         self.waiting += sum(map(len, lines)) + LINE * len(lines)
         self.server.come.set()
 
-    async def _or_stopped(self, reading):
-        task = asyncio.ensure_future(reading)
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # of which nobody asks if this is cancelled
-        try:
-            await asyncio.wait((task, self.stopped), return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else b""
-        finally:
-            task.cancel()
-
     # ---- its part in a round -----------------------------------------------------------------------------------------
 
-    def take(self) -> dict:
-        """Take the next lines in hand; {stream: keypoints} of the frames among them.
+    def take(self) -> list:
+        """Take the next lines in hand, some frames or one other line that asks for something (`control`); the keypoints of the
+        frames, as lines have them.
 
-        These are frames of different streams, which go together, or one other line that asks for something (`control`).
         Lines that ask for nothing, or for what it may not have, are answered before anything is made of what they hold.
         """
+        self.behind = 0.0
         if self.stale or not self.lines:
             names, self.stale = self.stale or list(self.streams), []
-            self.control = Control("leave", names)
-            return {}
-        taken = {}
+            self.control = Control("leave", [name for name in names if name in self.streams])  # some may have left already
+            return []
+        taken, names, again = [], set(), self.server.batch.missing != "error"  # else one may be refused, and not the next
         for _ in range(SHARE):
             if not self.lines:
                 break
             came, line = self.lines[0]
             kind, name, request = self.first = self.first or self._parsed(line)
-            if self.frames and kind is not None and (kind != "keypoints" or name in self.frames):
+            if taken and kind is not None and (kind != "keypoints" or name in names and not again):
                 break
             self._next()
             try:
                 if kind == "error":
                     raise request
                 if kind == "keypoints":
-                    self._admit(name)
+                    self._admit(name, names)
                     if not self._is_late(came):
-                        taken[self, name] = self.server.form.keypoints(request["keypoints"])
-                        self.frames[name] = self.line, came, request["time"]
+                        taken.append(request["keypoints"])
+                        self.taken.append((name, self.line, came, request["time"]))
+                        names.add(name)
                 elif kind is not None:
                     self.control = self._asked(kind, name)
                     break
@@ -170,6 +171,20 @@ class Client:
                 if not self.known or len(line) > LONGEST:
                     self._end()
         return taken
+
+    def accept(self, converted) -> dict:
+        """The keypoints of the frames that were taken, {stream: (N, J, C)}; `converted`: of each those or the error."""
+        given = {}
+        for (name, *frame), keypoints in zip(self.taken, converted, strict=True):
+            if isinstance(keypoints, Exception):
+                self._complain(keypoints, frame[0])
+                if self.server.strict:
+                    break
+            else:
+                self.frames.setdefault(name, []).append(frame)
+                given.setdefault((self, name), []).append(keypoints)
+        self.taken = []
+        return {key: torch.stack(parts) for key, parts in given.items()}
 
     def _parsed(self, line):
         """Return kind, id and request of a line, None of an empty one; "error", None and the error of a bad one."""
@@ -203,11 +218,11 @@ class Client:
         self.known = True
         return None
 
-    def _admit(self, name):
+    def _admit(self, name, others):
         """Raise an error if there is no room for another stream, and this is one."""
-        if name in self.streams:
+        if name in self.streams or name in others:
             return
-        if len(self.streams) + sum(name not in self.streams for name in self.frames) >= STREAMS:
+        if len(self.streams.keys() | others) >= STREAMS:
             raise ValueError(f"{STREAMS} streams already, expected some to leave first")
         if sum(len(client.streams) for client in self.server.clients) >= ALL_STREAMS:
             raise ValueError(f"{ALL_STREAMS} streams of all clients already")
@@ -216,7 +231,10 @@ class Client:
         """Return whether a frame waited too long and is dropped. The client is told of such frames once a second."""
         now, drop = time.perf_counter(), self.server.drop
         behind = now - came
-        if behind <= LATE or not self.remote:
+        if not self.remote:
+            return False
+        self.behind = max(self.behind, behind)
+        if behind <= LATE:
             return False
         self.dropped += drop
         self.server.statistics.dropped += drop
@@ -224,7 +242,7 @@ class Client:
         if now - self.warned > 1:
             self.warned = now
             warning = {"warning": "overloaded", "late_ms": round(1000 * behind)}
-            self._send([warning | ({"dropped": self.dropped} if drop else {})])
+            self._tell(warning | ({"dropped": self.dropped} if drop else {}))
         return drop
 
     def _asked(self, kind, name):
@@ -245,14 +263,15 @@ class Client:
     def give(self, lifted, flushed):
         """Answer what was taken. {stream: Lifted or the error} of the round; Lifted of `control`, or the error."""
         ready, now = {}, time.perf_counter()
-        for name, (line, came, moment) in self.frames.items():
+        for name, frames in self.frames.items():
             result = lifted[self, name]
             if isinstance(result, Exception):
-                self._complain(result, line)
+                for line, *_ in frames:
+                    self._complain(result, line)
                 continue
             stream = self.streams.setdefault(name, _Stream())
             stream.last = now
-            stream.frames.append((came, moment))
+            stream.frames.extend((came, moment) for _, came, moment in frames)
             if len(result.frames):
                 ready[name] = result
         self._poses(ready)
@@ -272,31 +291,36 @@ class Client:
 
     def _poses(self, lifted):
         lines = []
-        for name, (poses, frames, _, compute) in lifted.items():
-            poses = poses.double().cpu().numpy().round(5)
-            poses = np.where(np.isfinite(poses), poses, None).tolist()
-            compute = (1000 * compute.double()).round(decimals=3).tolist()
-            for values in zip(poses, frames.tolist(), compute, strict=True):
-                lines.append(self._pose(name, *values))
+        for name, (poses, numbers, _, compute) in lifted.items():
+            if not len(numbers):  # at the end of a stream none need wait
+                continue
+            poses = poses.double().cpu().flatten(1).numpy().round(5)
+            poses = np.where(np.isfinite(poses), poses, np.nan)
+            frames = [self.streams[name].frames.popleft() for _ in numbers]
+            waited = (1000 * (time.perf_counter() - np.array([came for came, _ in frames]))).round(3)
+            took = (1000 * compute.double().numpy()).round(3)
+            self.server.statistics.add(len(frames), latency_ms=waited, compute_ms=took)
+            known = json.dumps(name)
+            for pose, number, (_, moment), *ms in zip(poses.tolist(), numbers.tolist(), frames, waited, took, strict=True):
+                moment = "" if moment is None else f'"time": {json.dumps(moment)}, '
+                pose = (POSE % tuple(pose)).replace("nan", "null")
+                ms = f'"latency_ms": {ms[0]:.3f}, "compute_ms": {ms[1]:.3f}'
+                lines.append(f'{{"id": {known}, "frame": {number}, {moment}"pose": {pose}, {ms}}}\n')
         self._send(lines)
-
-    def _pose(self, name, pose, frame, compute):
-        came, moment = self.streams[name].frames.popleft()
-        latency = round(1000 * (time.perf_counter() - came), 3)
-        self.server.statistics.add(latency_ms=latency, compute_ms=compute)
-        known = {"id": name, "frame": frame} | ({} if moment is None else {"time": moment})
-        return known | {"pose": pose, "latency_ms": latency, "compute_ms": compute}
 
     def _complain(self, error, line=None):
         self.server.statistics.errors += 1
         self.used += FINE
-        self._send([{"error": message(error)[:ERROR], "line": self.line if line is None else line}])
+        self._tell({"error": message(error)[:ERROR], "line": self.line if line is None else line})
         if self.server.strict:
             self._end()
 
-    def _send(self, entries):
-        if entries:
-            self.answers += [f"{json.dumps(entry)}\n" for entry in entries]
+    def _tell(self, entry):
+        self._send([f"{json.dumps(entry)}\n"])
+
+    def _send(self, lines):
+        if lines:
+            self.answers += lines
             self.writing = self.writing or time.perf_counter()
             self.told.set()
 

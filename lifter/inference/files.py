@@ -4,21 +4,18 @@ An output that is there is whole, so that a run that was killed goes on where it
 the outputs tells what they were lifted from: what has changed is lifted again. Several runs into one folder share the work.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from lifter._errors import located
 from lifter.data import detect, open_data
-from lifter.data.files import existing
 from lifter.data.outputs import output_path, write
-from lifter.data.registry import is_one, options_of, suffixes, walk
+from lifter.data.registry import options_of
 from lifter.geometry import recover_root
 from lifter.models import DeciWatch, MixSynthFormer, SmoothNet
 from lifter.pretrained import load_pretrained
@@ -32,13 +29,6 @@ WINDOW = 243  # frames at once for a model that takes any number
 OVERLAP = 2  # windows that see a frame, if nothing else is said
 OVERLAPPING = "half a window"  # a stride that is not given, in the record; it was a whole window once
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class Source(NamedTuple):
-    """A file, or a folder that is read as one; `place` is its path in the folder of the outputs."""
-
-    path: Path
-    place: str
 
 
 @dataclass(frozen=True)
@@ -109,33 +99,6 @@ class Lift:
         options = [model.name, model.num_frames, model.dtype, self.flip, stride, self.place]
         told = [sorted(each.items()) for each in (self.reading, self.writing) if each]
         return Record(path, [options, *told], model.checkpoint, self.overwrite)
-
-
-def find_sources(inputs, out, format=None, endings=None) -> list[Source]:
-    """Find the sources in files and folders, sorted, but for those in `out`, which may be in such a folder.
-
-    In folders, with the folders in them, that is every file that may hold keypoints, or whose name ends in one of `endings`.
-    A folder of Human3.6M (data_2d_h36m_*.npz) or of OpenPose (a JSON file for each frame) is read as one. A place is the path
-    below the one folder that was named, or below the one that all inputs have in common.
-    """
-    endings = suffixes() if endings is None else endings
-    *inputs, out = (path.resolve() if ".." in path.parts else path.absolute() for path in (*map(existing, inputs), Path(out)))
-    found, bases = {}, []
-    for path in inputs:
-        is_folder = path.is_dir() and not is_one(path, format)
-        if is_folder and (out == path or out in path.parents):
-            raise ValueError(f"{out}: holds {path}, which is to be lifted; expected another folder")
-        bases.append(path if is_folder else path.parent)
-        found |= dict.fromkeys(walk(path, format, out, endings) if is_folder else [path])
-    root = os.path.commonpath(bases)
-    if not found:
-        raise ValueError(f"{' '.join(map(str, inputs))}: no file that ends in {', '.join(endings)}")
-    if out in found:
-        raise ValueError(f"{out}: is to be lifted, expected another name for its poses")
-    for path in found:
-        if whole := next((parent for parent in path.parents if parent in found), None):
-            raise ValueError(f"{path}: is part of {whole}, which is read as one")
-    return [Source(path, os.path.relpath(path, root)) for path in sorted(found)]
 
 
 def lift_smoothly(model, sequences, flip=True, batch=8, stride=None, step=lambda frames: None):

@@ -26,6 +26,7 @@ SURE = 0.3  # confidence of an ankle that may stand
 HEEL = 0.08  # metres from the floor to the ankle of a foot that stands
 LEVEL = 0.25  # metres; who stands higher above the floor than that stands on something
 PLACES, BODIES = 0.08, 0.15  # metres and radians: how exact the places of feet, and bodies, tell which way is up
+SIZES, LARGER = 0.15, 1.4  # how exact poses tell the size of people; who is that much nearer in height stands on something
 SLOW, RAMP = 0.25, 0.1  # seconds over which the trajectory, and a leg, follow a foot that stands
 LEGS = (1, 2, 3), (4, 5, 6)  # right and left: hip, knee, ankle
 ANKLES = [leg[2] for leg in LEGS]
@@ -66,6 +67,12 @@ def finish(people, skip=(), focal=None):
     else:
         level = "floor" in skip
         up = np.array([0.0, -1.0, 0.0]) if level else _up(poses, stands)
+        if not level:
+            sizes = on_one_floor(poses, stands, up)
+            poses = [size * each for size, each in zip(sizes, poses)]
+            if (sizes != 1).any():
+                changes = ", ".join(f"{size - 1:+.0%}" for size in sizes)
+                lines.append(f"sizes of people changed by {changes}, for all to stand on one floor")
         rotation, shift = _room(poses, stands, up)
         lines.append(_told_floor(up, "as said" if level else "a guess", stands))
     poses = [each @ rotation.T + shift for each in poses]
@@ -212,6 +219,31 @@ def _up(poses, stands):
     return up / np.linalg.norm(up)
 
 
+def on_one_floor(poses, stands, up):
+    """Return how many times as large to make each person, so that all stand on one floor.
+
+    A model tells sizes only about. Poses that are made larger about the camera are farther away, and look the same. People are
+    changed as little as may be; who would still be far above the others stands on something, and stays.
+    """
+    below = np.full(len(poses), np.nan)  # the camera
+    for number, (each, stand) in enumerate(zip(poses, stands)):
+        if stand.any():
+            below[number] = -_lowest(each[:, ANKLES][stand] @ up)
+    sizes = np.ones(len(poses))
+    alike = np.flatnonzero((below > 0) & (np.nanmax(below, initial=0) <= LARGER * below))
+    if len(alike) > 1:  # unknown are the changes of size, and the floor: sizes * below = floor
+        count, below = len(alike), below[alike]
+        floors = np.column_stack((np.diag(below), -np.ones(count))) / PLACES
+        system = np.concatenate((floors, np.eye(count, count + 1) / SIZES))
+        sizes[alike] += np.linalg.lstsq(system, np.concatenate((-below / PLACES, np.zeros(count))))[0][:-1]
+    return sizes
+
+
+def _lowest(heights):
+    """Return the height of the floor under feet that stand at these heights."""
+    return np.median(heights[heights < np.quantile(heights, 0.1) + LEVEL])
+
+
 def _room(poses, stands, up):
     """(rotation, shift) from the camera into the room: z up, y away from the camera, the first person's first place at x = y =
     0, the floor at z = 0, under those who stand lowest."""
@@ -221,8 +253,7 @@ def _room(poses, stands, up):
     rotation = np.stack((np.cross(ahead, up), ahead, up))
     heights = [each[:, ANKLES][stand] @ up for each, stand in zip(poses, stands)]
     heights = np.concatenate(heights)
-    lowest = heights[heights < np.quantile(heights, 0.1) + LEVEL] if len(heights) else None
-    floor = min((each @ up).min() for each in poses) if lowest is None else np.median(lowest) - HEEL
+    floor = _lowest(heights) - HEEL if len(heights) else min((each @ up).min() for each in poses)
     first = rotation @ poses[0][0, 0]
     return rotation, -np.array([first[0], first[1], floor])
 

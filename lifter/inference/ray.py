@@ -8,7 +8,8 @@ from pathlib import Path
 
 from lifter._extras import needs
 
-from .files import Source, lift_files
+from .files import lift_files
+from .sources import Source
 
 FILES = 64  # for one call of a worker
 

@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 
-from lifter.pretrained import weights_path
+from lifter._weights import weights_path
 
 NAME = ".lifted.jsonl"
 

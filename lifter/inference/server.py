@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import contextvars
 import ipaddress
+import itertools
 import json
 import math
 import os
@@ -25,6 +26,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -35,15 +37,19 @@ from lifter._notices import notice, told
 from lifter.data.cameras import normalise
 from lifter.data.files import numbers, with_nan
 from lifter.data.keypoints import layout_of, order_of, seen, to_h36m
-from lifter.data.plausible import check_upright, in_pixels
+from lifter.data.plausible import PIXELS, check_upright, in_pixels
 from lifter.skeleton import H36M
 
-from .client import BLOCK, Client, tidy
+from .client import BLOCK, SHARE, Client, tidy
 from .windows import with_channels
 
 CLIENTS = 256  # and no more than there are descriptors for
 SPARE = 64  # descriptors for all else
 PATIENCE = 5.0  # seconds for clients to take their last poses when all ends
+PACE = 0.02  # seconds from round to round while nobody's lines pile up: what a round costs is shared by more frames
+HASTE = 8  # rounds while a chunk comes, at the least
+BEHIND = 0.25  # seconds: frames that waited longer are lifted in larger chunks
+TOGETHER = 27  # frames of these at the most
 AHEAD = 0.002  # seconds of the server's time that a client may have had more than others who wait
 SILENCE = 10.0  # seconds between two lines that say the same
 FAR = 10.0  # normalised keypoints are of order 1
@@ -86,19 +92,49 @@ class Form:
             return {"kind": kind, "id": name}
         return {"kind": kind, "id": name, "keypoints": entry[kind], "time": _word(entry.get("time"), "time")}
 
-    def keypoints(self, values):
-        """The keypoints of a line as (17, channels) float32, or None; ValueError if they are no such."""
-        if values is None:
-            return None
-        keypoints = self._image(numbers(with_nan(values), (None, None), "keypoints"))
+    def keypoints(self, frames) -> list:
+        """The keypoints of lines, each as (17, channels) float32, NaN for null, or as the error of keypoints that are no such.
+
+        Frames that need no second look are converted together, which takes little more time than one does.
+        """
+        there = [values for values in frames if values is not None]
+        try:
+            alike = numbers(there, (None, None, None), "keypoints")
+            converted = iter(self._converted(alike) if self._plain(alike) else map(self._alone, there))
+        except Exception:  # of some
+            converted = map(self._alone, there)
+        nobody = torch.full((H36M.num_joints, self.channels), torch.nan)
+        return [nobody if values is None else next(converted) for values in frames]
+
+    def _plain(self, keypoints):
+        """Return whether nothing has to be found out or said about any of these frames (N, J, C) by itself."""
         if self.size is None:
-            keypoints = to_h36m(seen(keypoints, image=False)[None], self.layout or "h36m", self.variant)[0]
+            return bool((np.abs(keypoints[..., :2]) <= FAR).all())
+        _, joints, channels = keypoints.shape
+        if joints not in self.layouts or channels not in (2, 3):
+            return False
+        in_pixels = (np.abs(keypoints[..., :2]) > PIXELS).mean((1, 2)) > 0.5
+        share = keypoints[..., 2:]
+        return bool(in_pixels.all() and ((share >= 0) & (share <= 1)).all() and (channels == 2 or share.any((1, 2)).all()))
+
+    def _alone(self, values):
+        """The keypoints of a line, or the error."""
+        try:
+            return self._converted(numbers(with_nan(values), (None, None), "keypoints")[None])[0]
+        except Exception as error:  # whatever a line does to who reads it
+            return error
+
+    def _converted(self, keypoints):
+        """Frames (N, J, 2 or 3) as (N, 17, channels) float32."""
+        keypoints = self._image(keypoints)
+        if self.size is None:
+            keypoints = to_h36m(seen(keypoints, image=False), self.layout or "h36m", self.variant)
         else:
-            keypoints = normalise(self._joints(seen(keypoints)[None])[0], self.size)
-        return with_channels(torch.from_numpy(keypoints).float(), self.channels)
+            keypoints = normalise(self._joints(seen(keypoints)), self.size)
+        return with_channels(torch.from_numpy(keypoints.astype(np.float32)), self.channels)
 
     def _joints(self, keypoints):
-        """The joints of Human3.6M of a frame (1, J, 2 or 3) in pixels. As in files, the order of joints is that of the shorter
+        """The joints of Human3.6M of frames (N, J, 2 or 3) in pixels. As in files, the order of joints is that of the shorter
         bones, in the first body seen, and it is said if that body lies or stands on its head."""
         count = keypoints.shape[1]
         layout = self.layout or self.layouts.get(count) or layout_of(count, "keypoints")
@@ -110,11 +146,11 @@ class Form:
         return keypoints
 
     def _image(self, keypoints):
-        """The keypoints of a frame in pixels, if the size of the image is known; what is said about them is said once."""
-        if keypoints.ndim != 2 or keypoints.shape[1] not in (2, 3):
-            raise ValueError(f"keypoints: shape {keypoints.shape}, expected (J, 2 or 3)")
+        """Frames (N, J, 2 or 3) in pixels, if the size of the image is known; what is said about them is said once."""
+        if keypoints.shape[2] not in (2, 3):
+            raise ValueError(f"keypoints: shape {keypoints.shape[1:]}, expected (J, 2 or 3)")
         if self.size is None:
-            xy = keypoints[:, :2]
+            xy = keypoints[..., :2]
             if (np.abs(xy) > FAR).sum() > xy.size / 2:
                 raise ValueError("keypoints are in pixels, expected normalised ones: pass --size WxH")
             return keypoints
@@ -149,11 +185,12 @@ class Statistics:
         self.times = {kind: np.full(LAST, np.nan, np.float32) for kind in ("latency_ms", "compute_ms")}
         self.most = dict.fromkeys(self.times, 0.0)
 
-    def add(self, **milliseconds):
-        for kind, value in milliseconds.items():
-            self.times[kind][self.frames % LAST] = value
-            self.most[kind] = max(self.most[kind], value)
-        self.frames += 1
+    def add(self, count, **milliseconds):
+        """Add those of so many poses, an array of each kind."""
+        for kind, values in milliseconds.items():
+            self.times[kind][(self.frames + np.arange(count)) % LAST] = values
+            self.most[kind] = max(self.most[kind], float(values.max()))
+        self.frames += count
 
     def summary(self) -> dict:
         seconds = time.perf_counter() - self.start
@@ -182,6 +219,7 @@ class Server:
             raise ValueError(f"the model has {joints} joints, expected the {H36M.num_joints} of Human3.6M")
         self.batch, self.form, self.strict, self.drop, self.token = batch, form, strict, drop, token
         self.statistics = Statistics()
+        self.pace = min(PACE, batch.chunk_size / batch.fps / HASTE)
         self.clients, self.come = set(), asyncio.Event()  # set when there may be something to do
         self.clock = 0.0  # seconds of its time that the client had that now has the least of those who wait
         self._writers, self._said = {}, {}
@@ -267,8 +305,10 @@ class Server:
                     self.batch.reset(client.keys(client.streams))
                     self.clients.remove(client)
                 if ready := [client for client in self.clients if client.ready]:
-                    self.clock = max(self.clock, min(client.used for client in ready))
+                    self.clock, began = max(self.clock, min(client.used for client in ready)), time.perf_counter()
                     await self._round([client for client in ready if client.used <= self.clock + AHEAD])
+                    busy = any(len(client.lines) >= SHARE or not client.remote for client in self.clients)
+                    await asyncio.sleep(0 if busy else max(0, began + self.pace - time.perf_counter()))
                 elif self.clients or not serving.done():
                     self.come.clear()
                     await self.come.wait()
@@ -280,20 +320,24 @@ class Server:
 
     async def _round(self, clients):
         """Answer a part of what these clients sent, which is lifted together; each pays for the time that its part takes."""
-        taken, frames = {}, {}
+        taken, payers, frames, lifted = [], [], {}, {}
         for client in clients:
             with _paid([client]):
-                taken[client] = client.take()
-            frames |= taken[client]
-        lifted = {}
+                part = client.take()
+            taken += part
+            payers += [client] * len(part)
+        with _paid(payers):
+            converted = zip(payers, self.form.keypoints(taken)) if taken else ()
+            for client, part in itertools.groupby(converted, key=itemgetter(0)):
+                frames |= client.accept([keypoints for _, keypoints in part])
         if frames:
-            with _paid([client for client in clients for _ in taken[client]]):
-                lifted = await self._beside(self.lift, frames)
+            together = TOGETHER if max(client.behind for client in clients) > BEHIND else None
+            with _paid(payers):
+                lifted = await self._beside(self.lift, frames, together)
         for client in clients:
             with _paid([client]):
                 flushed = client.control and await self._beside(self._controlled, client)
                 client.give(lifted, flushed)
-        await asyncio.sleep(0)
 
     async def _beside(self, function, *arguments):
         """Call a function of the batch beside the loop, always in the same thread: torch has a pool of others for each."""
@@ -310,14 +354,14 @@ class Server:
             self.batch.reset(keys)
         return flushed
 
-    def lift(self, frames) -> dict:
+    def lift(self, frames, together=None) -> dict:
         """{stream: keypoints} -> {stream: Lifted or the error}, in one call."""
         try:
-            return self.batch.push(frames)
+            return self.batch.push(frames, together)
         except Exception as error:  # of the frames of some, who are told, and nobody else is harmed; or of the model
             if not (wrong := self.batch.wrong(frames)):
                 return dict.fromkeys(frames, error)
-            return wrong | self.lift({name: keypoints for name, keypoints in frames.items() if name not in wrong})
+            return wrong | self.lift({name: keypoints for name, keypoints in frames.items() if name not in wrong}, together)
 
 
 @contextlib.contextmanager

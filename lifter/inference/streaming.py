@@ -2,7 +2,6 @@
 
 import inspect
 import time
-from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +61,7 @@ class StreamBatch:
         self._most, *self._joint_shape = _takes(original)
         self._margins = margins_of(original)
         self._nearest = torch.tensor(_skeleton(self._joint_shape[0]).nearest)
+        self._all_seen = torch.zeros(1, self._joint_shape[0], dtype=torch.bool)
         if missing not in MISSING:
             raise ValueError(f"Stream: missing is {missing!r}, expected one of {MISSING}")
         if not fps > 0:
@@ -78,21 +78,30 @@ class StreamBatch:
         if not isinstance(chunk_size, int) or not 1 <= chunk_size <= most:
             raise ValueError(f"Stream: chunk_size is {chunk_size!r}, expected 1 to {most}, what the model sees at once")
         self.chunk_size, self.fps, self.look_ahead, self.missing = chunk_size, float(fps), look_ahead, missing
+        self._largest = chunk_size if self.stateful else most
         self.reset()
 
-    def push(self, frames):
+    def push(self, frames, together=None):
         """The next frames of some streams, {name: keypoints} -> {name: Lifted}, what became ready of each.
 
         Keypoints are one frame (J, C), many (N, J, C), tensor or array of any floating-point dtype, or None for one frame
         that was dropped. Any value that is not finite, or beyond +-1e6, makes its joint a missing one.
+
+        Where more than `chunk_size` frames wait, up to `together` of them are one chunk, for who is late and wants to catch
+        up: but no more than the model sees at once, and no more than `chunk_size` for a model with a state.
         """
-        members, given = dict(self._members), {}
+        members, given = {}, {}
         for name, keypoints in frames.items():
-            before = members.get(name) or self._new()
+            before = self._members.get(name) or self._new()
             members[name] = self._accept(name, before, keypoints)
             given[name] = self._absent(before.absent, members[name].absent)
-        wait = self.chunk_size + self.look_ahead
-        return self._advance(members, given, lambda m: (self.chunk_size, m.lifted + wait) if m.waiting >= wait else None)
+        most = max(self.chunk_size, min(together or 0, self._largest))
+
+        def ready(member):
+            count = min(member.waiting - self.look_ahead, most)
+            return (count, member.lifted + count + self.look_ahead) if count >= self.chunk_size else None
+
+        return self._advance(members, given, ready)
 
     def flush(self, names=None):
         """The poses of all frames that still wait, a short last chunk: {name: Lifted}, of these streams; None: of all. The
@@ -125,7 +134,9 @@ class StreamBatch:
         streams = {}
         for name, member in self._members.items():
             state = states.get((name,))
-            streams[name] = vars(member) | {"state": state and [x.to("cpu", copy=True) for x in state]}
+            keypoints, missing = member.joined().parts[0]
+            saved = {"keypoints": keypoints, "missing": missing} | {key: getattr(member, key) for key in _Member._fields[1:]}
+            streams[name] = saved | {"state": state and [x.to("cpu", copy=True) for x in state]}
         return self._settings() | {"streams": streams}
 
     def load_state_dict(self, state):
@@ -139,11 +150,12 @@ class StreamBatch:
         for name, saved in state["streams"].items():
             saved = dict(saved)
             tensors = saved.pop("state", None)
-            if saved.keys() != {field.name for field in fields(_Member)}:
+            if saved.keys() != {"keypoints", "missing", *_Member._fields[1:]}:
                 raise ValueError(f"load_state_dict: the stream{_of(name)} holds {sorted(saved)}, not what state_dict() gave")
-            members[name] = member = _Member(**saved)
-            kept = len(member.keypoints)
-            if not member.waiting <= kept <= member.next or len(member.missing) != kept or member.waiting < 0:
+            part = saved.pop("keypoints"), saved.pop("missing")
+            members[name] = member = _Member((part,), **saved)
+            kept = len(part[0])
+            if not member.waiting <= kept <= member.next or len(part[1]) != kept or member.waiting < 0:
                 raise ValueError(f"load_state_dict: the stream{_of(name)} keeps {kept} frames, at least {member.waiting} wait")
             if self.stateful and (tensors is None) != (member.lifted == member.absent):
                 raise ValueError(f"load_state_dict: the stream{_of(name)} has no state after {member.lifted} frames")
@@ -166,54 +178,60 @@ class StreamBatch:
     # ---- one push, on copies of `members` and `states` ---------------------------------------------------------------
 
     def _flush(self, names):
-        given = {name: [] for name in names}
-        return self._advance(dict(self._members), given, lambda m: (m.waiting, m.next) if m.waiting else None)
+        members = {name: self._members[name] for name in names if name in self._members}
+        return self._advance(members, {name: [] for name in names}, lambda m: (m.waiting, m.next) if m.waiting else None)
 
     def _advance(self, members, lifted, ready):
-        """Lifts what is ready of the streams in `lifted` ({name: parts that are}), and makes `members` the streams that there
-        are; {name: Lifted}.
+        """Lifts what is ready of these streams, {name: _Member}, and makes them what the streams of these names are; {name:
+        Lifted}. `lifted`: {name: parts that are}.
 
         `ready(member)`: how many poses are to be lifted next, and the frame before which their window ends, or None.
         """
+        names, done = list(members), set()
+        if self.stateful:  # always the same order, so that batches stay together
+            names = [name for name in self._members | members if name in members]
         states = dict(self._states)
-        names = [name for name in members if name in lifted]  # always the same order, so that batches stay together
         while chunks := {name: chunk for name in names if (chunk := ready(members[name]))}:
+            members |= {name: members[name].joined() for name in chunks}
             self._lift(members, states, lifted, chunks)
-        for name in names:
+            done |= chunks.keys()
+        for name in done:
             waiting = members[name].waiting
             kept = waiting + self._margins[0] if any(self._margins) else self._most
             members[name] = members[name].compact(waiting if self.stateful else kept)
-        self._members, self._states = members, states
-        nothing = self._nothing()
+        self._members |= members
+        self._states = states
+        nothing = None if all(lifted.values()) else self._nothing()
         return {name: Lifted(*map(torch.cat, zip(*parts))) if parts else nothing for name, parts in lifted.items()}
 
     def _accept(self, name, member, keypoints):
         """`member` with these frames, of which nothing is lifted yet."""
         frames = self._frames(name, keypoints)
-        missing = ~(frames.abs() <= FARTHEST).all(-1)  # NaN, too
-        if self.missing != "error" and member.absent == member.next:  # nobody was seen yet
-            absent = int(missing.all(-1).cumprod(0).sum())
-            number = member.absent + absent
-            member = replace(member, absent=number, next=number, lifted=number)
-            frames, missing = frames[absent:], missing[absent:]
-        if self.missing == "error" and missing.any():
-            frame, joint = missing.nonzero()[0].tolist()
-            raise ValueError(f"Stream{_of(name)}: frame {member.next + frame} has no keypoint of joint {joint}")
-        frames, held = self._held(member.held, frames, missing) if missing.any() else (frames, frames[-1:].clone())
-        return replace(
-            member,
-            keypoints=torch.cat([member.keypoints, frames]),
-            missing=torch.cat([member.missing, missing]),
-            held=held[0] if len(held) else member.held,
-            next=member.next + len(frames),
-        )
+        if not len(frames):
+            return member
+        if np.abs(frames.numpy()).max() <= FARTHEST:  # nothing is missing: NaN would be the largest
+            missing, held = self._all_seen.expand(len(frames), -1), frames[-1].clone()
+        else:
+            missing = ~(frames.abs() <= FARTHEST).all(-1)
+            if self.missing != "error" and member.absent == member.next:  # nobody was seen yet
+                absent = int(missing.all(-1).cumprod(0).sum())
+                number = member.absent + absent
+                member = member._replace(absent=number, next=number, lifted=number)
+                frames, missing = frames[absent:], missing[absent:]
+                if not len(frames):
+                    return member
+            if self.missing == "error":
+                frame, joint = missing.nonzero()[0].tolist()
+                raise ValueError(f"Stream{_of(name)}: frame {member.next + frame} has no keypoint of joint {joint}")
+            frames, held = self._held(member.held, frames, missing)
+        return member._replace(parts=(*member.parts, (frames, missing)), held=held, next=member.next + len(frames))
 
     def _held(self, held, frames, missing):
         """`frames` with what is missing held, and what the last one leaves to be held."""
         seen = torch.cat([held[None], frames])
         last = torch.arange(1, len(seen))[:, None].where(~missing, 0).cummax(0).values  # frame of `seen` to repeat
         frames = seen.gather(0, last[..., None].expand_as(frames))
-        held = frames[-1:].clone()
+        held = frames[-1].clone()
         if (never := frames[..., 0].isnan()).any():
             nearest = self._nearest.gather(1, (~never)[:, self._nearest].byte().argmax(-1).T).T
             frames = frames.gather(1, nearest[..., None].expand_as(frames))
@@ -248,19 +266,18 @@ class StreamBatch:
                 end = members[name].lifted + chunks[name][0] + self._margins[1]
             calls.setdefault(end - begin, {})[name] = begin
         for length, begins in calls.items():
-            windows = [members[name].window("keypoints", begin, length) for name, begin in begins.items()]
-            missing = [members[name].window("missing", begin, length) for name, begin in begins.items()]
+            windows, missing = zip(*(members[name].window(begin, length) for name, begin in begins.items()))
             batch, seconds = self._call(tuple(begins), states, torch.stack(windows), _placed(~torch.stack(missing)))
             for poses, (name, begin) in zip(batch, begins.items()):
                 member, (count, end) = members[name], chunks[name]
                 poses = poses.narrow(0, member.lifted - begin - self._margins[0], count)
                 if self.missing == "mask":
-                    missing = member.window("missing", member.lifted, count)[..., None]
-                    poses = poses.masked_fill(missing.to(poses.device), torch.nan)
+                    _, missing = member.window(member.lifted, count)
+                    poses = poses.masked_fill(missing[..., None].to(poses.device), torch.nan)
                 frames = member.lifted + torch.arange(count)
                 latency = (end - 1 - frames) / self.fps
                 lifted[name].append((poses, frames, latency, torch.full_like(latency, seconds)))
-                members[name] = replace(member, lifted=member.lifted + count)
+                members[name] = member._replace(lifted=member.lifted + count)
 
     def _call(self, names, states, keypoints, seen):
         """The poses of windows (B, T, J, C) and the seconds that they took; `states` go on. `seen`: see `centre`."""
@@ -295,7 +312,7 @@ class StreamBatch:
 
     def _new(self):
         J, C = self._joint_shape
-        return _Member(torch.empty(0, J, C), torch.empty(0, J, dtype=torch.bool), torch.full((J, C), torch.nan))
+        return _Member(((torch.empty(0, J, C), self._all_seen[:0]),), torch.full((J, C), torch.nan))
 
     def _settings(self):
         joints, channels = self._joint_shape
@@ -352,12 +369,10 @@ class Stream:
         self._batch.load_state_dict(state)
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     """A stream but for the model's state. Its tensors are never written to, so that an old one is a way back."""
 
-    keypoints: torch.Tensor  # (n, J, C), the last frames, as the model gets them
-    missing: torch.Tensor  # (n, J) bool
+    parts: tuple  # the last frames as they were pushed: (n, J, C), as the model gets them, and (n, J) bool, what is missing
     held: torch.Tensor  # (J, C), what each joint was last seen at, NaN before it was
     next: int = 0  # frames pushed, the number of the next
     lifted: int = 0  # frames whose poses were given
@@ -367,20 +382,27 @@ class _Member:
     def waiting(self):
         return self.next - self.lifted
 
-    def window(self, field, begin, length):
-        """`length` of the frames from number `begin` on. Where there are none the first, or the last, is repeated."""
-        frames = getattr(self, field)
-        first = begin - self.next + len(frames)
-        if 0 <= first <= len(frames) - length:
-            return frames.narrow(0, first, length)
-        return frames[torch.arange(first, first + length).clamp(0, len(frames) - 1)]
+    def joined(self):
+        """With the frames in one part, which `window` and `compact` ask for."""
+        return self if len(self.parts) == 1 else self._replace(parts=(tuple(map(torch.cat, zip(*self.parts))),))
+
+    def window(self, begin, length):
+        """`length` of the frames from number `begin` on, and what is missing of them. Where there are none the first, or the
+        last, is repeated."""
+        ((keypoints, missing),) = self.parts
+        first = begin - self.next + len(keypoints)
+        if 0 <= first <= len(keypoints) - length:
+            return keypoints.narrow(0, first, length), missing.narrow(0, first, length)
+        there = torch.arange(first, first + length).clamp(0, len(keypoints) - 1)
+        return keypoints[there], missing[there]
 
     def compact(self, n):
         """With the last n frames only, in memory of their own."""
-        first = max(0, len(self.keypoints) - n)
+        ((keypoints, missing),) = self.parts
+        first = max(0, len(keypoints) - n)
         if first == 0:
             return self
-        return replace(self, keypoints=self.keypoints[first:].clone(), missing=self.missing[first:].clone())
+        return self._replace(parts=((keypoints[first:].clone(), missing[first:].clone()),))
 
 
 # States are {names: [tensors of batch len(names)]}: while the same streams are lifted together, theirs stay together, and

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from lifter._extras import needs
 from lifter._io import whole
+from lifter.data.outputs import SHOWN
 
 from . import html
 from .scene import compose
 
 __all__ = ["render"]
 
-SUFFIXES = (".mp4", ".gif", ".html", ".rrd")
 SIDES = (64, 8192)  # smallest and largest of a picture, in pixels
 
 
@@ -40,29 +40,30 @@ def render(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"render: path is {path}, expected a name that ends in {', '.join(SUFFIXES)}")
+    if suffix[1:] not in SHOWN:
+        raise ValueError(f"render: path is {path}, expected a name that ends in .{', .'.join(SHOWN)}")
     if fps is not None and not 0 < fps <= 1000:
         raise ValueError(f"render: fps is {fps}, expected more than 0 and at most 1000")
     if not all(isinstance(side, int) and SIDES[0] <= side <= SIDES[1] for side in size):
         raise ValueError(f"render: size is {size}, expected (width, height) of {SIDES[0]} to {SIDES[1]} pixels")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
-    write = check_packages(path)
+    write = _writer(path)
     scene = compose(sequences, truth, keypoints, fps, root_relative, video)
     with whole(path) as partly:
         return write(partly, scene, size)
 
 
-def check_packages(path):
+def _writer(path):
     """Return the writer for a path; ImportError where a package that it needs is missing."""
-    suffix = Path(path).suffix.lower()
-    if suffix == ".html":
+    suffix = path.suffix.lower()[1:]
+    if suffix == "html":
         return html.write
-    if suffix == ".rrd":
-        with needs("rerun", path):
-            from . import recording
-        return recording.write
-    with needs("render", path):
-        from . import video
-    return video.write_gif if suffix == ".gif" else video.write_mp4
+    with needs(*SHOWN[suffix][:1], path):
+        if suffix == "rrd":
+            from .recording import write
+        elif suffix == "gif":
+            from .video import write_gif as write
+        else:
+            from .video import write_mp4 as write
+    return write

@@ -1,4 +1,4 @@
-"""The viewer: viewer.html with a scene in it, one file that loads nothing."""
+"""The viewer: the page of the folder viewer, its style, scripts and a scene in one file that loads nothing."""
 
 import base64
 import json
@@ -13,19 +13,26 @@ from lifter.skeleton import H36M
 from .pictures import jpegs
 from .scene import View
 
-PLACEHOLDER = "@SCENE@"
+SCRIPTS = ("scene", "film", "view", "draw", "room", "flat", "curves", "controls", "input")  # in this order
 STEP = 1e-4  # metres, and for keypoints half widths of the image: both are stored as whole multiples
 STEPS = 65000  # that fit into 16 bits; what is farther apart is stored in larger steps
 
 
 def write(path, scene, size=None):
     """Write the viewer, and return its number of frames."""
-    template = Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")
     content = json.dumps(describe(scene), separators=(",", ":"), allow_nan=False)
     for letter in "<>&":  # no name ends the script that the data is in
         content = content.replace(letter, f"\\u{ord(letter):04x}")
-    Path(path).write_text(template.replace(PLACEHOLDER, content), encoding="utf-8")
+    Path(path).write_text(page().replace("@SCENE@", content), encoding="utf-8")
     return len(scene)
+
+
+def page() -> str:
+    """The page with its style and scripts, and @SCENE@ in place of the scene."""
+    folder = Path(__file__).with_name("viewer")
+    read = lambda name: (folder / name).read_text(encoding="utf-8")
+    scripts = "\n".join(read(f"{name}.js") for name in SCRIPTS)
+    return read("page.html").replace("@STYLE@", read("style.css")).replace("@SCRIPT@", scripts)
 
 
 def describe(scene) -> dict:

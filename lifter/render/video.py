@@ -10,7 +10,7 @@ from PIL import Image
 from .draw import frames
 
 BT709 = 1  # the standard's number for its matrix, primaries and transfer curve
-GIF_FASTEST = 50  # frames per second: browsers play slowly what is faster
+GIF_FASTEST = 15  # frames per second: what is faster is large, and above 50 played slowly
 
 
 def write_mp4(path, scene, size):
@@ -31,7 +31,7 @@ def write_mp4(path, scene, size):
 
 
 def write_gif(path, scene, size):
-    """All frames have the palette of the first; above 50 frames per second only every second frame, or third, ..., is taken,
+    """All frames have the palette of the first; above 15 frames per second only every second frame, or third, ..., is taken,
     for the right speed. How many frames it has."""
     every = math.ceil(scene.fps / GIF_FASTEST)
     with av.open(str(path), "w", format="gif") as film:

@@ -25,6 +25,7 @@ class Video:
     Attributes:
         size: (width, height) of the upright image. fps: of the stream; where times vary, the mean.
         count: of frames, about; None if the file does not tell.
+        broken: why it could not be read to its end, when it last was; None if it could.
 
     Raises:
         FileNotFoundError; ValueError for a file without a frame that can be decoded; ImportError where PyAV is missing.
@@ -34,7 +35,7 @@ class Video:
         self.path = regular(path, "video")
         with needs("video", path):
             import av
-        self._av = av
+        self._av, self.broken = av, None
         with self._open() as container:
             stream = self._stream(container)
             try:
@@ -68,18 +69,31 @@ class Video:
         with self._open() as container:
             stream = self._stream(container)
             stream.thread_type = "AUTO"
-            start, last = None, -1
-            try:
-                for frame in container.decode(stream):
-                    number = last + 1
-                    if frame.pts is not None:
-                        start = frame.pts if start is None else start
-                        number = round((frame.pts - start) * frame.time_base * self._rate)
-                    if number > last:
-                        last = number
-                        yield number, frame
-            except self._av.FFmpegError as error:
-                raise ValueError(f"{self.path}: cannot be decoded after frame {last} ({error.strerror})") from None
+            start, last, self.broken = None, -1, None
+            for frame in self._decoded(container, stream):
+                number = last + 1
+                if frame.pts is not None:
+                    start = frame.pts if start is None else start
+                    number = round((frame.pts - start) * frame.time_base * self._rate)
+                if number > last:
+                    last = number
+                    yield number, frame
+
+    def _decoded(self, container, stream):
+        """The frames of a stream, of a damaged one those before the damage."""
+        frames, is_cut = 0, False
+        try:
+            for packet in container.demux(stream):
+                is_cut = packet.is_corrupt if packet.size else is_cut  # the last one is empty
+                for frame in packet.decode():
+                    yield frame
+                    frames += 1
+            damage = "the file is cut off" if is_cut else None
+        except self._av.FFmpegError as error:
+            damage = error.strerror
+        if damage:
+            of = f" of {self.count}" if self.count else ""
+            self.broken = f"{self.path}: broken after {frames}{of} frames, {frames / self.fps:.2f} s ({damage})"
 
     def _open(self):
         try:

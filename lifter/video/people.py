@@ -22,13 +22,14 @@ class Found(NamedTuple):
     people: list[Sequence]  # who is seen longest, largest and best first
     ghosts: list[Sequence]
     frames: int  # that were looked at
-    stopped: bool  # by Ctrl-C, before the end
+    stopped: bool = False  # by Ctrl-C, before the end
+    broken: str | None = None  # of the video: why it could not be read to its end
 
 
 def find_people(video, detector, variant=None, step=lambda: None) -> Found:
     """Find the people in a video.
 
-    After Ctrl-C what was found until then is what there is.
+    After Ctrl-C, or where the video is broken, what was found until then is what there is.
 
     Args:
         video: a `Video`. detector: as `find_detector` gives it. variant: of the conversion to Human3.6M's joints.
@@ -50,6 +51,8 @@ def find_people(video, detector, variant=None, step=lambda: None) -> Found:
             step()
     except KeyboardInterrupt:
         stopped = True
+    if video.broken and not detections:
+        raise ValueError(video.broken)
     people = sorted(_joined(tracks(detections, video.path).values(), video.fps), key=_weight, reverse=True)
     kept, ghosts = [], []
     for track in people:
@@ -62,7 +65,7 @@ def find_people(video, detector, variant=None, step=lambda: None) -> Found:
     named = lambda what, some: [
         sequence_of(call(what, number), track, start=start, **known) for number, (start, track) in enumerate(some, 1)
     ]
-    return Found(named("person", kept), named("ghost", ghosts), frames, stopped)
+    return Found(named("person", kept), named("ghost", ghosts), frames, stopped, video.broken)
 
 
 def _once(bodies):

@@ -10,16 +10,24 @@ import pytest
 from lifter.__main__ import main
 from lifter.data import open_data, save
 from lifter.data.synthetic import open_gait
+from lifter.inference.files import Model
 from lifter.video import detectors
-from tests.video.conftest import SIZE, Knows, body, film  # noqa: F401
+from tests.video.conftest import SIZE, Knows, body, damage, film  # noqa: F401
 
 TWO = lambda number: [body(number), body(number, at=40, size=10)]
 
 
+@pytest.fixture(scope="module")
+def loaded():
+    """The model that ships, once for all tests."""
+    return Model().load()
+
+
 @pytest.fixture
-def lift(film, monkeypatch, capsys, tmp_path):  # noqa: F811
+def lift(film, monkeypatch, capsys, tmp_path, loaded):  # noqa: F811
     """lift(*arguments, of=...): `lifter lift walk.mp4 ...` in a folder; the exit status and the lines that were printed."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Model, "load", lambda self: loaded)
     film(times=range(0, 120, 4))
 
     def run(*arguments, of=TWO, inputs=("walk.mp4",)):
@@ -215,6 +223,17 @@ def test_stopped(lift):
     assert [len(sequence) for sequence in open_data("walk.npz")] == [20]
 
 
+def test_broken(lift, tmp_path):
+    """What was found before a video is broken is written, pictures with it; the status says that it is not all."""
+    damage(tmp_path / "walk.mp4")
+    status, said, errors = lift("-o", "walk.npz", "-o", "walk.html", "--raw", "--no-flip")
+    (length,) = {len(sequence) for sequence in open_data("walk.npz")}
+    assert status == 1 and 5 < length < 20 and scene(tmp_path / "walk.html")["frames"] == length
+    start = f"walk.mp4: broken after {length} of 30 frames, {length / 25:.2f} s ("
+    assert errors[-1].startswith(start) and errors[-1].endswith("); what was found before that is written")
+    assert main(["detect", "walk.mp4", "-o", "k.csv", "--detector", "mediapipe"]) == 1 and Path("k.person1.csv").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -230,11 +249,17 @@ def test_stopped(lift):
         (["-o", "x.html", "--fps", "50"], "--fps is for files of keypoints; videos tell it themselves"),
         (["-o", "x.html", "--camera", "none.json"], "none.json: there is no file"),
         (["-o", "x.html", "--camera", "../camera.json"], "camera.json: a camera of (640.0, 480.0) pixels, expected (64, 48)"),
+        (["-o", "x.html", "--camera", "../Calib.toml"], "Calib.toml: 2 cameras, expected ../Calib.toml:NAME, of: a, b"),
+        (["-o", "x.html", "--camera", "../Calib.toml:c"], "Calib.toml: has no camera 'c', expected one of: a, b"),
+        (["-o", "x.html", "--camera", "../Calib.toml:b"], "Calib.toml: b: a fisheye lens"),
+        (["-o", "x.html", "--camera", "../Calib.toml:a"], "a camera of (640.0, 480.0) pixels, expected (64, 48)"),
         (["-o", "x.html", "--fov", "180"], "--focal is None, --fov is 180.0, expected more than 0 pixels, 0 to 180 degrees"),
     ],
 )
 def test_one_line_for_a_mistake(lift, tmp_path, arguments, message):
     camera = {"width": 640, "height": 480, "fx": 500, "fy": 500, "cx": 320, "cy": 240}
     (tmp_path.parent / "camera.json").write_text(json.dumps(camera))
+    lens = "size = [640, 480]\nmatrix = [[500, 0, 320], [0, 510, 240], [0, 0, 1]]\n"
+    (tmp_path.parent / "Calib.toml").write_text(f"[a]\n{lens}[b]\n{lens}fisheye = true\n[metadata]\nerror = 0.0\n")
     status, _, errors = lift(*arguments)
     assert status == 1 and message in errors[-1] and sorted(path.name for path in tmp_path.iterdir()) == ["walk.mp4"]

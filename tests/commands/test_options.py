@@ -27,12 +27,25 @@ def test_help_of_train_does_not_need_torch():
     assert _imported_by_help("train", "torch", "lightning", "numpy") == []
 
 
-def test_detect_does_not_need_torch():
-    """It says at once that there is no such video."""
-    code = "import sys; from lifter.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
-    command = [sys.executable, "-c", code, "detect", "nosuch.mp4", "-o", "k.npz"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "lifter detect: no video at nosuch.mp4\n")
+def test_refusals_do_not_need_torch(tmp_path):
+    """What is wrong with a command line is said before torch, which takes seconds, is imported."""
+    (tmp_path / "bad.mp4").write_text("no video")
+    (tmp_path / "k.json").write_text("[]")
+    refused = {
+        "detect nosuch.mp4 -o k.npz": "lifter detect: no video at nosuch.mp4",
+        "lift nosuch.mp4 -o k.npz": "nosuch.mp4: there is no file or folder of that name",
+        "lift bad.mp4 -o k.html": "bad.mp4: not a video that can be read",
+        "lift k.json -o k.cvs": "k.cvs: expected a name that ends in",
+        "lift k.json -o k.npz --checkpoint none": "no checkpoint at none",
+        "lift k.json -o k.html --camera none.json": "none.json: there is no file or folder of that name",
+        "lift k.json -o k.npz --rig mixamo": "--rig is for .bvh and .glb alone",
+    }
+    code = "import sys; from lifter.__main__ import main; [main(line.split()) for line in sys.argv[1:]]; "
+    code += "sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *refused], cwd=tmp_path, capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(refused) and all(text in line for text, line in zip(refused.values(), lines)), lines
+    assert done.returncode == 0
 
 
 def _imported_by_help(command, *packages):

@@ -8,7 +8,7 @@ import pytest
 from lifter.__main__ import main
 from lifter._notices import told
 from lifter.data import detect, open_data
-from lifter.inference.files import find_sources
+from lifter.inference.sources import find_sources
 from lifter.skeleton import H36M
 
 SIZE = (1280, 720)

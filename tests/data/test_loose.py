@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lifter.data import detect, open_data
 from lifter.data.keypoints import COCO, LAYOUTS, to_h36m
 from lifter.data.mocap import film, y_up
-from lifter.inference.files import find_sources
+from lifter.inference.sources import find_sources
 from lifter.skeleton import H36M
 
 from .conftest import save_json

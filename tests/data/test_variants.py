@@ -13,7 +13,7 @@ from lifter.data.files import frame_rate, integer
 from lifter.data.frames import frames_of
 from lifter.data.keypoints import COCO
 from lifter.data.names import without_prefix
-from lifter.inference.files import find_sources
+from lifter.inference.sources import find_sources
 from lifter.skeleton import H36M
 
 from .conftest import save_json

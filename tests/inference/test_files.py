@@ -21,8 +21,9 @@ from lifter.data import Sequence, open_data, save
 from lifter.data.outputs import write
 from lifter.data.registry import FORMATS, WRITERS
 from lifter.data.synthetic import open_gait
-from lifter.inference.files import Lift, find_sources, lift_files
+from lifter.inference.files import Lift, lift_files
 from lifter.inference.record import Record
+from lifter.inference.sources import find_sources
 from lifter.inference.windows import lift_sequence
 from lifter.progress import Progress
 from lifter.skeleton import LSP

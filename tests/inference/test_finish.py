@@ -18,6 +18,7 @@ from lifter.inference.finish import (
     finish,
     in_room,
     lengths_of,
+    on_one_floor,
     sliding,
     standing,
     variation,
@@ -123,6 +124,19 @@ def test_bend(walk):
     bend(poses, (1, 2, 3), poses[:, 1] + [0, 0, -9])
     np.testing.assert_allclose(lengths_of(poses), lengths_of(walk), atol=1e-6)
     assert np.isfinite(poses).all()
+
+
+def test_all_stand_on_one_floor():
+    """People whose sizes are told wrongly are brought to the same floor; who is on a roof, or never stands, stays."""
+    down = (1.6, 1.3, 0.4, -0.5, 1.5)  # of the feet, below the camera
+    poses = [np.zeros((20, 17, 3)) for _ in down]
+    for each, y in zip(poses, down):
+        each[:, ANKLES] = 0, y, 4
+    stands = [np.ones((20, 2), bool)] * 4 + [np.zeros((20, 2), bool)]
+    sizes = on_one_floor(poses, stands, np.array([0.0, -1.0, 0.0]))
+    assert abs(sizes[0] * down[0] - sizes[1] * down[1]) < 0.05 and sizes[0] < 1 < sizes[1]
+    np.testing.assert_array_equal(sizes[2:], 1)
+    np.testing.assert_array_equal(on_one_floor(poses[:1], stands[:1], np.array([0.0, -1.0, 0.0])), 1)
 
 
 def test_several_people_share_a_room(walk):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -24,7 +25,10 @@ from .lines import SIZES, SMALL, expected, frames, pushed, text, tiny
 
 def read(form, lines):
     """The keypoints of a line."""
-    return form.keypoints(form.request(text(lines))["keypoints"])
+    (keypoints,) = form.keypoints([form.request(text(lines))["keypoints"]])
+    if isinstance(keypoints, Exception):
+        raise keypoints
+    return keypoints
 
 
 @pytest.fixture
@@ -110,8 +114,9 @@ def test_bad_lines(stream, capfd):
     assert "pixels" in out[-3]["error"]
     assert f"{len(bad)} bad lines" in capfd.readouterr().err
 
-    status, out = stream(tiny(), [good[0], "oops\n", good[1]], "--strict")
-    assert status == 1 and [*out[0]] == ["error", "line"] and [line["frame"] for line in out[1:]] == [0]
+    for line in ("oops\n", '{"keypoints": 3}\n'):
+        status, out = stream(tiny(), [good[0], line, good[1]], "--strict")
+        assert status == 1 and [*out[0]] == ["error", "line"] and [line["frame"] for line in out[1:]] == [0]
     status, out = stream(tiny(), [good[0], "1" * 2 * LONGEST + "\n", good[1]])
     assert status == 0 and "longer than" in out[0]["error"] and len(out) == 2
     status, out = stream(tiny(), [good[0], {"keypoints": None}, good[1]], "--missing", "error")
@@ -154,6 +159,27 @@ def test_pixels_are_read_as_in_files(tmp_path):
     np.testing.assert_allclose(shares[1][:13], wanted[:13], atol=1e-5)
     centred = read(Form(2), [{"keypoints": [[0, 0]] * 17}])
     assert (centred == 0).all()  # normalised keypoints may be there
+
+
+@pytest.mark.parametrize("size, scale", [(None, 1), ((640, 480), 400)])
+def test_frames_together_are_each_alone(size, scale):
+    """Also beside frames with null, in other units, of other joints, and such as are no keypoints."""
+    plain = (np.random.default_rng(0).uniform(0.05, 0.9, (4, 17, 3)) * (scale, scale, 1)).tolist()
+    holes, low = [[None, *plain[0][0][1:]], *plain[0][1:]], np.multiply(plain[3], (1 / 640, 1 / 480, 1)).tolist()
+    percent = np.multiply(plain[2], (1, 1, 100)).tolist()
+    together, alone, made = Form(3, size), Form(3, size), []
+    convert = together._converted
+    together._converted = lambda frames: made.append(len(frames)) or convert(frames)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        mixed = [plain[0], holes, low, "x", percent, plain[1][:5], plain[2]]
+        for frames in (plain[:1], plain, [plain[0], None, plain[1]], mixed):
+            for got, wanted in zip(together.keypoints(frames), [alone.keypoints([one])[0] for one in frames], strict=True):
+                if isinstance(wanted, Exception):
+                    assert str(got) == str(wanted)
+                else:
+                    torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
+    assert made[:3] == [1, 4, 2]
 
 
 def test_joints_and_axes_are_doubted_as_in_files(tmp_path):

@@ -67,7 +67,7 @@ def test_clients_come_and_go(tmp_path):
 def test_streams_that_are_ready_go_together(tmp_path, monkeypatch):
     calls = []
     push = lifter.StreamBatch.push
-    monkeypatch.setattr(lifter.StreamBatch, "push", lambda self, x: calls.append(list(x)) or push(self, x))
+    monkeypatch.setattr(lifter.StreamBatch, "push", lambda self, x, *more: calls.append(list(x)) or push(self, x, *more))
 
     async def session():
         async with serving(tmp_path) as (server, _):
@@ -109,10 +109,10 @@ def test_a_flood_of_streams_starves_nobody(tmp_path, monkeypatch):
     """A client has so many streams, and a share of each round; all of them are given back."""
     rounds, threads, push = [], set(), lifter.StreamBatch.push
 
-    def counted(self, frames):
+    def counted(self, frames, together):
         rounds.append([client for client, _ in frames])
         threads.add(threading.get_ident())
-        return push(self, frames)
+        return push(self, frames, together)
 
     monkeypatch.setattr(lifter.StreamBatch, "push", counted)
     line = frames(1)[1][0]
@@ -160,9 +160,10 @@ def test_who_asks_for_little_waits_for_little(tmp_path, monkeypatch):
         add(self, lines)
 
     def taken(self):
-        if self.lines and "quiet" in str(self.lines[0]):
-            waited.append(rounds - self.since)
-        return take(self)
+        quiet, before = self.lines and "quiet" in str(self.lines[0]), len(self.lines)
+        frames = take(self)
+        waited.extend([rounds - self.since] * (before - len(self.lines) if quiet else 0))
+        return frames
 
     @contextlib.contextmanager
     def paid(clients):  # the same for every part
@@ -173,7 +174,7 @@ def test_who_asks_for_little_waits_for_little(tmp_path, monkeypatch):
     monkeypatch.setattr(Server, "_round", counted)
     monkeypatch.setattr(client.Client, "_add", added)
     monkeypatch.setattr(client.Client, "take", taken)
-    monkeypatch.setattr(Form, "keypoints", lambda self, values: converted.append(values) or convert(self, values))
+    monkeypatch.setattr(Form, "keypoints", lambda self, frames: converted.extend(frames) or convert(self, frames))
     monkeypatch.setattr(lifter.inference.server, "_paid", paid)
     monkeypatch.setattr(client, "FINE", 0)
     line = frames(1)[1][0]
@@ -208,11 +209,17 @@ def test_idle_streams_and_clients_are_given_up(tmp_path, monkeypatch):
         async with serving(tmp_path) as (server, connect):
             reader, writer = await connect()
             writer.write(text(line | {"id": 7} for line in frames(2)[1]))
+            while not server.clients:
+                await asyncio.sleep(0.01)
+            (one,) = server.clients
+            one.stale = ["left meanwhile"]
             assert [line["frame"] for line in await answers(reader, 2)] == [0, 1]  # what waited
             assert "nothing came" in (await answers(reader, 1))[0]["error"] and await reader.read() == b""
-            assert not server.batch._members and not server.clients
+            while server.clients:
+                await asyncio.sleep(0.01)
+            assert not server.batch._members
 
-    asyncio.run(session())
+    asyncio.run(asyncio.wait_for(session(), 20))
 
 
 def test_who_takes_nothing_is_given_up(tmp_path, monkeypatch):
@@ -305,9 +312,18 @@ def test_strangers_harm_nobody(tmp_path):
 
 @pytest.mark.parametrize("drop", [False, True])
 def test_late_answers_are_told(tmp_path, monkeypatch, drop, capfd):
+    """And frames that are late are lifted in larger chunks, unless they are dropped."""
     monkeypatch.setattr(client, "LATE", 0.05)
-    push = lifter.StreamBatch.push
-    monkeypatch.setattr(lifter.StreamBatch, "push", lambda self, x: time.sleep(0.02) or push(self, x))
+    monkeypatch.setattr(client, "SHARE", 4)
+    monkeypatch.setattr(lifter.inference.server, "BEHIND", 0.05)
+    together, push = [], lifter.StreamBatch.push
+
+    def slow(self, frames, most):
+        together.append(most)
+        time.sleep(sum(0.02 * len(part) for part in frames.values()))
+        return push(self, frames, most)
+
+    monkeypatch.setattr(lifter.StreamBatch, "push", slow)
 
     async def session():
         async with serving(tmp_path, drop=drop) as (server, connect):
@@ -325,6 +341,7 @@ def test_late_answers_are_told(tmp_path, monkeypatch, drop, capfd):
 
     asyncio.run(session())
     assert capfd.readouterr().err.count("overloaded") == 1
+    assert (lifter.inference.server.TOGETHER in together) != drop
 
 
 def test_token_and_live_sockets(tmp_path):

@@ -477,7 +477,7 @@ def memory(stream):
     gc.collect()
     batch = stream._batch
     tensors = [x for state in batch._states.values() for x in state]
-    tensors += [x for member in batch._members.values() for x in vars(member).values() if isinstance(x, torch.Tensor)]
+    tensors += [x for member in batch._members.values() for x in (member.held, *sum(member.parts, ()))]
     status = Path("/proc/self/status")
     resident = int(re.search(r"VmRSS:\s*(\d+) kB", status.read_text())[1]) * 1024 if status.exists() else 0
     return elements(tensors), resident

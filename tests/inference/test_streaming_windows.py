@@ -33,6 +33,22 @@ def test_windows(name, chunk, look_ahead):
         close(rest.poses, in_one_call(model, x[-7:])[number - 17 :])
 
 
+def test_what_is_late_is_lifted_together():
+    """In larger chunks, if more wait than are one; a model with a state keeps to its chunks."""
+    model = tiny("mixste", num_frames=7)
+    x, counts = keypoints(model, 16), []
+    model.register_forward_pre_hook(lambda _, args: counts.append(args[0].shape[1]))
+    stream = lifter.StreamBatch(model, 2, look_ahead=1)
+    assert [len(stream.push({None: x[:5]}, together=9)[None].frames), *counts] == [4, 5]
+    assert stream.push({None: x[5:7]}, together=3)[None].frames.tolist() == [4, 5]
+    poses = stream.push({None: x[7:]}, together=9)[None].poses
+    close(poses, torch.cat([in_one_call(model, x[6:13])[:6], in_one_call(model, x[9:])[3:6]]))
+    model, counts = tiny(), []
+    model.register_forward_pre_hook(lambda _, args: counts.append(args[0].shape[1]))
+    lifter.StreamBatch(model, 2).push({None: keypoints(model, 6)}, together=4)
+    assert counts == [2, 2, 2]
+
+
 @pytest.mark.parametrize("name, multiple", [("motionagformer_xs", 6), ("masc_pose", 6), ("tcpformer", 3)])
 def test_windows_of_models_that_do_not_take_every_length(name, multiple):
     """At the start of a stream its first frame is repeated in front."""
@@ -55,7 +71,7 @@ def test_models_of_one_frame_of_a_window(causal, chunk):
     stream, x = Stream(model, chunk, fps=10), keypoints(model, 17)
     parts = [stream.push(frame) for frame in x]
     chunk, wait = chunk or 1, model.margins[1]
-    assert len(stream._batch._members[None].keypoints) <= 8 + wait + chunk
+    assert len(stream.state_dict()["streams"][None]["keypoints"]) <= 8 + wait + chunk
     for newest, part in enumerate(parts):
         ready = newest >= wait and (newest - wait + 1) % chunk == 0
         assert part.frames.tolist() == (list(range(newest - wait - chunk + 1, newest - wait + 1)) if ready else [])

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -62,8 +63,11 @@ def test_the_file(tmp_path, truth, lifted):
 
 
 def test_the_template():
-    template = Path(html.__file__).with_name("viewer.html").read_text(encoding="utf-8")
-    assert template.count(html.PLACEHOLDER) == 1
+    """One place for the scene, nothing else to fill in, and no file of the folder left out."""
+    assert re.findall("@[A-Z]+@", html.page()) == ["@SCENE@"]
+    assert {f"{name}.js" for name in html.SCRIPTS} | {"page.html", "style.css"} == {
+        path.name for path in Path(html.__file__).with_name("viewer").iterdir()
+    }
 
 
 def test_far_walks_are_coarser():
@@ -116,6 +120,19 @@ class Viewer:
         before = self.pixels(card)
         action()
         return self.pixels(card) != before
+
+    def touch(self, *places):
+        """Fingers that go from places to places of the room, pixels from its middle, and leave; the view before and after."""
+        self.page.locator("#room").scroll_into_view_if_needed()
+        box, before = self.page.locator("#room").bounding_box(), self.page.evaluate("({...view})")
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        devtools = self.page.context.new_cdp_session(self.page)
+        for number, fingers in enumerate((*places, ())):
+            points = [{"x": middle[0] + x, "y": middle[1] + y, "id": i} for i, (x, y) in enumerate(fingers)]
+            kind = "touchStart" if number == 0 else "touchMove" if points else "touchEnd"
+            devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        self.pixels()
+        return before, self.page.evaluate("({...view})")
 
     @property
     def frame(self):
@@ -202,7 +219,8 @@ def test_video_and_people(film, truth, two_people):  # noqa: F811
 
 def test_few_pictures_of_a_long_video(film, truth, monkeypatch):  # noqa: F811
     monkeypatch.setattr(pictures, "PICTURES", 4)
-    data = html.describe(compose({"walk": truth}, video=Video(film(times=range(0, 80, 4)))))
+    with pytest.warns(UserWarning, match="walk: of the video every 4 frames one is shown, for a file of at most 4 pictures"):
+        data = html.describe(compose({"walk": replace(truth, name="walk")}, video=Video(film(times=range(0, 80, 4)))))
     assert data["film"]["numbers"] == [0, 4, 8, 12]
 
 
@@ -220,6 +238,13 @@ def test_video_and_people_in_a_browser(browser, tmp_path, film, two_people):  # 
     page.evaluate("seek(6)")
     for action in ("#real", "#trails", "#real", "#follow"):
         assert viewer.changes(page.locator(action).click), action
+    before, after = viewer.touch([(0, 0)], [(25, 0)], [(50, 0)], [(75, 5)])
+    assert after["yaw"] - before["yaw"] > 10 and after["zoom"] == before["zoom"]
+    before, after = viewer.touch([(-20, 0), (20, 0)], [(-40, 0), (40, 0)], [(-60, 0), (60, 0)])
+    assert after["zoom"] > 1.4 * before["zoom"] and after["yaw"] == before["yaw"] and abs(after["x"]) < 0.05
+    before, after = viewer.touch([(-40, 0), (40, 0)], [(-20, 20), (60, 20)], [(0, 40), (80, 40)])
+    assert after["x"] > before["x"] and after["y"] > before["y"] and after["yaw"] == before["yaw"]
+    assert after["zoom"] == pytest.approx(before["zoom"], rel=0.05)
     assert page.evaluate("scene.people.map(([from, to]) => isThere(bodies[0].poses, {from, to}, 0))") == [True, False]
     names = page.locator("#which option").all_text_contents()
     assert names == ["knees", "hips", "elbows", "shoulders", "height", "speed"]

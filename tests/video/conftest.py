@@ -13,7 +13,7 @@ def film(tmp_path):
 
     def write(name="walk.mp4", times=range(0, 40, 4)):
         path = tmp_path / name
-        with av.open(path, "w") as container:
+        with av.open(path, "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
             stream = container.add_stream("mpeg4", rate=100)
             stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
             image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
@@ -26,6 +26,13 @@ def film(tmp_path):
         return path
 
     return write
+
+
+def damage(path, is_cut=False):
+    """Break an mp4 in the middle of its pictures: what follows is not there, or zeros."""
+    data = path.read_bytes()
+    middle = (data.index(b"mdat") + len(data)) // 2
+    path.write_bytes(data[:middle] if is_cut else data[:middle] + bytes(len(data) - middle))
 
 
 def body(number, at=20.0, score=0.9, size=12.0):

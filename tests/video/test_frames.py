@@ -7,7 +7,7 @@ import pytest
 
 from lifter.video import Video, is_video
 
-from .conftest import SIZE
+from .conftest import SIZE, damage
 
 
 def test_of_one_rate(film):
@@ -40,8 +40,23 @@ def test_of_a_turned_phone(film, turn, corner):
     assert video.size == (SIZE if turn == 180 else SIZE[::-1])
     (_, image), *_ = video
     row, column = corner
-    assert image.shape[1::-1] == video.size
-    assert image[row : row + 12 or None, column : column + 12 or None, 0].mean() > 200 > 60 > image[..., 0].mean()
+    (_, small), *_ = video.pictures(max(SIZE) // 2)
+    assert [each.shape[1::-1] for each in (image, small)] == [video.size, tuple(side // 2 for side in video.size)]
+    for picture, part in ((image, 1), (small, 2)):
+        at, end = np.array([row, column]) // part, 12 // part
+        corner = picture[at[0] : at[0] + end or None, at[1] : at[1] + end or None, 0]
+        assert corner.mean() > 180 > 60 > picture[..., 0].mean()
+
+
+@pytest.mark.parametrize("is_cut, why", [(True, "the file is cut off"), (False, "Invalid data found")])
+def test_broken(film, is_cut, why):
+    """The frames before the damage, and where it is; in small pictures, too."""
+    video = Video(film(times=range(0, 120, 4)))
+    assert len(list(video)) == 30 and video.broken is None
+    damage(video.path, is_cut)
+    count = len(list(video))
+    assert 5 < count < 20 and len(list(video.pictures(16))) == count
+    assert f"walk.mp4: broken after {count} of 30 frames, {count / 25:.2f} s ({why}" in video.broken
 
 
 def test_what_is_no_video(tmp_path):

@@ -17,9 +17,9 @@ def found(film):
 
 
 def test_one_person(found):
-    (person,), ghosts, frames, stopped = found(lambda number: [body(number)])
+    (person,), ghosts, *ends = found(lambda number: [body(number)])
     assert (person.name, person.start, len(person), person.fps, person.size) == ("walk", 0, 50, 25, SIZE)
-    assert (ghosts, frames, stopped) == ([], 50, False)
+    assert (ghosts, ends) == ([], [50, False, None])
     expected = normalise(to_h36m(np.stack([body(number) for number in range(50)]), "coco"), SIZE)
     np.testing.assert_allclose(person.keypoints, expected, atol=1e-5)
 
@@ -68,5 +68,5 @@ def test_stopped(found):
             raise KeyboardInterrupt
         return [body(number)]
 
-    (person,), _, frames, stopped = found(of)
+    (person,), _, frames, stopped, _ = found(of)
     assert (len(person), frames, stopped) == (30, 30, True)
