@@ -27,8 +27,15 @@ OLDEST_TRITON := build/oldest-triton/installed
 $(OLDEST_TRITON): | env
 	$(PY) -m pip install -q --no-deps --upgrade --target $(@D) triton==3.6.0 && touch $@
 
+# MediaPipe and a real video, Sports2D's, for tests/video/test_mediapipe.py. MediaPipe asks for numpy < 2 but runs with any, and for
+# an older protobuf than others: it is not told about the first, and has the second beside it.
+MEDIAPIPE := build/mediapipe/installed
+$(MEDIAPIPE): | env
+	$(PY) -m pip install -q --no-deps --upgrade --target $(@D) "mediapipe==0.10.21" "protobuf>=4.25.3,<5" absl-py attrs flatbuffers \
+	sports2d && touch $@ || echo "WARNING: no MediaPipe for this Python: its test is left out"
+
 # Two workers on two cores: each takes one thread, but for the tests that set their own.
-test: env $(OLDEST_TRITON)
+test: env $(OLDEST_TRITON) $(MEDIAPIPE)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal --durations=30
 
 # Every case of every Triton kernel through the compilers for a GPU, by both Tritons, of which `make test` takes a part.

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
 import lifter
-from lifter.layers import TCEP, Mamba, Retention
+from lifter.layers import TCEP, Linear, Mamba, Retention
 from lifter.models import D3DP, FinePOSE
 from lifter.models.finepose import TOKENS
 
@@ -162,7 +162,7 @@ def _watch(model, macs) -> list[nn.Module]:
     for module in model.modules():  # on "meta" these take far longer than all the rest
         if isinstance(module, FREE):
             module.forward = lambda x: x
-        elif type(module) is nn.Linear:
+        elif type(module) in (nn.Linear, Linear):
             module.forward = partial(_shape_of_linear, module, macs)
     return layers
 

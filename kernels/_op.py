@@ -207,7 +207,7 @@ class Op(Kernel):
 
     def _namespace(self, x):
         device = x.device.type
-        forced = _forced_last if torch.compiler.is_dynamo_compiling() else _forced.get()
+        forced = forced_backend()
         if forced == "reference" or (forced is None and x.dtype == torch.float64):
             return None
         if forced is None:
@@ -260,6 +260,11 @@ def backend(name: str):
     finally:
         _forced.reset(before)
         _forced_last = _forced.get()
+
+
+def forced_backend() -> str | None:
+    """Return the backend that `backend` forces here, or None."""
+    return _forced_last if torch.compiler.is_dynamo_compiling() else _forced.get()
 
 
 def triton_interpreted() -> bool:

@@ -6,11 +6,11 @@ step softplus(dt_proj(dt) + bias) formed on the way, the directions summed into 
 """
 
 import torch
-import torch.nn.functional as F
 
 from ._checks import check_float, check_index, check_shape
 from ._op import Cost, Kernel, Op
 from ._torch import saves_states
+from .linear import linear
 from .selective_scan import CHUNK, MAX_STATES, selective_scan_ref
 
 __all__ = ["skeleton_scan", "skeleton_scan_ref"]
@@ -160,7 +160,7 @@ def _kernels(ops, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, 
         gather = torch.arange(x.shape[2], dtype=torch.int32, device=x.device).expand(len(codes), 1, 1, -1)
     # Projecting before gathering keeps the gathered map out of memory: only R + 2N channels are gathered, in the kernel.
     proj = [
-        F.linear(part, weight.flatten(0, 1))
+        linear(part, weight.flatten(0, 1))
         for part, weight in zip(x.split(channel_groups, -1), x_proj_weight.split(channel_groups, -1))
     ]
     proj = torch.stack(proj, -2) if len(proj) > 1 else proj[0].unsqueeze(-2)

@@ -6,14 +6,16 @@ import os
 import platform
 import re
 import subprocess
+import timeit
 from collections import defaultdict
 from pathlib import Path
 
 import torch
 
-from lifter import __version__, _library
+from lifter import __version__, _library, kernels
 from lifter._library import BACKENDS
 from lifter.kernels._op import registry
+from lifter.kernels.linear import PREFERS_ONEDNN
 
 
 def environment() -> dict:
@@ -50,6 +52,8 @@ def report() -> str:
     else:
         lines.append(f"{'C++ kernels':<16}NOT BUILT: {_library.reason}")
 
+    lines.append(f"{'linear layers':<16}{_products()}")
+
     devices = ["cpu", "cuda"] if env["gpu"] else ["cpu"]
     ops = registry()
     width = max(map(len, ops), default=0) + 2
@@ -67,6 +71,17 @@ def report() -> str:
     for note, names in sorted(notes.items(), key=lambda item: BACKENDS.index(item[0].split(":")[0])):
         lines.append(note if len(names) == len(ops) else f"{note}  [{', '.join(names)}]")
     return "\n".join(lines)
+
+
+def _products(rows=1024, size=512) -> str:
+    """The rates of the products among which `lifter.kernels.linear` chooses in float32 on a CPU, and its choice."""
+    x, weight = torch.randn(rows, size), torch.randn(size, size)
+    rates = {}
+    for name, backend in {"PyTorch's choice": "reference", "oneDNN": "cpu"}.items():
+        with kernels.backend(backend), torch.no_grad():
+            rates[name] = 2 * rows * size**2 / min(timeit.repeat(lambda: kernels.linear(x, weight), number=1, repeat=5)) / 1e9
+    measured = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items())
+    return f"{measured}; taken: {'oneDNN' if PREFERS_ONEDNN else next(iter(rates))}"
 
 
 def _version(package: str) -> str | None:

@@ -5,6 +5,7 @@ from torch import nn
 from lifter.kernels import axial_attention
 
 from .block import check_rate
+from .linear import Linear
 
 
 class AxialAttention(nn.Module):
@@ -26,8 +27,8 @@ class AxialAttention(nn.Module):
             raise ValueError(f"AxialAttention: axis is {axis!r}, expected 'joint' or 'frame'")
         check_rate("AxialAttention", "attn_drop", attn_drop)
         self.num_heads, self.axis, self.scale, self.attn_drop = num_heads, axis, scale, attn_drop
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x, mask=None):

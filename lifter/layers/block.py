@@ -1,8 +1,11 @@
 """The residual block of the transformers, and what it needs beside its mixer."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from lifter.kernels import linear
+
+from .linear import Linear
 
 
 class Pointwise(nn.Conv2d):
@@ -12,7 +15,7 @@ class Pointwise(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1)
 
     def forward(self, x):
-        return F.linear(x, self.weight.flatten(1), self.bias)
+        return linear(x, self.weight.flatten(1), self.bias)
 
 
 class Mlp(nn.Module):
@@ -22,9 +25,9 @@ class Mlp(nn.Module):
         super().__init__()
         if hidden < 1:
             raise ValueError(f"Mlp: hidden is {hidden}, expected at least 1 (a model's mlp_ratio times its dim)")
-        self.fc1 = nn.Linear(dim, hidden, bias=bias)
+        self.fc1 = Linear(dim, hidden, bias=bias)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim, bias=bias)
+        self.fc2 = Linear(hidden, dim, bias=bias)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x):

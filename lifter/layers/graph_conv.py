@@ -9,6 +9,7 @@ from torch import nn
 from lifter.kernels import skeleton_graph_conv, temporal_topk_graph_conv
 
 from .block import Pointwise
+from .linear import Linear
 
 
 def known_graph(name, num_nodes, edges):
@@ -93,7 +94,7 @@ class GraphConv(nn.Module):
 
     def __init__(self, dim, num_nodes):
         super().__init__()
-        self.U, self.V = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.U, self.V = Linear(dim, dim), Linear(dim, dim)
         self.batch_norm = nn.BatchNorm1d(num_nodes)
         for linear in (self.U, self.V):
             nn.init.normal_(linear.weight, std=math.sqrt(2 / dim))

@@ -9,6 +9,7 @@ from torch import nn
 from lifter.kernels import skeleton_graph_conv, temporal_topk_graph_conv
 
 from .graph_conv import both_ways, can_fold, fold, register_graph
+from .linear import Linear
 
 
 class SAGCN(nn.Module):
@@ -27,7 +28,7 @@ class SAGCN(nn.Module):
 
     def __init__(self, dim, num_joints, bones, hops=1, adaptive=True):
         super().__init__()
-        self.U, self.V = nn.Linear(dim, dim), nn.Linear(dim, dim, bias=False)
+        self.U, self.V = Linear(dim, dim), Linear(dim, dim, bias=False)
         self.balance = nn.Parameter(torch.zeros(2)) if adaptive else None
         register_graph(self, num_joints, within(bones, hops))
 
@@ -57,7 +58,7 @@ class STGC(nn.Module):
         if k < 1:
             raise ValueError(f"STGC: k is {k}, expected at least 1")
         self.windows, self.k = tuple(windows), k
-        self.U, self.V = nn.Linear(dim, len(windows) * dim), nn.Linear(dim, len(windows) * dim, bias=False)
+        self.U, self.V = Linear(dim, len(windows) * dim), Linear(dim, len(windows) * dim, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm1d(window) for window in windows)
 
     def forward(self, x):
@@ -94,7 +95,7 @@ class AMTM(nn.Module):
         super().__init__()
         self.stgc = STGC(dim, windows, k)
         hidden = max(dim // 4, 1)
-        mlp = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, len(windows)))
+        mlp = nn.Sequential(Linear(dim, hidden), nn.ReLU(), Linear(hidden, len(windows)))
         self.selector = mlp if adaptive else None
 
     def forward(self, x):

@@ -7,6 +7,7 @@ from torch import nn
 from lifter.kernels import density_peak_prune
 
 from .block import check_rate
+from .linear import Linear
 
 
 class DensityPeakPrune(nn.Module):
@@ -58,8 +59,8 @@ class FrameRecovery(nn.Module):
             raise ValueError(f"FrameRecovery: dim is {dim}, expected a multiple of num_heads={num_heads}")
         check_rate("FrameRecovery", "attn_drop", attn_drop)
         self.num_heads, self.scale, self.attn_drop = num_heads, scale, attn_drop
-        self.linear_q, self.linear_k, self.linear_v = (nn.Linear(dim, dim, bias=qkv_bias) for _ in range(3))
-        self.proj = nn.Linear(dim, dim)
+        self.linear_q, self.linear_k, self.linear_v = (Linear(dim, dim, bias=qkv_bias) for _ in range(3))
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, queries, x, frames):

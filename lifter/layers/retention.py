@@ -8,6 +8,8 @@ from torch import nn
 
 from lifter.kernels import retention, xpos_scale
 
+from .linear import Linear
+
 # How long the memory of a joint is, in multiples of `divider` frames: PoseRetNet's official tables, by data set and
 # number of joints. Human3.6M's trunk remembers longest, its elbows and wrists shortest.
 JOINT_MEMORY = {
@@ -59,8 +61,8 @@ class Retention(nn.Module):
         if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
             raise ValueError(f"Retention: chunk_size is {chunk_size!r}, expected an integer of at least 1")
         self.num_heads, self.causal, self.chunk_size = num_heads, causal, chunk_size
-        self.qkvg = nn.Linear(dim, 4 * dim, bias=False)
-        self.out = nn.Linear(dim, dim, bias=False)
+        self.qkvg = Linear(dim, 4 * dim, bias=False)
+        self.out = Linear(dim, dim, bias=False)
         self.group_norm = nn.GroupNorm(num_heads, dim)
         self.decay = nn.Parameter(decay.to(torch.float32, copy=True), requires_grad=trainable_decay)
         self.register_buffer("xpos_scale", xpos_scale(dim // num_heads))

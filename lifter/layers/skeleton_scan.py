@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.kernels import skeleton_scan
+from lifter.kernels import linear, skeleton_scan
 from lifter.kernels.skeleton_scan import DIRECTIONS
 
 from .block import DropPath, Mlp
+from .linear import Linear
 
 
 class SkeletonScan(nn.Module):
@@ -91,7 +92,7 @@ class SkeletonMixer(SkeletonScan):
         self.out_norm = nn.LayerNorm(inner)
         self.in_proj = _HalvesLinear(dim, 2 * inner, bias=False)
         self.conv2d = nn.Identity() if conv is None else conv(inner)
-        self.out_proj = nn.Linear(inner, dim, bias=False)
+        self.out_proj = Linear(inner, dim, bias=False)
 
     def forward(self, x):
         x, z = self.in_proj(x)
@@ -99,12 +100,12 @@ class SkeletonMixer(SkeletonScan):
         return self.out_proj(self.out_norm(super().forward(x)) * F.silu(z))
 
 
-class _HalvesLinear(nn.Linear):
+class _HalvesLinear(Linear):
     """A Linear whose output comes as two contiguous halves: two products cost less than one and a copy."""
 
     def forward(self, x):
         first, second = self.weight.chunk(2)
-        return F.linear(x, first), F.linear(x, second)
+        return linear(x, first), linear(x, second)
 
 
 class SkeletonBlock(nn.Module):

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from torch import nn
 
 from .block import Mlp
+from .linear import Linear
 
 BRANCHES = ("temporal", "spatial")
 VARIANTS = {"official": nn.GELU, "paper": nn.ReLU}  # and the activation between the two layers of the re-weighting
@@ -19,8 +20,8 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, num_tokens):
         super().__init__()
-        squeeze = nn.Linear(num_tokens, _squeezed(num_tokens), bias=False)
-        excite = nn.Linear(_squeezed(num_tokens), num_tokens, bias=False)
+        squeeze = Linear(num_tokens, _squeezed(num_tokens), bias=False)
+        excite = Linear(_squeezed(num_tokens), num_tokens, bias=False)
         self.fc = nn.Sequential(squeeze, nn.ReLU(), excite, nn.Sigmoid())
 
     def forward(self, x):
@@ -43,9 +44,9 @@ class SynthAttention(nn.Module):
         if not 1 <= reduction <= num_tokens:
             raise ValueError(f"SynthAttention: reduction is {reduction}, expected 1 to num_tokens={num_tokens}")
         self.reduction = reduction
-        self.dense = nn.Linear(dim, num_tokens // reduction)
+        self.dense = Linear(dim, num_tokens // reduction)
         self.se = SqueezeExcitation(num_tokens)
-        self.value_reduce = nn.Linear(num_tokens, num_tokens // reduction)
+        self.value_reduce = Linear(num_tokens, num_tokens // reduction)
 
     def forward(self, x):
         weights = self.se(self.dense(x)).softmax(-1)
@@ -82,9 +83,9 @@ class MixSynthAttention(nn.Module):
         self.reweight = None
         if self.synth_token and self.synth_channel:
             size = num_frames if variant == "official" else dim
-            fc1, fc2 = nn.Linear(size, _squeezed(size)), nn.Linear(_squeezed(size), 2 * size)
+            fc1, fc2 = Linear(size, _squeezed(size)), Linear(_squeezed(size), 2 * size)
             self.reweight = nn.Sequential(OrderedDict(fc1=fc1, act=VARIANTS[variant](), fc2=fc2))
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x):

@@ -13,6 +13,7 @@ from lifter.kernels import temporal_graph_conv, topk_temporal_mask, unpack_mask
 from .axial_attention import AxialAttention
 from .block import TransformerBlock
 from .graph_conv import known_graph, partly_learned
+from .linear import Linear
 from .prune import DensityPeakPrune
 
 
@@ -34,7 +35,7 @@ class TCEP(nn.Module):
         chain = known_graph("TCEP", num_frames, [(t, t + 1) for t in range(num_frames - 1)])
         self.register_buffer("chain", chain, persistent=False)  # a constant of the architecture, not a weight
         self.topology = nn.Parameter(torch.full((num_frames, num_frames), 1e-6))
-        self.proj = nn.Linear(dim, dim, bias=False)
+        self.proj = Linear(dim, dim, bias=False)
 
     def forward(self, x, k=None):
         """`k`: how many frames every frame selects; None: two thirds of them."""

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from lifter.layers import Linear
 from lifter.layers.block import TransformerBlock
 
 from ._inputs import check_keypoints
@@ -29,11 +30,11 @@ class ConvLifter(nn.Module):
         super().__init__()
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
         self.linear = LinearLifter(num_frames, num_joints, in_channels)
-        self.embed = nn.Linear(num_joints * in_channels, dim)
+        self.embed = Linear(num_joints * in_channels, dim)
         blocks = [TransformerBlock(dim, TemporalConv(dim, kernel_size), mlp_ratio, drop) for _ in range(depth)]
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, num_joints * 3)
+        self.head = Linear(dim, num_joints * 3)
         nn.init.zeros_(self.head.weight)  # training starts from the linear estimates
         nn.init.zeros_(self.head.bias)
 

@@ -6,8 +6,10 @@ ICCV 2023, arXiv 2303.11579.
 from collections import OrderedDict
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from lifter.kernels import linear
+from lifter.layers import Linear
 
 from ._inputs import check_keypoints
 from ._register import register_model, register_official
@@ -41,7 +43,7 @@ class D3DP(MixSTE):
         super().__init__(num_frames, num_joints, in_channels, dim, depth, **mixste)
         self.timesteps, self.scale = timesteps, scale
         self.Spatial_patch_to_embedding = SplitLinear(in_channels + 3, dim)
-        layers = {"1": nn.Linear(dim, 2 * dim), "2": nn.GELU(), "3": nn.Linear(2 * dim, dim)}  # the official names
+        layers = {"1": Linear(dim, 2 * dim), "2": nn.GELU(), "3": Linear(2 * dim, dim)}  # the official names
         self.time_mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, keypoints, poses, time, **choices):
@@ -87,13 +89,13 @@ class D3DP(MixSTE):
             raise ValueError(f"{name}: time has shape {tuple(time.shape)}, expected ({B},) or (1,)")
 
 
-class SplitLinear(nn.Linear):
+class SplitLinear(Linear):
     """A linear layer of inputs that come in parts: `forward(part, first)` is the share of those that begin at input
     `first`, the bias being with input 0. The sum over the parts is the layer's output."""
 
     def forward(self, part, first):
         weight = self.weight[:, first : first + part.shape[-1]]
-        return F.linear(part, weight, self.bias if first == 0 else None)
+        return linear(part, weight, self.bias if first == 0 else None)
 
 
 def time_embedding(time, dim):

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lifter.layers import Linear
+
 from ._inputs import check_poses
 from ._register import register_model, register_official
 
@@ -27,7 +29,7 @@ class Layer(nn.Module):
         self.self_attn = attention()
         if cross:
             self.multihead_attn = attention()
-        self.linear1, self.linear2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.linear1, self.linear2 = Linear(dim, hidden), Linear(hidden, dim)
         self.norms = [f"norm{i}" for i in range(1, 4 if cross else 3)]
         for name in self.norms:
             self.add_module(name, nn.LayerNorm(dim))
@@ -54,12 +56,12 @@ class Denoiser(nn.Module):
             Layer(dim, num_heads, hidden, drop, activation, pre_norm, cross) for _ in range(n)
         )
         norm = lambda: nn.LayerNorm(dim)
-        self.encoder_embed = nn.Linear(channels, dim)
+        self.encoder_embed = Linear(channels, dim)
         self.encoder = nn.ModuleDict({"layers": layers(depth, False), "norm": norm() if pre_norm else nn.Identity()})
-        self.encoder_joints_embed = nn.Linear(dim, channels)
+        self.encoder_joints_embed = Linear(dim, channels)
         self.decoder_embed = nn.Conv1d(channels, dim, 5, padding=2)
         self.decoder = nn.ModuleDict({"layers": layers(decoder_depth, True), "norm": norm()})
-        self.decoder_joints_embed = nn.Linear(dim, channels)
+        self.decoder_joints_embed = Linear(dim, channels)
 
     def forward(self, x, position, interval, boolean, recovering):
         """The recovered and the denoised poses, (B, T, P) each."""

@@ -5,6 +5,8 @@ CVPR 2024, arXiv 2405.05216. What its text encoder makes of a prompt is given to
 
 from torch import nn
 
+from lifter.layers import Linear
+
 from ._register import register_model, register_official
 from .d3dp import D3DP
 
@@ -16,9 +18,9 @@ class Stylization(nn.Module):
 
     def __init__(self, dim, time_dim, drop):
         super().__init__()
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_dim, 2 * dim))
+        self.emb_layers = nn.Sequential(nn.SiLU(), Linear(time_dim, 2 * dim))
         self.norm = nn.LayerNorm(dim)
-        self.out_layers = nn.Sequential(nn.SiLU(), nn.Dropout(drop), nn.Linear(dim, dim))
+        self.out_layers = nn.Sequential(nn.SiLU(), nn.Dropout(drop), Linear(dim, dim))
         for p in self.out_layers[2].parameters():
             nn.init.zeros_(p)
 
@@ -40,8 +42,8 @@ class TextCrossAttention(nn.Module):
             raise ValueError(f"TextCrossAttention: dim is {dim}, expected a multiple of num_heads={num_heads}")
         self.num_heads, self.matched = num_heads, matched
         self.norm, self.text_norm = nn.LayerNorm(dim), nn.LayerNorm(text_dim)
-        self.query = nn.Linear(dim, dim)
-        self.key, self.value = nn.Linear(text_dim, dim), nn.Linear(text_dim, dim)
+        self.query = Linear(dim, dim)
+        self.key, self.value = Linear(text_dim, dim), Linear(text_dim, dim)
         self.dropout = nn.Dropout(drop)
         self.proj_out = Stylization(dim, time_dim, drop)
 

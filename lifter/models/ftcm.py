@@ -7,12 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lifter.kernels import linear
+from lifter.layers import Linear
+
 from ._register import register_model, register_official
 from ._windows import check_clip, margins_around_centre, poses_of_windows, windows
 from .pstmo import from_official, to_official
 
 
-class NormedLinear(nn.Linear):
+class NormedLinear(Linear):
     """A linear layer whose weight is a direction for each output, `weight_v`, and its length, `weight_g`."""
 
     def __init__(self, in_features, out_features):
@@ -24,7 +27,7 @@ class NormedLinear(nn.Linear):
 
     def forward(self, x):
         length = torch.linalg.vector_norm(self.weight_v, dim=1, keepdim=True)
-        return F.linear(x, self.weight_v * (self.weight_g / length), self.bias)
+        return linear(x, self.weight_v * (self.weight_g / length), self.bias)
 
 
 class FrequencyFilter(nn.Module):
@@ -74,10 +77,10 @@ class ChannelMlp(nn.Module):
 
     def __init__(self, dim, drop):
         super().__init__()
-        linear = lambda size: nn.Linear(size, size)
-        self.ln_1024, self.ln_512 = linear(dim), linear(dim // 2)
+        square = lambda size: Linear(size, size)
+        self.ln_1024, self.ln_512 = square(dim), square(dim // 2)
         # Checkpoints have these, and nothing runs them.
-        self.ln_256, self.ln_128 = (linear(dim // n).requires_grad_(False) for n in (4, 8))
+        self.ln_256, self.ln_128 = (square(dim // n).requires_grad_(False) for n in (4, 8))
         self.drop = nn.Dropout(drop)
 
     def forward(self, x):
@@ -90,7 +93,7 @@ class Residual(nn.Module):
 
     def __init__(self, i, frames, dim, drop):
         super().__init__()
-        layers = {f"ln1_{i}": nn.LayerNorm(dim), f"fc1_{i}": nn.Linear(dim, dim), f"gelu_{i}": nn.GELU()}
+        layers = {f"ln1_{i}": nn.LayerNorm(dim), f"fc1_{i}": Linear(dim, dim), f"gelu_{i}": nn.GELU()}
         self.fn = nn.Sequential()
         for name, layer in (layers | {f"SG{i}": Collaboration(frames, dim), f"fc2_{i}": ChannelMlp(dim, drop)}).items():
             self.fn.add_module(name, layer)

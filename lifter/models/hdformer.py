@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.layers import Mlp
+from lifter.layers import Linear, Mlp
 
 from ._inputs import bones_or_default, check_keypoints
 from ._register import register_model, register_official
@@ -23,7 +23,7 @@ class FirstOrderAttention(AdaptiveGraphConv):
 
     def __init__(self, in_channels, out_channels, known):
         super().__init__(in_channels, out_channels, known, drop=0.0)
-        self.linears = nn.ModuleList(nn.Linear(in_channels, in_channels) for _ in known)
+        self.linears = nn.ModuleList(Linear(in_channels, in_channels) for _ in known)
 
     def sent(self, x, graph):
         return self.linears[graph](x.movedim(1, -1)).movedim(-1, 1)
@@ -37,7 +37,7 @@ class BoneAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"HDFormer: planes begin with {dim}, expected a multiple of {num_heads}, the heads")
         self.num_heads = num_heads
-        self.to_q, self.to_k, self.to_v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
+        self.to_q, self.to_k, self.to_v, self.proj = (Linear(dim, dim) for _ in range(4))
         self.attn_drop, self.proj_drop = nn.Dropout(drop), nn.Dropout(drop)
 
     def forward(self, joints, bones):
@@ -71,7 +71,7 @@ class HDBlock(nn.Module):
             self.cross_attn = BoneAttention(out_channels, drop=drop)
             self.norm_v, self.norm_mlp = nn.LayerNorm(out_channels), nn.LayerNorm(out_channels)
             self.mlp = Mlp(out_channels, 2 * out_channels, drop)
-            linears = (nn.ModuleList(nn.Linear(len(path) - 1, 1) for path in longer) for longer in paths[1:])
+            linears = (nn.ModuleList(Linear(len(path) - 1, 1) for path in longer) for longer in paths[1:])
             self.linears = nn.ModuleList(linears)
             for hop, each in enumerate(paths):  # constants of the architecture
                 self.register_buffer(f"joints_{hop}", torch.tensor(each).mT, persistent=False)

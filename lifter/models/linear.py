@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from lifter.layers import Linear
+
 from ._inputs import check_keypoints
 from ._register import register_model
 
@@ -18,7 +20,7 @@ class LinearLifter(nn.Module):
     def __init__(self, num_frames=243, num_joints=17, in_channels=2):
         super().__init__()
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
-        self.linear = nn.Linear(num_joints * in_channels, num_joints * 3)
+        self.linear = Linear(num_joints * in_channels, num_joints * 3)
 
     def forward(self, keypoints):
         check_keypoints("LinearLifter", keypoints, None, self.num_joints, self.in_channels)

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from lifter.layers import AMTM, SAGCN, ScaledBlock, SkeletonGraphConv, TemporalGraphConv, both_ways
+from lifter.layers import AMTM, SAGCN, Linear, ScaledBlock, SkeletonGraphConv, TemporalGraphConv, both_ways
 
 from ._inputs import bones_or_default
 from ._register import register_model
@@ -30,7 +30,7 @@ class LayerFusion(nn.Module):
 
     def __init__(self, dim):
         super().__init__()
-        self.linear = nn.Linear(2 * dim, dim)
+        self.linear = Linear(2 * dim, dim)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, memory, x):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.layers import AxialAttention, DropPath, Mlp, TransformerBlock
+from lifter.layers import AxialAttention, DropPath, Linear, Mlp, TransformerBlock
 
 from ._register import register_model, register_official
 from ._windows import check_clip, margins_around_centre, poses_of_windows, windows
@@ -60,7 +60,7 @@ class CrossAttention(nn.Module):
     def __init__(self, dim, num_heads, drop):
         super().__init__()
         self.num_heads = num_heads
-        self.linear_q, self.linear_k, self.linear_v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
+        self.linear_q, self.linear_k, self.linear_v, self.proj = (Linear(dim, dim) for _ in range(4))
         self.proj_drop = nn.Dropout(drop)
 
     def forward(self, *hypotheses):

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from lifter.layers import AxialAttention, TransformerBlock
+from lifter.layers import AxialAttention, Linear, TransformerBlock
 
 from ._inputs import check_keypoints
 from ._register import register_model, register_official
@@ -30,7 +30,7 @@ class Alternating(nn.Module):
     def __init__(self, spatial, temporal, num_frames, num_joints, in_channels, dim, depth, drop, drop_path):
         super().__init__()
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
-        self.Spatial_patch_to_embedding = nn.Linear(in_channels, dim)
+        self.Spatial_patch_to_embedding = Linear(in_channels, dim)
         self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
         position = None if num_frames is None else nn.Parameter(torch.zeros(1, num_frames, dim))
         self.register_parameter("Temporal_pos_embed", position)
@@ -40,7 +40,7 @@ class Alternating(nn.Module):
         self.TTEblocks = nn.ModuleList(temporal(rate) for rate in rates)
         self.Spatial_norm = nn.LayerNorm(dim, eps=1e-6)
         self.Temporal_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 3))
+        self.head = nn.Sequential(nn.LayerNorm(dim), Linear(dim, 3))
 
     def forward(self, keypoints, **temporal_args):
         """`temporal_args` go to every temporal block."""

@@ -6,7 +6,7 @@ ICCV 2023. Section and equation numbers are those of the paper.
 import torch
 from torch import nn
 
-from lifter.layers import MixSynthEncoder
+from lifter.layers import Linear, MixSynthEncoder
 
 from ._inputs import check_poses
 from ._register import register_model, register_official
@@ -66,12 +66,12 @@ class MixSynthFormer(nn.Module):
         self.num_joints, self.in_channels = num_joints, in_channels
         self.interval, self.steps, self.predict, self.span, self.window = interval, steps, predict, span, window
         self.l_interp = (
-            nn.Linear(steps + 1, window) if interpolation == "learned" else LinearInterpolation(steps, interval, window)
+            Linear(steps + 1, window) if interpolation == "learned" else LinearInterpolation(steps, interval, window)
         )
-        self.encoder_emb = nn.Linear(num_joints * in_channels, dim)
+        self.encoder_emb = Linear(num_joints * in_channels, dim)
         self.encoder = MixSynthEncoder(window, dim, depth, mlp_ratio=mlp_ratio, drop=drop, r_t=r_t, r_s=r_s, **attention)
         self.norm = nn.LayerNorm(dim)
-        self.fc = nn.Linear(dim, num_joints * in_channels)
+        self.fc = Linear(dim, num_joints * in_channels)
         self.reset_parameters()
 
     def reset_parameters(self):

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from lifter.layers import AxialAttention, ScaledBlock, SkeletonGraphConv, TemporalGraphConv, both_ways, fuse_streams
+from lifter.layers import AxialAttention, Linear, ScaledBlock, SkeletonGraphConv, TemporalGraphConv, both_ways, fuse_streams
 
 from ._inputs import bones_or_default, check_keypoints
 from ._register import register_model, register_official
@@ -32,12 +32,12 @@ class TwoStreams(nn.Module):
     def __init__(self, layers, num_frames, num_joints, in_channels, dim, dim_rep):
         super().__init__()
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
-        self.joints_embed = nn.Linear(in_channels, dim)
+        self.joints_embed = Linear(in_channels, dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(dim)
-        self.rep_logit = nn.Sequential(OrderedDict(fc=nn.Linear(dim, dim_rep), act=nn.Tanh()))
-        self.head = nn.Linear(dim_rep, 3)
+        self.rep_logit = nn.Sequential(OrderedDict(fc=Linear(dim, dim_rep), act=nn.Tanh()))
+        self.head = Linear(dim_rep, 3)
 
     def forward(self, keypoints):
         return self.head(self.represent(keypoints)).to(keypoints.dtype)
@@ -84,7 +84,7 @@ class DualStream(nn.Module):
         super().__init__()
         for name, mixer in zip(self.NAMES, mixers, strict=True):
             setattr(self, name, block(dim, mixer(dim)))
-        self.fusion = nn.Linear(2 * dim, 2)
+        self.fusion = Linear(2 * dim, 2)
         nn.init.zeros_(self.fusion.weight)
         nn.init.constant_(self.fusion.bias, 0.5)
 

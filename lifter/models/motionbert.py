@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from lifter.layers import AxialAttention, Retention, TransformerBlock, fuse_streams, joint_decays
+from lifter.layers import AxialAttention, Linear, Retention, TransformerBlock, fuse_streams, joint_decays
 
 from ._inputs import check_keypoints
 from ._register import register_model, register_official
@@ -79,16 +79,16 @@ class MotionBERT(nn.Module):
             return BlockPair(order, block(attention("joint")), block(temporal_mixer()))
 
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.joints_embed = nn.Linear(in_channels, dim)
+        self.joints_embed = Linear(in_channels, dim)
         self.pos_drop = nn.Dropout(drop)
         self.blocks_st = nn.ModuleList(stream("st", rate) for rate in rates)
         self.blocks_ts = nn.ModuleList(stream("ts", rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.pre_logits = nn.Sequential(OrderedDict(fc=nn.Linear(dim, dim_rep), act=nn.Tanh()))
-        self.head = nn.Linear(dim_rep, 3)
+        self.pre_logits = nn.Sequential(OrderedDict(fc=Linear(dim, dim_rep), act=nn.Tanh()))
+        self.head = Linear(dim_rep, 3)
         self.temp_embed = nn.Parameter(torch.zeros(1, num_frames, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
-        self.ts_attn = nn.ModuleList(nn.Linear(2 * dim, 2) for _ in range(depth))
+        self.ts_attn = nn.ModuleList(Linear(2 * dim, 2) for _ in range(depth))
         self.reset_parameters()
 
     def reset_parameters(self):

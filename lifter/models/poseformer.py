@@ -6,7 +6,7 @@ ICCV 2021, arXiv 2103.10455.
 import torch
 from torch import nn
 
-from lifter.layers import AxialAttention, TransformerBlock
+from lifter.layers import AxialAttention, Linear, TransformerBlock
 
 from ._register import register_model, register_official
 from ._windows import check_clip, margins_around_centre, poses_of_windows, windows
@@ -42,7 +42,7 @@ class PoseFormer(nn.Module):
         self.margins = margins_around_centre(num_frames)
         options = num_heads, mlp_ratio, qkv_bias, qk_scale, drop, attn_drop, drop_path
         width = num_joints * dim
-        self.Spatial_patch_to_embedding = nn.Linear(in_channels, dim)
+        self.Spatial_patch_to_embedding = Linear(in_channels, dim)
         self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
         self.Temporal_pos_embed = nn.Parameter(torch.zeros(1, num_frames, width))
         self.pos_drop = nn.Dropout(drop)
@@ -51,7 +51,7 @@ class PoseFormer(nn.Module):
         self.Spatial_norm = nn.LayerNorm(dim, eps=1e-6)
         self.Temporal_norm = nn.LayerNorm(width, eps=1e-6)
         self.weighted_mean = nn.Conv1d(num_frames, 1, 1)
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_joints * 3))
+        self.head = nn.Sequential(nn.LayerNorm(width), Linear(width, num_joints * 3))
 
     def forward(self, keypoints):
         check_clip(self, keypoints)

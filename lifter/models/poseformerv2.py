@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from lifter.layers import AxialAttention, DropPath, Mlp
+from lifter.layers import AxialAttention, DropPath, Linear, Mlp
 
 from ._register import register_model, register_official
 from ._windows import check_clip, margins_around_centre, poses_of_windows, windows
@@ -81,8 +81,8 @@ class PoseFormerV2(nn.Module):
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
         self.margins, self.kept_frames, self.kept_coeffs = margins_around_centre(num_frames), kept_frames, kept_coeffs
         width, tokens = num_joints * dim, kept_frames + kept_coeffs
-        self.Joint_embedding = nn.Linear(in_channels, dim)
-        self.Freq_embedding = nn.Linear(in_channels * num_joints, width)
+        self.Joint_embedding = Linear(in_channels, dim)
+        self.Freq_embedding = Linear(in_channels * num_joints, width)
         self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
         self.Temporal_pos_embed = nn.Parameter(torch.zeros(1, kept_frames, width))
         self.Temporal_pos_embed_ = nn.Parameter(torch.zeros(1, kept_coeffs, width))
@@ -101,7 +101,7 @@ class PoseFormerV2(nn.Module):
         self.Temporal_norm = nn.LayerNorm(width, eps=1e-6)
         self.weighted_mean = nn.Conv1d(kept_coeffs, 1, 1)
         self.weighted_mean_ = nn.Conv1d(kept_frames, 1, 1)
-        self.head = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, num_joints * 3))
+        self.head = nn.Sequential(nn.LayerNorm(2 * width), Linear(2 * width, num_joints * 3))
 
     def forward(self, keypoints):
         check_clip(self, keypoints)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lifter.layers import Linear
+
 from ._inputs import check_keypoints
 from ._register import register_model, register_official
 from .strided_transformer import Encoder, Layers, Norm, StridedTransformer, official_sizes
@@ -71,7 +73,7 @@ class PSTMOPretrain(nn.Module):
         self.encoder = Embedding(channels, dim, drop)
         self.Transformer = Encoder(num_frames, dim, hidden, depth, drop)
         self.encoder_LN = Norm(dim)
-        self.encoder_to_decoder = nn.Linear(dim, dim // 2, bias=False)
+        self.encoder_to_decoder = Linear(dim, dim // 2, bias=False)
         self.mask_token = nn.Parameter(torch.randn(1, 1, dim // 2))
         self.dec_pos_embedding = nn.Parameter(torch.randn(1, num_frames, dim // 2))
         self.Transformer_dec = nn.ModuleDict({"model": Layers(dim // 2, hidden // 2, [None] * (depth - 1), drop=drop)})

@@ -5,6 +5,8 @@ ECCV 2022, arXiv 2112.13715.
 
 from torch import nn
 
+from lifter.layers import Linear
+
 from ._inputs import check_poses
 from ._register import register_model, register_official
 from ._windows import mean_of_windows, windows
@@ -15,7 +17,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, dim, hidden, drop):
         super().__init__()
-        self.linear1, self.linear2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.linear1, self.linear2 = Linear(dim, hidden), Linear(hidden, dim)
         self.activated = nn.Sequential(nn.Dropout(drop), nn.LeakyReLU(0.2))
 
     def forward(self, x):
@@ -42,9 +44,9 @@ class SmoothNet(nn.Module):
         if not 1 <= out_frames <= num_frames:
             raise ValueError(f"SmoothNet: out_frames is {out_frames}, expected 1 to num_frames={num_frames}")
         self.num_frames, self.num_joints, self.in_channels, self.out_frames = num_frames, num_joints, in_channels, out_frames
-        self.encoder = nn.Sequential(nn.Linear(num_frames, dim), nn.LeakyReLU(0.1))
+        self.encoder = nn.Sequential(Linear(num_frames, dim), nn.LeakyReLU(0.1))
         self.res_blocks = nn.Sequential(*(ResidualBlock(dim, hidden, drop) for _ in range(depth)))
-        self.decoder = nn.Linear(dim, out_frames)
+        self.decoder = Linear(dim, out_frames)
 
     def forward(self, poses):
         check_poses("SmoothNet", poses, self.num_joints, self.in_channels)

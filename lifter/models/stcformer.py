@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.kernels import axial_attention
-from lifter.layers import DropPath, Mlp
+from lifter.kernels import axial_attention, linear
+from lifter.layers import DropPath, Linear, Mlp
 
 from ._inputs import check_keypoints
 from ._register import register_model, register_official
@@ -17,7 +17,7 @@ from ._register import register_model, register_official
 PARTS = (0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4)
 
 
-class HalvesQKV(nn.Linear):
+class HalvesQKV(Linear):
     """Queries, keys and values of two halves of the channels: (B, T, J, C) -> two of (B, T, J, 3, H, D), D = C / 2 / H.
 
     The official rows are those of a channel's query, key and value in turn. Their order is changed in the weight, which is
@@ -30,7 +30,7 @@ class HalvesQKV(nn.Linear):
 
     def forward(self, x):
         weight, bias = (p.unflatten(0, (2, -1, 3)).transpose(1, 2).flatten(0, 2) for p in (self.weight, self.bias))
-        return F.linear(x, weight, bias).unflatten(-1, (2, 3, self.num_heads, -1)).unbind(3)
+        return linear(x, weight, bias).unflatten(-1, (2, 3, self.num_heads, -1)).unbind(3)
 
 
 class CrissCrossAttention(nn.Module):
@@ -52,7 +52,7 @@ class CrissCrossAttention(nn.Module):
         self.emb = nn.Embedding(5, half // num_heads)
         self.sep2_s, self.sep2_t = (nn.Conv2d(half, half, 3, padding=1, groups=half) for _ in range(2))
         self.drop = DropPath(0.5)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.register_buffer("part", torch.tensor(parts), persistent=False)  # a constant of the architecture
 
     def forward(self, x):
@@ -103,10 +103,10 @@ class STCFormer(nn.Module):
         if len(parts) != num_joints or not set(parts) <= set(range(5)):
             raise ValueError(f"STCFormer: parts are {parts}, expected a number from 0 to 4 for each of {num_joints} joints")
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
-        self.pose_emb = nn.Linear(in_channels, dim, bias=False)
+        self.pose_emb = Linear(in_channels, dim, bias=False)
         blocks = nn.ModuleList(STCBlock(dim, num_heads, mlp_ratio, parts, drop) for _ in range(depth))
         self.stcformer = nn.ModuleDict({"stc_block": blocks})  # the official names
-        self.regress_head = nn.Linear(dim, 3, bias=False)
+        self.regress_head = Linear(dim, 3, bias=False)
 
     def forward(self, keypoints):
         check_keypoints("STCFormer", keypoints, None, self.num_joints, self.in_channels)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.layers import AxialAttention
+from lifter.layers import AxialAttention, Linear
 
 from ._register import register_model, register_official
 from ._windows import check_clip, margins_around_centre, poses_of_windows, windows
@@ -45,8 +45,8 @@ class FeedForward(nn.Module):
     def __init__(self, dim, hidden, stride=None, drop=0.0):
         super().__init__()
         self.strided, self.drop = stride is not None, nn.Dropout(drop)
-        self.w_1 = nn.Conv1d(dim, hidden, 1) if self.strided else nn.Linear(dim, hidden)
-        self.w_2 = nn.Conv1d(hidden, dim, 3, stride, padding=1) if self.strided else nn.Linear(hidden, dim)
+        self.w_1 = nn.Conv1d(dim, hidden, 1) if self.strided else Linear(dim, hidden)
+        self.w_2 = nn.Conv1d(hidden, dim, 3, stride, padding=1) if self.strided else Linear(hidden, dim)
 
     def forward(self, x):
         x = x.mT if self.strided else x

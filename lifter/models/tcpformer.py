@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lifter.kernels import axial_attention
-from lifter.layers import AxialAttention, DropPath, Mlp, ScaledBlock
+from lifter.layers import AxialAttention, DropPath, Linear, Mlp, ScaledBlock
 
 from ._register import register_model, register_official
 from .motionagformer import DualStream, TwoStreams, attentions
@@ -27,8 +27,8 @@ class CrossAttention(nn.Module):
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"CrossAttention: dim is {dim}, expected a multiple of num_heads={num_heads}")
         self.num_heads, self.scale, self.attn_drop = num_heads, scale, attn_drop
-        self.wq, self.wk, self.wv = (nn.Linear(dim, dim, bias=qkv_bias) for _ in range(3))
-        self.proj = nn.Linear(dim, dim)
+        self.wq, self.wk, self.wv = (Linear(dim, dim, bias=qkv_bias) for _ in range(3))
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x, memory):

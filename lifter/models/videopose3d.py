@@ -8,6 +8,7 @@ import math
 import torch.nn.functional as F
 from torch import nn
 
+from lifter.kernels import linear
 from lifter.layers.block import check_rate
 
 from ._register import register_model, register_official
@@ -79,7 +80,7 @@ class FrameConv(nn.Conv1d):
         if not stepping:
             return F.conv1d(x, self.weight, dilation=dilation)
         taps = x.unflatten(2, (-1, self.kernel_size[0])).transpose(1, 2).flatten(2)
-        return F.linear(taps, self.weight.flatten(1)).mT
+        return linear(taps, self.weight.flatten(1)).mT
 
 
 @register_model

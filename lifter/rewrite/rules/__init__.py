@@ -2,7 +2,7 @@
 
 from .attention import self_attention
 from .blocks import block
-from .linear import linear_layer, mlp
+from .linear import faster_linear, linear_layer, mlp
 from .mixers import mixer
 from .mixsynthformer import mixsynth
 from .scans import cross_scan
@@ -15,4 +15,4 @@ def of_others(rule):
 
 
 FREEZING = (mixsynth, trunk, block, mlp, linear_layer)  # the largest first
-SWAPS = tuple(map(of_others, (self_attention, cross_scan, mixer)))
+SWAPS = tuple(map(of_others, (self_attention, cross_scan, mixer, faster_linear)))

@@ -9,10 +9,10 @@ from lifter.layers.block import DropPath, Mlp
 
 from ..engine import Rewrite, shallow_copy, untouched
 from ..frozen import Frozen
-from .linear import is_exact_gelu
+from .linear import LINEAR, is_exact_gelu
 
 BLOCKS = {TransformerBlock: "attn", SFT: "attn", ScaledBlock: "mixer"}  # and what they call their mixer
-PARTS = {AxialAttention, Mlp, nn.Linear, nn.LayerNorm, nn.GELU, nn.Dropout, DropPath}
+PARTS = {AxialAttention, Mlp, *LINEAR, nn.LayerNorm, nn.GELU, nn.Dropout, DropPath}
 
 
 def block(module):

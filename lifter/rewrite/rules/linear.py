@@ -1,11 +1,12 @@
-"""Freezing of linear layers: their weights in oneDNN's blocked layout."""
+"""Linear layers: their product by oneDNN, and frozen, with the weight in its blocked layout."""
 
 from functools import cached_property
 
 import torch
 from torch import nn
 
-from lifter.layers import Mlp
+from lifter.kernels.linear import PREFERS_ONEDNN, ROWS
+from lifter.layers import Linear, Mlp
 
 from ..engine import Rewrite, untouched
 from ..frozen import Frozen
@@ -14,11 +15,27 @@ from ..frozen import Frozen
 OPS = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
 
 
+LINEAR = (nn.Linear, Linear)  # they compute the same
+
+
 def linear_layer(module):
     """A linear layer."""
     if not _can_pack(module):
         return None
     return Rewrite("linear layer", PackedLinear, [((rows, module.in_features),) for rows in (1, 20)])
+
+
+def faster_linear(module):
+    """A linear layer of somebody else's, where `lifter.kernels.linear` has a faster product than PyTorch chooses."""
+    if not PREFERS_ONEDNN or not _can_pack(module) or module.weight.dtype != torch.float32:
+        return None
+    examples = [((rows, module.in_features),) for rows in (1, 2 * ROWS)]
+    return Rewrite("linear layer", _as_ours, examples)
+
+
+def _as_ours(linear):
+    linear.__class__ = Linear  # which has the same parts
+    return linear
 
 
 def mlp(module):
@@ -43,7 +60,7 @@ class PackedLinear(Frozen, nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.activation, self.dtype = activation, linear.weight.dtype
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), self.ROWS)
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().contiguous(), requires_grad=False)
         vars(self)["bias"] = self.bias  # found at once; the lookup of a parameter takes longer
 
     @cached_property
@@ -92,7 +109,7 @@ class PackedMlp(Frozen):
 
 def _can_pack(module):
     """Return whether it is a linear layer, no subclass, with a weight that oneDNN packs."""
-    plain = untouched([module], {nn.Linear}) and type(module.weight) is nn.Parameter
+    plain = untouched([module], LINEAR) and type(module.weight) is nn.Parameter
     return plain and module.weight.numel() > 0 and packs(module.weight.dtype)
 
 

@@ -18,10 +18,10 @@ from lifter.models.mixsynthformer import LinearInterpolation
 
 from ..engine import Rewrite, extend, shallow_copy, untouched
 from ..frozen import Frozen
-from .linear import is_exact_gelu
+from .linear import LINEAR, is_exact_gelu
 
 KINDS = {LinearInterpolation, MixSynthEncoder, MixSynthEncoderLayer, MixSynthAttention, SynthAttention, SqueezeExcitation, Mlp,
-         nn.Linear, nn.LayerNorm, nn.GELU, nn.ReLU, nn.Sigmoid, nn.Dropout, nn.Sequential, nn.ModuleList}  # fmt: skip
+         *LINEAR, nn.LayerNorm, nn.GELU, nn.ReLU, nn.Sigmoid, nn.Dropout, nn.Sequential, nn.ModuleList}  # fmt: skip
 PARTS = {"embedding": "encoder_emb", "norm": "norm", "fc": "fc"}  # the op's names, and the model's
 LAYER_PARTS = {
     "share1": "synth_att.reweight.fc1", "proj": "synth_att.proj", "norm1": "norm1", "fc1": "ff.fc1", "fc2": "ff.fc2",

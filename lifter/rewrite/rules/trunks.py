@@ -21,10 +21,10 @@ from lifter.models.poseretnet import check_state
 from ..engine import Rewrite, extend, shallow_copy, untouched
 from ..frozen import Frozen
 from .blocks import readable
-from .linear import is_exact_gelu
+from .linear import LINEAR, is_exact_gelu
 
 PARTS = ("STEblocks", "TTEblocks", "Spatial_norm", "Temporal_norm", "head")
-KINDS = {nn.ModuleList, TransformerBlock, AxialAttention, Retention, Mlp, nn.Linear, nn.LayerNorm, nn.GroupNorm,
+KINDS = {nn.ModuleList, TransformerBlock, AxialAttention, Retention, Mlp, *LINEAR, nn.LayerNorm, nn.GroupNorm,
          nn.GELU, nn.Dropout, DropPath}  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def _is_plain(model):
         return False
     if type(model.pos_drop) is not nn.Dropout or type(model.head) is not nn.Sequential:
         return False
-    if [type(module) for module in model.head] != [nn.LayerNorm, nn.Linear]:
+    if len(model.head) != 2 or type(model.head[0]) is not nn.LayerNorm or type(model.head[1]) not in LINEAR:
         return False
     blocks = [*model.STEblocks, *model.TTEblocks]
     if any(type(block) is not TransformerBlock for block in blocks):

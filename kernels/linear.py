@@ -1,0 +1,112 @@
+"""A linear layer by the fastest product that PyTorch has on this machine.
+
+PyTorch multiplies float32 on a CPU by MKL, which leaves AVX-512 alone on a processor of AMD; oneDNN, which it also carries,
+does not. Everything else is `torch.nn.functional.linear`.
+"""
+
+import platform
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import register_flop_formula
+
+from ._op import forced_backend
+from ._torch import autocast_dtype, derivative_lost, exporting
+
+__all__ = ["linear", "linear_ref"]
+
+ROWS = 64  # fewer do not pay for the weight's rearrangement, which oneDNN does in every call
+
+
+def linear(x, weight, bias=None):
+    """Compute x weight^T + bias, as `torch.nn.functional.linear` does, in float32 on a CPU by the faster of MKL and oneDNN.
+
+    oneDNN multiplies 64 rows or more on a processor of AMD with AVX-512, and whatever it can in `backend("cpu")`. Everywhere
+    else, also under autocast, torch.func and in exported graphs, the call is PyTorch's own. Both have gradients of any order.
+
+    Args:
+        x: (..., in), any float dtype, any strides, on any device.
+        weight: (out, in). bias: (out,). Both have the dtype and the device of `x`.
+
+    Returns:
+        (..., out) with the dtype of `x`.
+
+    Raises:
+        the errors of `torch.nn.functional.linear`.
+    """
+    if _by_onednn(x, weight, bias):
+        return torch.ops.lifter.linear(x, weight, bias)
+    return linear_ref(x, weight, bias)
+
+
+def linear_ref(x, weight, bias=None):
+    """`linear` by PyTorch's choice of product."""
+    return F.linear(x, weight, bias)
+
+
+def _made_by_amd():
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "AuthenticAMD" in platform.processor()
+
+
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # private: may vanish
+# oneDNN multiplies by wider vectors than MKL. Other processors and instruction sets stay with what PyTorch chooses.
+PREFERS_ONEDNN = HAS_ONEDNN and torch.backends.cpu.get_cpu_capability() == "AVX512" and _made_by_amd()
+
+
+def _by_onednn(x, weight, bias):
+    """Return whether oneDNN takes the call; PyTorch also raises the errors of the calls that it does not."""
+    forced = forced_backend()
+    if not (HAS_ONEDNN if forced == "cpu" else PREFERS_ONEDNN and forced is None) or exporting():
+        return False
+    tensors = [x, weight] if bias is None else [x, weight, bias]
+    if any(not isinstance(y, torch.Tensor) or y.dtype != torch.float32 or y.device.type != "cpu" for y in tensors):
+        return False
+    if autocast_dtype(x) is not None or not torch.compiler.is_compiling() and derivative_lost(*tensors):
+        return False
+    if x.dim() < 2 or weight.dim() != 2 or x.shape[-1] != weight.shape[1] or 0 in (*x.shape, *weight.shape):
+        return False
+    return forced == "cpu" or x.numel() // x.shape[-1] >= ROWS
+
+
+# ---- registration ----------------------------------------------------------------------------------------------------
+
+
+def _multiply(x, weight, bias):
+    bias = None if bias is None else bias.contiguous()  # its strides are not read
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _fake(x, weight, bias):
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward(ctx, dout):
+    """Both gradients are products of the same kind, so that they have gradients too."""
+    x, weight = ctx.saved_tensors
+    rows = dout.flatten(0, -2)
+    dx, dweight, dbias = ctx.needs_input_grad
+    return (
+        torch.ops.lifter.linear(dout, weight.mT, None) if dx else None,
+        torch.ops.lifter.linear(rows.mT, x.flatten(0, -2).mT, None) if dweight else None,
+        rows.sum(0) if dbias else None,
+    )
+
+
+def _flops(x, weight, bias, *, out_val=None):
+    return 2 * x.numel() * weight.shape[0]
+
+
+_library = torch.library.Library("lifter", "FRAGMENT")
+_library.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+_library.impl("linear", _multiply, "CPU")
+torch.library.register_fake("lifter::linear", _fake, lib=_library)
+torch.library.register_autograd("lifter::linear", _backward, setup_context=_setup_context, lib=_library)
+register_flop_formula(torch.ops.lifter.linear, get_raw=True)(_flops)
