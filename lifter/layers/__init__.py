@@ -13,6 +13,7 @@ from .graph_conv import (
 )
 from .linear import Linear
 from .mamba import BidirectionalMamba, Mamba
+from .mamba2 import Mamba2, RMSNormGated, mamba_split_conv1d_scan_combined, rms_norm_gated
 from .multi_scale import AMTM, SAGCN, STGC
 from .prune import DensityPeakPrune, FrameRecovery, take_frames
 from .retention import Retention, joint_decays, shared_decays
@@ -35,11 +36,13 @@ __all__ = [
     "Linear",
     "MGPTP",
     "Mamba",
+    "Mamba2",
     "MixSynthAttention",
     "MixSynthEncoder",
     "MixSynthEncoderLayer",
     "Mlp",
     "Pointwise",
+    "RMSNormGated",
     "Retention",
     "SAGCN",
     "SFT",
@@ -57,6 +60,8 @@ __all__ = [
     "both_ways",
     "fuse_streams",
     "joint_decays",
+    "mamba_split_conv1d_scan_combined",
+    "rms_norm_gated",
     "shared_decays",
     "take_frames",
 ]
