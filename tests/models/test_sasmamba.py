@@ -30,10 +30,10 @@ def keypoints(model, batch=2, frames=FRAMES):
 
 
 @pytest.mark.parametrize("name", ["sasmamba", "sasmamba_conv7"])
-def test_golden(shared, backend, name):
+def test_golden(golden, backend, name):
     if backend == "triton" and name != "sasmamba_conv7":
         pytest.skip("the interpreter is slow: the smallest file stands for the others")
-    (result,) = verify(shared / "golden" / f"{name}.npz", backend)
+    (result,) = verify(golden(name), backend)
     assert result.passed, result
 
 
