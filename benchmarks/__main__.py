@@ -103,7 +103,7 @@ def arguments(argv):
     parser.add_argument("--json", metavar="FILE", help="write the rows here as a list of objects")
     parser.add_argument(
         "--out", metavar="FOLDER",
-        help=f"write results.json, report.md, speed.png here (default: {DEFAULT_FOLDER}, nowhere with --json)",
+        help=f"write results.json, report.md, speed.png, accuracy.svg here (default: {DEFAULT_FOLDER}, nowhere with --json)",
     )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
     return parser, parser.parse_args(argv)

@@ -4,14 +4,16 @@ from .axial_attention import AxialAttention
 from .block import DropPath, Mlp, Pointwise, ScaledBlock, TransformerBlock, fuse_streams
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
 from .graph_conv import (
+    AdaptiveGraphConv,
     ChainGraphConv,
     HyperGraphConv,
     LearnedGraphConv,
     SkeletonGraphConv,
     TemporalGraphConv,
+    bone_graphs,
     both_ways,
 )
-from .linear import Linear
+from .linear import Linear, ReorderedLinear
 from .mamba import BidirectionalMamba, Mamba
 from .mamba2 import Mamba2, RMSNormGated, mamba_split_conv1d_scan_combined, rms_norm_gated
 from .multi_scale import AMTM, SAGCN, STGC
@@ -23,6 +25,7 @@ from .temporal_pruning import MGPTP, SFT, TCEP
 
 __all__ = [
     "AMTM",
+    "AdaptiveGraphConv",
     "AxialAttention",
     "BidirectionalMamba",
     "ChainGraphConv",
@@ -43,6 +46,7 @@ __all__ = [
     "Mlp",
     "Pointwise",
     "RMSNormGated",
+    "ReorderedLinear",
     "Retention",
     "SAGCN",
     "SFT",
@@ -57,6 +61,7 @@ __all__ = [
     "TCEP",
     "TemporalGraphConv",
     "TransformerBlock",
+    "bone_graphs",
     "both_ways",
     "fuse_streams",
     "joint_decays",

@@ -239,7 +239,7 @@ def test_compile(backend, variant):
     if backend == "triton":
         pytest.skip("the interpreter does not compile")
     model = few(variant=variant)
-    x = keypoints(model)
+    x = keypoints(model, frames=2)
     with kernels.backend(backend), torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
@@ -249,7 +249,7 @@ def test_export(backend):
     if backend == "triton":
         pytest.skip("the interpreter does not export")
     model = few()
-    x = keypoints(model)
+    x = keypoints(model, frames=2)
     with kernels.backend(backend), torch.no_grad():
         exported = torch.export.export(model, (x,)).module()
         torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
