@@ -400,7 +400,7 @@ def test_stopped(lift, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     save(tmp_path / "x.npz", [seen()])
-    monkeypatch.setattr("lifter.commands.lift.lift_files", interrupted)
+    monkeypatch.setattr("lifter.commands._keypoints.lift_files", interrupted)
     assert lift(tmp_path / "x.npz")[:2] == (130, ["lifter lift: stopped; the same command goes on from here"])
 
 
