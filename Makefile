@@ -4,8 +4,9 @@ PYTHON ?= python3
 # Any torch >= 2.11 that is installed already is kept.
 TORCH ?= torch==2.13.0
 PY := .venv/bin/python
-# Python compiles what is imported: all 18,000 files take two minutes.
+# Python compiles what is imported: all 18,000 files take two minutes. It keeps that, or every process would do so again.
 export PIP_COMPILE := 0
+export PYTHONDONTWRITEBYTECODE :=
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.* csrc/*/*.*)
 
 .PHONY: env test aot bench sanitize gpu peers lint docs
@@ -27,8 +28,15 @@ OLDEST_TRITON := build/oldest-triton/installed
 $(OLDEST_TRITON): | env
 	$(PY) -m pip install -q --no-deps --upgrade --target $(@D) triton==3.6.0 && touch $@
 
+# MediaPipe and a real video, Sports2D's, for tests/video/test_mediapipe.py. MediaPipe asks for numpy < 2 but runs with any, and for
+# an older protobuf than others: it is not told about the first, and has the second beside it.
+MEDIAPIPE := build/mediapipe/installed
+$(MEDIAPIPE): | env
+	$(PY) -m pip install -q --no-deps --upgrade --target $(@D) "mediapipe==0.10.21" "protobuf>=4.25.3,<5" absl-py attrs flatbuffers \
+	sports2d && touch $@ || echo "WARNING: no MediaPipe for this Python: its test is left out"
+
 # Two workers on two cores: each takes one thread, but for the tests that set their own.
-test: env $(OLDEST_TRITON)
+test: env $(OLDEST_TRITON) $(MEDIAPIPE)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal --durations=30
 
 # Every case of every Triton kernel through the compilers for a GPU, by both Tritons, of which `make test` takes a part.

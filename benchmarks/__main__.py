@@ -24,6 +24,7 @@ from . import (
     kernels,
     memory,
     models,
+    published,
     report,
     runner,
     scaling,
@@ -89,7 +90,9 @@ def arguments(argv):
     only = "cases whose name has one of these regular expressions, divided by commas, in it"
     parser.add_argument("--only", metavar="PATTERNS", help=only)
     effort = parser.add_mutually_exclusive_group()
-    effort.add_argument("--quick", action="store_true", help="less than a minute: short clips, few samples")
+    effort.add_argument(
+        "--quick", action="store_true", help="less than a minute: short clips, few samples, the tables in part"
+    )
     effort.add_argument("--full", action="store_true", help="an hour: all sizes, all models, torch.compile, slow references")
     parser.add_argument("--input", metavar="FILE.npz", help="2D keypoints for the models (default: a synthetic gait)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -100,7 +103,7 @@ def arguments(argv):
     parser.add_argument("--json", metavar="FILE", help="write the rows here as a list of objects")
     parser.add_argument(
         "--out", metavar="FOLDER",
-        help=f"write results.json, report.md, speed.png here (default: {DEFAULT_FOLDER}, nowhere with --json)",
+        help=f"write results.json, report.md, speed.png, accuracy.svg here (default: {DEFAULT_FOLDER}, nowhere with --json)",
     )  # fmt: skip
     parser.add_argument("--list", action="store_true", help="only print the names of the cases")
     return parser, parser.parse_args(argv)
@@ -190,6 +193,8 @@ def announced(plan, setup, shares) -> str:
     if None in known:
         return f"{setup.mode} run: cases: {counts}. It has no limit of time: as long as all samples take."
     others = "; --quick takes less than a minute, --full an hour" if setup.mode == "default" else ""
+    if setup.quick and tables in plan:
+        others = f". Of the {len(published.ROWS)} rows of the tables only the five architectures' are counted"
     return (
         f"{setup.mode} run: cases: {counts}. It takes at most about {sum(known) + 10} s, twice that on a busy machine{others}."
     )

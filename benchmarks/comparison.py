@@ -37,7 +37,9 @@ NOTES = [
 SAMPLES = 3
 SHORT = 0.05  # seconds
 WINDOWS = {"h36m": 101, "jhmdb": 11, "3dpw": 51, "3dpw_smpl": 51, "aist": 101, "aist_smpl": 101}
-FRAMES = {"motionagformer_xs": 27, "motionagformer_s": 81} | {f"mixsynthformer_{name}": T for name, T in WINDOWS.items()}
+FRAMES = {"hdformer": 96, "smoothnet": 100, "deciwatch": 101, "deciwatch_3dpw": 101, "deciwatch_jhmdb": 11}
+FRAMES |= {f"{name}_{size}": T for name in ("motionagformer", "hgmamba") for size, T in (("xs", 27), ("s", 81))}
+FRAMES |= {f"mixsynthformer_{name}": T for name, T in WINDOWS.items()}
 LONGEST = 243
 CHUNKS = (1, 9)
 
@@ -54,6 +56,7 @@ def cases(setup):
 
 
 @torch.inference_mode()
+@official.constants_stay()
 def run(name, frames, batch, setup) -> list[dict]:
     case = {"case": f"{name} T={frames} batch {batch}", "model": name, "frames": frames, "batch": batch}
     with torch.inference_mode(False):  # see models.build
@@ -65,7 +68,7 @@ def run(name, frames, batch, setup) -> list[dict]:
         lifter.load_checkpoint(ours, theirs.state_dict())
         models = candidates(ours, setup)
     given = inputs(ours, setup, frames, batch)
-    call = partial(theirs, *official.inputs(name, given))
+    call = official.call(name, theirs, given)
     try:
         first, seconds = twice(call, setup.device)
     except Exception as failure:  # as above
@@ -74,7 +77,7 @@ def run(name, frames, batch, setup) -> list[dict]:
     notes = {}
     if not setup.quick and (seconds < SHORT or math.isinf(setup.patience)):
         torch.compiler.reset()  # what was compiled for other shapes would be tried first
-        compiled = partial(torch.compile(theirs, dynamic=False), *call.args)
+        compiled = official.call(name, torch.compile(theirs, dynamic=False), given)
         try:
             timed(compiled, setup.device)
         except Exception as failure:  # a bug of the compiler

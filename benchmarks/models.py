@@ -12,6 +12,8 @@ import lifter
 import lifter.kernels
 from lifter._errors import first_line
 from lifter.inference.windows import with_channels
+from lifter.models import FinePOSE
+from lifter.models.finepose import TOKENS
 
 from . import gpu
 from .accuracy import error, tolerance
@@ -135,12 +137,17 @@ def keypoints(model, setup, frames, batch):
 
 
 def inputs(model, setup, frames, batch) -> list[torch.Tensor]:
-    """Return the arguments of the model's forward: clips, and for a denoiser noisy poses and their time."""
+    """Return the arguments of the model's forward: clips, and for a denoiser noisy poses, their time and a text, if it
+    reads one."""
     clips = keypoints(model, setup, frames, batch)
     if not hasattr(model, "denoise"):
         return [clips]
     torch.manual_seed(0)
-    return [clips, torch.randn(*clips.shape[:3], 3).to(clips), torch.tensor([500], device=setup.device)]
+    given = [clips, torch.randn(*clips.shape[:3], 3).to(clips), torch.tensor([500]).to(clips.device)]
+    if isinstance(model, FinePOSE):
+        dim = model.Spatial_pos_embed.shape[-1]
+        given += [torch.randn(size).to(clips) for size in ((batch, dim), (batch, TOKENS, dim))]
+    return given
 
 
 def cast(tensors, dtype) -> list[torch.Tensor]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from lifter._io import whole
 
+from . import frontier
+from .frontier import COLORS
 from .timing import Timing
 
 WIDTH = 100  # of the screen
@@ -104,15 +106,17 @@ def write_json(path, report: Report):
 
 
 def write(folder, report: Report):
-    """results.json, report.md and, with matplotlib, speed.png."""
-    write_report(folder, report, figure=draw(Path(folder) / "speed.png", write_results(folder, report)))
+    """results.json, report.md and, with matplotlib, speed.png and accuracy.svg."""
+    sections = write_results(folder, report)
+    drawing = {"speed.png": draw, "accuracy.svg": frontier.draw}
+    write_report(folder, report, [name for name, draw_it in drawing.items() if draw_it(Path(folder) / name, sections)])
 
 
-def write_report(folder, report: Report, figure=False):
+def write_report(folder, report: Report, figures=()):
     """report.md alone."""
     lines = ["# lifter benchmarks", "", *(f"- {key}: {value}" for key, value in report.facts.items() if value)]
     lines += [f"- {key}: {value:.4g}" for key, value in report.ceilings.items() if value]
-    lines += ["", "![speed](speed.png)"] if figure else []
+    lines += [line for name in figures for line in ("", f"![{name.partition('.')[0]}]({name})")]
     for section, rows in report.sections.items():
         lines += ["", _markdown(section, rows)] if rows else []
     with whole(Path(folder) / "report.md") as partly:
@@ -183,7 +187,6 @@ def draw(path, sections) -> bool:
 
 
 BASELINES = {"reference": "over the reference ops", "reference + torch.compile": "over torch.compile of them"}
-COLORS = ("#1f6fb4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e")
 
 
 def _draw_models(axes, times):

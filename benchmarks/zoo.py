@@ -101,7 +101,7 @@ def on_gpu(name, model, given, setup, seconds) -> dict:
         half = copy.deepcopy(model).bfloat16()
     calls = {"bfloat16": partial(half, *cast(given, torch.bfloat16))}
     try:
-        calls["official"] = partial(official.build(name, frames).eval().to(setup.device), *official.inputs(name, given))
+        calls["official"] = official.call(name, official.build(name, frames).eval().to(setup.device), given)
         timed(calls["official"], setup.device)
     except Exception as failure:  # whatever it is, it is theirs
         notes.append(f"official: {first_line(failure)}")

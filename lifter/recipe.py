@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 FOLDER = Path(__file__).parent / "training" / "recipes"
 
-TERMS = ("mpjpe", "weighted_mpjpe", "n_mpjpe", "velocity", "consistency", "weighted_consistency", "l1")
+TERMS = ("mpjpe", "weighted_mpjpe", "n_mpjpe", "velocity", "consistency", "weighted_consistency", "l1", "acceleration")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Recipe:
             as {weights: {"idle*": 0.25}, cameras: {roll: [12, 35]}}. Stride, inputs and flip then have no meaning.
         inputs: which array of a sequence the model sees.
         centred: of keypoints it sees `lifter.evaluation.centre` of each clip, neither place nor size in the image.
-        loss: weights of the terms mpjpe, weighted_mpjpe, n_mpjpe, velocity, consistency, weighted_consistency, l1.
+        loss: weights of the terms mpjpe, weighted_mpjpe, n_mpjpe, velocity, consistency, weighted_consistency, l1,
+            acceleration.
         loss_is_gradient: the gradient is multiplied by the loss, as in MixSTE's code.
         optimizer: with betas of 0.9 and 0.999.
         lr: learning rate at the start, or after the warm-up.

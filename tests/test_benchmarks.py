@@ -22,6 +22,7 @@ from benchmarks import (
     bounds,
     contradictions,
     diffusion,
+    headlines,
     huggingface,
     inputs,
     kernels,
@@ -72,6 +73,18 @@ def test_tables_json(tmp_path):
     table_5 = [row for row in rows if row["source"] == published.TABLE_5]
     assert [row["kwargs"]["kernel_size"] for row in table_5] == [1, 3, 5, 7]
     assert {row[key] for row in table_5 for key in ("params_deviation", "macs_deviation")} == {"as printed"}
+
+
+def test_a_quick_run_tells_which_rows_it_counts():
+    plan = {tables: tables.cases(SETUP)}
+    counted, known = len(plan[tables]), len(published.ROWS)
+    assert 0 < counted < known
+    told = command.announced(plan, SETUP, command.SHARES["quick"])
+    assert f"{counted} of tables" in told and f"Of the {known} rows of the tables only the five architectures'" in told
+    result = report.Report({"cpu": "", "threads": 1, "cpu_capability": "", "torch": ""}, "cpu", "", "quick")
+    result.sections[tables] = [{"case": name} for name, _ in plan[tables]]
+    assert f"; {known - counted} were not counted" in " ".join(headlines.headlines(result, [], 1).split())
+    assert len(tables.cases(replace(SETUP, mode="default"))) == known
 
 
 def test_contradictions():
@@ -425,11 +438,11 @@ def test_zoo_measures_again_what_seems_slower(small, monkeypatch):
         assert models.near_in_float64(call, out, out + 1)[0] and not models.near_in_float64(call, out + 1, out)[0]
 
 
-def plan_of(mode):
-    """(section, name, case) of a run, the setup of which gives every call once."""
+def plan_of(mode, section):
+    """(name, case) of a section in a run, the setup of which gives every call once."""
     setup = replace(SETUP, mode=mode, seconds=0.0, patience=math.inf)
-    parts = command.EVERYTHING if mode == "full" else command.USUAL
-    return [(section, *case) for section in (command.PARTS[part][0] for part in parts) for case in section.cases(setup)]
+    modules = [command.PARTS[part][0] for part in (command.EVERYTHING if mode == "full" else command.USUAL)]
+    return [case for module in modules if report.name_of(module) == section for case in module.cases(setup)]
 
 
 SECTIONS = ("models", "zoo", "diffusion", "memory", "scaling", "stream", *(f"kernels.{op}" for op in kernels.ops()))
@@ -461,8 +474,8 @@ def test_every_case_runs(section, small, monkeypatch, request):
             monkeypatch.setattr(f"benchmarks.kernels.{op}.{sizes}", fewer, raising=False)
     kinds = {}
     for mode in ("quick", "default", "full"):
-        for module, name, case in plan_of(mode):
-            if report.name_of(module) == section and (not op or name.split()[0] == op):
+        for name, case in plan_of(mode, section):
+            if not op or name.split()[0] == op:
                 kinds.setdefault(re.sub(r"(=|batch |chunk )\d+", r"\1n", name), {})[name] = case
     assert kinds
     for cases in kinds.values():

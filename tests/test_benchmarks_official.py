@@ -71,7 +71,21 @@ def test_nothing_fetched(monkeypatch, tmp_path, capsys):
     assert "python -m benchmarks.peers fetch" in capsys.readouterr().err
 
 
-def test_inputs_of_mixsynthformer():
-    clips = torch.zeros(2, 51, 14, 3)
-    assert official.inputs("mixsynthformer_3dpw", [clips])[0].shape == (2, 51, 42)
-    assert official.inputs("d3dp", [clips, clips])[1] is clips
+def test_layouts():
+    """An official network is called with what ours takes, and gives what ours gives."""
+    clips, given = torch.zeros(2, 51, 14, 3), []
+    poses = official.call("mixsynthformer_3dpw", lambda *inputs: given.extend(inputs) or inputs[0], [clips])()
+    assert poses.shape == given[0].shape == (2, 51, 42)
+    assert official.call("d3dp", lambda *inputs: inputs, [clips, clips])()[1] is clips
+
+    keypoints = torch.arange(2 * 9 * 17 * 2.0).view(2, 9, 17, 2)
+    echo = lambda x, *others: given.append(x.shape) or x
+    both = lambda x: (echo(x), None)
+    for name, network, sent in (
+        ("ftcm", echo, (2, 2, 9, 17, 1)),
+        ("pstmo", both, (2, 2, 9, 17, 1)),
+        ("hdformer", echo, (2, 2, 9, 17)),
+    ):
+        assert torch.equal(official.call(name, network, [keypoints])(), keypoints)
+        assert given[-1] == sent
+    assert torch.equal(official.call("mhformer", echo, [keypoints])(), keypoints[:, 4:5])

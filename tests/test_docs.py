@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import model_page
+from lifter import kernels
 from lifter._extras import is_installed
 from lifter.commands import options, train
 from lifter.data import FORMATS, registry, write
@@ -120,3 +121,10 @@ def test_page_of_models_is_current():
     assert text.endswith("".join(map(model_page.paper, model_page.modules())))
     for name in ("linear", "smoothnet", "videopose3d", "mixste"):
         assert model_page.row(name) in text
+
+
+def test_page_of_ops_has_all_functions():
+    functions = [getattr(kernels, name) for name in kernels.__all__ if not name.endswith("_ref") and name != "backend"]
+    named = set(re.findall(r"^::: kernels\.(.*)$", (ROOT / "docs" / "ops.md").read_text(), re.MULTILINE))
+    wanted = {f"{f.__module__}.{f.__name__}".removeprefix("lifter.kernels.") for f in functions if not isinstance(f, type)}
+    assert named - {"_op.backend"} == wanted

@@ -1,6 +1,7 @@
 """Imports of lifter's modules: downwards, without a circle, at their top; and the cost of `import lifter`."""
 
 import ast
+import functools
 import graphlib
 import importlib
 import subprocess
@@ -49,8 +50,13 @@ def _modules():
 
 
 MODULES = dict(_modules())
-EDGES = [(name, imported, late) for name, path in MODULES.items() for imported, late in _imports(name, path)]
-OURS = [edge for edge in EDGES if edge[1] in MODULES]
+
+
+@functools.cache
+def _edges():
+    """List (module, what it imports, whether in a function), and those within lifter alone."""
+    edges = [(name, imported, late) for name, path in MODULES.items() for imported, late in _imports(name, path)]
+    return edges, [edge for edge in edges if edge[1] in MODULES]
 
 
 def _room(name):
@@ -60,7 +66,7 @@ def _room(name):
 @pytest.mark.parametrize("of", [str, _room], ids=["modules", "rooms"])
 def test_no_circle(of):
     graph = {}
-    for name, imported, _ in OURS:
+    for name, imported, _ in _edges()[1]:
         if of(name) != of(imported) or of is str:
             graph.setdefault(of(name), set()).add(of(imported))
     assert len(graph) > 10
@@ -68,17 +74,18 @@ def test_no_circle(of):
 
 
 def test_imports_go_down():
-    rooms = {(_room(name), _room(imported)) for name, imported, _ in OURS}
+    rooms = {(_room(name), _room(imported)) for name, imported, _ in _edges()[1]}
     for room, below in BELOW.items():
         assert {imported for name, imported in rooms if name == room} <= below | {room}
     assert {name for name, imported in rooms if imported == "commands"} <= {"commands", "__main__"}
 
 
 def test_late_imports_are_of_what_needs_an_optional_package():
-    optional = {name for name, imported, late in EDGES if not late and imported.split(".")[0] not in CORE}
+    edges, ours = _edges()
+    optional = {name for name, imported, late in edges if not late and imported.split(".")[0] not in CORE}
     for _ in range(10):
-        optional |= {name for name, imported, late in OURS if not late and imported in optional}
-    late = {(name, imported) for name, imported, late in OURS if late} - LATE
+        optional |= {name for name, imported, late in ours if not late and imported in optional}
+    late = {(name, imported) for name, imported, late in ours if late} - LATE
     assert not [f"{name} imports {imported} in a function" for name, imported in late if imported not in optional]
 
 

@@ -34,6 +34,7 @@ namespace {
 constexpr int64_t kSteps = 64;  // of a chunk
 constexpr int64_t kRows = 32;  // of a block of them; whole vectors
 constexpr int64_t kMatrix = leading_dimension(kSteps);  // from row to row of a matrix of pairs of steps
+constexpr int64_t kFew = 4;  // steps that go through the state one by one, as it lies in memory
 constexpr float kFar = -200;  // no less than this is a: e^a is 0 anyway, and differences of their sums stay exact
 
 LIFTER_INLINE vint numbers(int64_t first) {
@@ -192,6 +193,7 @@ class Forward : Walk<T> {
 
   void operator()(const WorkItem& p, const WorkItem&) {
     Base::start(p);
+    if (s_.length <= kFew && (s_.initial_states || final_states_)) return few();
     for (int64_t h = Base::first_head_; h < Base::end_head_; ++h) Base::load_state(s_.initial_states, h, state_of(h));
     for (int64_t first = 0; first < s_.length; first += kSteps) {
       Base::start_chunk(first);
@@ -235,6 +237,49 @@ class Forward : Walk<T> {
         store(products_ + r * kMatrix + j, own ? product : vfloat{});
       }
     gemm(count, value_row_, seen, products_, kMatrix, 1, u_, value_row_, sums_, value_row_, true);
+    finish(i, count);
+  }
+
+  // All steps of a call of a few, whose state need not be turned.
+  void few() {
+    Base::start_chunk(0);
+    Base::load_queries();
+    for (int64_t h = Base::first_head_; h < Base::end_head_; ++h) {
+      Base::start_head(h);
+      switch (length_) {
+        case 1: few<1>(); break;
+        case 2: few<2>(); break;
+        case 3: few<3>(); break;
+        default: few<kFew>();
+      }
+      finish(0, length_);
+    }
+  }
+
+  template <int Steps>
+  void few() {
+    const int64_t place = Base::number(head_) * s_.width * s_.states;
+    float decays[Steps];
+    for (int l = 0; l < Steps; ++l)
+      decays[l] = l && Base::starts_[l] == l ? 0 : exp_one(static_cast<double>(Base::dt_[l]) * s_.A[head_]);
+    for (int64_t p = 0; p < s_.width; ++p) {
+      vfloat sums[Steps] = {};
+      for (int64_t c = 0, at = place + p * s_.states; c < s_.states; c += kLanes) {
+        const int64_t lanes = s_.states - c;
+        vfloat h = s_.initial_states ? load_some(s_.initial_states + at + c, lanes) : vfloat{};
+#pragma GCC unroll 4
+        for (int l = 0; l < Steps; ++l) {
+          h = h * decays[l] + load(keys_ + l * key_row_ + c) * u_[l * value_row_ + p];
+          sums[l] += h * load(queries_ + l * key_row_ + c);
+        }
+        if (final_states_) store_some(final_states_ + at + c, h, lanes);
+      }
+      for (int l = 0; l < Steps; ++l) sums_[l * value_row_ + p] = sum_lanes(sums[l]);
+    }
+  }
+
+  // Skip, gate and the outputs of the steps [i, i + count) from sums_.
+  void finish(int64_t i, int64_t count) {
     if (s_.D)
       for (int64_t c = 0; c < s_.width; c += kLanes) {
         const vfloat D = load_some(s_.D + head_ * s_.width + c, s_.width - c);

@@ -62,15 +62,17 @@ class Lift:
             raise ValueError(f"{found.broken}; what was found before that is written")
 
     def _find(self, path, video):
+        began = time.monotonic()
         with Progress(f"frames of {path.name}", video.count) as progress:
             found = find_people(video, self.detector, self.args.variant, progress.step)
         lost = found.frames - progress.done
         times = f" ({lost} are not there, for times vary: filled in)" if lost else ""
+        count = "1 person" if len(found.people) == 1 else f"{len(found.people)} people"
         ghosts = f", {len(found.ghosts)} ghosts left out" if found.ghosts else ""
         width, height = video.size
         self.say(
-            f"{path}: {width}x{height}, {found.frames} frames at {video.fps:.6g} a second{times}: {len(found.people)} "
-            f"{'person' if len(found.people) == 1 else 'people'} found by {self.detector.name}{ghosts}"
+            f"{path}: {width}x{height}, {found.frames} frames at {video.fps:.6g} a second{times}: {count} found by "
+            f"{self.detector.name} in {time.monotonic() - began:.1f} s{ghosts}"
         )
         if found.stopped:
             self.say(f"{path}: stopped after {found.frames} frames; what was found until then is written")

@@ -8,10 +8,10 @@
 original is installed, and by `importlib.util.find_spec` as well. Nothing is patched.
 
 transformers (from 5) takes the functions of `mamba_ssm` and `causal_conv1d` when it imports a model's file, so that
-Mamba, FalconMamba, Jamba and their kin are fast if `install` came first. Older versions ask for CUDA before they look,
+Mamba, Mamba2, Jamba, Bamba and their kin are fast if `install` came first. Older versions ask for CUDA before they look,
 and a model that exists already keeps what it took: `lifter.optimize(model)` swaps its mixers instead.
 
-Not here: Mamba 2's chunked scan, RMSNorm kernels, complex A (TypeError). No distribution of these names appears in
+Not here: norms with a residual, complex A (TypeError). No distribution of these names appears in
 `importlib.metadata`; versions carry the local label "+lifter".
 """
 

@@ -50,8 +50,9 @@ def _varying(x, bias, rms_weight, eps):
     return x.transpose(1, 2)
 
 
-def no_mamba_inner_fn(*args, **kwargs):
-    """`mamba_ssm.mamba_inner_fn`, where transformers looks first: None, which tells it to compose the mixer of its parts.
+def nothing_fused(*args, **kwargs):
+    """The fused mixers `mamba_inner_fn` and `mamba_split_conv1d_scan_combined` of the package itself, where transformers looks
+    first: None, which tells it to compose the mixer of its parts.
 
     It does so in evaluation, and only there uses the mask of padding between the parts, other activations than silu, and for
     FalconMamba an RMSNorm before the projection of the time steps. A model must not train another function than it evaluates.

@@ -46,7 +46,8 @@ from .windows import with_channels
 CLIENTS = 256  # and no more than there are descriptors for
 SPARE = 64  # descriptors for all else
 PATIENCE = 5.0  # seconds for clients to take their last poses when all ends
-PACE = 0.01  # seconds from round to round while nobody's lines pile up: what a round costs is shared by more frames
+PACE = 0.02  # seconds from round to round while nobody's lines pile up: what a round costs is shared by more frames
+HASTE = 8  # rounds while a chunk comes, at the least
 BEHIND = 0.25  # seconds: frames that waited longer are lifted in larger chunks
 TOGETHER = 27  # frames of these at the most
 AHEAD = 0.002  # seconds of the server's time that a client may have had more than others who wait
@@ -218,6 +219,7 @@ class Server:
             raise ValueError(f"the model has {joints} joints, expected the {H36M.num_joints} of Human3.6M")
         self.batch, self.form, self.strict, self.drop, self.token = batch, form, strict, drop, token
         self.statistics = Statistics()
+        self.pace = min(PACE, batch.chunk_size / batch.fps / HASTE)
         self.clients, self.come = set(), asyncio.Event()  # set when there may be something to do
         self.clock = 0.0  # seconds of its time that the client had that now has the least of those who wait
         self._writers, self._said = {}, {}
@@ -306,7 +308,7 @@ class Server:
                     self.clock, began = max(self.clock, min(client.used for client in ready)), time.perf_counter()
                     await self._round([client for client in ready if client.used <= self.clock + AHEAD])
                     busy = any(len(client.lines) >= SHARE or not client.remote for client in self.clients)
-                    await asyncio.sleep(0 if busy else max(0, began + PACE - time.perf_counter()))
+                    await asyncio.sleep(0 if busy else max(0, began + self.pace - time.perf_counter()))
                 elif self.clients or not serving.done():
                     self.come.clear()
                     await self.come.wait()

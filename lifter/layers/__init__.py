@@ -4,15 +4,18 @@ from .axial_attention import AxialAttention
 from .block import DropPath, Mlp, Pointwise, ScaledBlock, TransformerBlock, fuse_streams
 from .deform_conv2d import DeformConv, DeformConv2d, StructureConv
 from .graph_conv import (
+    AdaptiveGraphConv,
     ChainGraphConv,
     HyperGraphConv,
     LearnedGraphConv,
     SkeletonGraphConv,
     TemporalGraphConv,
+    bone_graphs,
     both_ways,
 )
-from .linear import Linear
+from .linear import Linear, ReorderedLinear
 from .mamba import BidirectionalMamba, Mamba
+from .mamba2 import Mamba2, RMSNormGated, mamba_split_conv1d_scan_combined, rms_norm_gated
 from .multi_scale import AMTM, SAGCN, STGC
 from .prune import DensityPeakPrune, FrameRecovery, take_frames
 from .retention import Retention, joint_decays, shared_decays
@@ -22,6 +25,7 @@ from .temporal_pruning import MGPTP, SFT, TCEP
 
 __all__ = [
     "AMTM",
+    "AdaptiveGraphConv",
     "AxialAttention",
     "BidirectionalMamba",
     "ChainGraphConv",
@@ -35,11 +39,14 @@ __all__ = [
     "Linear",
     "MGPTP",
     "Mamba",
+    "Mamba2",
     "MixSynthAttention",
     "MixSynthEncoder",
     "MixSynthEncoderLayer",
     "Mlp",
     "Pointwise",
+    "RMSNormGated",
+    "ReorderedLinear",
     "Retention",
     "SAGCN",
     "SFT",
@@ -54,9 +61,12 @@ __all__ = [
     "TCEP",
     "TemporalGraphConv",
     "TransformerBlock",
+    "bone_graphs",
     "both_ways",
     "fuse_streams",
     "joint_decays",
+    "mamba_split_conv1d_scan_combined",
+    "rms_norm_gated",
     "shared_decays",
     "take_frames",
 ]

@@ -4,6 +4,7 @@ import math
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lifter.kernels import skeleton_graph_conv, temporal_topk_graph_conv
@@ -206,6 +207,38 @@ class HyperGraphConv(SkeletonGraphConv):
         return conv(graph.mT @ x)
 
 
+class AdaptiveGraphConv(nn.Module):
+    """Graph convolution over three graphs, each the known one, a learned one, and one by how alike the joints are.
+
+    (B, C_in, T, J) -> (B, C_out, T, J). How alike two joints are is one number for the whole window.
+    """
+
+    def __init__(self, in_channels, out_channels, known, drop=0.1):
+        super().__init__()
+        conv = lambda channels: nn.ModuleList(nn.Conv2d(in_channels, channels, 1) for _ in known)
+        inner = out_channels // 4 or 3
+        self.register_buffer("known", known, persistent=False)  # a constant of the architecture, not a weight
+        self.PA = nn.Parameter(torch.full_like(known, 1e-6))
+        self.conv_a, self.conv_b, self.conv_d = conv(inner), conv(inner), conv(out_channels)
+        if in_channels != out_channels:
+            self.down = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels))
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.drop = nn.Dropout(drop)
+        nn.init.constant_(self.bn.weight, 1e-6)
+
+    def forward(self, x):
+        y = 0
+        for i, (graph, a, b, d) in enumerate(zip(self.known + self.PA, self.conv_a, self.conv_b, self.conv_d, strict=True)):
+            queries, keys = a(x).flatten(1, 2), b(x).flatten(1, 2)
+            alike = (queries.mT @ keys / queries.shape[1]).softmax(-2)
+            y = y + d((self.sent(x, i).flatten(1, 2) @ (graph + alike)).unflatten(1, x.shape[1:3]))
+        return F.relu(self.drop(self.bn(y)) + (self.down(x) if hasattr(self, "down") else x))
+
+    def sent(self, x, graph):
+        """Compute what the joints send over one of the graphs."""
+        return x
+
+
 def hypergraph(num_nodes, edges):
     """The operator (N, N) of a hypergraph whose edges are sequences of nodes: D^-1/2 H B^-1 H^T D^-1/2, for H (N, E) the nodes
     of the edges, D and B the degrees of both."""
@@ -216,6 +249,14 @@ def hypergraph(num_nodes, edges):
         nodes[list(joints), edge] = 1
     nodes = nodes * nodes.sum(1, keepdim=True) ** -0.5
     return nodes / (nodes > 0).sum(0) @ nodes.mT
+
+
+def bone_graphs(num_joints, bones):
+    """(3, J, J): every joint itself, along the bones, and against them; what a joint sends adds up to 1."""
+    along = torch.zeros(num_joints, num_joints)
+    for source, target in bones:
+        along[target, source] = 1
+    return torch.stack([x / x.sum(0).clamp(min=1) for x in (torch.eye(num_joints), along, along.mT)])
 
 
 def register_graph(module, num_nodes, edges):

@@ -1,4 +1,4 @@
-"""A linear layer."""
+"""Linear layers."""
 
 from torch import nn
 
@@ -10,3 +10,27 @@ class Linear(nn.Linear):
 
     def forward(self, input):
         return linear(input, self.weight, self.bias)
+
+
+class ReorderedLinear(Linear):
+    """Linear layer whose outputs come in another order than its rows: output i is that of row `order[i]`.
+
+    The weight, which is smaller than the outputs, is reordered in each call; by `lifter.freeze` once.
+    """
+
+    def __init__(self, in_features, out_features, order, bias=True):
+        super().__init__(in_features, out_features, bias)
+        self.register_buffer("order", order, persistent=False)  # a constant of the architecture
+
+    def forward(self, input):
+        return linear(input, *self._reordered())
+
+    def plain(self):
+        """A linear layer that gives the same."""
+        layer = Linear(self.in_features, self.out_features, self.bias is not None).to(self.weight)
+        for parameter, value in zip(layer.parameters(), self._reordered(), strict=False):
+            parameter.data = value.detach()
+        return layer
+
+    def _reordered(self):
+        return self.weight[self.order], None if self.bias is None else self.bias[self.order]

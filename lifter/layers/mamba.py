@@ -99,7 +99,7 @@ class Mamba(nn.Module):
         check_shape("Mamba", "hidden_states", hidden_states, ("B", "L", self.d_model))
         conv_state = ssm_state = None
         if inference_params is not None:
-            conv_state, ssm_state = self._states(inference_params, len(hidden_states))
+            conv_state, ssm_state = cached_states(self, inference_params, len(hidden_states))
             if inference_params.seqlen_offset > 0:
                 return self.step(hidden_states, conv_state, ssm_state)[0]
         # Channels stay together from end to end: the kernels take (B, D, L) along its channels, and nothing is transposed.
@@ -133,7 +133,7 @@ class Mamba(nn.Module):
         return linear(dt, self.dt_proj.weight), B, C
 
     def _A(self):
-        return _negative_exp(self.A_log)
+        return negative_exp(self.A_log)
 
     def allocate_inference_cache(self, batch_size, max_seqlen, dtype=None, **kwargs):
         """(conv_state (B, d_inner, d_conv), ssm_state (B, d_inner, N)), zeros, whatever `max_seqlen`: memory does not grow.
@@ -144,14 +144,6 @@ class Mamba(nn.Module):
             torch.zeros(batch_size, self.d_inner, n, device=weight.device, dtype=dtype or weight.dtype)
             for weight, n in zip(like, (self.d_conv, self.d_state))
         )
-
-    def _states(self, inference_params, batch):
-        if self.layer_idx is None:
-            raise ValueError("Mamba: layer_idx is None, expected a number with inference_params")
-        states = inference_params.key_value_memory_dict
-        if self.layer_idx not in states:
-            states[self.layer_idx] = self.allocate_inference_cache(batch, None)
-        return states[self.layer_idx]
 
 
 class BidirectionalMamba(Mamba):
@@ -186,9 +178,19 @@ class BidirectionalMamba(Mamba):
 
 def _scan(x, direction, x_proj, dt_proj, A_log, D):
     """The scan of a sequence (B, D, L) in one direction, (B, L, D): of a clip with one joint."""
-    weights = (x_proj.weight, dt_proj.weight, dt_proj.bias, _negative_exp(A_log), D)
+    weights = (x_proj.weight, dt_proj.weight, dt_proj.bias, negative_exp(A_log), D)
     return skeleton_scan(x.mT.unsqueeze(2), *(p[None] for p in weights), directions=(direction,)).squeeze(2)
 
 
-def _negative_exp(A_log):
+def cached_states(layer, inference_params, batch):
+    """The states of a layer in mamba-ssm's `inference_params`, made where there are none."""
+    if layer.layer_idx is None:
+        raise ValueError(f"{type(layer).__name__}: layer_idx is None, expected a number with inference_params")
+    states = inference_params.key_value_memory_dict
+    if layer.layer_idx not in states:
+        states[layer.layer_idx] = layer.allocate_inference_cache(batch, None)
+    return states[layer.layer_idx]
+
+
+def negative_exp(A_log):
     return -torch.exp(A_log.float() if A_log.dtype != torch.float64 else A_log)

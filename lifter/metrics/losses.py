@@ -71,6 +71,14 @@ def loss_joint(predictions, targets):
     return F.l1_loss(*_same(predictions, targets))
 
 
+def loss_acceleration(predictions, targets):
+    """Mean absolute difference of the coordinates of the accelerations, per frame; 0 for less than three frames."""
+    predictions, targets = _same(predictions, targets)
+    if predictions.shape[-3] < 3:
+        return _zero(predictions)
+    return F.l1_loss(velocity(velocity(predictions)), velocity(velocity(targets)))
+
+
 def loss_limb_var(predictions, skeleton=H36M):
     """Mean over bones of the variance of their length in time; 0 for one frame."""
     if predictions.shape[-3] < 2:
@@ -158,6 +166,16 @@ def mixsynthformer_loss(predictions, targets, history=0):
     if history == 0:
         return loss_joint(predictions, targets)
     return mpjpe(predictions[..., history:, :, :], targets[..., history:, :, :])
+
+
+def deciwatch_loss(predictions, targets):
+    """DeciWatch, for Human3.6M: the mean absolute difference, of the recovered and of the denoised poses."""
+    return loss_joint(predictions, targets)
+
+
+def smoothnet_loss(predictions, targets):
+    """SmoothNet, by its configurations."""
+    return loss_joint(predictions, targets) + 0.1 * loss_acceleration(predictions, targets)
 
 
 # ---- what they are made of, lifter.metrics too ---------------------------------------------------------------------------

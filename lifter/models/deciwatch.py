@@ -88,7 +88,7 @@ class DeciWatch(nn.Module):
     """DeciWatch: poses of which every `interval`-th is read, (B, T, J, C) or (B, T, J * C) -> the same shape, refined.
 
     T is a multiple of `interval` and 1. The poses that are read are denoised; between them the others are interpolated, and
-    then recovered.
+    then recovered. In training it gives a pair: all poses, and the denoised ones.
 
     Args:
         num_frames: T as it is meant; any other multiple of `interval` and 1 is taken, too.
@@ -127,7 +127,8 @@ class DeciWatch(nn.Module):
                 nn.init.xavier_uniform_(p)
 
     def forward(self, poses):
-        return self.refine_all(poses)[0]
+        recovered, denoised = self.refine_all(poses)
+        return (recovered, denoised[:, :: self.interval]) if self.training else recovered
 
     def refine_all(self, poses):
         """The recovered poses, and the denoised ones, of which only every `interval`-th means something."""

@@ -31,11 +31,14 @@ class NormedLinear(Linear):
 
 
 class FrequencyFilter(nn.Module):
-    """A complex matrix, shared by the channels, on the frequencies along the frames: (B, T, C) -> (B, T, C)."""
+    """A complex matrix, shared by the channels, on the frequencies along the frames: (B, T, C) -> (B, T, C).
+
+    Of an even number of frames the highest frequency is read, and there is none in the output.
+    """
 
     def __init__(self, frames):
         super().__init__()
-        self.lfilter = nn.Parameter(torch.randn(frames // 2 + 1, frames // 2 + 1, 2) * 0.02)
+        self.lfilter = nn.Parameter(torch.randn((frames + 1) // 2, frames // 2 + 1, 2) * 0.02)
 
     def forward(self, x):
         if not x.numel():

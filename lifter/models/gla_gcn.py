@@ -5,10 +5,10 @@ ICCV 2023, arXiv 2307.05853. The regression is the official code's, one layer fo
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lifter.layers import AdaptiveGraphConv, bone_graphs
 from lifter.layers.block import check_rate
 
 from ._inputs import bones_or_default
@@ -19,46 +19,6 @@ from ._windows import check_clip, margins_around_centre, poses_of_windows, width
 HUMANEVA = (
     (14, 1), (1, 2), (2, 3), (3, 4), (1, 5), (5, 6), (6, 7), (1, 0), (0, 11), (11, 12), (12, 13), (0, 8), (8, 9), (9, 10),
 )  # fmt: skip
-
-
-def graphs(num_joints, bones):
-    """(3, J, J): every joint itself, along the bones, and against them; what a joint sends adds up to 1."""
-    along = torch.zeros(num_joints, num_joints)
-    for source, target in bones:
-        along[target, source] = 1
-    return torch.stack([x / x.sum(0).clamp(min=1) for x in (torch.eye(num_joints), along, along.mT)])
-
-
-class AdaptiveGraphConv(nn.Module):
-    """Graph convolution over three graphs, each the known one, a learned one, and one by how alike the joints are.
-
-    (B, C_in, T, J) -> (B, C_out, T, J). How alike two joints are is one number for the whole window.
-    """
-
-    def __init__(self, in_channels, out_channels, known, drop=0.1):
-        super().__init__()
-        conv = lambda channels: nn.ModuleList(nn.Conv2d(in_channels, channels, 1) for _ in known)
-        inner = out_channels // 4 or 3
-        self.register_buffer("known", known, persistent=False)  # a constant of the architecture, not a weight
-        self.PA = nn.Parameter(torch.full_like(known, 1e-6))
-        self.conv_a, self.conv_b, self.conv_d = conv(inner), conv(inner), conv(out_channels)
-        if in_channels != out_channels:
-            self.down = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels))
-        self.bn = nn.BatchNorm2d(out_channels)
-        self.drop = nn.Dropout(drop)
-        nn.init.constant_(self.bn.weight, 1e-6)
-
-    def forward(self, x):
-        y = 0
-        for i, (graph, a, b, d) in enumerate(zip(self.known + self.PA, self.conv_a, self.conv_b, self.conv_d, strict=True)):
-            queries, keys = a(x).flatten(1, 2), b(x).flatten(1, 2)
-            alike = (queries.mT @ keys / queries.shape[1]).softmax(-2)
-            y = y + d((self.sent(x, i).flatten(1, 2) @ (graph + alike)).unflatten(1, x.shape[1:3]))
-        return F.relu(self.drop(self.bn(y)) + (self.down(x) if hasattr(self, "down") else x))
-
-    def sent(self, x, graph):
-        """Compute what the joints send over one of the graphs."""
-        return x
 
 
 class FrameConv(nn.Module):
@@ -107,7 +67,7 @@ class GLAGCN(nn.Module):
         bones = bones_or_default("GLAGCN", bones, num_joints)
         self.num_frames, self.num_joints, self.in_channels = math.prod(widths), num_joints, in_channels
         self.margins, self.widths = margins_around_centre(self.num_frames), widths
-        known = graphs(num_joints, bones)
+        known = bone_graphs(num_joints, bones)
         self.data_bn = nn.BatchNorm1d(num_joints * in_channels)
         self.expand_gcn = Unit(in_channels, channels, known)
         strides = [stride for width in widths for stride in (None, width)]

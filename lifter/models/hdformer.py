@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.layers import Linear, Mlp
+from lifter.layers import AdaptiveGraphConv, Linear, Mlp, bone_graphs
 
 from ._inputs import bones_or_default, check_keypoints
 from ._register import register_model, register_official
-from .gla_gcn import AdaptiveGraphConv, graphs
 
 # The official list of paths along three bones forgets these: from the pelvis to the shoulders.
 FORGOTTEN = {(0, 7, 8, 11), (0, 7, 8, 14)}
@@ -146,7 +145,7 @@ class HDFormer(nn.Module):
         if not all(paths):
             raise ValueError(f"HDFormer: max_hop is {max_hop}, expected at most {paths.index(())}, the longest path of bones")
         # The official root has the last joint for a parent: its number is -1.
-        known = graphs(num_joints, (*bones, (0, num_joints - 1)))
+        known = bone_graphs(num_joints, (*bones, (0, num_joints - 1)))
 
         a, b, c, d, e = planes
         block = lambda into, out, **kwargs: HDBlock(into, out, known, **kwargs)

@@ -136,8 +136,10 @@ def official_poseformerv2(
     num_frame=9, num_joints=17, in_chans=2, num_heads=8, mlp_ratio=2.0, qkv_bias=True, qk_scale=None, drop_rate=0.0,
     attn_drop_rate=0.0, drop_path_rate=0.2, *, args,
 ):  # fmt: skip
+    """No `number_of_kept_coeffs`: as many as frames."""
+    kept_frames = args["number_of_kept_frames"]
     return PoseFormerV2(
         num_frame, num_joints, in_chans, args["embed_dim_ratio"], args["depth"], num_heads, mlp_ratio,
-        kept_frames=args["number_of_kept_frames"], kept_coeffs=args["number_of_kept_coeffs"], qkv_bias=qkv_bias,
+        kept_frames=kept_frames, kept_coeffs=args["number_of_kept_coeffs"] or kept_frames, qkv_bias=qkv_bias,
         qk_scale=qk_scale, drop=drop_rate, attn_drop=attn_drop_rate, drop_path=drop_path_rate,
     )  # fmt: skip

@@ -7,30 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifter.kernels import axial_attention, linear
-from lifter.layers import DropPath, Linear, Mlp
+from lifter.kernels import axial_attention
+from lifter.layers import DropPath, Linear, Mlp, ReorderedLinear
 
 from ._inputs import check_keypoints
 from ._register import register_model, register_official
 
 # The part of each joint of Human3.6M: torso and head, right leg, left leg, left arm, right arm.
 PARTS = (0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4)
-
-
-class HalvesQKV(Linear):
-    """Queries, keys and values of two halves of the channels: (B, T, J, C) -> two of (B, T, J, 3, H, D), D = C / 2 / H.
-
-    The official rows are those of a channel's query, key and value in turn. Their order is changed in the weight, which is
-    smaller than the map.
-    """
-
-    def __init__(self, dim, num_heads):
-        super().__init__(dim, 3 * dim)
-        self.num_heads = num_heads
-
-    def forward(self, x):
-        weight, bias = (p.unflatten(0, (2, -1, 3)).transpose(1, 2).flatten(0, 2) for p in (self.weight, self.bias))
-        return linear(x, weight, bias).unflatten(-1, (2, 3, self.num_heads, -1)).unbind(3)
 
 
 class CrissCrossAttention(nn.Module):
@@ -48,7 +32,9 @@ class CrissCrossAttention(nn.Module):
         half = dim // 2
         self.scale = half**-0.5  # of the half, not of a head
         self.layer_norm = nn.LayerNorm(dim)
-        self.qkv = HalvesQKV(dim, num_heads)
+        # The official rows are those of a channel's query, key and value in turn.
+        self.qkv = ReorderedLinear(dim, 3 * dim, torch.arange(3 * dim).view(2, half, 3).transpose(1, 2).flatten())
+        self.num_heads = num_heads
         self.emb = nn.Embedding(5, half // num_heads)
         self.sep2_s, self.sep2_t = (nn.Conv2d(half, half, 3, padding=1, groups=half) for _ in range(2))
         self.drop = DropPath(0.5)
@@ -57,9 +43,10 @@ class CrissCrossAttention(nn.Module):
 
     def forward(self, x):
         part = self.emb(self.part)[None]
+        qkv_of_halves = self.qkv(self.layer_norm(x)).unflatten(-1, (2, 3, self.num_heads, -1)).unbind(3)
         halves = []
         for qkv, axis, conv, scale in zip(
-            self.qkv(self.layer_norm(x)), ("joint", "frame"), (self.sep2_s, self.sep2_t), (1e-4, 1e-9), strict=True
+            qkv_of_halves, ("joint", "frame"), (self.sep2_s, self.sep2_t), (1e-4, 1e-9), strict=True
         ):
             values = qkv[..., 2, :, :].flatten(3)
             near = conv(values.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

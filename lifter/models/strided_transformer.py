@@ -119,7 +119,7 @@ class StridedTransformer(nn.Module):
     def __init__(self, num_frames=351, num_joints=17, in_channels=2, dim=256, hidden=512, depth=3, *, strides=None, drop=0.1):
         super().__init__()
         name = type(self).__name__
-        strides = tuple(self.STRIDES.get(num_frames) or (3,) * round(math.log(num_frames, 3)) if strides is None else strides)
+        strides = self.strides_of(num_frames) if strides is None else tuple(strides)
         if not strides or math.prod(strides) != num_frames or min(strides) < 1:
             expected = f"positive numbers whose product is num_frames={num_frames}"
             raise ValueError(f"{name}: strides is {strides}, expected {expected}")
@@ -130,6 +130,11 @@ class StridedTransformer(nn.Module):
         self.Transformer_reduce = nn.ModuleDict({"model": Layers(dim, hidden, strides, num_frames, drop)})
         head = lambda: nn.Sequential(nn.BatchNorm1d(dim, momentum=0.1), nn.Conv1d(dim, 3 * num_joints, 1))
         self.fcn, self.fcn_1 = head(), head()
+
+    @classmethod
+    def strides_of(cls, num_frames):
+        """The strides of a model of so many frames."""
+        return cls.STRIDES.get(num_frames) or (3,) * round(math.log(num_frames, 3))
 
     def forward(self, keypoints):
         return self.lift_all(keypoints) if self.training else self._lift(keypoints)[0]

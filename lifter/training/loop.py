@@ -117,8 +117,11 @@ def _as_seen(network, inputs):
 
 
 def _seen_by(network, poses, predictions):
-    """Return the frames of `poses` that are predicted: all, or those that a model with `margins` gives."""
+    """Return the frames of `poses` that are predicted: all, those that a model with an `interval` reads, or those that one
+    with `margins` gives."""
     frames = predictions.shape[1]
+    if frames < poses.shape[1] and hasattr(network, "interval"):
+        return poses[:, :: network.interval]
     return poses if frames == poses.shape[1] else poses.narrow(1, margins_of(network)[0], frames)
 
 
@@ -293,5 +296,6 @@ def loss_of(recipe, predictions, targets, skeleton):
         "consistency": lambda: losses.tc_loss(predictions),
         "weighted_consistency": lambda: losses.tc_loss(predictions, weights),
         "l1": lambda: losses.loss_joint(predictions, targets),
+        "acceleration": lambda: losses.loss_acceleration(predictions, targets),
     }
     return sum(weight * terms[term]() for term, weight in recipe.loss.items())

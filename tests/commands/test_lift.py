@@ -10,16 +10,24 @@ import pytest
 from lifter.__main__ import main
 from lifter.data import open_data, save
 from lifter.data.synthetic import open_gait
+from lifter.inference.files import Model
 from lifter.video import detectors
 from tests.video.conftest import SIZE, Knows, body, damage, film  # noqa: F401
 
 TWO = lambda number: [body(number), body(number, at=40, size=10)]
 
 
+@pytest.fixture(scope="module")
+def loaded():
+    """The model that ships, once for all tests."""
+    return Model().load()
+
+
 @pytest.fixture
-def lift(film, monkeypatch, capsys, tmp_path):  # noqa: F811
+def lift(film, monkeypatch, capsys, tmp_path, loaded):  # noqa: F811
     """lift(*arguments, of=...): `lifter lift walk.mp4 ...` in a folder; the exit status and the lines that were printed."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Model, "load", lambda self: loaded)
     film(times=range(0, 120, 4))
 
     def run(*arguments, of=TWO, inputs=("walk.mp4",)):

@@ -42,8 +42,11 @@ def test_what_is_missing_becomes_importable(installed):
     assert lifter.compat.install() == installed  # again
     assert sys.meta_path.count(lifter.compat._Finder) == 1
     for name, content in {
-        "mamba_ssm": "Mamba selective_scan_fn mamba_inner_fn",
+        "mamba_ssm": "Mamba Mamba2 selective_scan_fn mamba_inner_fn",
         "mamba_ssm.modules.mamba_simple": "Mamba",
+        "mamba_ssm.modules.mamba2": "Mamba2",
+        "mamba_ssm.ops.triton.layernorm_gated": "RMSNorm",
+        "mamba_ssm.ops.triton.ssd_combined": "mamba_chunk_scan_combined mamba_split_conv1d_scan_combined",
         "mamba_ssm.ops.selective_scan_interface": "selective_scan_fn selective_scan_ref mamba_inner_fn mamba_inner_ref",
         "mamba_ssm.ops.triton.selective_state_update": "selective_state_update selective_state_update_ref",
         "causal_conv1d.causal_conv1d_interface": "causal_conv1d_fn causal_conv1d_update causal_conv1d_ref",

@@ -15,10 +15,11 @@ using namespace LIFTER_CAPABILITY;
 
 constexpr double kInfinity = INFINITY;
 // x - n ln(2), n = x / ln(2), is off by the rounding of ln(2), and without fused multiplication by that of the product.
+// Of all floats gelu's error is then 2.08 at most, at 0.80390799.
 #ifdef __FP_FAST_FMAF
-constexpr double kExpUlps = 6;
+constexpr double kExpUlps = 6, kGeluUlps = 2;
 #else
-constexpr double kExpUlps = 72;
+constexpr double kExpUlps = 72, kGeluUlps = 2.5;
 #endif
 
 int failures = 0;
@@ -66,7 +67,7 @@ const Function kFunctions[] = {
      kExpUlps, kTiny, true},
     {"reciprocal", [](vfloat x) { return reciprocal(x); }, [](double x) { return 1 / x; }, 1.2e-38, 8.5e37, 1, 0, true},
     {"gelu", [](vfloat x) { return gelu(x); }, [](double x) { return std::isinf(x) && x < 0 ? 0 : x * 0.5 * std::erfc(-x * std::sqrt(0.5)); },
-     -kInfinity, kInfinity, 2, 1.2e-7, false},
+     -kInfinity, kInfinity, kGeluUlps, 1.2e-7, false},
     {"softplus", [](vfloat x) { return softplus(x); }, [](double x) { return std::log1p(std::exp(-std::fabs(x))) + std::fmax(x, 0); },
      -kInfinity, kInfinity, kExpUlps, 1.7e-38, true},
     {"log_positive", [](vfloat x) { return log_positive(x); }, std::log, kTiny, std::numeric_limits<float>::max(), 4, 0, false},
@@ -124,10 +125,10 @@ void test_functions(uint64_t stride) {
     Errors errors(f);
     for (uint64_t bits = 0; bits < uint64_t{1} << 32; bits += stride) errors.add(static_cast<uint32_t>(bits));
     // A sample may miss the first and last floats of every exponent (zero, infinity and NaN among them), and those about the
-    // arguments at which a function changes.
+    // arguments at which a function changes, and gelu's worst.
     for (uint32_t high = 0; high < 512; ++high)
       for (int32_t low = -2; low <= 2; ++low) errors.add((high << 23) + low);
-    for (float edge : {0.5f, 0.6931472f, 0.70710678f, 6.0f, 87.0f, 87.336545f, 88.722839f, 103.97208f, 110.0f})
+    for (float edge : {0.5f, 0.6931472f, 0.70710678f, 0.80390799f, 6.0f, 87.0f, 87.336545f, 88.722839f, 103.97208f, 110.0f})
       for (int32_t near = -64; near <= 64; ++near)
         for (uint32_t sign : {0u, 1u << 31}) errors.add((to_bits(edge) + near) | sign);
     errors.report();

@@ -62,7 +62,7 @@ class Parts(nn.Module):
 def test_standard_operators(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "parts.onnx"
-    exported = export(path, Parts().eval(), motion=torch.rand(50, 17, 3))
+    exported = export(path, Parts().eval(), frames=5, motion=torch.rand(50, 17, 3))
     assert exported.inputs == {"keypoints": ("batch", 5, 17, 3)} and exported.difference < 1e-5
     graph = onnx.load(path)
     assert {node.domain for node in graph.graph.node} == {""} and not graph.functions
@@ -102,6 +102,22 @@ class Wavers(Asks):
     def forward(self, keypoints):
         factor = 1.001 if SELECTIVE_SCAN.namespace(keypoints) is None else 1
         return keypoints @ self.weight * factor
+
+
+class Insists(Asks):
+    """Calls of one length alone, which torch.export does not see."""
+
+    def forward(self, keypoints):
+        if not torch.compiler.is_exporting() and keypoints.shape[1] != self.num_frames:
+            raise ValueError("keypoints have another number of frames than 3")
+        return keypoints @ self.weight
+
+
+def test_the_length_that_a_model_insists_on(tmp_path):
+    """A file of any length is tried first, and is no longer there."""
+    exported = export(tmp_path / "model.pt2", Insists().eval())
+    assert exported.inputs == {"keypoints": ("batch", 3, 17, 2)} and exported.difference < 1e-6
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
 
 
 @pytest.mark.parametrize("make, suffix, message", [

@@ -250,14 +250,14 @@ def test_a_disk_that_is_full(lift, tmp_path, monkeypatch):
 def test_two_at_once(checkpoint, tmp_path):
     """Two processes into one folder: every output is written by one of them."""
     (tmp_path / "in").mkdir()
-    for i in range(30):
+    for i in range(16):
         save(tmp_path / "in" / f"{i:02}.npz", [seen(f"{i}", 20)])
     command = ["lift", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--checkpoint", checkpoint]
     both = [subprocess.Popen([sys.executable, "-m", "lifter", *command], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate()[0] for process in both]
     lifted = [int(re.search(r"(\d+) sequences lifted", text)[1]) for text in said]
-    assert sum(lifted) == 30 and [process.returncode for process in both] == [0, 0]
-    assert len(list((tmp_path / "out").glob("*.npz"))) == 30
+    assert sum(lifted) == 16 and [process.returncode for process in both] == [0, 0]
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 16
 
 
 def bad_files(folder, made):
@@ -400,7 +400,7 @@ def test_stopped(lift, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     save(tmp_path / "x.npz", [seen()])
-    monkeypatch.setattr("lifter.commands.lift.lift_files", interrupted)
+    monkeypatch.setattr("lifter.commands._keypoints.lift_files", interrupted)
     assert lift(tmp_path / "x.npz")[:2] == (130, ["lifter lift: stopped; the same command goes on from here"])
 
 
@@ -475,7 +475,8 @@ def test_ray(lift, tmp_path, monkeypatch):
         save(tmp_path / "in" / f"{i}.npz", [seen(f"{i}", 3)])
     (tmp_path / "in" / "bad.npz").write_bytes(b"PK\x03\x04")
     expected = lift(tmp_path / "in", out="local")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    # Not niced by 15, as workers are: beside other tests they would hardly start.
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _system_config={"worker_niceness": 0})
     try:
         status, errors, files = lift(tmp_path / "in", "--engine", "ray", out="on ray")
     finally:

@@ -141,7 +141,7 @@ def test_limits_of_time_steps(name):
 # ---- the kernels -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("L", [1, 2, 17, 63, 64, 65, 200])
+@pytest.mark.parametrize("L", [1, 2, 3, 4, 5, 63, 64, 65, 200])
 def test_lengths(L):
     check(make_inputs(L=L))
 

@@ -15,6 +15,7 @@ LOSSES = {
     "loss_velocity": losses.loss_velocity,
     "tc_loss": lambda p, t: losses.tc_loss(p, losses.JOINT_WEIGHTS["h36m"]),
     "loss_joint": losses.loss_joint,
+    "loss_acceleration": losses.loss_acceleration,
     "loss_limb_var": lambda p, t: losses.loss_limb_var(p),
     "loss_limb_gt": losses.loss_limb_gt,
     "loss_angle": losses.loss_angle,
@@ -31,7 +32,7 @@ LOSSES = {
     "prediction": lambda p, t: losses.mixsynthformer_loss(p, t, history=1),
 }
 MASKED = ("mpjpe", "n_mpjpe", "loss_velocity", "poseretnet_loss")
-IN_TIME = ("loss_velocity", "tc_loss", "loss_limb_var", "loss_angle_velocity", "bonelen_consistency_loss")
+IN_TIME = ("loss_velocity", "loss_acceleration", "tc_loss", "loss_limb_var", "loss_angle_velocity", "bonelen_consistency_loss")
 
 
 def poses(batch=2, frames=5, dtype=torch.float64, seed=0):

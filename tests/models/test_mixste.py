@@ -29,8 +29,8 @@ def keypoints(batch=2, frames=7, joints=17, channels=2):
     return torch.randn(batch, frames, joints, channels)
 
 
-def test_golden(shared, backend):
-    (result,) = verify(shared / "golden" / "mixste.npz", backend)
+def test_golden(golden, backend):
+    (result,) = verify(golden("mixste"), backend)
     assert result.passed, result
 
 

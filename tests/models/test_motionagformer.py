@@ -40,8 +40,8 @@ def keypoints(batch=2, frames=6, joints=17, channels=3):
 
 
 @pytest.mark.parametrize("name, graph", [("motionagformer", "topk"), ("motionagformer_hier_tcn", "tcn")])
-def test_golden(shared, backend, name, graph):
-    (result,) = verify(shared / "golden" / f"{name}.npz", backend)
+def test_golden(golden, backend, name, graph):
+    (result,) = verify(golden(name), backend)
     assert result.passed, result
 
 

@@ -31,8 +31,8 @@ def keypoints(batch=2, frames=7, joints=17, channels=3):
     return torch.randn(batch, frames, joints, channels)
 
 
-def test_golden(shared, backend):
-    (result,) = verify(shared / "golden" / "motionbert.npz", backend)
+def test_golden(golden, backend):
+    (result,) = verify(golden("motionbert"), backend)
     assert result.passed, result
 
 

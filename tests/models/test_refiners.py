@@ -42,6 +42,9 @@ def test_what_deciwatch_reads(kwargs):
         poses = model(x)
         assert torch.equal(model(other), poses) and torch.equal(model(x.flatten(2)), poses.flatten(2))
         assert torch.equal(model.half()(x.half()), model(x.half())) and model(x.half()).dtype == torch.float16
+    recovered, denoised = deciwatch(**kwargs, drop=0.0).train()(x)
+    torch.testing.assert_close(recovered, deciwatch(**kwargs)(x))
+    torch.testing.assert_close(denoised, deciwatch(**kwargs).refine_all(x)[1][:, ::4])
     y = deciwatch(**kwargs)(x.requires_grad_())
     (gradient,) = torch.autograd.grad(y[:, 1].sum(), x)
     assert gradient[:, ::4].abs().amax((2, 3)).min() > 0

@@ -30,10 +30,10 @@ def keypoints(model, batch=2, frames=FRAMES):
 
 
 @pytest.mark.parametrize("name", ["sasmamba", "sasmamba_conv7"])
-def test_golden(shared, backend, name):
+def test_golden(golden, backend, name):
     if backend == "triton" and name != "sasmamba_conv7":
         pytest.skip("the interpreter is slow: the smallest file stands for the others")
-    (result,) = verify(shared / "golden" / f"{name}.npz", backend)
+    (result,) = verify(golden(name), backend)
     assert result.passed, result
 
 
@@ -239,7 +239,7 @@ def test_compile(backend, variant):
     if backend == "triton":
         pytest.skip("the interpreter does not compile")
     model = few(variant=variant)
-    x = keypoints(model)
+    x = keypoints(model, frames=2)
     with kernels.backend(backend), torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
@@ -249,7 +249,7 @@ def test_export(backend):
     if backend == "triton":
         pytest.skip("the interpreter does not export")
     model = few()
-    x = keypoints(model)
+    x = keypoints(model, frames=2)
     with kernels.backend(backend), torch.no_grad():
         exported = torch.export.export(model, (x,)).module()
         torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from benchmarks import tables
 from lifter import kernels
 from lifter.models import STCFormer
-from lifter.models.stcformer import HalvesQKV
 from lifter.verify import verify
 
 
@@ -53,11 +52,10 @@ def test_counts(name, frames, params, seen, macs, products):
 
 def test_halves_are_the_official_projection():
     """Rows 3 c, 3 c + 1, 3 c + 2 are query, key and value of channel c; the first half of the channels is spatial."""
-    layer, x = HalvesQKV(8, 2), torch.randn(2, 3, 5, 8)
-    official = F.linear(x, layer.weight, layer.bias).unflatten(-1, (8, 3))
-    for half, got in enumerate(layer(x)):
-        expected = official[..., 4 * half : 4 * half + 4, :].mT.unflatten(-1, (2, 2))
-        torch.testing.assert_close(got, expected)
+    layer, x = tiny().stcformer["stc_block"][0].stc_att.qkv, torch.randn(2, 3, 5, 16)
+    official = F.linear(x, layer.weight, layer.bias).unflatten(-1, (16, 3))
+    for half, got in enumerate(layer(x).unflatten(-1, (2, 3, 8)).unbind(3)):
+        torch.testing.assert_close(got, official[..., 8 * half : 8 * half + 8, :].mT)
 
 
 def test_any_length():

@@ -25,8 +25,8 @@ def tiny(**kwargs):
     return randomised(TCPFormer(**TINY | kwargs).eval())
 
 
-def test_golden(shared, backend):
-    (result,) = verify(shared / "golden" / "tcpformer.npz", backend)
+def test_golden(golden, backend):
+    (result,) = verify(golden("tcpformer"), backend)
     assert result.passed, result
 
 

@@ -121,6 +121,19 @@ class Viewer:
         action()
         return self.pixels(card) != before
 
+    def touch(self, *places):
+        """Fingers that go from places to places of the room, pixels from its middle, and leave; the view before and after."""
+        self.page.locator("#room").scroll_into_view_if_needed()
+        box, before = self.page.locator("#room").bounding_box(), self.page.evaluate("({...view})")
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        devtools = self.page.context.new_cdp_session(self.page)
+        for number, fingers in enumerate((*places, ())):
+            points = [{"x": middle[0] + x, "y": middle[1] + y, "id": i} for i, (x, y) in enumerate(fingers)]
+            kind = "touchStart" if number == 0 else "touchMove" if points else "touchEnd"
+            devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        self.pixels()
+        return before, self.page.evaluate("({...view})")
+
     @property
     def frame(self):
         self.pixels()
@@ -225,6 +238,13 @@ def test_video_and_people_in_a_browser(browser, tmp_path, film, two_people):  # 
     page.evaluate("seek(6)")
     for action in ("#real", "#trails", "#real", "#follow"):
         assert viewer.changes(page.locator(action).click), action
+    before, after = viewer.touch([(0, 0)], [(25, 0)], [(50, 0)], [(75, 5)])
+    assert after["yaw"] - before["yaw"] > 10 and after["zoom"] == before["zoom"]
+    before, after = viewer.touch([(-20, 0), (20, 0)], [(-40, 0), (40, 0)], [(-60, 0), (60, 0)])
+    assert after["zoom"] > 1.4 * before["zoom"] and after["yaw"] == before["yaw"] and abs(after["x"]) < 0.05
+    before, after = viewer.touch([(-40, 0), (40, 0)], [(-20, 20), (60, 20)], [(0, 40), (80, 40)])
+    assert after["x"] > before["x"] and after["y"] > before["y"] and after["yaw"] == before["yaw"]
+    assert after["zoom"] == pytest.approx(before["zoom"], rel=0.05)
     assert page.evaluate("scene.people.map(([from, to]) => isThere(bodies[0].poses, {from, to}, 0))") == [True, False]
     names = page.locator("#which option").all_text_contents()
     assert names == ["knees", "hips", "elbows", "shoulders", "height", "speed"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import lifter
-from lifter.layers import AxialAttention, Mamba, Retention, SkeletonMixer, shared_decays
+from lifter.layers import AxialAttention, Mamba, ReorderedLinear, Retention, SkeletonMixer, shared_decays
 from lifter.layers.block import Mlp
 from lifter.models import D3DP, HoTMixSTE, HTPMixSTE, KTPFormer, MixSTE, PoseRetNet, SasMamba
 from lifter.rewrite.rules.linear import LINEAR, PackedLinear, packs
@@ -54,6 +54,18 @@ def test_one_layout_for_all_lengths(frames):
     exact = nn.functional.gelu(exact)
     assert_as_good("gelu", PackedLinear(linear, "gelu")(x), nn.functional.gelu(linear(x)), exact)
     assert PackedLinear(linear)(x[:0]).shape == (0, frames, 17, 40)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+def test_reordered_rows(bias):
+    """Once, as the layer does in every call."""
+    layer = ReorderedLinear(6, 8, torch.randperm(8), bias)
+    x = torch.randn(3, 6)
+    frozen = lifter.freeze(nn.Sequential(layer))
+    assert isinstance(frozen[0], PackedLinear)
+    torch.testing.assert_close(layer(x)[:, 2], nn.Linear.forward(layer, x)[:, layer.order[2]])
+    torch.testing.assert_close(frozen(x), layer(x))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lifter
-from lifter.kernels import causal_conv1d_update, selective_scan_fn
+from lifter.kernels import causal_conv1d_update, mamba_chunk_scan_combined, selective_scan_fn
 from lifter.rewrite.rules.linear import LINEAR
 
 
@@ -95,12 +95,12 @@ def test_optimized_models_are_pickled(transformers):
         assert torch.equal(again(tokens).logits, model(tokens).logits)
 
 
-@pytest.mark.parametrize("kind", ["Mamba", "FalconMamba", "Jamba"])
+@pytest.mark.parametrize("kind", MODELS)
 def test_transformers(transformers, kind):
     model = build(transformers, kind)
     theirs = copy.deepcopy(model).eval()
     report = lifter.optimize(model.eval())
-    assert len(report.swapped) == (1 if kind == "Jamba" else 2), str(report)
+    assert len(report.swapped) == (1 if kind in ("Jamba", "Bamba") else 2), str(report)
     torch.testing.assert_close(results(model), results(theirs), atol=1e-4, rtol=1e-3)
     tokens = padded()["input_ids"]
     with torch.no_grad():  # a prompt, then a step
@@ -138,6 +138,9 @@ def test_transformers_takes_the_functions_of_compat(transformers, kind):
         assert implementation(again.causal_conv1d_update) is causal_conv1d_update
         scan = getattr(again, "mamba_selective_scan", None)
         assert scan is None or implementation(scan) is selective_scan_fn
+        chunked = getattr(again, "mamba2_chunk_scan", None)
+        assert chunked is None or implementation(chunked) is mamba_chunk_scan_combined
+        assert (scan or chunked) is not None
         model = build(transformers, kind, again)
         evaluated, trained, tokens = results(model)
         model.gradient_checkpointing_enable()  # that is not reentrant

@@ -15,6 +15,7 @@ LOSSES = {
     "motionagformer": losses.motionagformer_loss,
     "mixsynthformer": losses.mixsynthformer_loss, "mixsynthformer_lifter": losses.mixsynthformer_loss,
     "htp_mixste": losses.mixste_loss, "htp_motionbert": losses.motionagformer_loss,
+    "deciwatch": losses.deciwatch_loss, "smoothnet": losses.smoothnet_loss,
     "stcformer": losses.htp_loss, "hgmamba": losses.motionagformer_loss,
 }  # fmt: skip
 OF_ONE_FRAME = ("videopose3d", "poseformer", "poseformerv2", "strided_transformer", "pstmo", "mhformer", "gla_gcn", "ftcm")
@@ -33,7 +34,7 @@ def test_recipes(name):
     if name != "linear":
         torch.testing.assert_close(loss_of(recipe, p, t, H36M), LOSSES[name](p, t))
     if name not in ("mixsynthformer", "motionagformer", "hgmamba"):
-        sizes = {} if name in ("linear", *OF_ONE_FRAME) else {"dim": 16, "depth": 5}
+        sizes = {} if name in ("linear", "deciwatch", *OF_ONE_FRAME) else {"dim": 16, "depth": 5}
         with torch.device("meta"):
             create_model(name, num_frames=recipe.num_frames, **sizes)
 

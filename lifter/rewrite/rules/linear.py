@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lifter.kernels.linear import PREFERS_ONEDNN, ROWS
-from lifter.layers import Linear, Mlp
+from lifter.layers import Linear, Mlp, ReorderedLinear
 
 from ..engine import Rewrite, untouched
 from ..frozen import Frozen
@@ -23,6 +23,13 @@ def linear_layer(module):
     if not _can_pack(module):
         return None
     return Rewrite("linear layer", PackedLinear, [((rows, module.in_features),) for rows in (1, 20)])
+
+
+def reordered_linear(module):
+    """A linear layer that reorders its weight in each call."""
+    if not untouched([module], {ReorderedLinear}) or not (plain := linear_layer(module.plain())):
+        return None
+    return Rewrite(plain.kind, lambda module: PackedLinear(module.plain()), plain.examples)
 
 
 def faster_linear(module):

@@ -1,4 +1,5 @@
-"""Mamba (1) mixers of mamba-ssm and of transformers (Mamba, FalconMamba, Jamba): their own code on lifter's functions.
+"""Mixers of mamba-ssm and of transformers (Mamba, FalconMamba, Jamba; Mamba2, Bamba, FalconH1, GraniteMoeHybrid, NemotronH,
+Zamba2): their own code on lifter's functions.
 
 Their `forward` calls a few functions by name: mamba-ssm's and causal-conv1d's, or, in transformers, what takes their
 place in slow PyTorch. The swapped `forward` is the same code with lifter's functions under these names, so that caches,
@@ -10,21 +11,32 @@ from functools import cache
 from types import FunctionType
 
 from lifter.compat.mamba import mamba_inner_fn, selective_state_update
-from lifter.kernels import causal_conv1d_fn, causal_conv1d_update, selective_scan_fn
+from lifter.kernels import causal_conv1d_fn, causal_conv1d_update, mamba_chunk_scan_combined, selective_scan_fn
+from lifter.layers import mamba_split_conv1d_scan_combined
 
 from ..engine import Rewrite, extend, is_extended
 
-CHILDREN = {"in_proj", "conv1d", "x_proj", "dt_proj", "out_proj"}
-OTHERS = {"act", "dt_layernorm", "b_layernorm", "c_layernorm"}
+# kind: (children, parameters) that it has, and children that it may have.
+KINDS = {
+    "Mamba mixer": (
+        {"in_proj", "conv1d", "x_proj", "dt_proj", "out_proj"},
+        {"A_log", "D"},
+        {"act", "dt_layernorm", "b_layernorm", "c_layernorm"},
+    ),
+    "Mamba-2 mixer": ({"in_proj", "conv1d", "out_proj"}, {"A_log", "D", "dt_bias"}, {"act", "norm"}),
+}
 
 
 def mixer(module):
-    children = {name for name, _ in module.named_children()}
-    parameters = {name for name, _ in module.named_parameters(recurse=False)}
-    if not CHILDREN <= children or not {"A_log", "D"} <= parameters:
+    has_children = {name for name, _ in module.named_children()}
+    has_parameters = {name for name, _ in module.named_parameters(recurse=False)}
+    fits = lambda children, parameters, others: children <= has_children and parameters <= has_parameters
+    kind = next((kind for kind, parts in KINDS.items() if fits(*parts)), None)
+    if kind is None:
         return None
-    if more := (children - CHILDREN - OTHERS) | (parameters - {"A_log", "D"}):
-        return f"it has more than a Mamba mixer: {', '.join(sorted(more))}"
+    children, parameters, others = KINDS[kind]
+    if more := (has_children - children - others) | (has_parameters - parameters):
+        return f"it has more than a {kind}: {', '.join(sorted(more))}"
     if is_extended(module) or "forward" in vars(module):
         return "its forward was replaced before"
     if hasattr(module, "_hf_hook"):
@@ -33,7 +45,7 @@ def mixer(module):
         return "its forward calls none of the functions that are known"
     C = module.in_proj.in_features
     make = lambda module: extend(module, Mixer)
-    return Rewrite("Mamba mixer", make, [((2, 5, C),), ((1, 130, C),)], reference=True)
+    return Rewrite(kind, make, [((2, 5, C),), ((1, 130, C),)], reference=True)
 
 
 class Mixer:
@@ -63,7 +75,7 @@ def _code(kind, method):
 def _replaced(function):
     """{global name: lifter's function} of what `function` calls."""
     names = function.__code__.co_names
-    ours = TRANSFORMERS if "mamba_selective_scan" in names else MAMBA_SSM
+    ours = TRANSFORMERS if {"mamba_selective_scan", "mamba2_chunk_scan"} & set(names) else MAMBA_SSM
     return {name: ours[name] for name in names if name in ours}
 
 
@@ -78,9 +90,13 @@ MAMBA_SSM = CONVOLUTIONS | {
     "mamba_inner_fn": mamba_inner_fn,
     "selective_scan_fn": selective_scan_fn,
     "selective_state_update": selective_state_update,
+    "mamba_chunk_scan_combined": mamba_chunk_scan_combined,
+    "mamba_split_conv1d_scan_combined": mamba_split_conv1d_scan_combined,
 }
-# Not its mamba_inner_fn, which without a GPU does nothing and lets the others run.
+# Not its fused mixers, which without a GPU do nothing and let the others run.
 TRANSFORMERS = {name: _lenient(function) for name, function in CONVOLUTIONS.items()} | {
     "mamba_selective_scan": _lenient(selective_scan_fn),
     "mamba_selective_state_update": _lenient(selective_state_update),
+    "mamba2_chunk_scan": _lenient(mamba_chunk_scan_combined),
+    "mamba2_selective_state_update": _lenient(selective_state_update),
 }

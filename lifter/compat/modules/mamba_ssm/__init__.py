@@ -1,9 +1,10 @@
-"""mamba-ssm, version 1; see `lifter.compat`."""
+"""mamba-ssm, versions 1 and 2; see `lifter.compat`."""
 
-from lifter.compat.mamba import no_mamba_inner_fn as mamba_inner_fn
-from lifter.layers import Mamba
+from lifter.compat.mamba import nothing_fused as mamba_inner_fn
+from lifter.compat.mamba import nothing_fused as mamba_split_conv1d_scan_combined
+from lifter.layers import Mamba, Mamba2
 
 from .ops.selective_scan_interface import selective_scan_fn
 
-__version__ = "1.2.2+lifter"
-__all__ = ["Mamba", "mamba_inner_fn", "selective_scan_fn"]
+__version__ = "2.2.2+lifter"
+__all__ = ["Mamba", "Mamba2", "mamba_inner_fn", "mamba_split_conv1d_scan_combined", "selective_scan_fn"]

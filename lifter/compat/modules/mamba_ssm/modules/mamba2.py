@@ -1,0 +1,3 @@
+from lifter.layers import Mamba2
+
+__all__ = ["Mamba2"]

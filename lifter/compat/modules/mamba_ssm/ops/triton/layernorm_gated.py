@@ -1,0 +1,3 @@
+from lifter.layers import RMSNormGated as RMSNorm
+
+__all__ = ["RMSNorm"]

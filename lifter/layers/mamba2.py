@@ -1,0 +1,236 @@
+"""Mamba-2, the layer as in mamba-ssm: one projection in, a short convolution, a scan of heads, a gated norm, a projection out.
+
+Source: Dao & Gu, "Transformers are SSMs" (2024), section 7 and figure 6; parameter names, arguments and caches of mamba-ssm's
+`Mamba2`, so that its weights load key by key and its callers find what they know.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lifter.kernels import causal_conv1d_fn, linear, mamba_chunk_scan_combined
+from lifter.kernels._checks import check_shape
+
+from .linear import Linear
+from .mamba import cached_states, negative_exp
+
+
+class Mamba2(nn.Module):
+    """(B, L, d_model) -> (B, L, d_model).
+
+    Args:
+        d_state: N, states per channel. d_conv: width of the convolution, 2 to 4. conv_init: bound of its first weights.
+        expand: inner channels per channel. headdim: channels per head. ngroups: groups of heads that share B and C.
+        d_ssm: inner channels that are scanned, the others being a gated linear unit; None: all.
+        A_init_range: -A of a head starts uniform between these. D_has_hdim: one D per channel, not per head.
+        rmsnorm: whether there is a gated RMSNorm of every group; norm_before_gate: whether its gate comes last.
+        dt_min, dt_max, dt_init_floor: at the start time steps are log-uniform between the first two, and at least the third.
+        dt_limit: (least, largest) time step.
+        conv_bias, bias: whether the convolution, and the outer projections, have one.
+        chunk_size, use_mem_eff_path, sequence_parallel: accepted; the kernels choose, and there is one path.
+        layer_idx: under which the layer finds its states in `inference_params`.
+
+    Raises:
+        ValueError for arguments of the wrong kind, and shapes that do not fit.
+    """
+
+    def __init__(
+        self,
+        d_model,
+        d_state=128,
+        d_conv=4,
+        conv_init=None,
+        expand=2,
+        headdim=64,
+        d_ssm=None,
+        ngroups=1,
+        A_init_range=(1, 16),
+        D_has_hdim=False,
+        rmsnorm=True,
+        norm_before_gate=False,
+        dt_min=0.001,
+        dt_max=0.1,
+        dt_init_floor=1e-4,
+        dt_limit=(0.0, math.inf),
+        bias=False,
+        conv_bias=True,
+        chunk_size=256,
+        use_mem_eff_path=True,
+        layer_idx=None,
+        process_group=None,
+        sequence_parallel=True,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if not 2 <= d_conv <= 4:
+            raise ValueError(f"Mamba2: d_conv is {d_conv}, expected 2 to 4")
+        if process_group is not None:
+            raise ValueError(f"Mamba2: process_group is {process_group!r}, expected None: the layer is not split")
+        self.d_model, self.d_state, self.d_conv, self.expand, self.headdim = d_model, d_state, d_conv, expand, headdim
+        self.d_inner = int(expand * d_model)
+        self.d_ssm = self.d_inner if d_ssm is None else d_ssm
+        if not 0 < self.d_ssm <= self.d_inner or self.d_ssm % headdim:
+            raise ValueError(
+                f"Mamba2: {self.d_ssm} scanned channels, expected a multiple of headdim {headdim} up to {self.d_inner}"
+            )
+        self.nheads = self.d_ssm // headdim
+        if self.nheads % ngroups:
+            raise ValueError(f"Mamba2: ngroups is {ngroups}, expected a divisor of the {self.nheads} heads")
+        self.ngroups, self.D_has_hdim, self.rmsnorm, self.norm_before_gate = ngroups, D_has_hdim, rmsnorm, norm_before_gate
+        self.dt_limit, self.chunk_size, self.layer_idx = dt_limit, chunk_size, layer_idx
+        kind = {"device": device, "dtype": dtype}
+        conv_dim = self.d_ssm + 2 * ngroups * d_state
+        self.in_proj = Linear(d_model, 2 * self.d_inner + 2 * ngroups * d_state + self.nheads, bias=bias, **kind)
+        self.conv1d = nn.Conv1d(conv_dim, conv_dim, d_conv, groups=conv_dim, padding=d_conv - 1, bias=conv_bias, **kind)
+        self.dt_bias = nn.Parameter(torch.empty(self.nheads, **kind))
+        # Always float32: exp(A * dt) turns a rounding of A into a wrong memory length.
+        self.A_log = nn.Parameter(torch.empty(self.nheads, device=device, dtype=torch.float32))
+        self.D = nn.Parameter(torch.empty(self.d_ssm if D_has_hdim else self.nheads, device=device, dtype=torch.float32))
+        if rmsnorm:
+            self.norm = RMSNormGated(self.d_ssm, 1e-5, self.d_ssm // ngroups, norm_before_gate, **kind)
+        self.out_proj = Linear(self.d_inner, d_model, bias=bias, **kind)
+        for p in (self.dt_bias, self.A_log, self.D):  # for optimizers that ask, as for mamba-ssm's
+            p._no_weight_decay = True
+        self._start(dt_min, dt_max, dt_init_floor, A_init_range, conv_init)
+
+    @torch.no_grad()
+    def _start(self, dt_min, dt_max, dt_init_floor, A_init_range, conv_init):
+        if self.D.is_meta:  # no values
+            return
+        if conv_init is not None:
+            self.conv1d.weight.uniform_(-conv_init, conv_init)
+        dt = torch.empty_like(self.A_log).uniform_(math.log(dt_min), math.log(dt_max)).exp().clamp(min=dt_init_floor)
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        self.A_log.uniform_(*A_init_range).log_()
+        self.D.fill_(1.0)
+
+    def forward(self, u, seqlen=None, seq_idx=None, cu_seqlens=None, inference_params=None):
+        """(B, L, d_model), or (B * seqlen, d_model). seq_idx: see `mamba_chunk_scan_combined`; cu_seqlens: accepted.
+
+        With `inference_params` (mamba-ssm's: key_value_memory_dict, seqlen_offset) the states are kept there: a call at offset
+        0 begins a sequence, later ones go on with any number of steps.
+        """
+        shape = u.shape
+        u = u if seqlen is None else u.unflatten(0, (-1, seqlen))
+        check_shape("Mamba2", "u", u, ("B", "L", self.d_model))
+        if inference_params is None:
+            return self._mix(self.in_proj(u), seq_idx).reshape(shape)
+        states = cached_states(self, inference_params, len(u))
+        if inference_params.seqlen_offset == 0:
+            for state in states:
+                state.zero_()
+        return self._advance(u, *states, seq_idx).reshape(shape)
+
+    def step(self, hidden_states, conv_state, ssm_state):
+        """The next steps, (B, L, d_model): the output and both states, which are updated in place. Where a gradient is wanted,
+        the states carry the graph of all steps: stream under `torch.no_grad()`."""
+        check_shape("Mamba2.step", "hidden_states", hidden_states, ("B", "L", self.d_model))
+        return self._advance(hidden_states, conv_state, ssm_state), conv_state, ssm_state
+
+    def _advance(self, u, conv_state, ssm_state, seq_idx=None):
+        zxbcdt = self.in_proj(u)
+        before = (conv_state[..., 1:], ssm_state)
+        if torch.is_grad_enabled():  # autograd keeps them
+            before = [state.clone() for state in before]
+        out, last_state = self._mix(zxbcdt, seq_idx, *before)
+        _, _, inputs, _ = _parts(zxbcdt, self.d_ssm, len(self.conv1d.weight), self.nheads)
+        conv_state.copy_(torch.cat([conv_state, inputs.mT], -1)[..., -self.d_conv :])
+        ssm_state.copy_(last_state)
+        return out
+
+    def _mix(self, zxbcdt, seq_idx, conv_states=None, initial_states=None):
+        """The output, and with states the final one."""
+        return mamba_split_conv1d_scan_combined(
+            zxbcdt, self.conv1d.weight[:, 0], self.conv1d.bias, self.dt_bias, negative_exp(self.A_log),
+            self.D.view(-1, self.headdim) if self.D_has_hdim else self.D, self.chunk_size, initial_states, seq_idx,
+            self.dt_limit, initial_states is not None, "silu", self.norm.weight if self.rmsnorm else None, 1e-5,
+            self.out_proj.weight, self.out_proj.bias, self.headdim, self.ngroups, self.norm_before_gate,
+            conv_states=conv_states,
+        )  # fmt: skip
+
+    def allocate_inference_cache(self, batch_size, max_seqlen, dtype=None, **kwargs):
+        """(conv_state (B, channels, d_conv), ssm_state (B, heads, headdim, N)), zeros, whatever `max_seqlen`: memory does not
+        grow. Their dtype is that of the weights; float32 for ssm_state keeps a stream exact."""
+        make = lambda *shape: torch.zeros(shape, device=self.D.device, dtype=dtype or self.conv1d.weight.dtype)
+        return (
+            make(batch_size, len(self.conv1d.weight), self.d_conv),
+            make(batch_size, self.nheads, self.headdim, self.d_state),
+        )
+
+
+class RMSNormGated(nn.Module):
+    """RMSNorm of groups of channels and a gate, see `rms_norm_gated`."""
+
+    def __init__(self, hidden_size, eps=1e-5, group_size=None, norm_before_gate=True, device=None, dtype=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size, device=device, dtype=dtype))
+        self.eps, self.group_size, self.norm_before_gate = eps, group_size, norm_before_gate
+
+    def forward(self, x, z=None):
+        return rms_norm_gated(x, self.weight, z, self.eps, self.group_size, self.norm_before_gate)
+
+
+def rms_norm_gated(x, weight, z=None, eps=1e-5, group_size=None, norm_before_gate=True):
+    """norm(x) * silu(z), or norm(x * silu(z)): RMSNorm of every `group_size` channels, in at least float32."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    y, gate = x.to(dtype), 1 if z is None else F.silu(z.to(dtype))
+    y = y if norm_before_gate else y * gate
+    y = y.unflatten(-1, (-1, group_size or x.shape[-1]))
+    y = F.rms_norm(y, y.shape[-1:], None, eps).flatten(-2) * weight.to(dtype)
+    return (y * gate if norm_before_gate else y).to(x.dtype)
+
+
+def mamba_split_conv1d_scan_combined(
+    zxbcdt, conv1d_weight, conv1d_bias, dt_bias, A, D, chunk_size, initial_states=None, seq_idx=None,
+    dt_limit=(0.0, math.inf), return_final_states=False, activation="silu", rmsnorm_weight=None, rmsnorm_eps=1e-6,
+    outproj_weight=None, outproj_bias=None, headdim=None, ngroups=1, norm_before_gate=True, *, conv_states=None,
+):  # fmt: skip
+    """mamba-ssm's mixer of Mamba-2 after its projection in: convolution, scan with softplus, gate and norm, projection out.
+
+    Args:
+        zxbcdt: (B, L, 2 M + 2 H P + 2 G N + H): two halves of a gated linear unit, the gate z, x, B, C, and dt of H heads.
+        conv1d_weight: (H P + 2 G N, W), of x, B and C. conv1d_bias: of these, or None.
+        dt_bias, A: (H,). D: (H,) with `headdim`, or (H, P).
+        rmsnorm_weight: (H P,) of a norm of every group, see `rms_norm_gated`; None: a gate alone.
+        outproj_weight: (E, M + H P); None: no projection. outproj_bias: (E,).
+        conv_states: (B, H P + 2 G N, W - 1), the steps before the first of the convolution, or None. mamba-ssm has none.
+        Others: see `mamba_chunk_scan_combined`.
+
+    Returns:
+        (B, L, E), or (out, final_states).
+    """
+    op = "mamba_split_conv1d_scan_combined"
+    (heads,) = dt_bias.shape
+    if D.dim() == 1 and headdim is None:
+        raise ValueError(f"{op}: headdim is None, expected the channels of a head where D has {tuple(D.shape)}")
+    width = headdim if D.dim() == 1 else D.shape[1]
+    inner = heads * width
+    (z0, x0), z, xBC, dt = _parts(zxbcdt, inner, len(conv1d_weight), heads)
+    xBC = causal_conv1d_fn(xBC.mT, conv1d_weight, conv1d_bias, seq_idx, conv_states, activation=activation).mT
+    states = (len(conv1d_weight) - inner) // 2
+    x, B, C = xBC.split([inner, states, states], -1)
+    x, z_heads = (y.unflatten(-1, (heads, width)) for y in (x, z))
+    B, C = (y.unflatten(-1, (ngroups, -1)) for y in (B, C))
+    y = mamba_chunk_scan_combined(
+        x, dt, A, B, C, chunk_size, D, z_heads if rmsnorm_weight is None else None, dt_bias, initial_states, seq_idx,
+        None, True, dt_limit, return_final_states,
+    )  # fmt: skip
+    y, final_states = y if return_final_states else (y, None)
+    y = y.flatten(2)
+    if rmsnorm_weight is not None:
+        y = rms_norm_gated(y, rmsnorm_weight, z, rmsnorm_eps, inner // ngroups, norm_before_gate)
+    if x0.shape[-1]:
+        y = torch.cat([F.silu(z0) * x0, y], -1)
+    out = y if outproj_weight is None else linear(y, outproj_weight, outproj_bias)
+    return (out, final_states) if return_final_states else out
+
+
+def _parts(zxbcdt, inner, conv_dim, heads):
+    """((z0, x0), z, xBC, dt): the gated linear unit is what the others leave."""
+    unit = max(0, zxbcdt.shape[-1] - inner - conv_dim - heads) // 2
+    check_shape("mamba_split_conv1d_scan_combined", "zxbcdt", zxbcdt, ("B", "L", 2 * unit + inner + conv_dim + heads))
+    z0, x0, z, xBC, dt = zxbcdt.split([unit, unit, inner, conv_dim, heads], -1)
+    return (z0, x0), z, xBC, dt
