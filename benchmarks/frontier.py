@@ -6,7 +6,7 @@ from lifter._io import whole
 
 COLORS = ("#1f6fb4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#66a61e")
 KINDS = {"one pose of a window": COLORS[0], "all poses of a clip": COLORS[1], "diffusion, all its calls": COLORS[2]}
-# Of a name beside its point: to the right or left, above or below, and farther from the middle of either.
+# Places of a name beside its point: right or left, above or below, and farther from the middle of either.
 PLACES = [(5, 0, "left"), (-5, 0, "right")]
 PLACES += [(x, y, side) for y in (7, -7, 13, -13, 19, -19) for x, side in ((0, "center"), (5, "left"), (-5, "right"))]
 

@@ -50,7 +50,7 @@ def named(pages):
 
 @pytest.fixture
 def registries():
-    """What a page registers is forgotten again."""
+    """Forget what a page registers."""
     known = MODELS, FORMATS, registry.WRITERS
     before = [copy.copy(each) for each in known]
     yield

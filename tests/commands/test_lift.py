@@ -224,7 +224,7 @@ def test_stopped(lift):
 
 
 def test_broken(lift, tmp_path):
-    """What was found before a video is broken is written, pictures with it; the status says that it is not all."""
+    """The frames before a video breaks are written, pictures with them; the status says that they are not all."""
     damage(tmp_path / "walk.mp4")
     status, said, errors = lift("-o", "walk.npz", "-o", "walk.html", "--raw", "--no-flip")
     (length,) = {len(sequence) for sequence in open_data("walk.npz")}

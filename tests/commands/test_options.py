@@ -27,7 +27,7 @@ def test_help_of_train_does_not_need_torch():
 
 
 def test_refusals_do_not_need_torch(tmp_path):
-    """What is wrong with a command line is said before torch, which takes seconds, is imported."""
+    """A wrong command line is refused before torch, which takes seconds, is imported."""
     (tmp_path / "bad.mp4").write_text("no video")
     (tmp_path / "k.json").write_text("[]")
     refused = {

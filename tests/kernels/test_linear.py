@@ -35,7 +35,7 @@ def draw(*rows, inner=24, out=40, bias=True, seed=0):
 
 
 def ours(result):
-    """Whether oneDNN's op has made it."""
+    """Return whether oneDNN's op has made the result."""
     return "lifter_linear" in type(result.grad_fn).__name__
 
 

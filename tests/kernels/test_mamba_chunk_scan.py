@@ -62,7 +62,7 @@ def check(inputs, **bounds):
 
 
 def test_reference_is_a_selective_scan():
-    """Of a scan whose channels and states of a head have one decay, one step and one A."""
+    """A selective scan whose channels and states of a head have one decay, one step and one A gives the same."""
     inputs = {name: x.double() for name, x in make_inputs(L=9).items() if isinstance(x, torch.Tensor) and name != "seq_idx"}
     B, L, H, P = inputs["x"].shape
     channels = lambda x: x.flatten(2).mT  # (B, L, H, P) -> (B, H P, L)
@@ -86,7 +86,7 @@ def test_gradients_of_the_reference():
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_packed_sequences_are_sequences(name):
-    """Whose states and gradients stay their own: two begin inside a chunk, one with a chunk."""
+    """Packed sequences keep their states and gradients apart: two begin inside a chunk, one with a chunk."""
     lengths = [50, 14, 70, 66]
     whole = make_inputs(B=1, L=200, given=("D", "z", "dt_bias", "initial_states"))
     index = torch.tensor([3, 0, 1, 0]).repeat_interleave(torch.tensor(lengths)).int()[None]
