@@ -96,8 +96,10 @@ def test_official_sizes(name):
     """The official network that is built stands for our model of that name."""
     _, path, arguments = official.CODE[name]
     frames = comparison.FRAMES.get(name, 27)
+    given = arguments(frames)
+    given |= vars(given.pop("args")) if "args" in given else {}
     with torch.device("meta"):
-        theirs, ours = official_model(path).build(**arguments(frames)), lifter.create_model(name, frames)
+        theirs, ours = official_model(path).build(**given), lifter.create_model(name, frames)
     shapes = lambda model: {key: x.shape for key, x in model.state_dict().items()}
     assert shapes(theirs) == shapes(ours)
 
