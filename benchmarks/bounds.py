@@ -82,7 +82,7 @@ class _Recorder(TorchDispatchMode):
         if name in ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"):
             a, b = args[-2:]
             self.products[(math.prod(a.shape[:-2]), a.shape[-2], a.shape[-1], b.shape[-1], a.dtype)] += 1
-        elif name == "mkldnn::_linear_pointwise":  # a layer that lifter.freeze packed
+        elif name in ("mkldnn::_linear_pointwise", "lifter::linear"):  # the first is a layer that lifter.freeze packed
             self.products[(1, out.numel() // out.shape[-1], args[0].shape[-1], out.shape[-1], out.dtype)] += 1
         elif name == "aten::convolution" and args[1].shape[1] > 1:  # as im2col; a depthwise one is no product
             weight, groups = args[1], args[8]

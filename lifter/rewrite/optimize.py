@@ -17,8 +17,7 @@ def optimize(model):
     """Let what we recognise in somebody else's model run on lifter's kernels, in place, and say what was done.
 
     Known are attention blocks of MixSTE, MotionBERT, MotionAGFormer and their kin, the four-direction scans of PoseMamba,
-    SasMamba and VMamba, the Mamba (1) mixers of mamba-ssm and transformers, and, on a processor where `lifter.kernels.linear`
-    has a faster product, linear layers. They are known by what they hold (names,
+    SasMamba and VMamba, and the Mamba (1 and 2) mixers of mamba-ssm and transformers. They are known by what they hold (names,
     shapes and kinds of their parts, signature of `forward`). Each is then compared with its original in float32 on random
     input, outputs and gradients: in training, without dropout, on a short one, in evaluation on several lengths up to 300
     (mixers: 130). A module that differs by more than rounding, or cannot run here, is left alone.

@@ -2,7 +2,7 @@
 
 from .attention import self_attention
 from .blocks import block
-from .linear import faster_linear, linear_layer, mlp, reordered_linear
+from .linear import linear_layer, mlp, reordered_linear
 from .mixers import mixer
 from .mixsynthformer import mixsynth
 from .scans import cross_scan
@@ -15,4 +15,4 @@ def of_others(rule):
 
 
 FREEZING = (mixsynth, trunk, block, mlp, linear_layer, reordered_linear)  # the largest first
-SWAPS = tuple(map(of_others, (self_attention, cross_scan, mixer, faster_linear)))
+SWAPS = tuple(map(of_others, (self_attention, cross_scan, mixer)))

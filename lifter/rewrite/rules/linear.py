@@ -1,11 +1,10 @@
-"""Linear layers: their product by oneDNN, and frozen, with the weight in its blocked layout."""
+"""Freezing of linear layers: their weights in oneDNN's blocked layout."""
 
 from functools import cached_property
 
 import torch
 from torch import nn
 
-from lifter.kernels.linear import PREFERS_ONEDNN, ROWS
 from lifter.layers import Linear, Mlp, ReorderedLinear
 
 from ..engine import Rewrite, untouched
@@ -30,19 +29,6 @@ def reordered_linear(module):
     if not untouched([module], {ReorderedLinear}) or not (plain := linear_layer(module.plain())):
         return None
     return Rewrite(plain.kind, lambda module: PackedLinear(module.plain()), plain.examples)
-
-
-def faster_linear(module):
-    """A linear layer of somebody else's, where `lifter.kernels.linear` has a faster product than PyTorch chooses."""
-    if not PREFERS_ONEDNN or not _can_pack(module) or module.weight.dtype != torch.float32:
-        return None
-    examples = [((rows, module.in_features),) for rows in (1, 2 * ROWS)]
-    return Rewrite("linear layer", _as_ours, examples)
-
-
-def _as_ours(linear):
-    linear.__class__ = Linear  # which has the same parts
-    return linear
 
 
 def mlp(module):
