@@ -7,7 +7,7 @@
 //   y_n = sum over m <= n of e^(c_n - c_m) (C_n . B_m) u_m  +  e^(c_n) S^T C_n  +  D x_n
 //   S'  = e^(c_L-1) S  +  sum over m of e^(c_L-1 - c_m) B_m u_m^T
 //
-// Where a sequence begins, nothing before it is seen: the factor w_nm of a pair is 0 if n and m are of two sequences, and so
+// A sequence sees nothing from before its first step: the factor w_nm of a pair is 0 if n and m are of two sequences, and so
 // are `before_` = e^(c_n) and `after_` = e^(c_L-1 - c_m), where a sequence begins up to n or after m.
 //
 // Backward, from the last chunk to the first, dS' on entry and dS on return. The matrices of pairs are transposed: a row is an

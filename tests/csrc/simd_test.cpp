@@ -15,7 +15,7 @@ using namespace LIFTER_CAPABILITY;
 
 constexpr double kInfinity = INFINITY;
 // x - n ln(2), n = x / ln(2), is off by the rounding of ln(2), and without fused multiplication by that of the product.
-// Of all floats gelu's error is then 2.08 at most, at 0.80390799.
+// The largest error of gelu over all floats is then 2.08, at 0.80390799.
 #ifdef __FP_FAST_FMAF
 constexpr double kExpUlps = 6, kGeluUlps = 2;
 #else
