@@ -1,6 +1,7 @@
 """The Mamba layer: mamba-ssm's interface, and the formula of its pure-PyTorch path."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -125,8 +126,10 @@ def test_a_cache_made_before():
     assert all(a is b for a, b in zip(same, states))
 
 
-def test_in_bfloat16_and_under_autocast():
-    ours, half = layer(), layer(dtype=torch.bfloat16)
+@pytest.mark.parametrize("build", [layer, partial(Mamba2, 16, d_state=5, headdim=8)])
+def test_in_bfloat16_and_under_autocast(build):
+    torch.manual_seed(0)
+    ours, half = build(), build(dtype=torch.bfloat16)
     half.load_state_dict(ours.state_dict())
     x = torch.randn(2, 20, 16)
     expected = ours(x)

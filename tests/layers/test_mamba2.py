@@ -122,18 +122,6 @@ def test_packed_and_flat_sequences():
     assert torch.equal(ours(u[0, :6], seqlen=3), ours(u[0, :6].view(2, 3, 16)).flatten(0, 1))
 
 
-def test_in_bfloat16_and_under_autocast():
-    ours, half = layer(), layer(dtype=torch.bfloat16)
-    half.load_state_dict(ours.state_dict())
-    u = torch.randn(2, 20, 16)
-    expected = ours(u)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = ours(u)
-    for y in (half(u.bfloat16()), mixed):
-        assert y.dtype == torch.bfloat16
-        torch.testing.assert_close(y.float(), expected, atol=0.03, rtol=0.03)
-
-
 def test_a_norm_without_a_gate_is_that_of_pytorch():
     norm, x = RMSNormGated(12, eps=1e-3), torch.randn(2, 12)
     torch.testing.assert_close(norm(x), F.rms_norm(x, (12,), norm.weight, 1e-3))
