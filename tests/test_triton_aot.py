@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import sass
+
 pytest.importorskip("triton")
 pytestmark = pytest.mark.aot
 
@@ -66,6 +68,43 @@ def test_compiles_without_spills(module, compilers, record_property):
         range_of = f"{min(registers)} to {max(registers)} registers"
         told.append(f"{len(registers)} kernels for sm_{arch} by Triton {version}, {range_of}")
     record_property("summary", f"{module}: {'; '.join(told)}; no spills")  # conftest.py prints it
+
+
+@pytest.mark.parametrize("op, length", [("selective_scan", "L"), ("skeleton_scan", "T")])
+def test_no_more_instructions_than_the_table_has(op, length, compilers):
+    """Two kernels; `python -m benchmarks.sass` counts all."""
+    run = compilers[90].submit(sass.worse_than_table, f"{op} {length}=243 B=64 forward+backward", f"{op}.outputs")
+    assert run.result() == []
+
+
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        ({"registers": 109, "per element": {"float": 10.9}}, 0),
+        ({"registers": 111}, 1),
+        ({"per element": {"float": 8.0, "integer": 3.1}}, 1),
+        ({"spilled": 4}, 1),
+    ],
+)
+def test_a_tenth_more_is_worse(change, found):
+    row = {"op": "scan", "kernel": "outputs", "per element": {"float": 8.0, "integer": 2.0}, "registers": 100, "spilled": 0}
+    assert len(sass.worse([row | change], [row])) == found
+
+
+@pytest.mark.parametrize(
+    "jumps, expected",
+    [
+        ({2: 1}, [0, 1, 1, 0]),
+        ({3: 2, 4: 1}, [0, 1, 2, 2, 1, 0]),
+        ({0: -2, 3: 1}, [0, 1, 1, 1, 0]),  # entered in the middle
+        ({1: 4, 5: -2}, [0, 0, 0, 0, 0, 0]),  # a detour behind the end
+    ],
+)
+def test_loops_of_machine_code(jumps, expected):
+    """A negative target is of a jump without a condition."""
+    code = [("BRA", abs(jumps[i]), jumps[i] > 0) if i in jumps else ("FADD", None, False) for i in range(len(expected))]
+    code[3 if 5 in jumps else -1] = ("EXIT", None, False)
+    assert sass.depths(code) == expected
 
 
 def said(*args) -> tuple[bool, str]:

@@ -1,12 +1,14 @@
 """Parts that the scans share: the recurrence in registers, the pass over chunks, tile sizes and launches.
 
-A sequence is cut in chunks of CHUNK steps, so that a single long sequence fills a GPU, in three launches:
-1. every chunk by itself: its last state from a zero state, and the sum of its time steps (its decay is exp(A * sum));
-2. `carry`, over the chunks in order: the state at the start of every chunk;
-3. every chunk again, from its true state.
-The adjoint states of the backward go the same way in reverse. A sequence of one chunk is phase 3 alone.
+A forward walks over the steps in order, a warp for BD channels, and saves the state before every CHUNK steps for the
+backward. A backward takes every chunk by itself; so does a forward with spans of chunks where there are too few channels
+for a GPU and too many steps to wait for. That takes three launches:
+1. every span by itself: its last state from a zero state, and the sum of its time steps (its decay is exp(A * sum));
+2. `carry`, over the spans in order: the state at the start of every span;
+3. every span again, from its true state.
+The adjoint states of the backward go the same way in reverse. A sequence of one span is phase 3 alone.
 
-A program holds tiles (SUB steps, BN states, BD channels). Steps lie in registers, channels and then states on lanes.
+A program holds tiles (SUB steps, BN states, BD channels). Steps lie in registers, channels on lanes, then states, too.
 """
 
 from contextlib import nullcontext
@@ -15,7 +17,10 @@ import torch
 import triton
 import triton.language as tl
 
+LOG2E = tl.constexpr(1.4426950408889634)
 SUB = 8  # steps of a tile
+WARPS = 1000  # that keep a GPU busy, about two for a scheduler
+LONG = 1000  # steps from which spans pay: they are computed twice
 
 
 def tile_sizes(states: int, channels: int, per_warp: int = 128, warps: int = 1) -> dict:
@@ -31,6 +36,26 @@ def tile_sizes(states: int, channels: int, per_warp: int = 128, warps: int = 1) 
         per_warp = min(per_warp, 32)
     bd = min(width, 32, max(2 if warps == 1 else 1, per_warp * warps // bn))
     return {"SUB": SUB, "BN": bn, "BD": bd, "num_warps": max(1, bn * bd // per_warp)}
+
+
+def walk_sizes(states: int, channels: int, rows: int, length: int, chunk: int) -> tuple[dict, int]:
+    """SUB, BN, BD and num_warps of a forward over `rows` sequences of `channels`, and the steps of its spans.
+
+    A lane holds all states of a channel, up to 16. Where that leaves schedulers idle, lanes share the states of a channel,
+    or a long sequence is cut in spans.
+    """
+    bn = triton.next_power_of_2(states)
+    bd = wide = min(32, max(1, 512 // bn), triton.next_power_of_2(max(channels, 1)))
+    warps = lambda bd: max(1, rows * triton.cdiv(channels, bd))
+    while bd > 2 and warps(bd) < WARPS:
+        bd //= 2
+    spans = 1
+    if warps(bd) < WARPS and length > LONG:
+        bd, spans = wide, triton.cdiv(WARPS, warps(wide))
+    tiles = {"SUB": min(16, max(2, 1024 // (bn * bd))), "BN": bn, "BD": bd, "num_warps": 1}
+    if triton.knobs.runtime.interpret:
+        tiles = tile_sizes(states, channels)
+    return tiles, triton.cdiv(length, spans * chunk) * chunk
 
 
 def launch(kernel, programs: int, *args, **options) -> None:
@@ -60,10 +85,16 @@ def carry_over(A, sums, edge, local, reverse=False) -> None:
 
 @triton.jit
 def softplus(x):
-    e = tl.exp(tl.where(x > 20.0, 20.0, x))  # not the minimum, which would make a number of NaN
-    w = 1.0 + e  # log1p(e) = log(w) e / (w - 1): exact where 1 + e rounds
-    small = tl.where(w == 1.0, e, tl.log(w) * e / tl.where(w == 1.0, 1.0, w - 1.0))
-    return tl.where(x > 20.0, x, small)
+    """max(x, 0) + log1p(exp(-|x|)), as log1p(e) = 2 atanh(s) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...), s = e / (2 + e) <= 1/3."""
+    e = tl.exp2(tl.abs(x) * -LOG2E)
+    s = e / (2.0 + e)
+    q = s * s
+    series = q * (2 / 13) + 2 / 11
+    series = series * q + 2 / 9
+    series = series * q + 2 / 7
+    series = series * q + 2 / 5
+    series = series * q + 2 / 3
+    return tl.maximum(x, 0.0) + s * (series * q + 2.0)
 
 
 @triton.jit
@@ -76,6 +107,17 @@ def pick(tile, rows, i):
     """Row i of a tile, `rows` being the index along axis 0. On integers, so that LLVM folds it to a register name."""
     bits = tl.where(rows == i, tile.to(tl.int32, bitcast=True), 0)
     return tl.sum(bits, 0).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def walk(h, a, drive, Cs, y, SUB: tl.constexpr):
+    """h = a_t h + drive_t along axis 0: the last one, and y with the sums over the states of h_t C_t. Without Cs, y stays."""
+    rows = tl.arange(0, SUB)[:, None]
+    for t in tl.static_range(SUB):
+        h = pick(a, rows[:, :, None], t) * h + pick(drive, rows[:, :, None], t)
+        if Cs is not None:
+            y = tl.where(rows == t, y + tl.sum(h * pick(Cs, rows[:, :, None], t), 0)[None, :], y)
+    return h, y
 
 
 @triton.jit
@@ -133,9 +175,7 @@ def _chunk(i, row, chunks, D, REVERSE: tl.constexpr):
 
 
 @triton.jit
-def carry(
-    A, sums, edge, local, K, D, N, chunks, SUB: tl.constexpr, REVERSE: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr
-):
+def carry(A, sums, edge, local, K, D, N, chunks, SUB: tl.constexpr, REVERSE: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr):
     blocks = tl.cdiv(D, BD)
     row = tl.program_id(0).to(tl.int64) // blocks
     d = (tl.program_id(0) % blocks) * BD + tl.arange(0, BD)

@@ -9,6 +9,7 @@ import triton.language as tl
 from .._layout import channels_last, map_like
 from ..selective_scan import CHUNK
 from ._scan import (
+    LOG2E,
     carry_over,
     differentiate,
     launch,
@@ -19,6 +20,8 @@ from ._scan import (
     softplus_grad,
     states_at,
     tile_sizes,
+    walk,
+    walk_sizes,
 )
 
 MAX_PARTIALS = 4  # the partial sums of dB and dC may take this many times the memory of u (times 2, there are two)
@@ -26,23 +29,23 @@ MAX_PARTIALS = 4  # the partial sums of dB and dC may take this many times the m
 
 def forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, save_states):
     batch, dim, length = u.shape
-    chunks = triton.cdiv(length, CHUNK)
     A, D, delta_bias, initial_state = map(_contiguous, (A, D, delta_bias, initial_state))
-    sequence, tiles, blocks = _plan(u, delta, A, B, C, delta_bias, delta_softplus)
-    out = u.new_empty(batch, dim, length)
+    sequence, tiles, groups = _plan(u, delta, A, B, C, delta_bias, delta_softplus)
+    sizes, span = walk_sizes(A.shape[1], dim // groups, batch * groups, length, CHUNK)
+    tiles |= sizes
+    spans = triton.cdiv(length, span)
+    out = map_like(u)
     last_state = A.new_empty(batch, dim, A.shape[1])
-    states = A.new_empty(batch, chunks if save_states or chunks > 1 else 0, A.shape[1], dim)
-    programs = batch * chunks * blocks
-    if chunks > 1:
-        sums = A.new_empty(batch, chunks, dim)
-        launch(local_states, programs, *sequence, states, sums, **tiles)
-        carry_over(A[None], sums, initial_state, states)
-    start = states if chunks > 1 else initial_state
-    save = states if chunks == 1 and save_states else None
-    launch(outputs, programs, *sequence, C, _strides(C), D, z, _strides(z), start, save, out, last_state,
-           CHUNKED=chunks > 1, C_CONST=C.dim() == 2, **tiles)  # fmt: skip
-    out = _as_lies(u, out)
-    return out, last_state, states if save_states else states.new_empty(batch, 0, *states.shape[2:])
+    save = A.new_empty(batch, triton.cdiv(length, CHUNK) if save_states else 0, A.shape[1], dim)
+    programs = batch * spans * groups * triton.cdiv(dim // groups, tiles["BD"])
+    start = initial_state
+    if spans > 1:
+        start, sums = A.new_empty(batch, spans, A.shape[1], dim), A.new_empty(batch, spans, dim)
+        launch(local_states, programs, *sequence, span, start, sums, **tiles)
+        carry_over(A[None], sums, initial_state, start)
+    launch(outputs, programs, *sequence, span, C, _strides(C), D, z, _strides(z), start, save if save_states else None, out,
+           out.stride(), last_state, CHUNK=CHUNK, SPANS=spans > 1, C_CONST=C.dim() == 2, **tiles)  # fmt: skip
+    return out, last_state, save
 
 
 def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softplus, has_initial_state, states):
@@ -53,19 +56,20 @@ def backward(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_softp
     # Contiguous inputs (seldom a copy) share their addresses with the gradients; registers are what is short here.
     u, delta, z, dout, B, C = map(_contiguous, (u, delta, z, dout, B, C))
     A, D, delta_bias, dlast_state, states = map(_contiguous, (A, D, delta_bias, dlast_state, states))
-    sequence, tiles, blocks = _plan(u, delta, A, B, C, delta_bias, delta_softplus, backward=True)
-    tiles |= {"C_CONST": C.dim() == 2, "CHUNKED": chunks > 1}
+    sequence, tiles, groups = _plan(u, delta, A, B, C, delta_bias, delta_softplus)
+    tiles |= tile_sizes(n, dim // groups, 64, 8)
+    group_blocks = triton.cdiv(dim // groups, tiles["BD"])
+    tiles |= {"CHUNK": CHUNK, "C_CONST": C.dim() == 2, "CHUNKED": chunks > 1}
     maps = (u, delta, z, dout, u.stride(), A, B, _strides(B), C, _strides(C), D, delta_bias, *sequence[-5:])
     adjoints = dlast_state
     if chunks > 1:
         sums = A.new_empty(batch, chunks, dim)
         adjoints = A.new_empty(batch, chunks, n, dim)
-        launch(local_adjoints, batch * chunks * blocks, *maps, adjoints, sums, **tiles)
+        launch(local_adjoints, batch * chunks * groups * group_blocks, *maps, adjoints, sums, **tiles)
         carry_over(A[None], sums, dlast_state, adjoints, reverse=True)
 
     # Every block of channels of a group has its own dB and dC, to be summed; with many states that is too much memory,
     # and a launch for every `splits` blocks adds to those of the launch before.
-    groups, group_blocks = tiles["GROUPS"], blocks // tiles["GROUPS"]
     splits = group_blocks
     if B.dim() == 4 or C.dim() == 4:
         splits = min(group_blocks, max(1, MAX_PARTIALS * dim // (groups * n)))
@@ -114,26 +118,24 @@ def _strides(x):
     return (0, *x.stride(), 0) if x.dim() == 2 else x.stride()
 
 
-def _plan(u, delta, A, B, C, delta_bias, delta_softplus, backward=False):
-    """The arguments that every kernel starts with, the tile sizes, and the number of channel blocks."""
+def _plan(u, delta, A, B, C, delta_bias, delta_softplus):
+    """The arguments that every kernel starts with, its constants, and the number of groups of channels."""
     dim, length = u.shape[1:]
     groups = math.lcm(*(x.shape[1] for x in (B, C) if x.dim() == 4))
-    tiles = tile_sizes(A.shape[1], dim // groups, *((64, 8) if backward else ()))
-    blocks = groups * triton.cdiv(dim // groups, tiles["BD"])
-    tiles |= {"SOFTPLUS": delta_softplus, "B_CONST": B.dim() == 2, "CHUNK": CHUNK, "GROUPS": groups}
+    constants = {"SOFTPLUS": delta_softplus, "B_CONST": B.dim() == 2, "GROUPS": groups}
     sequence = (u, u.stride(), delta, delta.stride(), A, B, _strides(B), delta_bias, dim, A.shape[1], length)
     sequence += tuple(groups // x.shape[1] if x.dim() == 4 else 1 for x in (B, C))
-    return sequence, tiles, blocks
+    return sequence, constants, groups
 
 
 # ---- tiles -----------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _where(blocks, L, CHUNK: tl.constexpr, GROUPS: tl.constexpr):
-    """Return the part of program (batch, chunk, group, block of the group). Divisions are of int32: int64 would be calls."""
+def _where(blocks, L, span, GROUPS: tl.constexpr):
+    """Return the part of program (batch, span, group, block of the group). Divisions are of int32: int64 would be calls."""
     pid = tl.program_id(0)
-    chunks = tl.cdiv(L, CHUNK)
+    chunks = tl.cdiv(L, span)
     row = pid // (blocks * GROUPS)
     g = pid // blocks % GROUPS
     return (row // chunks).to(tl.int64), (row % chunks).to(tl.int64), g, (pid % blocks).to(tl.int64)
@@ -181,67 +183,69 @@ def _vector(x, d0, d, mask):
 
 @triton.jit
 def local_states(
-    u, u_s, delta, delta_s, A, B, B_s, bias, dim, N, L, b_share, c_share, states, sums,
-    SOFTPLUS: tl.constexpr, B_CONST: tl.constexpr, CHUNK: tl.constexpr, SUB: tl.constexpr, GROUPS: tl.constexpr,
+    u, u_s, delta, delta_s, A, B, B_s, bias, dim, N, L, b_share, c_share, span, states, sums,
+    SOFTPLUS: tl.constexpr, B_CONST: tl.constexpr, SUB: tl.constexpr, GROUPS: tl.constexpr,
     BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Phase 1: the last state of a chunk that starts from zero, and the sum of its time steps."""
-    b, c, g, block = _where(tl.cdiv(dim // GROUPS, BD), L, CHUNK, GROUPS)
+    """Phase 1: the last state of a span that starts from zero, and the sum of its time steps."""
+    b, c, g, block = _where(tl.cdiv(dim // GROUPS, BD), L, span, GROUPS)
     d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
     width = dim // GROUPS
     d0, d_mask = g.to(tl.int64) * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
-    decay = load_states(A, 0, d0, d, n, dim, N, mask, False)
+    decay = load_states(A, 0, d0, d, n, dim, N, mask, False) * LOG2E
     shift = _vector(bias, d0, d, d_mask)
     h = tl.zeros((BN, BD), tl.float32)
     total = tl.zeros((BD,), tl.float32)
-    for l0 in range(c * CHUNK, tl.minimum(c * CHUNK + CHUNK, L), SUB):
+    for l0 in range(c * span, tl.minimum(c * span + span, L), SUB):
         seen = (l < L - l0)[:, None] & d_mask[None, :]
         _, dt = _time_steps(delta, delta_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
         drive = dt * _rows(u, u_s, b, d0, l0, d, l, seen)
         Bs = _coefficients(B, B_s, b, g // b_share, d0, l0, d, l, n, L - l0, mask, N, B_CONST)
-        _, h = scan(h, tl.exp(dt[:, None, :] * decay[None]), drive[:, None, :] * Bs, SUB)
+        h, _ = walk(h, tl.exp2(dt[:, None, :] * decay[None]), drive[:, None, :] * Bs, None, drive, SUB)
         total += tl.sum(dt, 0)
-    row = b * tl.cdiv(L, CHUNK) + c
+    row = b * tl.cdiv(L, span) + c
     tl.store(states_at(states, row, d0, d, n, dim, N, True), h, mask=mask)
     tl.store(sums + row * dim + d0 + d, total, mask=d_mask)
 
 
 @triton.jit
 def outputs(
-    u, u_s, delta, delta_s, A, B, B_s, bias, dim, N, L, b_share, c_share, C, C_s, D, z, z_s, start, save, out, last,
-    CHUNKED: tl.constexpr, C_CONST: tl.constexpr,
-    SOFTPLUS: tl.constexpr, B_CONST: tl.constexpr, CHUNK: tl.constexpr, SUB: tl.constexpr, GROUPS: tl.constexpr,
+    u, u_s, delta, delta_s, A, B, B_s, bias, dim, N, L, b_share, c_share, span, C, C_s, D, z, z_s, start, save, out, out_s,
+    last,
+    CHUNK: tl.constexpr, SPANS: tl.constexpr, C_CONST: tl.constexpr,
+    SOFTPLUS: tl.constexpr, B_CONST: tl.constexpr, SUB: tl.constexpr, GROUPS: tl.constexpr,
     BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Phase 3: the outputs of a chunk from its true state, `start`: of every chunk if CHUNKED, else the initial one."""
-    b, c, g, block = _where(tl.cdiv(dim // GROUPS, BD), L, CHUNK, GROUPS)
+    """Phase 3: the outputs of a span from its true state, `start`: of every span if SPANS, else the initial one."""
+    b, c, g, block = _where(tl.cdiv(dim // GROUPS, BD), L, span, GROUPS)
     d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
     width = dim // GROUPS
     d0, d_mask = g.to(tl.int64) * width + block * BD, d < width - block * BD
     mask = (n < N)[:, None] & d_mask[None, :]
-    decay = load_states(A, 0, d0, d, n, dim, N, mask, False)
+    decay = load_states(A, 0, d0, d, n, dim, N, mask, False) * LOG2E
     shift = _vector(bias, d0, d, d_mask)
-    chunks = tl.cdiv(L, CHUNK)
-    h = load_states(start, b * chunks + c, d0, d, n, dim, N, mask, CHUNKED)
-    if save is not None:
-        tl.store(states_at(save, b, d0, d, n, dim, N, True), h, mask=mask)
     skip = _vector(D, d0, d, d_mask)
-    for l0 in range(c * CHUNK, tl.minimum(c * CHUNK + CHUNK, L), SUB):
-        seen = (l < L - l0)[:, None] & d_mask[None, :]
-        _, dt = _time_steps(delta, delta_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
-        us = _rows(u, u_s, b, d0, l0, d, l, seen)
-        Bs = _coefficients(B, B_s, b, g // b_share, d0, l0, d, l, n, L - l0, mask, N, B_CONST)
-        Cs = _coefficients(C, C_s, b, g // c_share, d0, l0, d, l, n, L - l0, mask, N, C_CONST)
-        a = tl.exp(dt[:, None, :] * decay[None])
-        drive = (dt * us)[:, None, :] * Bs
-        entered, h = scan(h, a, drive, SUB)
-        y = tl.sum((a * entered + drive) * Cs, 1) + us * skip[None, :]
-        if z is not None:
-            zs = _rows(z, z_s, b, d0, l0, d, l, seen)
-            y *= zs * tl.sigmoid(zs)
-        tl.store(out + ((b * dim + d0) * L + l0) + d[None, :] * L + l[:, None], y, mask=seen)
-    if c == chunks - 1:
+    h = load_states(start, b * tl.cdiv(L, span) + c, d0, d, n, dim, N, mask, SPANS)
+    out += b * out_s[0] + d0 * out_s[1]
+    end = tl.minimum(c * span + span, L)
+    for chunk in range(c * span, end, CHUNK):
+        if save is not None:
+            row = b * tl.cdiv(L, CHUNK) + chunk // CHUNK
+            tl.store(states_at(save, row, d0, d, n, dim, N, True), h, mask=mask)
+        for l0 in range(chunk, tl.minimum(chunk + CHUNK, end), SUB):
+            seen = (l < L - l0)[:, None] & d_mask[None, :]
+            _, dt = _time_steps(delta, delta_s, shift, b, d0, l0, d, l, seen, SOFTPLUS)
+            us = _rows(u, u_s, b, d0, l0, d, l, seen)
+            Bs = _coefficients(B, B_s, b, g // b_share, d0, l0, d, l, n, L - l0, mask, N, B_CONST)
+            Cs = _coefficients(C, C_s, b, g // c_share, d0, l0, d, l, n, L - l0, mask, N, C_CONST)
+            a = tl.exp2(dt[:, None, :] * decay[None])
+            h, y = walk(h, a, (dt * us)[:, None, :] * Bs, Cs, us * skip[None, :], SUB)
+            if z is not None:
+                zs = _rows(z, z_s, b, d0, l0, d, l, seen)
+                y *= zs * tl.sigmoid(zs)
+            tl.store(out + l0 * out_s[2] + d[None, :] * out_s[1] + l[:, None] * out_s[2], y, mask=seen)
+    if c == tl.cdiv(L, span) - 1:
         tl.store(states_at(last, b, d0, d, n, dim, N, False), h, mask=mask)
 
 

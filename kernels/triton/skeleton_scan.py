@@ -1,4 +1,4 @@
-"""Skeleton scan on the GPU: the launches of `_scan` for all directions at once, and an output launch per direction.
+"""Skeleton scan on the GPU: the launches of `_scan` for all directions at once, whose outputs are summed.
 
 Step l of a direction is token (t, j) of the (B, T, J, C) map. Its input is the sum of the tokens that the gather table
 names; its row (dt, B, C) the sum, over channel groups too, of the projections of those tokens; delta is formed in
@@ -14,6 +14,7 @@ import triton.language as tl
 
 from ..selective_scan import CHUNK
 from ._scan import (
+    LOG2E,
     SUB,
     carry_over,
     differentiate,
@@ -25,6 +26,8 @@ from ._scan import (
     softplus_grad,
     states_at,
     tile_sizes,
+    walk,
+    walk_sizes,
 )
 
 MAX_PARTIALS = 4  # the partial sums of the row gradients may take this many times the memory of u in K directions
@@ -33,19 +36,20 @@ MAX_PARTIALS = 4  # the partial sums of the row gradients may take this many tim
 def forward(x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions, save_states):
     B, T, J, C = x.shape
     K, _, N = A.shape
-    chunks = triton.cdiv(T * J, CHUNK)
-    sequence, tiles, blocks = _plan(x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions)
-    states = A.new_zeros(B, K, chunks, N, C) if chunks == 1 else A.new_empty(B, K, chunks, N, C)
-    if chunks > 1:
-        sums = A.new_empty(B, K, chunks, C)
-        launch(local_states, B * K * chunks * blocks, *sequence, states, sums, **tiles)
-        carry_over(A.contiguous(), sums.flatten(0, 1), None, states.flatten(0, 1))
-    out = x.new_empty(B, T, J, C)
-    total = out if K == 1 or out.dtype == torch.float32 else A.new_empty(B, T, J, C)
-    for k in range(K):
-        launch(outputs, B * chunks * blocks, *sequence, k, states, total, out if k == K - 1 else total,
-               FIRST=k == 0, **tiles)  # fmt: skip
-    return out, states if save_states else A.new_empty(B, K, 0, N, C)
+    sequence, tiles = _plan(x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions)
+    sizes, span = walk_sizes(N, C, B * K, T * J, CHUNK)
+    tiles |= sizes
+    spans = triton.cdiv(T * J, span)
+    programs = B * K * spans * triton.cdiv(C, tiles["BD"])
+    out = x.new_empty(B, T, J, C) if K == 1 else A.new_empty(B, K, T, J, C)
+    states = A.new_empty(B, K, triton.cdiv(T * J, CHUNK) if save_states else 0, N, C)
+    start = None
+    if spans > 1:
+        start, sums = A.new_empty(B, K, spans, N, C), A.new_empty(B, K, spans, C)
+        launch(local_states, programs, *sequence, span, start, sums, **tiles)
+        carry_over(A.contiguous(), sums.flatten(0, 1), None, start.flatten(0, 1))
+    launch(outputs, programs, *sequence, span, start, states if save_states else None, out, CHUNK=CHUNK, **tiles)
+    return out if K == 1 else out.sum(1).to(x.dtype), states
 
 
 def backward(dout, x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions, states):
@@ -55,9 +59,9 @@ def backward(dout, x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, di
     G = gather.shape[1]
     chunks = triton.cdiv(T * J, CHUNK)
     dout, states = dout.contiguous(), states.contiguous()
-    sequence, tiles, blocks = _plan(
-        x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions, backward=True
-    )
+    sequence, tiles = _plan(x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions)
+    tiles |= {"CHUNK": CHUNK, **tile_sizes(N, C, 32, 8)}
+    blocks = triton.cdiv(C, tiles["BD"])
     adjoints = None
     if chunks > 1:
         sums = A.new_empty(B, K, chunks, C)
@@ -84,19 +88,21 @@ def backward(dout, x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, di
     return dx, dproj, *(partial.sum((0, 2)) for partial in (dW, dbias, dA, dD))
 
 
-def _plan(x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions, backward=False):
-    """The arguments that every kernel starts with, its constants, and the number of channel blocks."""
+def _plan(x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions):
+    """The arguments that every kernel starts with, and its constants."""
     B, T, J, C = x.shape
     K, _, R = dt_weight.shape
     G, M = gather.shape[1:3]
-    tiles = tile_sizes(A.shape[2], C, *((32, 8) if backward else ()))
-    blocks = triton.cdiv(C, tiles["BD"])
-    tiles |= {"CHUNK": CHUNK, "BR": min(triton.next_power_of_2(R), 4), "G": G, "M": M}
-    tiles["BOUNDS"] = (0, *accumulate(channel_groups))[:-1]
+    constants = {"G": G, "M": M, "BOUNDS": (0, *accumulate(channel_groups))[:-1]}
+    constants |= {"R": R, "W": proj.shape[-1], "BR": min(triton.next_power_of_2(R), 4)}
     codes = sum(code << (2 * k) for k, code in enumerate(directions))
     dt_weight, dt_bias, A, D, gather = (p.contiguous() for p in (dt_weight, dt_bias, A, D, gather))
-    sequence = (x, x.stride(), proj, proj.stride(), dt_weight, dt_bias, A, D, gather, codes, T, J, C, K, R, A.shape[2])
-    return sequence, tiles, blocks
+    rows = A.new_empty(B, K, T * J, proj.shape[-1])
+    block, of_all = 1024, {name: constants[name] for name in "GMW"}
+    launch(gather_rows, B * K * triton.cdiv(rows[0, 0].numel(), block), proj, proj.stride(), gather, codes, T, J, K, rows,
+           BLOCK=block, num_warps=4, **of_all)  # fmt: skip
+    sequence = (x, x.stride(), rows, dt_weight, dt_bias, A, D, gather, codes, T, J, C, K, A.shape[2])
+    return sequence, constants
 
 
 def _ungather(source, table, out, bounds, per_direction):
@@ -113,25 +119,38 @@ def _ungather(source, table, out, bounds, per_direction):
 
 
 @triton.jit
-def _where(blocks, K, T, J, CHUNK: tl.constexpr):
-    """Return the part of program (batch, direction, chunk, block of channels); int32 divisions, int64 would be calls."""
+def _where(blocks, K, T, J, span):
+    """Return the part of program (batch, direction, span, block of channels); int32 divisions, int64 would be calls."""
     pid = tl.program_id(0)
-    chunks = tl.cdiv(T * J, CHUNK)
+    chunks = tl.cdiv(T * J, span)
     row = pid // (blocks * chunks)
     chunk = pid // blocks % chunks
     return (row // K).to(tl.int64), (row % K).to(tl.int64), chunk.to(tl.int64), (pid % blocks).to(tl.int64)
 
 
 @triton.jit
-def _tokens(code, l0, l, T, J):
-    """Frame, joint of the steps l0 + l of a direction, and which of them exist. T J fits int32: it divides faster."""
-    step = (l0 + l).to(tl.int32)
-    inside = step < T * J
-    place = tl.where(inside, tl.where(code // 2 == 1, T * J - 1 - step, step), 0)
+def _first(code, l0, l, T, J):
+    """Where the steps l0 + l of a walk are: its slow and its fast coordinate, before a reversal."""
+    step, inner = (l0 + l).to(tl.int32), tl.where(code % 2 == 1, T, J)
+    return step // inner, step % inner
+
+
+@triton.jit
+def _next(code, slow, fast, T, J, SUB: tl.constexpr):
+    """Where they are SUB steps later."""
     inner = tl.where(code % 2 == 1, T, J)
-    slow, fast = (place // inner).to(tl.int64), (place % inner).to(tl.int64)
-    by_joint = code % 2 == 1
-    return tl.where(by_joint, fast, slow), tl.where(by_joint, slow, fast), inside
+    fast += SUB % inner
+    over = fast >= inner
+    return slow + SUB // inner + over.to(tl.int32), tl.where(over, fast - inner, fast)
+
+
+@triton.jit
+def _token(code, slow, fast, inside, T, J):
+    """Frame and joint of such a place; zero outside."""
+    by_joint, back = code % 2 == 1, code // 2 == 1
+    t, j = tl.where(by_joint, fast, slow), tl.where(by_joint, slow, fast)
+    t, j = tl.where(back, T - 1 - t, t), tl.where(back, J - 1 - j, j)
+    return tl.where(inside, t, 0).to(tl.int64), tl.where(inside, j, 0).to(tl.int64)
 
 
 @triton.jit
@@ -149,7 +168,10 @@ def _inputs(x, x_s, table, b, k, t, j, c, group, mask, J, G: tl.constexpr, M: tl
     x += b * x_s[0]
     total = tl.zeros(mask.shape, tl.float32)
     for m in tl.static_range(M):
-        joint = tl.load(table + ((k * G + group)[None, :] * M + m) * J + j[:, None], mask=mask, other=-1).to(tl.int64)
+        if G == 1:  # an entry for all channels
+            joint = tl.load(table + (k * M + m) * J + j)[:, None].to(tl.int64)
+        else:
+            joint = tl.load(table + ((k * G + group)[None, :] * M + m) * J + j[:, None], mask=mask, other=-1).to(tl.int64)
         there = mask & (joint >= 0) & (joint < J)
         place = t[:, None] * x_s[1] + joint * x_s[2] + c[None, :] * x_s[3]
         total += tl.load(x + place, mask=there, other=0.0).to(tl.float32)
@@ -157,38 +179,27 @@ def _inputs(x, x_s, table, b, k, t, j, c, group, mask, J, G: tl.constexpr, M: tl
 
 
 @triton.jit
-def _columns(proj, proj_s, table, b, k, t, j, first, r, mask, J, G: tl.constexpr, M: tl.constexpr):
-    """The columns first + r of the rows (dt, B, C) of a tile of steps, (SUB, r)."""
-    proj += b * proj_s[0] + k * proj_s[4] + first * proj_s[5]
-    total = tl.zeros(mask.shape, tl.float32)
-    for g in tl.static_range(G):
-        for m in tl.static_range(M):
-            joint = tl.load(table + ((k * G + g) * M + m) * J + j).to(tl.int64)
-            there = mask & ((joint >= 0) & (joint < J))[:, None]
-            place = (t * proj_s[1] + joint * proj_s[2])[:, None] + (r * proj_s[5])[None, :]
-            total += tl.load(proj + g * proj_s[3] + place, mask=there, other=0.0).to(tl.float32)
-    return total
+def _columns(rows, l, first, r, mask, W: tl.constexpr):
+    """The columns first + r of the `gather_rows` of a tile of steps, (SUB, r)."""
+    return tl.load(rows + l[:, None] * W + (first + r)[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
-def _time_steps(
-    proj, proj_s, dt_weight, shift, table, b, k, t, j, c, inside, c_mask, J, C, R,
-    G: tl.constexpr, M: tl.constexpr, BR: tl.constexpr,
-):  # fmt: skip
+def _time_steps(rows, dt_weight, shift, k, l, c, inside, c_mask, C, R: tl.constexpr, W: tl.constexpr, BR: tl.constexpr):
     """delta of a tile before and after softplus; the latter zero outside, which leaves the state as it is."""
     mask = inside[:, None] & c_mask[None, :]
     raw = tl.zeros(mask.shape, tl.float32) + shift[None, :]
-    for r0 in range(0, R, BR):
+    for r0 in tl.static_range(0, R, BR):
         r = tl.arange(0, BR).to(tl.int64)
         r_mask = r < R - r0
-        dt = _columns(proj, proj_s, table, b, k, t, j, r0, r, inside[:, None] & r_mask[None, :], J, G, M)
+        dt = _columns(rows, l, r0, r, inside[:, None] & r_mask[None, :], W)
         weight = _weights(dt_weight, k, r0, r, c, r_mask, c_mask, C, R)
         raw += tl.sum(dt[:, :, None] * weight[None], 1)
     return raw, tl.where(mask, softplus(raw), 0.0)
 
 
 @triton.jit
-def _weights(dt_weight, k, r0, r, c, r_mask, c_mask, C, R):
+def _weights(dt_weight, k, r0, r, c, r_mask, c_mask, C, R: tl.constexpr):
     """The (BR, BD) tile of dt_weight."""
     place = dt_weight + (k * C * R + r0) + (c * R)[None, :] + r[:, None]
     return tl.load(place, mask=r_mask[:, None] & c_mask[None, :], other=0.0)
@@ -198,80 +209,114 @@ def _weights(dt_weight, k, r0, r, c, r_mask, c_mask, C, R):
 
 
 @triton.jit
-def local_states(
-    x, x_s, proj, proj_s, dt_weight, dt_bias, A, D, table, codes, T, J, C, K, R, N, states, sums,
-    CHUNK: tl.constexpr, SUB: tl.constexpr, G: tl.constexpr, M: tl.constexpr, BOUNDS: tl.constexpr,
-    BR: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
-    """Phase 1: the last state of a chunk that starts from zero, and the sum of its time steps."""
-    b, k, chunk, block = _where(tl.cdiv(C, BD), K, T, J, CHUNK)
+def gather_rows(
+    proj, proj_s, table, codes, T, J, K, rows, G: tl.constexpr, M: tl.constexpr, W: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Rows (dt, B, C) of all steps of a direction, in order, (B, K, T J, W): the sums of those that the table names."""
+    blocks = tl.cdiv(T * J * W, BLOCK)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    b, k = row // K, row % K
     code = (codes >> (2 * k)) & 3
+    place = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    step, column = place // W, place % W
+    inside = step < T * J
+    slow, fast = _first(code, 0, step, T, J)
+    t, j = _token(code, slow, fast, inside, T, J)
+    proj += b * proj_s[0] + k * proj_s[4]
+    total = tl.zeros((BLOCK,), tl.float32)
+    for g in tl.static_range(G):
+        for m in tl.static_range(M):
+            joint = tl.load(table + ((k * G + g) * M + m) * J + j).to(tl.int64)
+            there = inside & (joint >= 0) & (joint < J)
+            where = t * proj_s[1] + joint * proj_s[2] + column * proj_s[5]
+            total += tl.load(proj + g * proj_s[3] + where, mask=there, other=0.0).to(tl.float32)
+    tl.store(rows + row * T * J * W + place, total, mask=inside)
+
+
+@triton.jit
+def local_states(
+    x, x_s, rows, dt_weight, dt_bias, A, D, table, codes, T, J, C, K, N, span, states, sums,
+    SUB: tl.constexpr, G: tl.constexpr, M: tl.constexpr, BOUNDS: tl.constexpr,
+    R: tl.constexpr, W: tl.constexpr, BR: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Phase 1: the last state of a span that starts from zero, and the sum of its time steps."""
+    b, k, part, block = _where(tl.cdiv(C, BD), K, T, J, span)
+    code = (codes >> (2 * k)) & 3
+    rows += (b * K + k) * T * J * W
     d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
     d0 = block * BD
     c, c_mask, n_mask = d0 + d, d < C - d0, n < N
     mask = n_mask[:, None] & c_mask[None, :]
     group = _group(c, BOUNDS)
-    decay = load_states(A, k, d0, d, n, C, N, mask, False)
+    decay = load_states(A, k, d0, d, n, C, N, mask, False) * LOG2E
     shift = tl.load(dt_bias + k * C + c, mask=c_mask, other=0.0)
     h = tl.zeros((BN, BD), tl.float32)
     total = tl.zeros((BD,), tl.float32)
-    for l0 in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, T * J), SUB):
-        t, j, inside = _tokens(code, l0, l, T, J)
-        _, dt = _time_steps(proj, proj_s, dt_weight, shift, table, b, k, t, j, c, inside, c_mask, J, C, R, G, M, BR)
+    slow, fast = _first(code, part * span, l, T, J)
+    for l0 in range(part * span, tl.minimum(part * span + span, T * J), SUB):
+        inside, at = l < T * J - l0, rows + l0 * W
+        t, j = _token(code, slow, fast, inside, T, J)
+        slow, fast = _next(code, slow, fast, T, J, SUB)
+        _, dt = _time_steps(at, dt_weight, shift, k, l, c, inside, c_mask, C, R, W, BR)
         us = _inputs(x, x_s, table, b, k, t, j, c, group, inside[:, None] & c_mask[None, :], J, G, M)
-        Bs = _columns(proj, proj_s, table, b, k, t, j, R, n, inside[:, None] & n_mask[None, :], J, G, M)
-        _, h = scan(h, tl.exp(dt[:, None, :] * decay[None]), (dt * us)[:, None, :] * Bs[:, :, None], SUB)
+        Bs = _columns(at, l, R, n, inside[:, None] & n_mask[None, :], W)
+        h, _ = walk(h, tl.exp2(dt[:, None, :] * decay[None]), (dt * us)[:, None, :] * Bs[:, :, None], None, us, SUB)
         total += tl.sum(dt, 0)
-    row = (b * K + k) * tl.cdiv(T * J, CHUNK) + chunk
+    row = (b * K + k) * tl.cdiv(T * J, span) + part
     tl.store(states_at(states, row, d0, d, n, C, N, True), h, mask=mask)
     tl.store(sums + row * C + c, total, mask=c_mask)
 
 
-@triton.jit(do_not_specialize=["k"])
+@triton.jit
 def outputs(
-    x, x_s, proj, proj_s, dt_weight, dt_bias, A, D, table, codes, T, J, C, K, R, N, k, states, total, out,
-    FIRST: tl.constexpr,
+    x, x_s, rows, dt_weight, dt_bias, A, D, table, codes, T, J, C, K, N, span, start, save, out,
     CHUNK: tl.constexpr, SUB: tl.constexpr, G: tl.constexpr, M: tl.constexpr, BOUNDS: tl.constexpr,
-    BR: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+    R: tl.constexpr, W: tl.constexpr, BR: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Phase 3 of direction k: out = total (unless FIRST) + its outputs."""
-    b, _one, chunk, block = _where(tl.cdiv(C, BD), 1, T, J, CHUNK)
+    """Phase 3: the outputs of a span of a direction, (B, K, T, J, C), and the states before its chunks."""
+    b, k, part, block = _where(tl.cdiv(C, BD), K, T, J, span)
     code = (codes >> (2 * k)) & 3
+    rows += (b * K + k) * T * J * W
     d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
     d0 = block * BD
     c, c_mask, n_mask = d0 + d, d < C - d0, n < N
     mask = n_mask[:, None] & c_mask[None, :]
     group = _group(c, BOUNDS)
-    decay = load_states(A, k, d0, d, n, C, N, mask, False)
+    decay = load_states(A, k, d0, d, n, C, N, mask, False) * LOG2E
     shift = tl.load(dt_bias + k * C + c, mask=c_mask, other=0.0)
     skip = tl.load(D + k * C + c, mask=c_mask, other=0.0)
-    h = load_states(states, (b * K + k) * tl.cdiv(T * J, CHUNK) + chunk, d0, d, n, C, N, mask, True)
-    for l0 in range(chunk * CHUNK, tl.minimum(chunk * CHUNK + CHUNK, T * J), SUB):
-        t, j, inside = _tokens(code, l0, l, T, J)
-        seen, row_mask = inside[:, None] & c_mask[None, :], inside[:, None] & n_mask[None, :]
-        _, dt = _time_steps(proj, proj_s, dt_weight, shift, table, b, k, t, j, c, inside, c_mask, J, C, R, G, M, BR)
-        us = _inputs(x, x_s, table, b, k, t, j, c, group, seen, J, G, M)
-        Bs = _columns(proj, proj_s, table, b, k, t, j, R, n, row_mask, J, G, M)[:, :, None]
-        Cs = _columns(proj, proj_s, table, b, k, t, j, R + N, n, row_mask, J, G, M)[:, :, None]
-        a = tl.exp(dt[:, None, :] * decay[None])
-        drive = (dt * us)[:, None, :] * Bs
-        entered, h = scan(h, a, drive, SUB)
-        y = tl.sum((a * entered + drive) * Cs, 1) + us * skip[None, :]
-        place = (((b * T + t) * J + j) * C)[:, None] + c[None, :]
-        if not FIRST:
-            y += tl.load(total + place, mask=seen, other=0.0)
-        tl.store(out + place, y, mask=seen)
+    row = b * K + k
+    h = load_states(start, row * tl.cdiv(T * J, span) + part, d0, d, n, C, N, mask, True)
+    end = tl.minimum(part * span + span, T * J)
+    slow, fast = _first(code, part * span, l, T, J)
+    for chunk in range(part * span, end, CHUNK):
+        if save is not None:
+            here = row * tl.cdiv(T * J, CHUNK) + chunk // CHUNK
+            tl.store(states_at(save, here, d0, d, n, C, N, True), h, mask=mask)
+        for l0 in range(chunk, tl.minimum(chunk + CHUNK, end), SUB):
+            inside, at = l < T * J - l0, rows + l0 * W
+            t, j = _token(code, slow, fast, inside, T, J)
+            slow, fast = _next(code, slow, fast, T, J, SUB)
+            seen, row_mask = inside[:, None] & c_mask[None, :], inside[:, None] & n_mask[None, :]
+            _, dt = _time_steps(at, dt_weight, shift, k, l, c, inside, c_mask, C, R, W, BR)
+            us = _inputs(x, x_s, table, b, k, t, j, c, group, seen, J, G, M)
+            Bs = _columns(at, l, R, n, row_mask, W)[:, :, None]
+            Cs = _columns(at, l, R + N, n, row_mask, W)[:, :, None]
+            a = tl.exp2(dt[:, None, :] * decay[None])
+            h, y = walk(h, a, (dt * us)[:, None, :] * Bs, Cs, us * skip[None, :], SUB)
+            tl.store(out + (((row * T + t) * J + j) * C)[:, None] + c[None, :], y, mask=seen)
 
 
 @triton.jit
 def local_adjoints(
-    x, x_s, proj, proj_s, dt_weight, dt_bias, A, D, table, codes, T, J, C, K, R, N, dout, adjoints, sums,
+    x, x_s, rows, dt_weight, dt_bias, A, D, table, codes, T, J, C, K, N, dout, adjoints, sums,
     CHUNK: tl.constexpr, SUB: tl.constexpr, G: tl.constexpr, M: tl.constexpr, BOUNDS: tl.constexpr,
-    BR: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+    R: tl.constexpr, W: tl.constexpr, BR: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Phase 1 of the backward: what the outputs of a chunk alone give to the state before it."""
     b, k, chunk, block = _where(tl.cdiv(C, BD), K, T, J, CHUNK)
     code = (codes >> (2 * k)) & 3
+    rows += (b * K + k) * T * J * W
     d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
     d0 = block * BD
     c, c_mask, n_mask = d0 + d, d < C - d0, n < N
@@ -282,11 +327,14 @@ def local_adjoints(
     total = tl.zeros((BD,), tl.float32)
     subs = tl.cdiv(tl.minimum(CHUNK, T * J - chunk * CHUNK), SUB)
     for i in range(subs):
-        t, j, inside = _tokens(code, chunk * CHUNK + (subs - 1 - i) * SUB, l, T, J)
-        _, dt = _time_steps(proj, proj_s, dt_weight, shift, table, b, k, t, j, c, inside, c_mask, J, C, R, G, M, BR)
+        l0 = chunk * CHUNK + (subs - 1 - i) * SUB
+        inside, at = l < T * J - l0, rows + l0 * W
+        slow, fast = _first(code, l0, l, T, J)
+        t, j = _token(code, slow, fast, inside, T, J)
+        _, dt = _time_steps(at, dt_weight, shift, k, l, c, inside, c_mask, C, R, W, BR)
         place = (((b * T + t) * J + j) * C)[:, None] + c[None, :]
         dy = tl.load(dout + place, mask=inside[:, None] & c_mask[None, :], other=0.0).to(tl.float32)
-        Cs = _columns(proj, proj_s, table, b, k, t, j, R + N, n, inside[:, None] & n_mask[None, :], J, G, M)
+        Cs = _columns(at, l, R + N, n, inside[:, None] & n_mask[None, :], W)
         a = tl.exp(dt[:, None, :] * decay[None])
         _, h = scan(h, a, a * (dy[:, None, :] * Cs[:, :, None]), SUB, True)
         total += tl.sum(dt, 0)
@@ -297,15 +345,16 @@ def local_adjoints(
 
 @triton.jit(do_not_specialize=["first", "blocks"])
 def gradients(
-    x, x_s, proj, proj_s, dt_weight, dt_bias, A, D, table, codes, T, J, C, K, R, N, dout, states, adjoints,
+    x, x_s, rows, dt_weight, dt_bias, A, D, table, codes, T, J, C, K, N, dout, states, adjoints,
     du, drows, dA, dW, dD, dbias, first, blocks, splits,
     ACCUMULATE: tl.constexpr,
     CHUNK: tl.constexpr, SUB: tl.constexpr, G: tl.constexpr, M: tl.constexpr, BOUNDS: tl.constexpr,
-    BR: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+    R: tl.constexpr, W: tl.constexpr, BR: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Phase 3 of the backward: every gradient of a chunk by step, and parameters as partial sums."""
     b, k, chunk, split = _where(blocks, K, T, J, CHUNK)
     code = (codes >> (2 * k)) & 3
+    rows += (b * K + k) * T * J * W
     d, l, n = tl.arange(0, BD).to(tl.int64), tl.arange(0, SUB).to(tl.int64), tl.arange(0, BN).to(tl.int64)
     d0 = (first + split) * BD
     c, c_mask, n_mask = d0 + d, d < C - d0, n < N
@@ -323,10 +372,13 @@ def gradients(
     saved = tl.zeros((CHUNK // SUB, BN, BD), tl.float32)
     for s in tl.range(0, subs, disable_licm=True):
         saved = tl.where(slots == s, h[None, :, :], saved)
-        t, j, inside = _tokens(code, chunk * CHUNK + s * SUB, l, T, J)
-        _, dt = _time_steps(proj, proj_s, dt_weight, shift, table, b, k, t, j, c, inside, c_mask, J, C, R, G, M, BR)
+        l0 = chunk * CHUNK + s * SUB
+        inside, at = l < T * J - l0, rows + l0 * W
+        slow, fast = _first(code, l0, l, T, J)
+        t, j = _token(code, slow, fast, inside, T, J)
+        _, dt = _time_steps(at, dt_weight, shift, k, l, c, inside, c_mask, C, R, W, BR)
         us = _inputs(x, x_s, table, b, k, t, j, c, group, inside[:, None] & c_mask[None, :], J, G, M)
-        Bs = _columns(proj, proj_s, table, b, k, t, j, R, n, inside[:, None] & n_mask[None, :], J, G, M)
+        Bs = _columns(at, l, R, n, inside[:, None] & n_mask[None, :], W)
         _, h = scan(h, tl.exp(dt[:, None, :] * decay[None]), (dt * us)[:, None, :] * Bs[:, :, None], SUB)
 
     adjoint = load_states(adjoints, row, d0, d, n, C, N, mask, True)
@@ -335,12 +387,15 @@ def gradients(
     dbias_sum = tl.zeros((BD,), tl.float32)
     for i in tl.range(0, subs, disable_licm=True):
         s = subs - 1 - i
-        t, j, inside = _tokens(code, chunk * CHUNK + s * SUB, l, T, J)
+        l0 = chunk * CHUNK + s * SUB
+        inside, at = l < T * J - l0, rows + l0 * W
+        slow, fast = _first(code, l0, l, T, J)
+        t, j = _token(code, slow, fast, inside, T, J)
         seen, row_mask = inside[:, None] & c_mask[None, :], inside[:, None] & n_mask[None, :]
-        raw, dt = _time_steps(proj, proj_s, dt_weight, shift, table, b, k, t, j, c, inside, c_mask, J, C, R, G, M, BR)
+        raw, dt = _time_steps(at, dt_weight, shift, k, l, c, inside, c_mask, C, R, W, BR)
         us = _inputs(x, x_s, table, b, k, t, j, c, group, seen, J, G, M)
-        Bs = _columns(proj, proj_s, table, b, k, t, j, R, n, row_mask, J, G, M)[:, :, None]
-        Cs = _columns(proj, proj_s, table, b, k, t, j, R + N, n, row_mask, J, G, M)[:, :, None]
+        Bs = _columns(at, l, R, n, row_mask, W)[:, :, None]
+        Cs = _columns(at, l, R + N, n, row_mask, W)[:, :, None]
         dy = tl.load(dout + (((b * T + t) * J + j) * C)[:, None] + c[None, :], mask=seen, other=0.0).to(tl.float32)
         a = tl.exp(dt[:, None, :] * decay[None])
         drive = (dt * us)[:, None, :] * Bs
@@ -355,23 +410,23 @@ def gradients(
 
         place = (((b * K + k) * T + t) * J + j) * C
         tl.store(du + place[:, None] + c[None, :], du_tile + dy * skip[None, :], mask=seen)
-        rows = drows + (((((b * K + k) * splits + split) * T + t) * J + j) * (R + 2 * N))[:, None]
+        shares = drows + (((((b * K + k) * splits + split) * T + t) * J + j) * (R + 2 * N))[:, None]
         dB_tile, dC_tile = tl.sum(dBs, 2), tl.sum(dCs, 2)
         if ACCUMULATE:
-            dB_tile += tl.load(rows + R + n[None, :], mask=row_mask, other=0.0)
-            dC_tile += tl.load(rows + R + N + n[None, :], mask=row_mask, other=0.0)
-        tl.store(rows + R + n[None, :], dB_tile, mask=row_mask)
-        tl.store(rows + R + N + n[None, :], dC_tile, mask=row_mask)
+            dB_tile += tl.load(shares + R + n[None, :], mask=row_mask, other=0.0)
+            dC_tile += tl.load(shares + R + N + n[None, :], mask=row_mask, other=0.0)
+        tl.store(shares + R + n[None, :], dB_tile, mask=row_mask)
+        tl.store(shares + R + N + n[None, :], dC_tile, mask=row_mask)
         for r0 in range(0, R, BR):
             r = tl.arange(0, BR).to(tl.int64)
             r_mask = r < R - r0
             tile_mask = inside[:, None] & r_mask[None, :]
-            steps = _columns(proj, proj_s, table, b, k, t, j, r0, r, tile_mask, J, G, M)
+            steps = _columns(at, l, r0, r, tile_mask, W)
             weight = _weights(dt_weight, k, r0, r, c, r_mask, c_mask, C, R)
             dsteps = tl.sum(ddt[:, None, :] * weight[None], 2)
             if ACCUMULATE:
-                dsteps += tl.load(rows + r0 + r[None, :], mask=tile_mask, other=0.0)
-            tl.store(rows + r0 + r[None, :], dsteps, mask=tile_mask)
+                dsteps += tl.load(shares + r0 + r[None, :], mask=tile_mask, other=0.0)
+            tl.store(shares + r0 + r[None, :], dsteps, mask=tile_mask)
             sums = dW + (row * C * R + r0) + (c * R)[None, :] + r[:, None]
             sums_mask = r_mask[:, None] & c_mask[None, :]
             before = tl.load(sums, mask=sums_mask & (i > 0), other=0.0)
