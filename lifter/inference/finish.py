@@ -14,6 +14,7 @@ from lifter.geometry import recover_root
 from lifter.skeleton import H36M
 
 from .clean import FPS, blur
+from .facing import directions, faced
 
 STEPS = ("bones", "place", "floor", "feet")
 
@@ -33,13 +34,14 @@ ANKLES = [leg[2] for leg in LEGS]
 THORAX = H36M.joints.index("thorax")
 
 
-def finish(people, skip=(), focal=None):
+def finish(people, skip=(), focal=None, centred=False):
     """Finish the poses of the people of one clip.
 
     Args:
         people: sequences with poses relative to the root, and with the keypoints that these were lifted from.
         skip: of `STEPS`, what is not to be done. Without "place" nothing after it is done.
         focal: in pixels; None: that of the sequences' camera, or a guess.
+        centred: whether the poses are those of a model of centred clips, to be turned to where the person is.
 
     Returns:
         (people, lines): sequences whose poses are in the axes of a camera that tells where the room is, z up and the floor at
@@ -59,6 +61,9 @@ def finish(people, skip=(), focal=None):
         return [replace(person, poses=each.astype(np.float32)) for person, each in zip(people, poses)], lines
     camera, told = _camera(people[0], focal)
     lines.append(told)
+    if centred:
+        ahead = [directions(person.keypoints, camera) for person in people]
+        poses = [faced(torch.from_numpy(each), ray).numpy() for each, ray in zip(poses, ahead)]
     poses = [place(each, person, camera) for each, person in zip(poses, people)]
     stands = [standing(each, person) for each, person in zip(poses, people)]
     if not np.allclose(camera.rotation, np.eye(3)):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from lifter.inference.facing import directions_for, faced
 from lifter.inference.windows import lift_sequence, lift_sequences, margins_of
 from lifter.skeleton import H36M, LSP, MPI3DHP, Skeleton
 
@@ -210,8 +211,8 @@ def evaluate_model(model, data, protocols=("vp3d",), flip=H36M, batch=8, step=la
     results = {}
     for window, stride in dict.fromkeys((protocol.window, protocol.stride) for protocol in chosen):
         pairs = [
-            (sequence, poses.float().cpu().numpy())
-            for sequence, poses in lift_sequences(model, _with_truth(data, step), window, stride, flip, batch)
+            (sequence, faced(poses.float().cpu(), ahead).numpy())
+            for (sequence, ahead), poses in lift_sequences(model, _with_truth(data, model, step), window, stride, flip, batch)
         ]
         if not pairs:
             raise ValueError(f"{data.path}: no sequence with keypoints and poses")
@@ -228,13 +229,14 @@ def evaluate_model(model, data, protocols=("vp3d",), flip=H36M, batch=8, step=la
     return [results[protocol.name] for protocol in chosen]
 
 
-def _with_truth(data, step):
-    """(sequence without its keypoints, keypoints) of those that have poses too."""
+def _with_truth(data, model, step):
+    """((sequence without its keypoints, `directions_for`), keypoints) of those that have poses too."""
     for sequence in data:
         step()
         if sequence.keypoints is not None and sequence.poses is not None:
             sequence = sequence.to(H36M)
-            yield replace(sequence, keypoints=None, keypoints_true=None, estimates=None), sequence.keypoints
+            ahead = directions_for(model, sequence)
+            yield (replace(sequence, keypoints=None, keypoints_true=None, estimates=None), ahead), sequence.keypoints
 
 
 def compare(evaluations):
