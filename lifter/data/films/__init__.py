@@ -26,7 +26,7 @@ class Films(Dataset):
     """Batches without end: batch `i` follows from the seeds and `i` alone, whoever asks for it, and when.
 
     `films[i]` is the keypoints (B, T, 17, 3) that a detector finds, normalised, with confidences, and the poses (B, T, 17, 3)
-    in metres in the camera, relative to the root, as motion capture defines the joints, however the detector does.
+    in metres in the camera, relative to the root. The joints are those that the detector marks, without its errors.
 
     Args:
         motions: `Motions`, or a `lifter.data.Dataset` of motions in the world.
@@ -58,8 +58,9 @@ class Films(Dataset):
         world = self.bodies(draw, world, self.motions.bones)
         world = torch.where(draw.chance(0.5, 1, 1, 1), mirror(world), world)
         shots = self.cameras(draw, world)
-        poses = shots.to_camera(world)
-        points = shots.to_camera(self.detectors.define(draw, with_face(draw, world)))
-        exact = shots.project(points)
-        keypoints = self.detectors.find(draw, exact, shots.inside(exact))
+        points = with_face(draw, world)
+        habits = self.detectors.choose(draw)
+        exact = shots.project(shots.to_camera(self.detectors.define(draw, points)))
+        keypoints = self.detectors.find(draw, exact, shots.inside(exact), habits)
+        poses = self.detectors.targets(shots.to_camera(points), habits)
         return keypoints, poses - poses[:, :, :1]
