@@ -14,7 +14,6 @@ from lifter.geometry import recover_root
 from lifter.skeleton import H36M
 
 from .clean import FPS, blur
-from .facing import directions, faced
 
 STEPS = ("bones", "place", "floor", "feet")
 
@@ -35,14 +34,13 @@ ANKLES = [leg[2] for leg in LEGS]
 THORAX = H36M.joints.index("thorax")
 
 
-def finish(people, skip=(), focal=None, centred=False):
+def finish(people, skip=(), focal=None):
     """Finish the poses of the people of one clip.
 
     Args:
         people: sequences with poses relative to the root, and with the keypoints that these were lifted from.
         skip: of `STEPS`, what is not to be done. Without "place" nothing after it is done.
         focal: in pixels; None: that of the sequences' camera, or a guess.
-        centred: whether the poses are those of a model of centred clips, to be turned to where the person is.
 
     Returns:
         (people, lines): sequences whose poses are in the axes of a camera that tells where the room is, z up and the floor at
@@ -60,11 +58,8 @@ def finish(people, skip=(), focal=None, centred=False):
         lines.append(f"bones keep the median of their lengths, which varied by {varied:.1%}")
     if "place" in skip:
         return [replace(person, poses=each.astype(np.float32)) for person, each in zip(people, poses)], lines
-    camera, told = _camera(people[0], focal)
+    camera, told = camera_of(people[0], focal)
     lines.append(told)
-    if centred:
-        ahead = [directions(person.keypoints, camera) for person in people]
-        poses = [faced(torch.from_numpy(each), ray).numpy() for each, ray in zip(poses, ahead)]
     poses = [place(each, person, camera) for each, person in zip(poses, people)]
     stands = [standing(each, person) for each, person in zip(poses, people)]
     if not np.allclose(camera.rotation, np.eye(3)):
@@ -137,8 +132,8 @@ def constant_bones(poses):
 # ---- the place in front of the camera --------------------------------------------------------------------------------
 
 
-def _camera(person, focal):
-    """The camera, and what is known of it."""
+def camera_of(person, focal=None):
+    """The camera of a sequence, and a line on what is known of it; `focal` as of `finish`."""
     width, height = person.size
     if focal is None and person.camera is not None:
         return person.camera, f"focal length {person.camera.fx:.0f} pixels, as the file says"
