@@ -62,7 +62,9 @@ def measure(model, views):
     """Millimetres (MPJVE per frame) over all frames, the predicted root set to 0."""
     found = {name: metric() for name, (metric, _) in FIGURES.items()}
     keypoints = ((view, view.keypoints) for view in views)
-    for view, poses in lift_sequences(model, keypoints, stride=max(1, model.num_frames // 2), batch=16, fade=True):
+    stride = max(1, model.num_frames // 2)
+    lifted = lift_sequences(model, keypoints, stride=stride, batch=16, fade=True, camera_of=lambda view: view.camera)
+    for view, poses in lifted:
         poses = poses.clone()
         poses[:, 0] = 0
         targets = torch.from_numpy(view.rooted())

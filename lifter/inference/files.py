@@ -101,14 +101,15 @@ class Lift:
         return Record(path, [options, *told], model.checkpoint, self.overwrite)
 
 
-def lift_smoothly(model, sequences, flip=True, batch=8, stride=None, step=lambda frames: None):
+def lift_smoothly(model, sequences, flip=True, batch=8, stride=None, step=lambda frames: None, camera_of=lambda key: None):
     """`lift_sequences` with windows that overlap and fade into each other. A stride of None is half a window: two see each
     frame, which takes twice as long as one. With a stride of a whole window they do not overlap. A
     model that lifts one frame of a window gives each frame once."""
     window = getattr(model, "num_frames", None) or WINDOW
     if stride is None and not any(margins_of(model)):
         stride = max(1, window // OVERLAP)
-    return lift_sequences(model, sequences, window, stride, H36M if flip else None, batch, fade=True, step=step)
+    flip = H36M if flip else None
+    return lift_sequences(model, sequences, window, stride, flip, batch, fade=True, step=step, camera_of=camera_of)
 
 
 def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None], step=lambda frames: None):

@@ -10,10 +10,11 @@ from lifter.geometry import mirror
 from lifter.skeleton import H36M
 
 from .diffusion import Sampler
+from .facing import faced
 
 
 @torch.no_grad()
-def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8, fade=False):
+def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8, fade=False, camera=None):
     """The poses of a sequence of any length, window by window.
 
     A stride of the window's length covers each frame once: of the last window, which then ends with the sequence, only the
@@ -37,20 +38,27 @@ def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8
         batch: windows per call, twice as many clips with `flip`. With the result this bounds the memory. A model with
             `margins` may say by `window_poses` how many poses it gives in the memory of one window.
 
+        camera: `lifter.data.Camera` that filmed the sequence, or a guess, by which the poses of a model with `centred` set are
+            turned to where the person is in the image (`lifter.inference.facing`); None: not.
+
     Returns:
         (T, J, 3) where the model is, of the dtype that it gives. As the network gives them: nothing is done about the root.
 
     Raises:
         ValueError for wrong shapes and sizes, for what is not finite with its frame; TypeError for wrong dtypes.
     """
-    return next(lift_sequences(model, [(None, keypoints)], window, stride, flip, batch, fade))[1]
+    one = [(None, keypoints)]
+    return next(lift_sequences(model, one, window, stride, flip, batch, fade, camera_of=lambda key: camera))[1]
 
 
 @torch.no_grad()
-def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=8, fade=False, step=lambda frames: None):
+def lift_sequences(
+    model, sequences, window=None, stride=None, flip=H36M, batch=8, fade=False, step=lambda frames: None,
+    camera_of=lambda key: None,
+):  # fmt: skip
     """`lift_sequence` of many, whose windows share calls: a generator of (key, poses) for an iterable of (key, keypoints), in
     its order. Besides the calls' own memory it holds the sequences of at most `batch` windows, and the one after them. `step`
-    is called after every call, with how many more frames have been seen."""
+    is called after every call, with how many more frames have been seen; `camera_of` gives the camera of a key, or None."""
     if hasattr(model, "denoise"):
         model, flip = Sampler(model, flip=flip), None
     window = getattr(model, "num_frames", None) if window is None else window
@@ -67,7 +75,7 @@ def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=
     for key, keypoints in sequences:
         keypoints = _checked(keypoints, flip)
         keypoints = with_channels(keypoints, getattr(model, "in_channels", keypoints.shape[-1]))
-        waiting.append(_Lifted(key, len(keypoints), next(model.parameters(), keypoints), keypoints.shape[1], fade))
+        waiting.append(_Lifted(key, keypoints, next(model.parameters(), keypoints), fade, camera_of(key)))
         length = min(window, before + len(keypoints) + after) if any(margins) else window
         if len(keypoints):
             short = max(0, length - before - len(keypoints) - after)
@@ -89,9 +97,9 @@ def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=
 class _Lifted:
     """A sequence of which `left` windows are still to be lifted."""
 
-    def __init__(self, key, frames, like, joints, fade):
-        self.key, self.frames, self.left, self.fade = key, frames, 0, fade
-        self.mean = None if frames else torch.empty(0, joints, 3, dtype=like.dtype, device=like.device)
+    def __init__(self, key, keypoints, like, fade, camera):
+        self.key, self.frames, self.left, self.fade, self.camera = key, len(keypoints), 0, fade, camera
+        self.mean = None if self.frames else torch.empty(0, keypoints.shape[1], 3, dtype=like.dtype, device=like.device)
 
     def add(self, start, clip, skip):
         """Return how many frames no window before it has seen."""
@@ -109,6 +117,9 @@ class _Lifted:
 def _lift_clips(model, clips, flip, margins, skip):
     windows = torch.stack([clip for _, _, clip in clips])
     poses = _lift(model, centred(model, windows).to(next(model.parameters(), windows)), flip, margins)
+    if getattr(model, "centred", False):
+        known = [sequence.camera for sequence, _, _ in clips]
+        poses = [x if camera is None else faced(x, clip, camera) for x, clip, camera in zip(poses, windows, known)]
     fresh = sum(sequence.add(start, clip, skip) for (sequence, start, _), clip in zip(clips, poses))
     clips.clear()
     return fresh

@@ -7,6 +7,7 @@ followed.
 """
 
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -211,7 +212,9 @@ def evaluate_model(model, data, protocols=("vp3d",), flip=H36M, batch=8, step=la
     for window, stride in dict.fromkeys((protocol.window, protocol.stride) for protocol in chosen):
         pairs = [
             (sequence, poses.float().cpu().numpy())
-            for sequence, poses in lift_sequences(model, _with_truth(data, step), window, stride, flip, batch)
+            for sequence, poses in lift_sequences(
+                model, _with_truth(data, step), window, stride, flip, batch, camera_of=attrgetter("camera")
+            )
         ]
         if not pairs:
             raise ValueError(f"{data.path}: no sequence with keypoints and poses")

@@ -269,7 +269,8 @@ class Training:
         for name in self.validation.names[self.fabric.global_rank :: self.fabric.world_size]:
             sequence = self.validation[name]
             inputs, poses = pair(sequence, recipe.inputs)
-            predictions = lift(torch.tensor(inputs), flip=sequence.skeleton if recipe.flip_test else None).float().cpu()
+            flip = sequence.skeleton if recipe.flip_test else None
+            predictions = lift(torch.tensor(inputs), flip=flip, camera=sequence.camera).float().cpu()
             root = sequence.skeleton.parents.index(-1)
             predictions, targets = align_root(predictions, torch.from_numpy(poses), "zeroed", root)
             valid = None if sequence.valid is None else torch.from_numpy(sequence.valid)[:, None].expand(targets.shape[:2])
