@@ -27,12 +27,13 @@ ARCHITECTURES = {80: 144, 90: 48}
 OLDEST = Path(__file__).parents[1] / "build" / "oldest-triton"
 # Of a multiprocessor, which must hold a block.
 SHARED, REGISTERS = {80: 163 * 1024, 90: 227 * 1024}, 65536
-# Kernels that read no rows of channels: what lies together is a clip's frames, of any number, or a sequence's steps. All
-# others must read 16 bytes at once in some case.
+# Kernels that read no rows of channels: what lies together is a clip's frames, of any number, or a sequence's steps; and the
+# scans' forward, a lane of which has a channel. All others must read 16 bytes at once in some case.
 NARROW = {
     "density_peak_prune": {"measure", "score", "select"},
     "topk_temporal_mask": {"symmetrise"},
-    "selective_scan": {"local_adjoints", "gradients"},
+    "selective_scan": {"local_states", "outputs", "local_adjoints", "gradients"},
+    "skeleton_scan": {"gather_rows", "local_states", "outputs"},
     "causal_conv1d": {"steps"},
 }
 

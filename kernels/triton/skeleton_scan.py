@@ -99,7 +99,7 @@ def _plan(x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, directions)
     dt_weight, dt_bias, A, D, gather = (p.contiguous() for p in (dt_weight, dt_bias, A, D, gather))
     rows = A.new_empty(B, K, T * J, proj.shape[-1])
     block, of_all = 1024, {name: constants[name] for name in "GMW"}
-    launch(gather_rows, B * K * triton.cdiv(rows[0, 0].numel(), block), proj, proj.stride(), gather, codes, T, J, K, rows,
+    launch(gather_rows, B * K * triton.cdiv(T * J * rows.shape[-1], block), proj, proj.stride(), gather, codes, T, J, K, rows,
            BLOCK=block, num_warps=4, **of_all)  # fmt: skip
     sequence = (x, x.stride(), rows, dt_weight, dt_bias, A, D, gather, codes, T, J, C, K, A.shape[2])
     return sequence, constants

@@ -77,8 +77,13 @@ def test_states(target, states):
     check(target, make_inputs(1, 3, 70, states))
 
 
-@pytest.mark.parametrize("B", ["constant", "plain", "grouped"])
-@pytest.mark.parametrize("C", ["constant", "plain", "grouped"])
+@pytest.mark.parametrize(
+    "B, C",
+    [
+        ("constant", "constant"), ("constant", "grouped"), ("grouped", "constant"),
+        ("plain", "plain"), ("plain", "grouped"), ("grouped", "plain"),
+    ],
+)  # fmt: skip
 def test_layouts_of_B_and_C(target, B, C):
     check(target, make_inputs(1 if target.slow else 2, 6, 67, 3, B, C, groups=3))
 
