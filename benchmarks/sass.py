@@ -156,8 +156,8 @@ def compiled(kernel, signature, constexprs, options, arch):
     return made, int(re.search(r"Used (\d+) registers", said)[1]), sum(map(int, re.findall(r"(\d+) bytes spill", said)))
 
 
-def listing(cubin: bytes) -> dict[str, list[tuple[str, str]]]:
-    """The instructions of every kernel of a cubin, as (opcode, target of the branch or "")."""
+def listing(cubin: bytes) -> dict[str, list[tuple]]:
+    """The instructions of every kernel of a cubin, as (opcode, number of the one it jumps to or None, conditional)."""
     import triton
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -173,7 +173,8 @@ def listing(cubin: bytes) -> dict[str, list[tuple[str, str]]]:
             labels[found[1]] = len(code)
         elif found := re.match(r"\s+/\*[0-9a-f]+\*/\s+(@!?U?P\w+ )?\s*([A-Z][A-Z0-9]*)(.*)", line):
             target = re.search(r"`\((\.L_x_\d+)\)", found[3]) if found[2] == "BRA" else None
-            code.append((found[2], target[1] if target else "", bool(found[1])))
+            conditional = found[1] or re.match(r"\S*\s+!?U?P\d", found[3])  # as BRA.U !UP0, `(.L_x_1)
+            code.append((found[2], target[1] if target else "", bool(conditional)))
     for code in kernels.values():
         code[:] = [(op, labels.get(target), conditional) for op, target, conditional in code]
         while code and code[-1][0] in ("BRA", "NOP"):  # what fills the end
@@ -302,8 +303,15 @@ def worse_than_table(case: str, only: str, arch=90) -> list[str]:
     return worse(rows(found, arch, only=only), table(arch)[case])
 
 
+def table_file(arch) -> Path:
+    """A version of Triton has a table of its own: another counts otherwise."""
+    import triton
+
+    return RESULTS / f"sm_{arch}-triton-{triton.__version__}.json"
+
+
 def table(arch) -> dict:
-    file = RESULTS / f"sm_{arch}.json"
+    file = table_file(arch)
     return json.loads(file.read_text()) if file.exists() else {}
 
 
@@ -311,7 +319,7 @@ def write(counts: dict, arch):
     """The table of an architecture, a line for a kernel."""
     lines = lambda found: ",\n".join(f"  {json.dumps(row)}" for row in found)
     text = ",\n".join(f" {json.dumps(name)}: [\n{lines(found)}\n ]" for name, found in counts.items())
-    with whole(RESULTS / f"sm_{arch}.json") as path:
+    with whole(table_file(arch)) as path:
         path.write_text(f"{{\n{text}\n}}\n")
 
 

@@ -73,7 +73,9 @@ def test_compiles_without_spills(module, compilers, record_property):
 
 @pytest.mark.parametrize("op, length", [("selective_scan", "L"), ("skeleton_scan", "T")])
 def test_no_more_instructions_than_the_table_has(op, length, compilers):
-    """Two kernels; `python -m benchmarks.sass` counts all."""
+    """Two kernels, of the version of Triton that the table is of; `python -m benchmarks.sass` counts all."""
+    if not (OLDEST / "triton").is_dir():
+        pytest.skip(f"there is no Triton in {OLDEST}, where `make test` puts it")
     run = compilers[90].submit(sass.worse_than_table, f"{op} {length}=243 B=64 forward+backward", f"{op}.outputs")
     assert run.result() == []
 
