@@ -5,11 +5,13 @@ is the overhead of 300 calls and the waiting for 36 million weights. A long clip
 cost that are applied where the products are still in the caches.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_device, check_dtype, check_float, check_shape
 from ._op import Cost, Op
@@ -41,7 +43,13 @@ class PackedTransformer(NamedTuple):
     causal: bool = False
 
 
-def alternating_transformer(x, packed, mask=None, state=None, return_state=False):
+def alternating_transformer(
+    x: Tensor,
+    packed: "PackedTransformer",
+    mask: Tensor | None = None,
+    state: Sequence[Tensor] | None = None,
+    return_state: bool = False,
+):
     """The poses that `lifter.models.MixSTE`, `D3DP` or `PoseRetNet` make of an embedded clip, in evaluation.
 
     Args:
@@ -91,7 +99,9 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
     return (poses, after) if return_state else poses
 
 
-def alternating_transformer_ref(x, packed, mask=None, state=()):
+def alternating_transformer_ref(
+    x: Tensor, packed: "PackedTransformer", mask: Tensor | None = None, state: Sequence[Tensor] = ()
+) -> Tensor:
     """`alternating_transformer` as written, in at least float32: (poses, state after the last frame)."""
     p, out_dtype, dtype = packed, x.dtype, torch.promote_types(x.dtype, torch.float32)
     read, states = Reader(p, dtype), []
@@ -126,7 +136,7 @@ def alternating_transformer_ref(x, packed, mask=None, state=()):
 # ---- parameters ------------------------------------------------------------------------------------------------------
 
 
-def pack_transformer(parameters, **sizes):
+def pack_transformer(parameters: dict[str, Tensor], **sizes):
     """Parameters by the names of `linears_and_vectors` -> `PackedTransformer(weights, vectors, **sizes)`, whose linear layers
     keep the dtype that they have."""
     weights, vectors = pack(parameters, linears_and_vectors(PackedTransformer(None, None, **sizes)))

@@ -8,6 +8,7 @@ and along the frames in turn, HTP (arXiv 2508.21363) with a mask of the most sim
 import math
 
 import torch
+from torch import Tensor
 
 from ._checks import check_constant, check_device, check_float, check_map, check_number, check_shape
 from ._op import Cost, Kernel, Op, gradient_products
@@ -19,7 +20,9 @@ AXES = {"joint": 0, "frame": 1}
 MAX_CHANNELS = 256  # of a head
 
 
-def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
+def axial_attention(
+    qkv: Tensor, axis: str, mask: Tensor | None = None, scale: float | None = None, dropout_p: float = 0.0
+) -> Tensor:
     """softmax(scale q k^T + mask) v, with dropout on the weights, along the joints of a frame or the frames of a joint.
 
     Args:
@@ -59,7 +62,14 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
     return AXIAL_ATTENTION(qkv, axis, mask, scale, dropout_p, seed)
 
 
-def axial_attention_ref(qkv, axis, mask=None, scale=None, dropout_p=0.0, seed=None):
+def axial_attention_ref(
+    qkv: Tensor,
+    axis: str,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> Tensor:
     """`axial_attention` as written: `seed` is the (1,) int64 number that it draws."""
     scale = qkv.shape[-1] ** -0.5 if scale is None else scale
     order = (3, 0, 1, 4, 2, 5) if axis == "joint" else (3, 0, 2, 4, 1, 5)  # (3, B, rows, H, N, D)

@@ -5,6 +5,7 @@ Source: Gu & Dao, "Mamba" (2023), section 3.4; signatures and layouts of the cau
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_device, check_dtype, check_float, check_index, check_shape, check_written
 from ._layout import map_like
@@ -15,15 +16,15 @@ __all__ = ["causal_conv1d_fn", "causal_conv1d_ref", "causal_conv1d_update", "cau
 
 
 def causal_conv1d_fn(
-    x,
-    weight,
-    bias=None,
-    seq_idx=None,
-    initial_states=None,
-    return_final_states=False,
-    final_states_out=None,
-    activation=None,
-):
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Causal depthwise convolution with causal-conv1d's signature and layouts.
 
     Args:
@@ -68,15 +69,15 @@ def causal_conv1d_fn(
 
 
 def causal_conv1d_ref(
-    x,
-    weight,
-    bias=None,
-    seq_idx=None,
-    initial_states=None,
-    return_final_states=False,
-    final_states_out=None,
-    activation=None,
-):
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """`causal_conv1d_fn` in plain PyTorch: every step's window of W steps, times the weights, in float32 at least."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     batch, dim, _ = x.shape
@@ -106,7 +107,15 @@ def _final_states(x, initial_states, width, out):
     return last.clone() if out is None else out.copy_(last)
 
 
-def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None):
+def causal_conv1d_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    cache_seqlens: Tensor | None = None,
+    conv_state_indices: Tensor | None = None,
+) -> Tensor:
     """The next steps of the convolution, with causal-conv1d's signature; `conv_state` is updated in place.
 
     Args:
@@ -143,7 +152,15 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
     return CAUSAL_CONV1D_UPDATE(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
 
 
-def causal_conv1d_update_ref(x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None):
+def causal_conv1d_update_ref(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    cache_seqlens: Tensor | None = None,
+    conv_state_indices: Tensor | None = None,
+) -> Tensor:
     """`causal_conv1d_update` in plain PyTorch: the convolution of the last W-1 steps and the new ones."""
     steps = x.unsqueeze(-1) if x.dim() == 2 else x
     batch, dim, length = steps.shape

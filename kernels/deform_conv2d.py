@@ -4,8 +4,11 @@ Sources: Dai et al., "Deformable Convolutional Networks" (2017), equations 2 to 
 the mask; torchvision.ops.deform_conv2d for the conventions. SasMamba samples the (T, J) grid with the depthwise form.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_float, check_shape
 from ._op import Cost, Kernel, Op
@@ -14,7 +17,16 @@ from ._torch import no_autocast
 __all__ = ["deform_conv2d", "deform_conv2d_ref"]
 
 
-def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = (1, 1),
+    padding: int | Sequence[int] = (0, 0),
+    dilation: int | Sequence[int] = (1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
     """Deformable convolution with torchvision's signature and layouts.
 
     The kernels walk over channels: a channels-last input (a clip (B, T, J, C) as `x.permute(0, 3, 1, 2)`) is read where
@@ -68,7 +80,16 @@ def _multiply(columns, weight, bias):
     return out if bias is None else out + bias
 
 
-def deform_conv2d_ref(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
+def deform_conv2d_ref(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = (1, 1),
+    padding: int | Sequence[int] = (0, 0),
+    dilation: int | Sequence[int] = (1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
     """`deform_conv2d` in plain PyTorch, in float32 (float64 for float64 input)."""
     dtype = torch.promote_types(input.dtype, torch.float32)
     columns = _sample(input.to(dtype), offset.to(dtype), weight.shape[2:], stride, padding, dilation, mask)

@@ -6,6 +6,7 @@ every call; here the lower index wins, and noise is an argument.
 """
 
 import torch
+from torch import Tensor
 
 from ._checks import check_float, check_map, check_shape
 from ._op import Cost, Op
@@ -15,7 +16,9 @@ __all__ = ["density_peak_prune", "density_peak_prune_ref"]
 NOISE = 1e-6  # of the density, per unit of the noise
 
 
-def density_peak_prune(x, kept, k=2, mask=None, noise=None, valid=None):
+def density_peak_prune(
+    x: Tensor, kept: int, k: int = 2, mask: Tensor | None = None, noise: Tensor | None = None, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The `kept` frames whose density times distance to a denser frame is largest.
 
     The distance of two frames is |x_t - x_s| / sqrt(C); of hidden pairs it is one more than the largest distance of the
@@ -59,7 +62,9 @@ def density_peak_prune(x, kept, k=2, mask=None, noise=None, valid=None):
 
 
 @torch.no_grad()
-def density_peak_prune_ref(x, kept, k=2, mask=None, noise=None, valid=None):
+def density_peak_prune_ref(
+    x: Tensor, kept: int, k: int = 2, mask: Tensor | None = None, noise: Tensor | None = None, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """`density_peak_prune` as written."""
     x = x if x.dtype == torch.float64 else x.float()
     distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / x.shape[-1] ** 0.5

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ._op import forced_backend
@@ -19,7 +20,7 @@ __all__ = ["linear", "linear_ref"]
 ROWS = 64  # fewer do not pay for the weight's rearrangement, which oneDNN does in every call
 
 
-def linear(x, weight, bias=None):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute x weight^T + bias, as `torch.nn.functional.linear` does, in float32 on a CPU by the faster of MKL and oneDNN.
 
     oneDNN multiplies 64 rows or more on a processor of AMD with AVX-512, and whatever it can in `backend("cpu")`. Everywhere
@@ -40,7 +41,7 @@ def linear(x, weight, bias=None):
     return linear_ref(x, weight, bias)
 
 
-def linear_ref(x, weight, bias=None):
+def linear_ref(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`linear` by PyTorch's choice of product."""
     return F.linear(x, weight, bias)
 

@@ -8,6 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_dtype, check_float, check_map, check_number, check_shape
 from ._op import Cost, Kernel, Op, gradient_products
@@ -16,23 +17,23 @@ __all__ = ["mamba_chunk_scan_combined", "mamba_chunk_scan_ref"]
 
 
 def mamba_chunk_scan_combined(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    chunk_size,
-    D=None,
-    z=None,
-    dt_bias=None,
-    initial_states=None,
-    seq_idx=None,
-    cu_seqlens=None,
-    dt_softplus=False,
-    dt_limit=(0.0, math.inf),
-    return_final_states=False,
-    return_varlen_states=False,
-):
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    chunk_size: int,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] = (0.0, math.inf),
+    return_final_states: bool = False,
+    return_varlen_states: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Scan of Mamba-2 with mamba-ssm's signature and layouts.
 
     Args:
@@ -89,9 +90,21 @@ def mamba_chunk_scan_combined(
 
 
 def mamba_chunk_scan_ref(
-    x, dt, A, B, C, D=None, z=None, dt_bias=None, initial_states=None, seq_idx=None, dt_softplus=False, dt_min=0.0,
-    dt_max=math.inf, return_final_states=True,
-):  # fmt: skip
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    dt_softplus: bool = False,
+    dt_min: float = 0.0,
+    dt_max: float = math.inf,
+    return_final_states: bool = True,
+):
     """The scan step by step, in at least float32; D is (H, P). Returns out and the final states."""
     out_dtype, dtype = x.dtype, torch.promote_types(x.dtype, torch.float32)
     x, dt, A, B, C = (y.to(dtype) for y in (x, dt, A, B, C))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_float, check_shape
 from ._op import Cost, Op
@@ -31,7 +32,7 @@ class MixSynthSizes(NamedTuple):
     r_s: int
 
 
-def mixsynth_encoder(x, weights, sizes):
+def mixsynth_encoder(x: Tensor, weights: Tensor, sizes: MixSynthSizes) -> Tensor:
     """The poses of all frames of a window from those of its keyframes, or refined from all.
 
     With keyframes, x is first interpolated by a linear layer along the frames. Then x + fc(norm(encoder(emb(x)))), the
@@ -63,7 +64,7 @@ def mixsynth_encoder(x, weights, sizes):
     return MIXSYNTH_ENCODER(x, weights, sizes)
 
 
-def mixsynth_encoder_ref(x, weights, sizes):
+def mixsynth_encoder_ref(x: Tensor, weights: Tensor, sizes: MixSynthSizes) -> Tensor:
     """`mixsynth_encoder` as written."""
     w = unpack_mixsynth(weights, sizes)
     dtype, x = x.dtype, x.to(weights.dtype)
@@ -107,7 +108,7 @@ def _attention(x, w, sizes):
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-def pack_mixsynth(tensors, sizes):
+def pack_mixsynth(tensors: dict[str, Tensor], sizes: MixSynthSizes) -> Tensor:
     """Tensors by the names and with the shapes of `layout` -> (packed_size(sizes),).
 
     The result is float32, float64 if they are; gradients flow through it.
@@ -119,7 +120,7 @@ def pack_mixsynth(tensors, sizes):
     return torch.cat(pieces)
 
 
-def unpack_mixsynth(weights, sizes):
+def unpack_mixsynth(weights: Tensor, sizes: MixSynthSizes) -> dict[str, Tensor]:
     """The reverse of `pack_mixsynth`: {name: tensor}, copies or views."""
     tensors, begin = {}, 0
     for name, (shape, size, kind) in layout(sizes).items():
@@ -132,7 +133,7 @@ def unpack_mixsynth(weights, sizes):
     return tensors
 
 
-def packed_size(sizes):
+def packed_size(sizes: MixSynthSizes) -> int:
     """Return the number of elements of `pack_mixsynth`'s result; ValueError if there is no such network."""
     for name, value in sizes._asdict().items():
         if value < (least := 0 if name == "keyframes" else 1):

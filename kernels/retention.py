@@ -6,6 +6,7 @@ for xPos.
 """
 
 import torch
+from torch import Tensor
 
 from ._checks import check_constant, check_float, check_map, check_number, check_shape
 from ._op import Cost, Kernel, Op, gradient_products
@@ -19,9 +20,18 @@ MAX_XPOS_CHUNK = 32_768  # beyond, the smallest s_d to the power of frames / XPO
 
 
 def retention(
-    q, k, v, decay=None, scale=None, initial_state=None, output_final_state=False,
-    *, chunk_size=None, causal=True, xpos_scale=None,
-):  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor | None = None,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    *,
+    chunk_size: int | None = None,
+    causal: bool = True,
+    xpos_scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """Retention with flash-linear-attention's layouts, and PoseRetNet's mask and decays.
 
     out_n = sum_m decay^|n - m| (scale q_n . k_m) v_m over the frames m <= n (`causal`), or over all m before the end of
@@ -75,7 +85,18 @@ def retention(
     return out, final if output_final_state else None
 
 
-def retention_ref(q, k, v, decay, scale, initial_state=None, *, chunk_size, causal=True, xpos_scale=None):
+def retention_ref(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    scale: float,
+    initial_state: Tensor | None = None,
+    *,
+    chunk_size: int,
+    causal: bool = True,
+    xpos_scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """The chunkwise form (PoseRetNet, equations 3 to 5) of clips (B, T, J, H, K), decay (J, H), in at least float32."""
     B, T, J, H, K = q.shape
     out_dtype, dtype = q.dtype, torch.promote_types(q.dtype, torch.float32)
@@ -99,7 +120,7 @@ def retention_ref(q, k, v, decay, scale, initial_state=None, *, chunk_size, caus
     return torch.cat(outs, 3).movedim(3, 1).to(out_dtype), state
 
 
-def xpos(x, n, scale, downscale=False):
+def xpos(x: Tensor, n: Tensor, scale: Tensor, downscale: bool = False) -> Tensor:
     """xPos of x (..., T, K) at frames n (T,) or one frame: pair d turned by n * 10000^(-2d / K), times s_d^(+-n / 512)."""
     half = x.shape[-1] // 2
     n = n.to(x.dtype)[..., None]
@@ -110,7 +131,7 @@ def xpos(x, n, scale, downscale=False):
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
 
 
-def xpos_scale(head_dim, device=None):
+def xpos_scale(head_dim: int, device: torch.device | str | None = None) -> Tensor:
     """The scales s_d = (2d + 0.4 K) / (1.4 K) of xPos, (K / 2,) float32."""
     return (torch.arange(0, head_dim, 2, device=device) + 0.4 * head_dim) / (1.4 * head_dim)
 

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_float, check_shape, check_written
 from ._op import Cost, Op
@@ -11,7 +12,18 @@ from .selective_scan import MAX_STATES, same_groups
 __all__ = ["selective_state_update", "selective_state_update_ref"]
 
 
-def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+) -> Tensor:
     """One step of the scan, with mamba-ssm's name and argument order; `state` is updated in place.
 
     Args:
@@ -47,7 +59,18 @@ def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, 
     return SELECTIVE_STATE_UPDATE(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
 
 
-def selective_state_update_ref(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
+def selective_state_update_ref(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+) -> Tensor:
     """`selective_state_update` in plain PyTorch."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     x_in, x, dt = x, x.to(dtype), dt.to(dtype)

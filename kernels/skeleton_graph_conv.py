@@ -6,6 +6,7 @@ the graph acts on joints and they on channels, they may come before or after; be
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_float, check_index, check_map, check_shape
 from ._op import Cost, Kernel, Op
@@ -13,7 +14,16 @@ from ._op import Cost, Kernel, Op
 __all__ = ["skeleton_graph_conv", "skeleton_graph_conv_ref"]
 
 
-def skeleton_graph_conv(x, neighbours, weights, root=None, scale=None, shift=None, residual=None, relu=False):
+def skeleton_graph_conv(
+    x: Tensor,
+    neighbours: Tensor,
+    weights: Tensor,
+    root: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
     """y_j = sum over d of weights[j, d] x[neighbours[j, d]], and what a layer does with that sum.
 
     The rest, in one pass: y <- scale_j (y + root) + shift_j, which may be a batch norm over joints in evaluation; y <- y +
@@ -47,7 +57,16 @@ def skeleton_graph_conv(x, neighbours, weights, root=None, scale=None, shift=Non
     return SKELETON_GRAPH_CONV(x, neighbours, weights, root, scale, shift, residual, relu)
 
 
-def skeleton_graph_conv_ref(x, neighbours, weights, root=None, scale=None, shift=None, residual=None, relu=False):
+def skeleton_graph_conv_ref(
+    x: Tensor,
+    neighbours: Tensor,
+    weights: Tensor,
+    root: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
     """`skeleton_graph_conv` as a product with the dense graph, in float32 at least."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     senders = F.one_hot(neighbours.clamp(min=0).long(), x.shape[2]) * (neighbours >= 0)[..., None]

@@ -5,7 +5,10 @@ scan, cross merge). One walk over the (B, T, J, C) map per direction: joints gat
 step softplus(dt_proj(dt) + bias) formed on the way, the directions summed into one output.
 """
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from ._checks import check_float, check_index, check_shape
 from ._op import Cost, Kernel, Op
@@ -21,16 +24,16 @@ DIRECTIONS = {"T-f": 0, "S-f": 1, "T-b": 2, "S-b": 3}
 
 
 def skeleton_scan(
-    x,
-    x_proj_weight,
-    dt_proj_weight,
-    dt_proj_bias,
-    A,
-    D,
-    gather=None,
-    channel_groups=None,
-    directions=("T-f", "S-f", "T-b", "S-b"),
-):
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    gather: Tensor | None = None,
+    channel_groups: Sequence[int] | None = None,
+    directions: Sequence[str] = ("T-f", "S-f", "T-b", "S-b"),
+) -> Tensor:
     """Selective scans of a pose clip in K directions, summed.
 
     Args:
@@ -62,16 +65,16 @@ def skeleton_scan(
 
 
 def skeleton_scan_ref(
-    x,
-    x_proj_weight,
-    dt_proj_weight,
-    dt_proj_bias,
-    A,
-    D,
-    gather=None,
-    channel_groups=None,
-    directions=("T-f", "S-f", "T-b", "S-b"),
-):
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    gather: Tensor | None = None,
+    channel_groups: Sequence[int] | None = None,
+    directions: Sequence[str] = ("T-f", "S-f", "T-b", "S-b"),
+) -> Tensor:
     """`skeleton_scan` from plain indexing and `selective_scan_ref`."""
     B, T, J, C = x.shape
     N = A.shape[-1]

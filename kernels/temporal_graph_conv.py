@@ -5,6 +5,7 @@ aggregation. The projection, GELU and residual that follow are PyTorch's (`lifte
 """
 
 import torch
+from torch import Tensor
 
 from ._checks import check_dtype, check_float, check_map, check_number, check_shape
 from ._op import Cost, Kernel, Op
@@ -13,7 +14,7 @@ from .topk_temporal_mask import check_packed, unpack_mask
 __all__ = ["temporal_graph_conv", "temporal_graph_conv_ref"]
 
 
-def temporal_graph_conv(x, graph, mask=None, scale=None):
+def temporal_graph_conv(x: Tensor, graph: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
     """y_j = (softmax(scale X_j X_j^T where M_j) * graph) X_j for the frames X_j of every joint.
 
     Args:
@@ -40,7 +41,7 @@ def temporal_graph_conv(x, graph, mask=None, scale=None):
     return TEMPORAL_GRAPH_CONV(x, graph, mask, scale)
 
 
-def temporal_graph_conv_ref(x, graph, mask=None, scale=None):
+def temporal_graph_conv_ref(x: Tensor, graph: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
     """`temporal_graph_conv` as written."""
     scale = x.shape[-1] ** -0.5 if scale is None else scale
     frames = x.transpose(1, 2)  # (B, J, T, C)

@@ -4,8 +4,11 @@ Sources: MotionAGFormer (arXiv 2310.16288), its temporal GCNFormer, whose window
 product; MASC-Pose, equations 3 to 9, with several windows and the cosine.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_float, check_map, check_shape
 from ._op import Cost, Kernel, Op
@@ -16,9 +19,18 @@ __all__ = ["temporal_topk_graph_conv", "temporal_topk_graph_conv_ref"]
 
 
 def temporal_topk_graph_conv(
-    x, values, k=2, window=None, similarity="dot", ties="first",
-    root=None, scale=None, shift=None, residual=None, relu=False,
-):  # fmt: skip
+    x: Tensor,
+    values: Tensor,
+    k: int = 2,
+    window: int | Sequence[int] | None = None,
+    similarity: str = "dot",
+    ties: str = "first",
+    root: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
     """y_j = D^-1/2 A_j D^-1/2 V_j for the values V_j of every joint: A_j[t, s] = 1 if s is among the k frames of t's window
     that are most similar to t, itself not excepted; D the row sums of A_j, which multiply columns, too.
 
@@ -65,9 +77,18 @@ def temporal_topk_graph_conv(
 
 
 def temporal_topk_graph_conv_ref(
-    x, values, k=2, window=None, similarity="dot", ties="first",
-    root=None, scale=None, shift=None, residual=None, relu=False,
-):  # fmt: skip
+    x: Tensor,
+    values: Tensor,
+    k: int = 2,
+    window: int | Sequence[int] | None = None,
+    similarity: str = "dot",
+    ties: str = "first",
+    root: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
     """`temporal_topk_graph_conv` as written, in float32 at least, with a dense graph per window."""
     windows = _windows("temporal_topk_graph_conv", window, x.shape[1])
     several = values.dim() == 5

@@ -4,6 +4,7 @@ Source: HTP (arXiv 2508.21363), section IV-B and algorithm 1, phase 1.
 """
 
 import torch
+from torch import Tensor
 
 from ._checks import check_dtype, check_float, check_map, check_shape
 from ._op import Cost, Op
@@ -13,7 +14,7 @@ __all__ = ["pack_mask", "topk_temporal_mask", "topk_temporal_mask_ref", "unpack_
 BITS = 32  # pairs of a word
 
 
-def topk_temporal_mask(x, k):
+def topk_temporal_mask(x: Tensor, k: int) -> Tensor:
     """M_j[t, s] = 1 if s = t, or s is among the k frames most similar to t, or t among those most similar to s.
 
     The similarity of two frames of a joint is the product x_t . x_s of their tokens; the frame itself is not among its k.
@@ -41,7 +42,7 @@ def topk_temporal_mask(x, k):
 
 
 @torch.no_grad()
-def topk_temporal_mask_ref(x, k):
+def topk_temporal_mask_ref(x: Tensor, k: int) -> Tensor:
     """`topk_temporal_mask` as written."""
     x = (x if x.dtype == torch.float64 else x.float()).transpose(1, 2)  # (B, J, T, C)
     T = x.shape[2]
@@ -62,7 +63,7 @@ def frame_products(x):
     return products.gather(-2, rows).gather(-1, columns)
 
 
-def pack_mask(mask):
+def pack_mask(mask: Tensor) -> Tensor:
     """(..., T) bool -> (..., ceil(T / 32)) int32, the bits of `topk_temporal_mask`."""
     check_dtype("pack_mask", "mask", mask, torch.bool)
     words = -(-mask.shape[-1] // BITS)
@@ -71,7 +72,7 @@ def pack_mask(mask):
     return torch.where(packed < 2**31, packed, packed - 2**32).int()
 
 
-def unpack_mask(mask, frames):
+def unpack_mask(mask: Tensor, frames: int) -> Tensor:
     """(..., ceil(T / 32)) int32 -> (..., T) bool for T = `frames`."""
     check_dtype("unpack_mask", "mask", mask, torch.int32)
     check_shape("unpack_mask", "mask", mask, (*mask.shape[:-1], -(-frames // BITS)))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_dtype, check_float, check_shape
 from ._op import Cost, Op
@@ -33,7 +34,7 @@ class PackedBlock(NamedTuple):
     eps: float = 1e-6  # of the norms
 
 
-def transformer_block(x, packed, mask=None):
+def transformer_block(x: Tensor, packed: PackedBlock, mask: Tensor | None = None) -> Tensor:
     """x + attention(norm1(x)) if there is attention, then x + mlp(norm2(x)), in evaluation.
 
     Args:
@@ -64,12 +65,12 @@ def transformer_block(x, packed, mask=None):
     return TRANSFORMER_BLOCK(x, p.weights, p.vectors, mask, p)
 
 
-def has_kernel(dtype, dim, head):
+def has_kernel(dtype: torch.dtype, dim: int, head: int) -> bool:
     """Return whether the CPU kernels compute blocks of this width, whose heads have `head` channels; 0: there are none."""
     return dtype in (torch.float32, torch.bfloat16) and dim % 2 == 0 and head <= MAX_CHANNELS
 
 
-def transformer_block_ref(x, packed, mask=None):
+def transformer_block_ref(x: Tensor, packed: PackedBlock, mask: Tensor | None = None) -> Tensor:
     """`transformer_block` as written, in at least float32."""
     p, read = packed, Reader(packed, torch.promote_types(x.dtype, torch.float32))
     y = x.to(read.dtype)
@@ -81,7 +82,7 @@ def transformer_block_ref(x, packed, mask=None):
 # ---- parameters ------------------------------------------------------------------------------------------------------
 
 
-def pack_block(parameters, **sizes):
+def pack_block(parameters: dict[str, Tensor], **sizes):
     """Parameters by the names of `block_parameters` (norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2) ->
     `PackedBlock(weights, vectors, **sizes)`, whose linear layers keep their dtype."""
     weights, vectors = pack(parameters, block_parameters(PackedBlock(None, None, **sizes)))
