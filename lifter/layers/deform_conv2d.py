@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import deform_conv2d
 
@@ -12,7 +12,15 @@ class DeformConv2d(nn.Module):
     """torchvision.ops.DeformConv2d: same arguments, parameters and initial values."""
 
     def __init__(
-        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
     ):
         super().__init__()
         if in_channels % groups or out_channels % groups:
@@ -31,7 +39,7 @@ class DeformConv2d(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x, offset, mask=None):
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
         return deform_conv2d(x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
 
     def extra_repr(self):
@@ -46,13 +54,13 @@ class DeformConv(nn.Module):
     convolution, gives (dy, dx) per tap, shared by the channels.
     """
 
-    def __init__(self, dim, kernel_size=3):
+    def __init__(self, dim: int, kernel_size: int = 3):
         super().__init__()
         padding = kernel_size // 2
         self.offset_conv = nn.Conv2d(dim, 2 * kernel_size**2, kernel_size, padding=padding)
         self.dcn = DeformConv2d(dim, dim, kernel_size, padding=padding, groups=dim)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.dcn(x, self.offset_conv(x))
 
 
@@ -63,7 +71,7 @@ class StructureConv(nn.Module):
     together; their weights W_k are dense (C, C); `conv` is the ordinary 3x3 convolution that is added.
     """
 
-    def __init__(self, dim, kernel_size=3):
+    def __init__(self, dim: int, kernel_size: int = 3):
         super().__init__()
         padding = kernel_size // 2
         self.taps = kernel_size**2
@@ -71,7 +79,7 @@ class StructureConv(nn.Module):
         self.dcn = DeformConv2d(dim, dim, kernel_size, padding=padding, bias=False)
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         offset = self.offset_conv(x).permute(0, 2, 3, 1).repeat(1, 1, 1, self.taps)
         return self.conv(x) + self.dcn(x, offset.permute(0, 3, 1, 2))
 

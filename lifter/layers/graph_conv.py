@@ -1,11 +1,12 @@
 """Graph convolutions along the joints or the frames of a clip: the graph is known, learned, or found in the clip."""
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import skeleton_graph_conv, temporal_topk_graph_conv
 
@@ -47,7 +48,7 @@ class LearnedGraphConv(nn.Module):
         edges: pairs of different nodes that the known part connects.
     """
 
-    def __init__(self, in_channels, out_channels, axis, num_nodes, edges):
+    def __init__(self, in_channels: int, out_channels: int, axis: str, num_nodes: int, edges: Sequence[tuple[int, int]]):
         super().__init__()
         if axis not in ("joint", "frame"):
             raise ValueError(f"LearnedGraphConv: axis is {axis!r}, expected 'joint' or 'frame'")
@@ -61,7 +62,7 @@ class LearnedGraphConv(nn.Module):
         for weight in self.W.detach():
             nn.init.xavier_uniform_(weight)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         n = x.shape[1 if self.axis == "frame" else 2]
         if n > self.num_nodes or (n < self.num_nodes and self.axis == "joint"):
             most = "at most " if self.axis == "frame" else ""
@@ -77,7 +78,7 @@ class LearnedGraphConv(nn.Module):
             received = (others @ (modulation * (x @ self.W[1])).flatten(2)).unflatten(2, (x.shape[2], -1))
         return received + own * (x @ self.W[0]) + self.bias
 
-    def graph(self, n):
+    def graph(self, n: int):
         """(n, n), the symmetric graph of the first n nodes."""
         itself = torch.eye(n, dtype=self.adj2.dtype, device=self.adj2.device)
         return partly_learned(self.known[:n, :n], self.adj2[:n, :n]) + itself
@@ -93,14 +94,14 @@ class GraphConv(nn.Module):
     The norm is a batch norm over the nodes. The names are the official ones.
     """
 
-    def __init__(self, dim, num_nodes):
+    def __init__(self, dim: int, num_nodes: int):
         super().__init__()
         self.U, self.V = Linear(dim, dim), Linear(dim, dim)
         self.batch_norm = nn.BatchNorm1d(num_nodes)
         for linear in (self.U, self.V):
             nn.init.normal_(linear.weight, std=math.sqrt(2 / dim))
 
-    def convolve(self, x, conv, nodes):
+    def convolve(self, x: Tensor, conv: Callable[..., Tensor], nodes: Callable[[Tensor], Tensor]):
         """`conv`: the op with its graph. `nodes`: flattens (B, T, J, C) so that the nodes are in dimension 1."""
         values, root = self.V(x), self.U(x)
         if can_fold(self.batch_norm):
@@ -118,11 +119,11 @@ class SkeletonGraphConv(GraphConv):
         edges: (i, j), joint i receives from j. The graph is not symmetric unless they are.
     """
 
-    def __init__(self, dim, num_joints, edges):
+    def __init__(self, dim: int, num_joints: int, edges: Sequence[tuple[int, int]]):
         super().__init__(dim, num_joints)
         register_graph(self, num_joints, edges)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         conv = partial(skeleton_graph_conv, neighbours=self.neighbours, weights=self.weights)
         return self.convolve(x, conv, lambda y: y.flatten(0, 1))
 
@@ -136,11 +137,11 @@ class TemporalGraphConv(GraphConv):
         k, ties: see `lifter.kernels.temporal_topk_graph_conv`.
     """
 
-    def __init__(self, dim, num_frames, k, ties="all"):
+    def __init__(self, dim: int, num_frames: int, k: int, ties: str = "all"):
         super().__init__(dim, num_frames)
         self.k, self.ties = k, ties
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         conv = partial(temporal_topk_graph_conv, x, k=self.k, ties=self.ties)
         return self.convolve(x, conv, lambda y: y.flatten(2))
 
@@ -152,11 +153,11 @@ class ChainGraphConv(SkeletonGraphConv):
     """MotionAGFormer's graph convolution along the frames of a joint, (B, T, J, C) -> (B, T, J, C), over a fixed graph: every
     frame receives from itself and the next `reach` ones. T is num_frames."""
 
-    def __init__(self, dim, num_frames, reach=1):
+    def __init__(self, dim: int, num_frames: int, reach: int = 1):
         edges = [(t, later) for t in range(num_frames) for later in range(t, min(t + reach + 1, num_frames))]
         super().__init__(dim, num_frames, edges)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
@@ -174,7 +175,14 @@ class HyperGraphConv(SkeletonGraphConv):
         parts, body: the joints of each part and of each limb, sequences of sequences; None leaves the scale out.
     """
 
-    def __init__(self, dim, num_joints, edges, parts=None, body=None):
+    def __init__(
+        self,
+        dim: int,
+        num_joints: int,
+        edges: Sequence[tuple[int, int]],
+        parts: Sequence[Sequence[int]] | None = None,
+        body: Sequence[Sequence[int]] | None = None,
+    ):
         super().__init__(dim, num_joints, edges)
         self.alpha1 = nn.Parameter(torch.ones(1))
         if parts is not None:
@@ -189,7 +197,7 @@ class HyperGraphConv(SkeletonGraphConv):
             for p in unread + (list(self.V.parameters()) if self.scales else []):
                 p.requires_grad_(False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if not self.scales:
             return super().forward(x)
         scales = [self._scale(x, getattr(self, f"{name[0]}_adj"), getattr(self, f"conv_{name}")) for name in self.scales]
@@ -213,7 +221,7 @@ class AdaptiveGraphConv(nn.Module):
     (B, C_in, T, J) -> (B, C_out, T, J). How alike two joints are is one number for the whole window.
     """
 
-    def __init__(self, in_channels, out_channels, known, drop=0.1):
+    def __init__(self, in_channels: int, out_channels: int, known: Tensor, drop: float = 0.1):
         super().__init__()
         conv = lambda channels: nn.ModuleList(nn.Conv2d(in_channels, channels, 1) for _ in known)
         inner = out_channels // 4 or 3
@@ -226,7 +234,7 @@ class AdaptiveGraphConv(nn.Module):
         self.drop = nn.Dropout(drop)
         nn.init.constant_(self.bn.weight, 1e-6)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = 0
         for i, (graph, a, b, d) in enumerate(zip(self.known + self.PA, self.conv_a, self.conv_b, self.conv_d, strict=True)):
             queries, keys = a(x).flatten(1, 2), b(x).flatten(1, 2)
@@ -234,7 +242,7 @@ class AdaptiveGraphConv(nn.Module):
             y = y + d((self.sent(x, i).flatten(1, 2) @ (graph + alike)).unflatten(1, x.shape[1:3]))
         return F.relu(self.drop(self.bn(y)) + (self.down(x) if hasattr(self, "down") else x))
 
-    def sent(self, x, graph):
+    def sent(self, x: Tensor, graph: int):
         """Compute what the joints send over one of the graphs."""
         return x
 
@@ -251,7 +259,7 @@ def hypergraph(num_nodes, edges):
     return nodes / (nodes > 0).sum(0) @ nodes.mT
 
 
-def bone_graphs(num_joints, bones):
+def bone_graphs(num_joints: int, bones: Sequence[tuple[int, int]]) -> Tensor:
     """(3, J, J): every joint itself, along the bones, and against them; what a joint sends adds up to 1."""
     along = torch.zeros(num_joints, num_joints)
     for source, target in bones:
@@ -275,7 +283,7 @@ def register_graph(module, num_nodes, edges):
     module.register_buffer("weights", weights, persistent=False)
 
 
-def both_ways(bones):
+def both_ways(bones: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The edges of a graph in which the joints of a bone receive from each other."""
     return [edge for i, j in bones for edge in ((i, j), (j, i))]
 

@@ -1,6 +1,8 @@
 """Linear layers."""
 
-from torch import nn
+from collections.abc import Sequence
+
+from torch import Tensor, nn
 
 from lifter.kernels import linear
 
@@ -8,7 +10,7 @@ from lifter.kernels import linear
 class Linear(nn.Linear):
     """`torch.nn.Linear` by `lifter.kernels.linear`: the same arguments, parameters and results, to rounding."""
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
 
 
@@ -18,11 +20,11 @@ class ReorderedLinear(Linear):
     The weight, which is smaller than the outputs, is reordered in each call; by `lifter.freeze` once.
     """
 
-    def __init__(self, in_features, out_features, order, bias=True):
+    def __init__(self, in_features: int, out_features: int, order: Sequence[int], bias: bool = True):
         super().__init__(in_features, out_features, bias)
         self.register_buffer("order", order, persistent=False)  # a constant of the architecture
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         return linear(input, *self._reordered())
 
     def plain(self):

@@ -6,10 +6,11 @@ directions ("v2" of its code).
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import (
     causal_conv1d_fn,
@@ -42,22 +43,22 @@ class Mamba(nn.Module):
 
     def __init__(
         self,
-        d_model,
-        d_state=16,
-        d_conv=4,
-        expand=2,
-        dt_rank="auto",
-        dt_min=0.001,
-        dt_max=0.1,
-        dt_init="random",
-        dt_scale=1.0,
-        dt_init_floor=1e-4,
-        conv_bias=True,
-        bias=False,
-        use_fast_path=True,
-        layer_idx=None,
-        device=None,
-        dtype=None,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | str = "auto",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init: str = "random",
+        dt_scale: float = 1.0,
+        dt_init_floor: float = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+        use_fast_path: bool = True,
+        layer_idx: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if not 2 <= d_conv <= 4:
@@ -93,7 +94,7 @@ class Mamba(nn.Module):
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log())
         self.D.fill_(1.0)
 
-    def forward(self, hidden_states, inference_params=None):
+    def forward(self, hidden_states: Tensor, inference_params: Any = None) -> Tensor:
         """(B, L, d_model). With `inference_params` (mamba-ssm's: key_value_memory_dict, seqlen_offset) the states are kept
         there: a call at offset 0 fills them, later ones take a single step."""
         check_shape("Mamba", "hidden_states", hidden_states, ("B", "L", self.d_model))
@@ -117,7 +118,7 @@ class Mamba(nn.Module):
             ssm_state.copy_(last_state)
         return self.out_proj(y.transpose(1, 2))
 
-    def step(self, hidden_states, conv_state, ssm_state):
+    def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor):
         """One step, (B, 1, d_model): the output and both states, which are updated in place. Where a gradient is wanted, the
         slow references run, and the states carry the graph of all steps: stream under `torch.no_grad()`."""
         check_shape("Mamba.step", "hidden_states", hidden_states, ("B", 1, self.d_model))
@@ -135,7 +136,7 @@ class Mamba(nn.Module):
     def _A(self):
         return negative_exp(self.A_log)
 
-    def allocate_inference_cache(self, batch_size, max_seqlen, dtype=None, **kwargs):
+    def allocate_inference_cache(self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, **kwargs):
         """(conv_state (B, d_inner, d_conv), ssm_state (B, d_inner, N)), zeros, whatever `max_seqlen`: memory does not grow.
 
         Their dtype is that of the weights; float32 for ssm_state keeps a stream exact."""
@@ -153,14 +154,14 @@ class BidirectionalMamba(Mamba):
     arguments of `Mamba`; there are no states of steps.
     """
 
-    def __init__(self, d_model, divide_out=False, **mamba):
+    def __init__(self, d_model: int, divide_out: bool = False, **mamba):
         super().__init__(d_model, **mamba)
         backward = Mamba(d_model, **mamba)
         self.conv1d_b, self.x_proj_b, self.dt_proj_b = backward.conv1d, backward.x_proj, backward.dt_proj
         self.A_b_log, self.D_b = backward.A_log, backward.D  # the official names
         self.divide_out = divide_out
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: Tensor) -> Tensor:
         check_shape("BidirectionalMamba", "hidden_states", hidden_states, ("B", "L", self.d_model))
         x, z = self.in_proj(hidden_states).chunk(2, dim=-1)
         after = causal_conv1d_fn(x.mT, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")

@@ -5,10 +5,11 @@ Source: Dao & Gu, "Transformers are SSMs" (2024), section 7 and figure 6; parame
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import causal_conv1d_fn, linear, mamba_chunk_scan_combined
 from lifter.kernels._checks import check_shape
@@ -38,31 +39,31 @@ class Mamba2(nn.Module):
 
     def __init__(
         self,
-        d_model,
-        d_state=128,
-        d_conv=4,
-        conv_init=None,
-        expand=2,
-        headdim=64,
-        d_ssm=None,
-        ngroups=1,
-        A_init_range=(1, 16),
-        D_has_hdim=False,
-        rmsnorm=True,
-        norm_before_gate=False,
-        dt_min=0.001,
-        dt_max=0.1,
-        dt_init_floor=1e-4,
-        dt_limit=(0.0, math.inf),
-        bias=False,
-        conv_bias=True,
-        chunk_size=256,
-        use_mem_eff_path=True,
-        layer_idx=None,
-        process_group=None,
-        sequence_parallel=True,
-        device=None,
-        dtype=None,
+        d_model: int,
+        d_state: int = 128,
+        d_conv: int = 4,
+        conv_init: float | None = None,
+        expand: int = 2,
+        headdim: int = 64,
+        d_ssm: int | None = None,
+        ngroups: int = 1,
+        A_init_range: tuple[float, float] = (1, 16),
+        D_has_hdim: bool = False,
+        rmsnorm: bool = True,
+        norm_before_gate: bool = False,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        dt_limit: tuple[float, float] = (0.0, math.inf),
+        bias: bool = False,
+        conv_bias: bool = True,
+        chunk_size: int = 256,
+        use_mem_eff_path: bool = True,
+        layer_idx: int | None = None,
+        process_group: Any = None,
+        sequence_parallel: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if not 2 <= d_conv <= 4:
@@ -107,7 +108,14 @@ class Mamba2(nn.Module):
         self.A_log.uniform_(*A_init_range).log_()
         self.D.fill_(1.0)
 
-    def forward(self, u, seqlen=None, seq_idx=None, cu_seqlens=None, inference_params=None):
+    def forward(
+        self,
+        u: Tensor,
+        seqlen: int | None = None,
+        seq_idx: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        inference_params: Any = None,
+    ) -> Tensor:
         """(B, L, d_model), or (B * seqlen, d_model). seq_idx: see `mamba_chunk_scan_combined`; cu_seqlens: accepted.
 
         With `inference_params` (mamba-ssm's: key_value_memory_dict, seqlen_offset) the states are kept there: a call at offset
@@ -124,7 +132,7 @@ class Mamba2(nn.Module):
                 state.zero_()
         return self._advance(u, *states, seq_idx).reshape(shape)
 
-    def step(self, hidden_states, conv_state, ssm_state):
+    def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor):
         """The next steps, (B, L, d_model): the output and both states, which are updated in place. Where a gradient is wanted,
         the states carry the graph of all steps: stream under `torch.no_grad()`."""
         check_shape("Mamba2.step", "hidden_states", hidden_states, ("B", "L", self.d_model))
@@ -151,7 +159,7 @@ class Mamba2(nn.Module):
             conv_states=conv_states,
         )  # fmt: skip
 
-    def allocate_inference_cache(self, batch_size, max_seqlen, dtype=None, **kwargs):
+    def allocate_inference_cache(self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, **kwargs):
         """(conv_state (B, channels, d_conv), ssm_state (B, heads, headdim, N)), zeros, whatever `max_seqlen`: memory does not
         grow. Their dtype is that of the weights; float32 for ssm_state keeps a stream exact."""
         make = lambda *shape: torch.zeros(shape, device=self.D.device, dtype=dtype or self.conv1d.weight.dtype)
@@ -164,16 +172,31 @@ class Mamba2(nn.Module):
 class RMSNormGated(nn.Module):
     """RMSNorm of groups of channels and a gate, see `rms_norm_gated`."""
 
-    def __init__(self, hidden_size, eps=1e-5, group_size=None, norm_before_gate=True, device=None, dtype=None):
+    def __init__(
+        self,
+        hidden_size: int,
+        eps: float = 1e-5,
+        group_size: int | None = None,
+        norm_before_gate: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(hidden_size, device=device, dtype=dtype))
         self.eps, self.group_size, self.norm_before_gate = eps, group_size, norm_before_gate
 
-    def forward(self, x, z=None):
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         return rms_norm_gated(x, self.weight, z, self.eps, self.group_size, self.norm_before_gate)
 
 
-def rms_norm_gated(x, weight, z=None, eps=1e-5, group_size=None, norm_before_gate=True):
+def rms_norm_gated(
+    x: Tensor,
+    weight: Tensor,
+    z: Tensor | None = None,
+    eps: float = 1e-5,
+    group_size: int | None = None,
+    norm_before_gate: bool = True,
+) -> Tensor:
     """norm(x) * silu(z), or norm(x * silu(z)): RMSNorm of every `group_size` channels, in at least float32."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     y, gate = x.to(dtype), 1 if z is None else F.silu(z.to(dtype))
@@ -184,10 +207,28 @@ def rms_norm_gated(x, weight, z=None, eps=1e-5, group_size=None, norm_before_gat
 
 
 def mamba_split_conv1d_scan_combined(
-    zxbcdt, conv1d_weight, conv1d_bias, dt_bias, A, D, chunk_size, initial_states=None, seq_idx=None,
-    dt_limit=(0.0, math.inf), return_final_states=False, activation="silu", rmsnorm_weight=None, rmsnorm_eps=1e-6,
-    outproj_weight=None, outproj_bias=None, headdim=None, ngroups=1, norm_before_gate=True, *, conv_states=None,
-):  # fmt: skip
+    zxbcdt: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    chunk_size: int,
+    initial_states: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    dt_limit: tuple[float, float] = (0.0, math.inf),
+    return_final_states: bool = False,
+    activation: str = "silu",
+    rmsnorm_weight: Tensor | None = None,
+    rmsnorm_eps: float = 1e-6,
+    outproj_weight: Tensor | None = None,
+    outproj_bias: Tensor | None = None,
+    headdim: int | None = None,
+    ngroups: int = 1,
+    norm_before_gate: bool = True,
+    *,
+    conv_states: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """mamba-ssm's mixer of Mamba-2 after its projection in: convolution, scan with softplus, gate and norm, projection out.
 
     Args:

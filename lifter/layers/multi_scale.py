@@ -1,10 +1,11 @@
 """The graph convolutions of MASC-Pose: one along the joints that weighs a joint against its neighbours, one along the frames
 at several scales."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import skeleton_graph_conv, temporal_topk_graph_conv
 
@@ -26,13 +27,13 @@ class SAGCN(nn.Module):
         adaptive: False: w_self = w_nei = 1/2.
     """
 
-    def __init__(self, dim, num_joints, bones, hops=1, adaptive=True):
+    def __init__(self, dim: int, num_joints: int, bones: Sequence[tuple[int, int]], hops: int = 1, adaptive: bool = True):
         super().__init__()
         self.U, self.V = Linear(dim, dim), Linear(dim, dim, bias=False)
         self.balance = nn.Parameter(torch.zeros(2)) if adaptive else None
         register_graph(self, num_joints, within(bones, hops))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         balance = x.new_zeros(2) if self.balance is None else self.balance
         w_self, w_nei = balance.softmax(0).to(x.dtype)
         # The graph acts on joints and V on channels: V goes first, and what follows is the op's tail.
@@ -53,7 +54,7 @@ class STGC(nn.Module):
         k: how many frames a frame receives from.
     """
 
-    def __init__(self, dim, windows, k=2):
+    def __init__(self, dim: int, windows: Sequence[int], k: int = 2):
         super().__init__()
         if k < 1:
             raise ValueError(f"STGC: k is {k}, expected at least 1")
@@ -61,7 +62,7 @@ class STGC(nn.Module):
         self.U, self.V = Linear(dim, len(windows) * dim), Linear(dim, len(windows) * dim, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm1d(window) for window in windows)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         T = x.shape[1]
         if any(T % window for window in self.windows):
             raise ValueError(f"STGC: x has {T} frames, expected a multiple of each window in {self.windows}")
@@ -91,21 +92,21 @@ class AMTM(nn.Module):
         adaptive: False: every weight is 1 / S.
     """
 
-    def __init__(self, dim, windows, k=2, adaptive=True):
+    def __init__(self, dim: int, windows: Sequence[int], k: int = 2, adaptive: bool = True):
         super().__init__()
         self.stgc = STGC(dim, windows, k)
         hidden = max(dim // 4, 1)
         mlp = nn.Sequential(Linear(dim, hidden), nn.ReLU(), Linear(hidden, len(windows)))
         self.selector = mlp if adaptive else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         scales = self.stgc(x)
         if self.selector is None:
             return scales.mean(3)
         weights = self.scale_weights(x)
         return (scales * weights[:, None, :, :, None]).sum(3)
 
-    def scale_weights(self, x):
+    def scale_weights(self, x: Tensor):
         """(B, J, S), which sum to 1: figure 5 of the paper."""
         return self.selector(x.mean(1)).softmax(-1)
 

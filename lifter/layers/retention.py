@@ -1,10 +1,11 @@
 """The retention layer of PoseRetNet, and the decays that it uses."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import retention, xpos_scale
 
@@ -20,14 +21,14 @@ JOINT_MEMORY = {
 }
 
 
-def shared_decays(num_heads, divider=8):
+def shared_decays(num_heads: int, divider: float = 8) -> Tensor:
     """(H,) decays per frame: the heads forget 1 / divider to 1 / (16 divider) of the past, log-uniformly."""
     if divider <= 1:
         raise ValueError(f"shared_decays: divider is {divider}, expected more than 1")
     return 1 - torch.linspace(math.log(1 / divider), math.log(1 / (16 * divider)), num_heads).exp()
 
 
-def joint_decays(num_heads, dataset="h36m", num_joints=17, divider=8):
+def joint_decays(num_heads: int, dataset: str = "h36m", num_joints: int = 17, divider: float = 8) -> Tensor:
     """(J, H) decays per frame, of every joint the `shared_decays` of its own divider. See JOINT_MEMORY for what is known."""
     if (dataset, num_joints) not in JOINT_MEMORY:
         known = ", ".join(f"{name} with {joints}" for name, joints in JOINT_MEMORY)
@@ -51,7 +52,15 @@ class Retention(nn.Module):
         trainable_decay: the decay is learned. Nothing keeps it in its range.
     """
 
-    def __init__(self, dim, num_heads, decay, causal=False, chunk_size=None, trainable_decay=False):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        decay: Tensor | Sequence,
+        causal: bool = False,
+        chunk_size: int | None = None,
+        trainable_decay: bool = False,
+    ):
         super().__init__()
         if num_heads < 1 or dim % (2 * num_heads):
             raise ValueError(f"Retention: dim is {dim}, expected a multiple of 2 * num_heads = {2 * num_heads}")
@@ -72,7 +81,7 @@ class Retention(nn.Module):
         for layer in (self.qkvg, self.out):
             nn.init.normal_(layer.weight, std=1 / layer.in_features)
 
-    def forward(self, x, state=None, return_state=False):
+    def forward(self, x: Tensor, state: Tensor | None = None, return_state: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """`state`: (B, J, H, C / H, C / H) float32, what an earlier call returned for the frames before; None: nothing
         came before. If `return_state`, the result is (out, state after the last frame)."""
         q, k, v, gate = self.qkvg(x).unflatten(-1, (4, self.num_heads, -1)).unbind(-3)
@@ -83,7 +92,7 @@ class Retention(nn.Module):
         y = self.out((F.silu(gate) * self.normalize(y)).flatten(-2))
         return (y, state) if return_state else y
 
-    def normalize(self, y):
+    def normalize(self, y: Tensor):
         """The group norm of (..., H, V) as a layer norm of every head, which PyTorch does several times as fast. The module
         `group_norm` holds the weights, and is not called."""
         weight, bias = (p.unflatten(0, (self.num_heads, -1)) for p in (self.group_norm.weight, self.group_norm.bias))
