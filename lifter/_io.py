@@ -6,6 +6,8 @@ import secrets
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+StrPath = str | os.PathLike[str]
+
 LARGE = 1 << 26  # bytes that may be read from anything
 
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
+
+from lifter._io import StrPath
 
 from . import _torch_files
 from ._io import digest_of, regular, whole
@@ -15,7 +18,7 @@ HEADER = 100_000_000  # bytes, as safetensors has it
 DIGEST = b'"sha256":"'  # in the header of a safetensors file, where quotes of others are escaped
 
 
-def load_checkpoint(model, checkpoint, strict=True):
+def load_checkpoint(model: nn.Module, checkpoint: StrPath | dict, strict: bool = True) -> tuple[list[str], list[str]]:
     """Load weights into `model`; nothing is loaded unless everything fits.
 
     Args:
@@ -82,7 +85,7 @@ def fit(model, contents, source, strict=True):
     return [(own[key], weights[key]) for key in weights.keys() & own.keys()], missing, unexpected
 
 
-def save_checkpoint(model, path, metadata=None):
+def save_checkpoint(model: nn.Module, path: StrPath, metadata: dict[str, str] | None = None):
     """Write the model's weights: a safetensors file if `path` ends in .safetensors, else a torch file.
 
     Either carries a digest, which is checked when it is read. The file appears when it is whole.
@@ -104,7 +107,7 @@ def save_checkpoint(model, path, metadata=None):
             file.write(digest.encode())
 
 
-def read_checkpoint(path) -> tuple[dict, dict]:
+def read_checkpoint(path: StrPath) -> tuple[dict, dict]:
     """Read a file of weights, and the texts beside them. Tensors are read when their `tensor()` is called.
 
     Raises:

@@ -1,17 +1,18 @@
 """Poses in a mirror, in the image, and back: the geometry that training, lifting and diffusion share."""
 
 import torch
+from torch import Tensor
 
-from lifter.skeleton import H36M
+from lifter.skeleton import H36M, Skeleton
 
 
-def mirror(poses, skeleton=H36M):
+def mirror(poses: Tensor, skeleton: Skeleton = H36M) -> Tensor:
     """Poses or keypoints (..., J, C) seen in a mirror: x is negated, left and right are swapped."""
     poses = poses[..., list(skeleton.flip), :]
     return torch.cat((-poses[..., :1], poses[..., 1:]), -1)
 
 
-def project(points, camera):
+def project(points: Tensor, camera: Tensor) -> Tensor:
     """Points in the camera (B, ..., 3) -> their places in the image (B, ..., 2), as Human3.6M's cameras form it.
 
     `camera`: (9,) or (B, 9), fx, fy, cx, cy, then radial k1, k2, k3 and tangential p1, p2 of the distortion. x / z and
@@ -24,7 +25,7 @@ def project(points, camera):
     return focal * (plane * factor + shift) + center
 
 
-def recover_root(poses, keypoints, camera, weights=None):
+def recover_root(poses: Tensor, keypoints: Tensor, camera: Tensor, weights: Tensor | None = None) -> Tensor:
     """Recover the root by least squares: (B, ..., T, J, 3) poses relative to it, (B, T, J, 2) keypoints -> (B, ..., T, 3).
 
     With u the keypoint on the plane z = 1, free of distortion, every joint asks for x + root_x = u_x (z + root_z), and

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
+from lifter._io import StrPath
+
 from ._weights import HUB, SUFFIX, upload, weights_path
 from .checkpoints import check_finite, fit, load_checkpoint, read_checkpoint, save_checkpoint
 from .registry import create_model
@@ -28,7 +30,7 @@ class Pretrained(NamedTuple):
     about: dict  # "model" and "kwargs" of create_model; "centred"; whatever the trainer added: data, protocol, figures
 
 
-def save_pretrained(path, model, about, dtype=None):
+def save_pretrained(path: StrPath, model: nn.Module, about: dict, dtype: torch.dtype | None = None):
     """Write weights and what `load_pretrained` needs to build their model. The file appears when it is whole.
 
     Args:
@@ -55,7 +57,7 @@ def save_pretrained(path, model, about, dtype=None):
     save_checkpoint(model, path, {"lifter": json.dumps(about)})
 
 
-def load_pretrained(path=None, model=None, **kwargs) -> Pretrained:
+def load_pretrained(path: StrPath | None = None, model: str | None = None, **kwargs) -> Pretrained:
     """A model with its weights, ready to lift.
 
     Args:

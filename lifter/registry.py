@@ -2,6 +2,8 @@
 
 from numbers import Integral
 
+from torch import nn
+
 import lifter.models  # noqa: F401  (each registers itself)
 
 from .models._register import MODELS, OFFICIAL, Official, register_model, register_official
@@ -12,7 +14,7 @@ SIZES = ("num_frames", "num_joints", "in_channels", "dim", "dim_rep", "depth", "
 MOST = 1 << 16
 
 
-def create_model(name, num_frames=None, **kwargs):
+def create_model(name: str, num_frames: int | None = None, **kwargs) -> nn.Module:
     """A new model with random weights.
 
     Args:
@@ -40,7 +42,7 @@ def list_models() -> dict[str, str]:
     return {name: MODELS[name].__doc__.strip().splitlines()[0] for name in sorted(MODELS)}
 
 
-def official_model(class_path) -> Official:
+def official_model(class_path: str) -> Official:
     """The entry of an official class; KeyError with the known ones if there is none."""
     if class_path not in OFFICIAL:
         raise KeyError(f"no model of lifter stands for {class_path!r}; known: {', '.join(sorted(OFFICIAL))}")

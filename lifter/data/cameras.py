@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 
-def normalise(pixels, size):
+def normalise(pixels: np.ndarray, size: tuple[float, float]) -> np.ndarray:
     """Pixels (..., 2 or more) of an image of `size` (width, height) -> x / w * 2 - 1, y / w * 2 - h / w; more is kept."""
     width, height = size
     pixels = _real(pixels)
@@ -15,7 +15,7 @@ def normalise(pixels, size):
     return np.concatenate((xy, pixels[..., 2:]), -1)
 
 
-def denormalise(keypoints, size):
+def denormalise(keypoints: np.ndarray, size: tuple[float, float]) -> np.ndarray:
     """The inverse of `normalise`."""
     width, height = size
     keypoints = _real(keypoints)
@@ -72,15 +72,15 @@ class Camera:
         focal = (self.fx / self.width * 2, self.fy / self.width * 2)
         return np.array([*focal, *normalise(np.array([self.cx, self.cy]), self.size), *self.distortion])
 
-    def to_camera(self, world):
+    def to_camera(self, world: np.ndarray) -> np.ndarray:
         """(..., 3) in the world -> in the camera."""
         return world @ self.rotation.T + self.translation
 
-    def to_world(self, points):
+    def to_world(self, points: np.ndarray) -> np.ndarray:
         """(..., 3) in the camera -> in the world."""
         return (points - self.translation) @ self.rotation
 
-    def project(self, points):
+    def project(self, points: np.ndarray) -> np.ndarray:
         """(..., 3) in front of the camera -> pixels (..., 2)."""
         depth = points[..., 2:]
         if not (depth > 0).all():

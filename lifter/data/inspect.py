@@ -1,10 +1,12 @@
 """`lifter data inspect` and `lifter data convert`."""
 
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from lifter._errors import message
+from lifter._io import StrPath
 from lifter._notices import told
 from lifter.skeleton import SKELETONS
 
@@ -17,7 +19,7 @@ from .sequence import FRAMEWISE, Dataset
 STAND_IN = (10_000, 10_000)  # the size of an image, for a look at a file that does not tell it
 
 
-def describe(path, format=None, **options) -> tuple[list[str], list[str]]:
+def describe(path: StrPath, format: str | None = None, **options) -> tuple[list[str], list[str]]:
     """Describe a file or folder, read one sequence at a time: (lines that say it, what is wrong with which sequence).
 
     Raises:
@@ -67,8 +69,18 @@ def _describe(path, format, options):
 
 
 def convert(
-    path, out, *, to="bvh", format=None, select=(), skeleton=None, virtual_cameras=False, noise=None, writing=None, **options
-) -> tuple[int, list[str]]:  # fmt: skip
+    path: StrPath,
+    out: StrPath,
+    *,
+    to: str = "bvh",
+    format: str | None = None,
+    select: Iterable[str] = (),
+    skeleton: str | None = None,
+    virtual_cameras: bool = False,
+    noise: int | None = None,
+    writing: dict | None = None,
+    **options,
+) -> tuple[int, list[str]]:
     """Write the sequences of a file or folder to `out`, one at a time: (how many, what is wrong with which of the others).
 
     Args:

@@ -8,12 +8,13 @@ Conversions, by name:
 Confidences go with the joints; that of a joint made of others is their mean.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lifter._notices import notice
-from lifter.skeleton import H36M
+from lifter.skeleton import H36M, Skeleton
 
 from . import names
 
@@ -110,7 +111,9 @@ def layout_of_names(joints, where):
     return found
 
 
-def to_h36m(keypoints, layout="coco", variant=None, where="keypoints"):
+def to_h36m(
+    keypoints: np.ndarray, layout: str | Sequence[str] = "coco", variant: str | None = None, where: str = "keypoints"
+) -> np.ndarray:
     """Keypoints of a detector in the joints of Human3.6M.
 
     Args:
@@ -213,7 +216,7 @@ def seen(keypoints, image=True):
     return np.where(lost[..., None], np.nan, keypoints)
 
 
-def fill(keypoints, where="keypoints", skeleton=H36M):
+def fill(keypoints: np.ndarray, where: str = "keypoints", skeleton: Skeleton = H36M) -> np.ndarray:
     """Keypoints (T, J, 2 or 3) without holes.
 
     A joint that is missing lies on the line between the frames before and after in which it is there; before the first

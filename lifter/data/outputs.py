@@ -6,14 +6,17 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
+from lifter._io import StrPath
+
 from .registry import WRITERS
+from .sequence import Sequence
 
 FILM = ("render", "av", "matplotlib")
 SHOWN = {"mp4": FILM, "gif": FILM, "html": ("render",), "rrd": ("rerun", "rerun")}  # to look at: the extra, and its packages
 LONGEST = 240  # bytes of a file's name without its suffix; most file systems take 255
 
 
-def write(path, sequence, **options):
+def write(path: StrPath, sequence: Sequence, **options) -> None:
     """Write a sequence in the format of the path's suffix, one of `WRITERS`, which takes the options that it knows. The file
     appears when it is whole, and its folder with it."""
     path = Path(path)
@@ -22,7 +25,7 @@ def write(path, sequence, **options):
     writer(path, [sequence] if writer.many else sequence, **options)
 
 
-def write_people(path, people, **options) -> list[Path]:
+def write_people(path: StrPath, people: list[Sequence], **options) -> list[Path]:
     """Write the people of one clip in the format of the path's suffix: to this file, or where the format has one person a file
     to NAME.person1.SUFFIX, ..., after the ends of their names; the paths of the files."""
     path = Path(path)
@@ -43,7 +46,7 @@ def of_person(path, name) -> Path:
     return path.with_name(f"{path.name[:-end]}.{name}{path.name[-end:]}")
 
 
-def output_format(path) -> str:
+def output_format(path: StrPath) -> str:
     """The key of `WRITERS` that a file's suffix says."""
     format = suffix_of(path, WRITERS)
     if format is None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lifter._io import StrPath
+
 from .files import Npz, decoded, existing, look_at_json, read_bytes
 from .sequence import Dataset
 
@@ -118,7 +120,15 @@ FORMATS: dict[str, Format] = {}
 WRITERS: dict[str, Writer] = {}  # by the suffix of their files, without the dot
 
 
-def register_format(name, about, *, sniff=_never, guess=_never, suffix=None, folder=None):
+def register_format(
+    name: str,
+    about: str,
+    *,
+    sniff: Callable[[Candidate], bool] = _never,
+    guess: Callable[[Candidate], bool] = _never,
+    suffix: str | None = None,
+    folder: Callable[[Candidate], bool] | None = None,
+):
     """Make `function(path, **options) -> Dataset` what opens a format.
 
     Args:
@@ -140,7 +150,7 @@ def register_format(name, about, *, sniff=_never, guess=_never, suffix=None, fol
     return decorate
 
 
-def register_writer(suffix, many=False, camera=False):
+def register_writer(suffix: str, many: bool = False, camera: bool = False):
     """Make `function(path, sequence, **options)` what writes files with this suffix; with `many`, `function(path, sequences)`.
     `camera`: their cameras are kept."""
 
@@ -154,7 +164,7 @@ def register_writer(suffix, many=False, camera=False):
     return decorate
 
 
-def detect(path) -> str:
+def detect(path: StrPath) -> str:
     """The format of a file or folder, one of `FORMATS`: by its content where that tells, else by its name.
 
     Raises:
@@ -212,7 +222,7 @@ def walk(folder, format=None, without=None, endings=None):
         yield from (Path(here, name) for name in files if name.lower().endswith(known) and not name.startswith("."))
 
 
-def open_data(path, format=None, **options) -> Dataset:
+def open_data(path: StrPath, format: str | None = None, **options) -> Dataset:
     """The sequences of a file or folder, read one at a time.
 
     Args:
@@ -234,7 +244,7 @@ def open_data(path, format=None, **options) -> Dataset:
     return FORMATS[format].open(path, **options)
 
 
-def options_of(format) -> tuple[str, ...]:
+def options_of(format: str) -> tuple[str, ...]:
     """The options of `open_data` that a format takes."""
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}, expected {' or '.join(sorted(FORMATS))}")

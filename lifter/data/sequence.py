@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lifter._io import StrPath
 from lifter.skeleton import H36M, Skeleton
 
 from .cameras import Camera, denormalise
@@ -84,13 +85,13 @@ class Sequence:
     def __len__(self):
         return next(len(getattr(self, name)) for name in FRAMEWISE if getattr(self, name) is not None)
 
-    def take(self, frames) -> "Sequence":
+    def take(self, frames: slice | np.ndarray) -> "Sequence":
         """The sequence of these frames, a slice or an array of numbers."""
         arrays = {name: getattr(self, name)[frames] for name in FRAMEWISE if getattr(self, name) is not None}
         first = np.arange(len(self))[frames][:1]
         return replace(self, **arrays, start=self.start + int(first[0]) if len(first) else self.start)
 
-    def to(self, skeleton) -> "Sequence":
+    def to(self, skeleton: Skeleton) -> "Sequence":
         """Return the sequence with its joints in another order, found by their names."""
         missing = [joint for joint in skeleton.joints if joint not in self.skeleton.joints]
         if missing:
@@ -138,7 +139,7 @@ class Dataset:
     pickle) are in memory from the start; `lifter data convert` makes a file of them that is not.
     """
 
-    def __init__(self, format: str, path, items: dict[str, Callable[[], Sequence]]):
+    def __init__(self, format: str, path: StrPath, items: dict[str, Callable[[], Sequence]]):
         self.format, self.path, self.items = format, str(path), items
         if not items:
             raise ValueError(f"{path}: {format} without any sequence")

@@ -4,10 +4,12 @@ Lengths are in extents of the person, the larger of height and width in the imag
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
+from lifter.data.sequence import Sequence
 from lifter.skeleton import H36M
 
 STEPS = ("swaps", "outliers", "unsure")
@@ -26,7 +28,7 @@ CUTOFF = 6.0  # hertz of the Butterworth filter, as in gait analysis
 EURO = (1.0, 1.0, 1.0)  # hertz at rest; more for each extent per second; hertz of the speed
 
 
-def clean(sequence, skip=(), smooth=None):
+def clean(sequence: Sequence, skip: Iterable[str] = (), smooth: str | None = None) -> tuple[Sequence, list[str]]:
     """Mend the keypoints of a sequence of Human3.6M's joints.
 
     Args:

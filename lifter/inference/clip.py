@@ -1,5 +1,11 @@
 """The people of one clip: cleaned, lifted and finished, which is what `lifter lift` does with a video."""
 
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+from lifter.data.sequence import Sequence
+
 from . import clean, finish
 from .files import lift_smoothly, with_poses
 
@@ -7,9 +13,18 @@ STEPS = (*clean.STEPS, *finish.STEPS)
 
 
 def lift_people(
-    model, people, *, flip=True, batch=8, stride=None, skip=(), smooth=None, focal=None, say=lambda text: None,
-    step=lambda frames: None,
-):  # fmt: skip
+    model: nn.Module,
+    people: list[Sequence],
+    *,
+    flip: bool = True,
+    batch: int = 8,
+    stride: int | None = None,
+    skip: Iterable[str] = (),
+    smooth: str | None = None,
+    focal: float | None = None,
+    say: Callable[[str], object] = lambda text: None,
+    step: Callable[[int], object] = lambda frames: None,
+):
     """Lift the people of a clip: sequences with keypoints -> the same with poses.
 
     Args:

@@ -4,17 +4,19 @@ Sources: D3DP (ICCV 2023, arXiv 2303.11579); DDIM (arXiv 2010.02502); the cosine
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from lifter.geometry import beside, check_poses, mirror, project, recover_root
-from lifter.skeleton import H36M
+from lifter.skeleton import H36M, Skeleton
 
 CLAMP = 1.1  # poses, clean or noisy, are seen within this many times the scale
 
 
-def cosine_schedule(timesteps=1000):
+def cosine_schedule(timesteps: int = 1000) -> tuple[Tensor, Tensor]:
     """(betas, alphas_cumprod), each (timesteps,) float64: the variance that each step adds, and what is left of the
     signal's after it. Offset 0.008, betas at most 0.999."""
     t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
@@ -23,7 +25,7 @@ def cosine_schedule(timesteps=1000):
     return betas, (1 - betas).cumprod(0)
 
 
-def diffuse(poses, time, noise, timesteps=1000, scale=1.0):
+def diffuse(poses: Tensor, time: Tensor, noise: Tensor, timesteps: int = 1000, scale: float = 1.0) -> Tensor:
     """Clean poses (B, T, J, 3) to the noisy ones that a denoiser is trained on: what is left of them after step `time`, and
     noise.
 
@@ -51,9 +53,18 @@ def diffuse(poses, time, noise, timesteps=1000, scale=1.0):
 
 @torch.no_grad()
 def sample(
-    denoiser, keypoints, hypotheses=20, steps=10, *, flip=H36M, noise=None, generator=None, batch_hypotheses=None,
-    every_step=False, **choices,
-):  # fmt: skip
+    denoiser: nn.Module,
+    keypoints: Tensor,
+    hypotheses: int = 20,
+    steps: int = 10,
+    *,
+    flip: Skeleton | None = H36M,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    batch_hypotheses: int | None = None,
+    every_step: bool = False,
+    **choices,
+) -> Tensor:
     """Pose hypotheses by DDIM with eta = 1.
 
     The hypotheses, and their mirror images, go through the denoiser in one call per step; what depends on the keypoints
@@ -142,21 +153,21 @@ class Sampler(torch.nn.Module):
     """A denoiser as an ordinary model, (B, T, J, C) -> (B, T, J, 3): the mean of the hypotheses, from the same noise for every
     clip. `options`: of `sample`, but for `noise` and `generator`; one hypothesis in one step unless they say more."""
 
-    def __init__(self, denoiser, **options):
+    def __init__(self, denoiser: nn.Module, **options):
         super().__init__()
         self.denoiser, self.options = denoiser, {"hypotheses": 1, "steps": 1} | options
         self.num_frames, self.in_channels = denoiser.num_frames, denoiser.in_channels
         self.centred = getattr(denoiser, "centred", False)
         self.train(denoiser.training)
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         B, T, J, _ = keypoints.shape
         shape = (self.options["steps"], 1, self.options["hypotheses"], T, J, 3)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).expand(-1, B, -1, -1, -1, -1)
         return aggregate_mean(sample(self.denoiser, keypoints, noise=noise, **self.options))
 
 
-def sample_clips(denoiser, clips, seed=0, **options):
+def sample_clips(denoiser: nn.Module, clips: Iterable, seed: int = 0, **options) -> Iterator[Tensor]:
     """`sample` for one clip after another: a generator of (H, T, J, 3), or (K, H, T, J, 3) with `every_step`.
 
     For long runs: what was yielded is the caller's, whatever happens later, and a progress bar goes around it
@@ -174,12 +185,12 @@ def sample_clips(denoiser, clips, seed=0, **options):
 # ---- one pose of many: (B, ..., H, T, J, 3) -> (B, ..., T, J, 3), the dots being nothing or steps -----------------------
 
 
-def aggregate_mean(poses):
+def aggregate_mean(poses: Tensor) -> Tensor:
     """P-Agg: the mean of the hypotheses."""
     return poses.mean(-4)
 
 
-def oracle_pose(poses, target):
+def oracle_pose(poses: Tensor, target: Tensor) -> Tensor:
     """P-Best, an oracle that knows the true poses: the one hypothesis with the least mean error over all that is passed,
     as the official evaluation takes it for each batch. Pass clip by clip for the best of each.
 
@@ -190,7 +201,7 @@ def oracle_pose(poses, target):
     return _take(poses, best)
 
 
-def oracle_joint(poses, target):
+def oracle_joint(poses: Tensor, target: Tensor) -> Tensor:
     """J-Best, an oracle that knows the true poses: of every joint of every frame the hypothesis with the least error.
 
     `target`: (B, T, J, 3).
@@ -207,7 +218,7 @@ class Aggregated(NamedTuple):
     root_source: str  # "given" or "least squares"
 
 
-def aggregate_reprojection(poses, keypoints, camera, root=None):
+def aggregate_reprojection(poses: Tensor, keypoints: Tensor, camera: Tensor, root: Tensor | None = None) -> Aggregated:
     """J-Agg, D3DP's joint-wise reprojection (JPMA): of every joint of every frame the hypothesis that is projected nearest
     to the keypoint; of equal ones the first.
 

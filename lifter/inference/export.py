@@ -9,10 +9,12 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from lifter._extras import needs
-from lifter._io import whole
+from lifter._io import StrPath, whole
 from lifter.data.synthetic import open_gait
 from lifter.kernels import backend
 
@@ -27,7 +29,14 @@ class Exported(NamedTuple):
     own: float  # where that is out of tolerance: the same between the model's own kernels and references
 
 
-def export(path, model, batch=None, frames=None, motion=None, tolerance=None) -> Exported:
+def export(
+    path: StrPath,
+    model: nn.Module,
+    batch: int | None = None,
+    frames: int | None = None,
+    motion: Tensor | np.ndarray | None = None,
+    tolerance: float | None = None,
+) -> Exported:
     """Write `model` to `path`, when the file does what the model does: with other batches and lengths too, if it takes such.
 
     A network that chooses frames chooses others when two are alike up to rounding. Its file may differ from it as the model's
@@ -151,9 +160,7 @@ def _inputs(program):
     known = lambda size: size if isinstance(size, int) else size.node.maybe_as_int()
     names = program.graph_signature.user_inputs
     nodes = (node for node in program.graph.nodes if node.op == "placeholder" and node.name in names)
-    return {
-        node.name: tuple(known(size) or label for size, label in zip(node.meta["val"].shape, labels)) for node in nodes
-    }
+    return {node.name: tuple(known(size) or label for size, label in zip(node.meta["val"].shape, labels)) for node in nodes}
 
 
 def _save_program(program, path):

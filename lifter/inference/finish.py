@@ -4,12 +4,14 @@ A model gives poses relative to the root, in the axes of the camera. Where they 
 from the camera, most of which is a guess: the focal length, which way is up, and where the floor is. Each is told as one.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from lifter.data import Camera
+from lifter.data.sequence import Sequence
 from lifter.geometry import recover_root
 from lifter.skeleton import H36M
 
@@ -33,7 +35,7 @@ ANKLES = [leg[2] for leg in LEGS]
 THORAX = H36M.joints.index("thorax")
 
 
-def finish(people, skip=(), focal=None):
+def finish(people: list[Sequence], skip: Iterable[str] = (), focal: float | None = None) -> tuple[list[Sequence], list[str]]:
     """Finish the poses of the people of one clip.
 
     Args:

@@ -2,10 +2,12 @@
 
 import inspect
 import time
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from lifter.skeleton import SKELETONS, Skeleton
 
@@ -51,7 +53,9 @@ class StreamBatch:
             NaN. "error": ValueError.
     """
 
-    def __init__(self, model, chunk_size=None, fps=50.0, look_ahead=0, missing="hold"):
+    def __init__(
+        self, model: nn.Module, chunk_size: int | None = None, fps: float = 50.0, look_ahead: int = 0, missing: str = "hold"
+    ):
         if model.training:
             raise ValueError("Stream: model is in training mode, expected model.eval()")
         original = getattr(model, "_orig_mod", model)  # of torch.compile, which hides the signature
@@ -81,7 +85,7 @@ class StreamBatch:
         self._largest = chunk_size if self.stateful else most
         self.reset()
 
-    def push(self, frames, together=None):
+    def push(self, frames: dict, together: int | None = None) -> dict:
         """The next frames of some streams, {name: keypoints} -> {name: Lifted}, what became ready of each.
 
         Keypoints are one frame (J, C), many (N, J, C), tensor or array of any floating-point dtype, or None for one frame
@@ -103,12 +107,12 @@ class StreamBatch:
 
         return self._advance(members, given, ready)
 
-    def flush(self, names=None):
+    def flush(self, names: Iterable | None = None) -> dict:
         """The poses of all frames that still wait, a short last chunk: {name: Lifted}, of these streams; None: of all. The
         streams may go on."""
         return self._flush(self._members if names is None else names)
 
-    def leave(self, name):
+    def leave(self, name: Any) -> Lifted:
         """Ends one stream; its last poses, as `flush` gives them."""
         if name not in self._members:
             known = ", ".join(map(repr, self._members)) or "none"
@@ -117,7 +121,7 @@ class StreamBatch:
         self.reset([name])
         return lifted
 
-    def reset(self, names=None):
+    def reset(self, names: Iterable | None = None) -> None:
         """Forgets these streams and what waits in them; None: all."""
         if names is None:
             self._members, self._states = {}, {}
@@ -126,7 +130,7 @@ class StreamBatch:
             if self._members.pop(name, None) is not None:
                 _take(self._states, (name,))
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         """Return the state of all streams as tensors on the CPU, numbers and strings; `torch.save` it (names being strings or
         numbers) and read it with `weights_only=True`."""
         states = dict(self._states)
@@ -139,7 +143,7 @@ class StreamBatch:
             streams[name] = saved | {"state": state and [x.to("cpu", copy=True) for x in state]}
         return self._settings() | {"streams": streams}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
         """Go on where the StreamBatch stood that gave `state`. ValueError if it had other settings or states of other
         shapes, or is no such dict; that the model has the same weights is yours to see to."""
         for name, value in self._settings().items():
@@ -165,7 +169,7 @@ class StreamBatch:
                 states[name,] = [x.to(self._device, copy=True) for x in tensors]
         self._members, self._states = members, states
 
-    def wrong(self, frames) -> dict:
+    def wrong(self, frames: dict) -> dict:
         """{name: error} of the frames that `push` would refuse."""
         errors = {}
         for name, keypoints in frames.items():
@@ -343,26 +347,28 @@ class Stream:
     Arguments and `push` are those of `StreamBatch`, without the dict.
     """
 
-    def __init__(self, model, chunk_size=None, fps=50.0, look_ahead=0, missing="hold"):
+    def __init__(
+        self, model: nn.Module, chunk_size: int | None = None, fps: float = 50.0, look_ahead: int = 0, missing: str = "hold"
+    ):
         self._batch = StreamBatch(model, chunk_size, fps, look_ahead, missing)
 
-    def push(self, keypoints):
+    def push(self, keypoints: Tensor | np.ndarray | None) -> Lifted:
         """The next frames: (J, C), (N, J, C), or None for one that was dropped -> Lifted, what became ready."""
         return self._batch.push({None: keypoints})[None]
 
-    def flush(self):
+    def flush(self) -> Lifted:
         """The poses of the frames that still wait, a short last chunk. The stream may go on."""
         return self._batch.flush().get(None) or self._batch._nothing()
 
-    def reset(self):
+    def reset(self) -> None:
         """Back to frame 0, with nothing seen."""
         self._batch.reset()
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         """Return the state of the stream, see `StreamBatch.state_dict`."""
         return self._batch.state_dict()
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict) -> None:
         """Go on where the Stream stood that gave `state`. ValueError if it had other settings or another model."""
         if others := state.get("streams", {}).keys() - {None}:
             raise ValueError(f"load_state_dict: state has the streams {sorted(map(str, others))} of a StreamBatch")

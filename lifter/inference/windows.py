@@ -1,19 +1,29 @@
 """A whole sequence through a model that sees a window at a time."""
 
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from lifter.geometry import mirror
-from lifter.skeleton import H36M
+from lifter.skeleton import H36M, Skeleton
 
 from .diffusion import Sampler
 
 
 @torch.no_grad()
-def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8, fade=False):
+def lift_sequence(
+    model: nn.Module,
+    keypoints: Tensor | np.ndarray,
+    window: int | None = None,
+    stride: int | None = None,
+    flip: Skeleton | None = H36M,
+    batch: int = 8,
+    fade: bool = False,
+) -> Tensor:
     """The poses of a sequence of any length, window by window.
 
     A stride of the window's length covers each frame once: of the last window, which then ends with the sequence, only the
@@ -47,7 +57,16 @@ def lift_sequence(model, keypoints, window=None, stride=None, flip=H36M, batch=8
 
 
 @torch.no_grad()
-def lift_sequences(model, sequences, window=None, stride=None, flip=H36M, batch=8, fade=False, step=lambda frames: None):
+def lift_sequences(
+    model: nn.Module,
+    sequences: Iterable,
+    window: int | None = None,
+    stride: int | None = None,
+    flip: Skeleton | None = H36M,
+    batch: int = 8,
+    fade: bool = False,
+    step: Callable[[int], object] = lambda frames: None,
+) -> Iterator[tuple]:
     """`lift_sequence` of many, whose windows share calls: a generator of (key, poses) for an iterable of (key, keypoints), in
     its order. Besides the calls' own memory it holds the sequences of at most `batch` windows, and the one after them. `step`
     is called after every call, with how many more frames have been seen."""

@@ -7,7 +7,10 @@ matter, but in `p_mpjpe`, which aligns all joints. What is not finite raises Val
 The classes have torchmetrics' names and methods (update, compute, reset, merge_state), without needing it.
 """
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from . import losses
 from .procrustes import check_finite, check_poses, procrustes_errors
@@ -15,7 +18,7 @@ from .procrustes import check_finite, check_poses, procrustes_errors
 REDUCTIONS = ("none", "frame", "joint", "mean")
 
 
-def mpjpe(predictions, targets, valid=None, reduction="mean"):
+def mpjpe(predictions: Tensor, targets: Tensor, valid: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Mean per-joint position error, protocol 1.
 
     Args:
@@ -25,33 +28,42 @@ def mpjpe(predictions, targets, valid=None, reduction="mean"):
     return _result("mpjpe", losses.joint_errors, predictions, targets, valid, reduction)
 
 
-def p_mpjpe(predictions, targets, valid=None, reduction="mean"):
+def p_mpjpe(predictions: Tensor, targets: Tensor, valid: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """MPJPE after Procrustes alignment of each frame, protocol 2. Computed in float64; has no gradient."""
     return _result("p_mpjpe", _procrustes_errors, predictions, targets, valid, reduction)
 
 
-def n_mpjpe(predictions, targets, valid=None, reduction="mean"):
+def n_mpjpe(predictions: Tensor, targets: Tensor, valid: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """MPJPE after each frame was scaled to be nearest to its target, protocol 3."""
     return _result("n_mpjpe", _rescaled_errors, predictions, targets, valid, reduction)
 
 
-def mpjve(predictions, targets, valid=None, reduction="mean"):
+def mpjve(predictions: Tensor, targets: Tensor, valid: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Mean per-joint velocity error, per frame: of T - 1 differences, both of whose frames are valid."""
     return _result("mpjve", _difference_errors(1), predictions, targets, valid, reduction)
 
 
-def accel(predictions, targets, valid=None, reduction="mean"):
+def accel(predictions: Tensor, targets: Tensor, valid: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Acceleration error, per frame squared: of T - 2 second differences, all of whose frames are valid."""
     return _result("accel", _difference_errors(2), predictions, targets, valid, reduction)
 
 
-def pck(predictions, targets, valid=None, threshold=0.15, reduction="mean"):
+def pck(
+    predictions: Tensor, targets: Tensor, valid: Tensor | None = None, threshold: float = 0.15, reduction: str = "mean"
+) -> Tensor:
     """Share of joints that are nearer than `threshold` to their target: PCK@150 in metres. Not nearer than the threshold is no
     hit."""
     return _result("pck", losses.joint_errors, predictions, targets, valid, reduction, lambda x: (x < threshold).to(x))
 
 
-def auc(predictions, targets, valid=None, threshold=0.15, steps=31, reduction="mean"):
+def auc(
+    predictions: Tensor,
+    targets: Tensor,
+    valid: Tensor | None = None,
+    threshold: float = 0.15,
+    steps: int = 31,
+    reduction: str = "mean",
+) -> Tensor:
     """Area under the curve of PCK: its mean at `steps` thresholds from 0 on, MPI-INF-3DHP's 0:5:150 mm in metres."""
 
     def above(errors):
@@ -61,7 +73,9 @@ def auc(predictions, targets, valid=None, threshold=0.15, steps=31, reduction="m
     return _result("auc", losses.joint_errors, predictions, targets, valid, reduction, above)
 
 
-def jhmdb_pck(predictions, targets, boxes, image_size, threshold=0.2):
+def jhmdb_pck(
+    predictions: Tensor, targets: Tensor, boxes: Tensor, image_size: tuple[float, float], threshold: float = 0.2
+) -> Tensor:
     """Share of hits (J,) of keypoints (N, J, 2), as shares of the image, on Sub-JHMDB: off by at most `threshold` times the
     longer side of the person's box.
 
@@ -93,15 +107,15 @@ class Metric:
 
     function = None
 
-    def __init__(self, joints=None, **options):
+    def __init__(self, joints: Sequence[int] | None = None, **options):
         self.joints, self.options = joints, options
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Back to nothing."""
         self.total, self.count = 0.0, 0
 
-    def update(self, predictions, targets, valid=None):
+    def update(self, predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> None:
         """Takes a batch in. Differences in time are within it."""
         errors = type(self).function(predictions, targets, valid, reduction="none", **self.options)
         counted = torch.ones_like(errors, dtype=torch.bool) if valid is None else in_a_row(valid, errors)
@@ -110,13 +124,13 @@ class Metric:
         self.total = self.total + errors.where(counted, 0).sum(dtype=torch.float64)
         self.count = self.count + counted.sum()
 
-    def merge_state(self, other):
+    def merge_state(self, other: "Metric") -> None:
         """Takes in what another instance was given."""
         if type(other) is not type(self) or (other.joints, other.options) != (self.joints, self.options):
             raise ValueError(f"merge_state: other is a {type(other).__name__} of other options, expected one like this")
         self.total, self.count = self.total + other.total, self.count + other.count
 
-    def compute(self):
+    def compute(self) -> Tensor:
         """A scalar tensor; ValueError if nothing valid was given."""
         if self.count == 0:
             raise ValueError(f"{type(self).__name__}: there was no valid frame to compute it of")
@@ -154,7 +168,7 @@ class AUC(Metric):
 # ---- how all are computed ------------------------------------------------------------------------------------------------
 
 
-def in_a_row(valid, errors):
+def in_a_row(valid: Tensor, errors: Tensor) -> Tensor:
     """`valid` (..., T, J) of as many frames as `errors` has: where these are differences in time, of all their frames."""
     while valid.dim() > 1 and valid.shape[-2] > errors.shape[-2]:
         valid = losses.both(valid)

@@ -7,10 +7,13 @@ Sources: the official codes of MixSTE (arXiv 2203.00859), PoseRetNet, MotionBERT
 the same), MixSynthFormer; SasMamba and MASC-Pose by their papers.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from lifter.skeleton import H36M
+from lifter.skeleton import H36M, Skeleton
 
 # MixSTE's and PoseRetNet's weights of the joints: limbs' ends count more. `3dhp-univ` is MPI-INF-3DHP's order of the test set
 # (17 joints, head top first), `3dhp-annot` that of 14 joints from left ankle to head.
@@ -30,31 +33,33 @@ H36M_ANGLES = (
 # ---- one term -----------------------------------------------------------------------------------------------------------
 
 
-def mpjpe(predictions, targets, valid=None):
+def mpjpe(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean distance of the joints."""
     return _mean(joint_errors(predictions, targets, valid), valid)
 
 
-def weighted_mpjpe(predictions, targets, weights, valid=None):
+def weighted_mpjpe(
+    predictions: Tensor, targets: Tensor, weights: Tensor | Sequence[float], valid: Tensor | None = None
+) -> Tensor:
     """The same with `weights` that broadcast with (..., T, J), for example `JOINT_WEIGHTS["h36m"]`; divided by the number
     of joints, not by the sum of the weights."""
     errors = joint_errors(predictions, targets, valid)
     return _mean(_weights(weights, errors) * errors, valid)
 
 
-def n_mpjpe(predictions, targets, valid=None):
+def n_mpjpe(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """MPJPE after the prediction of each frame was scaled to be nearest to its target (arXiv 1804.01110). A prediction of
     zeros stays as it is."""
     return mpjpe(rescale(predictions, targets, valid), targets, valid)
 
 
-def loss_velocity(predictions, targets, valid=None):
+def loss_velocity(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean distance of the velocities, per frame; 0 for one frame."""
     pair = _pair(valid, predictions)
     return _mean(joint_errors(velocity(predictions), velocity(targets), pair), pair, predictions)
 
 
-def tc_loss(predictions, weights=1.0, valid=None):
+def tc_loss(predictions: Tensor, weights: Tensor | Sequence[float] | float = 1.0, valid: Tensor | None = None) -> Tensor:
     """TCLoss, temporal consistency: the mean squared velocity of a joint, times its weight; 0 for one frame.
 
     As PoseRetNet has it, a mean over joints; MixSTE's is over coordinates, a third of this.
@@ -66,12 +71,12 @@ def tc_loss(predictions, weights=1.0, valid=None):
     return _mean(_weights(weights, speed) * speed, pair, predictions)
 
 
-def loss_joint(predictions, targets):
+def loss_joint(predictions: Tensor, targets: Tensor) -> Tensor:
     """Mean absolute difference of the coordinates."""
     return F.l1_loss(*_same(predictions, targets))
 
 
-def loss_acceleration(predictions, targets):
+def loss_acceleration(predictions: Tensor, targets: Tensor) -> Tensor:
     """Mean absolute difference of the coordinates of the accelerations, per frame; 0 for less than three frames."""
     predictions, targets = _same(predictions, targets)
     if predictions.shape[-3] < 3:
@@ -79,24 +84,28 @@ def loss_acceleration(predictions, targets):
     return F.l1_loss(velocity(velocity(predictions)), velocity(velocity(targets)))
 
 
-def loss_limb_var(predictions, skeleton=H36M):
+def loss_limb_var(predictions: Tensor, skeleton: Skeleton = H36M) -> Tensor:
     """Mean over bones of the variance of their length in time; 0 for one frame."""
     if predictions.shape[-3] < 2:
         return _zero(predictions)
     return limb_lengths(predictions, skeleton).var(-2).mean()
 
 
-def loss_limb_gt(predictions, targets, skeleton=H36M):
+def loss_limb_gt(predictions: Tensor, targets: Tensor, skeleton: Skeleton = H36M) -> Tensor:
     """Mean difference of the bones' lengths."""
     return F.l1_loss(*(limb_lengths(x, skeleton) for x in _same(predictions, targets)))
 
 
-def loss_angle(predictions, targets, skeleton=H36M, angles=H36M_ANGLES):
+def loss_angle(
+    predictions: Tensor, targets: Tensor, skeleton: Skeleton = H36M, angles: Sequence[tuple[int, int]] = H36M_ANGLES
+) -> Tensor:
     """Mean difference of the angles between bones, in radians."""
     return F.l1_loss(*(limb_angles(x, skeleton, angles) for x in _same(predictions, targets)))
 
 
-def loss_angle_velocity(predictions, targets, skeleton=H36M, angles=H36M_ANGLES):
+def loss_angle_velocity(
+    predictions: Tensor, targets: Tensor, skeleton: Skeleton = H36M, angles: Sequence[tuple[int, int]] = H36M_ANGLES
+) -> Tensor:
     """The same of the angles' velocities; 0 for one frame."""
     predictions, targets = _same(predictions, targets)
     if predictions.shape[-3] < 2:
@@ -104,13 +113,13 @@ def loss_angle_velocity(predictions, targets, skeleton=H36M, angles=H36M_ANGLES)
     return F.l1_loss(*(limb_angles(x, skeleton, angles).diff(dim=-2) for x in (predictions, targets)))
 
 
-def sym_penalty(predictions, skeleton=H36M):
+def sym_penalty(predictions: Tensor, skeleton: Skeleton = H36M) -> Tensor:
     """MixSTE's penalty of left limbs that are not as long as the right ones: a hundredth of the differences' sum."""
     lengths = dict(zip((joint for joint, _ in skeleton.bones), limb_lengths(predictions, skeleton).unbind(-1)))
     return 0.01 * sum(F.l1_loss(lengths[left], lengths[right]) for left, right in skeleton.flip_pairs)
 
 
-def bonelen_consistency_loss(predictions, skeleton=H36M):
+def bonelen_consistency_loss(predictions: Tensor, skeleton: Skeleton = H36M) -> Tensor:
     """MixSTE's penalty of bones that move against their joint, a hundredth of the sum of their mean velocities; 0 for one
     frame."""
     if predictions.shape[-3] < 2:
@@ -123,42 +132,47 @@ def bonelen_consistency_loss(predictions, skeleton=H36M):
 # MixSTE and PoseRetNet call backward with the loss itself as the gradient: `(loss * loss.detach()).backward()` is theirs.
 
 
-def mixste_loss(predictions, targets, weights=JOINT_WEIGHTS["h36m"]):
+def mixste_loss(predictions: Tensor, targets: Tensor, weights: Tensor | Sequence[float] = JOINT_WEIGHTS["h36m"]) -> Tensor:
     """MixSTE: weighted MPJPE + 0.5 TCLoss over coordinates + 2 velocity."""
     position = weighted_mpjpe(predictions, targets, weights)
     return position + 0.5 / 3 * tc_loss(predictions, weights) + 2 * loss_velocity(predictions, targets)
 
 
-def poseretnet_loss(predictions, targets, weights=JOINT_WEIGHTS["h36m"], valid=None):
+def poseretnet_loss(
+    predictions: Tensor,
+    targets: Tensor,
+    weights: Tensor | Sequence[float] = JOINT_WEIGHTS["h36m"],
+    valid: Tensor | None = None,
+) -> Tensor:
     """PoseRetNet: weighted MPJPE + 0.5 TCLoss + 2 velocity, of the valid joints."""
     position = weighted_mpjpe(predictions, targets, weights, valid)
     return position + 0.5 * tc_loss(predictions, weights, valid) + 2 * loss_velocity(predictions, targets, valid)
 
 
-def sasmamba_loss(predictions, targets, weights=JOINT_WEIGHTS["h36m"]):
+def sasmamba_loss(predictions: Tensor, targets: Tensor, weights: Tensor | Sequence[float] = JOINT_WEIGHTS["h36m"]) -> Tensor:
     """SasMamba, eq. 17: weighted MPJPE + 0.5 TCLoss + 20 velocity; weights and TCLoss as in MixSTE, which it cites."""
     position = weighted_mpjpe(predictions, targets, weights)
     return position + 0.5 / 3 * tc_loss(predictions, weights) + 20 * loss_velocity(predictions, targets)
 
 
-def motionagformer_loss(predictions, targets):
+def motionagformer_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """MotionAGFormer and MotionBERT, as configured: MPJPE + 0.5 N-MPJPE + 20 velocity (the limbs' and angles' terms have
     weight 0 there)."""
     position = mpjpe(predictions, targets) + 0.5 * n_mpjpe(predictions, targets)
     return position + 20 * loss_velocity(predictions, targets)
 
 
-def masc_pose_loss(predictions, targets):
+def masc_pose_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """MASC-Pose, eq. 11: MotionAGFormer's + 0.5 TCLoss, which the paper does not define: MixSTE's, all joints alike."""
     return motionagformer_loss(predictions, targets) + 0.5 / 3 * tc_loss(predictions)
 
 
-def htp_loss(predictions, targets):
+def htp_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """HTP and D3DP: MPJPE of the clean pose."""
     return mpjpe(predictions, targets)
 
 
-def mixsynthformer_loss(predictions, targets, history=0):
+def mixsynthformer_loss(predictions: Tensor, targets: Tensor, history: int = 0) -> Tensor:
     """MixSynthFormer. Recovery of a whole window: the mean absolute difference, eq. 16. With `history`, prediction of the
     frames after that many: MPJPE of these, eq. 17."""
     if not 0 <= history < predictions.shape[-3]:
@@ -168,12 +182,12 @@ def mixsynthformer_loss(predictions, targets, history=0):
     return mpjpe(predictions[..., history:, :, :], targets[..., history:, :, :])
 
 
-def deciwatch_loss(predictions, targets):
+def deciwatch_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """DeciWatch, for Human3.6M: the mean absolute difference, of the recovered and of the denoised poses."""
     return loss_joint(predictions, targets)
 
 
-def smoothnet_loss(predictions, targets):
+def smoothnet_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """SmoothNet, by its configurations."""
     return loss_joint(predictions, targets) + 0.1 * loss_acceleration(predictions, targets)
 
@@ -181,7 +195,7 @@ def smoothnet_loss(predictions, targets):
 # ---- what they are made of, lifter.metrics too ---------------------------------------------------------------------------
 
 
-def joint_errors(predictions, targets, valid=None):
+def joint_errors(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """Distances (..., J) of the joints, 0 where not valid."""
     predictions, targets = _same(predictions, targets)
     offset = predictions - targets
@@ -191,7 +205,7 @@ def joint_errors(predictions, targets, valid=None):
     return torch.linalg.vector_norm(offset, dim=-1)
 
 
-def rescale(predictions, targets, valid=None):
+def rescale(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """The prediction of each frame times the number that brings it nearest to its target, 0 where not valid."""
     predictions, targets = _same(predictions, targets)
     if valid is not None:
@@ -201,24 +215,24 @@ def rescale(predictions, targets, valid=None):
     return predictions * ((predictions * targets).sum((-2, -1), keepdim=True) / size.where(size != 0, 1))
 
 
-def velocity(poses):
+def velocity(poses: Tensor) -> Tensor:
     """(..., T, J, C) -> (..., T - 1, J, C), float32 at least."""
     if poses.dim() < 3:
         raise ValueError(f"poses have shape {tuple(poses.shape)}, expected (..., T, J, C)")
     return _exact(poses).diff(dim=-3)
 
 
-def both(valid):
+def both(valid: Tensor | None) -> Tensor:
     """(..., T, J) -> (..., T - 1, J): valid in a frame and in the next."""
     return valid[..., 1:, :] & valid[..., :-1, :]
 
 
-def limb_lengths(poses, skeleton=H36M):
+def limb_lengths(poses: Tensor, skeleton: Skeleton = H36M) -> Tensor:
     """Lengths (..., T, J - 1) of `skeleton.bones`."""
     return torch.linalg.vector_norm(_bones(_exact(poses), skeleton), dim=-1)
 
 
-def limb_angles(poses, skeleton=H36M, angles=H36M_ANGLES):
+def limb_angles(poses: Tensor, skeleton: Skeleton = H36M, angles: Sequence[tuple[int, int]] = H36M_ANGLES) -> Tensor:
     """Angles (..., T, len(angles)) between bones in radians; at most 1e-7 from 0 and pi in cosine, where the gradient
     would be infinite."""
     bones = _bones(_exact(poses), skeleton)
@@ -250,7 +264,7 @@ def _same(predictions, targets):
     return predictions.to(dtype), targets.to(dtype)
 
 
-def check_valid(valid, poses):
+def check_valid(valid: Tensor | None, poses: Tensor):
     if valid.shape != poses.shape[:-1] or valid.dtype != torch.bool:
         got = f"valid has shape {tuple(valid.shape)} and dtype {valid.dtype}"
         raise ValueError(f"{got}, expected {tuple(poses.shape[:-1])} and torch.bool")

@@ -5,6 +5,7 @@ in closed form on whole batches, as Theobald does (Acta Cryst. A 2005), in float
 """
 
 import torch
+from torch import Tensor
 
 CHUNK = 4096  # poses at a time: on a CPU what they need stays in the cache
 GPU_CHUNK = 1 << 18
@@ -14,7 +15,7 @@ SEPARATE = 1e-3  # the least product of the largest eigenvalue's three gaps, tha
 
 
 @torch.no_grad()
-def procrustes(predictions, targets):
+def procrustes(predictions: Tensor, targets: Tensor) -> Tensor:
     """The aligned predictions. (..., J, 3) floating point -> the same in the wider dtype of the two, float32 at least.
 
     Reflections are not used. A prediction whose joints are all in one place is put where the target's mean is.
@@ -26,12 +27,12 @@ def procrustes(predictions, targets):
 
 
 @torch.no_grad()
-def procrustes_errors(predictions, targets):
+def procrustes_errors(predictions: Tensor, targets: Tensor) -> Tensor:
     """Distances (..., J) of the aligned predictions to the targets; arguments and errors as `procrustes`."""
     return _by_chunk(predictions, targets, _distances)
 
 
-def check_poses(name, predictions, targets):
+def check_poses(name: str, predictions: Tensor, targets: Tensor):
     """ValueError and TypeError, which name the function and the argument, of what are no poses (..., J, C)."""
     for argument, poses in (("predictions", predictions), ("targets", targets)):
         if not poses.is_floating_point():
@@ -41,7 +42,7 @@ def check_poses(name, predictions, targets):
         raise ValueError(f"{name}: {got}, expected the same (..., J, C)")
 
 
-def check_finite(name, result, predictions, targets):
+def check_finite(name: str, result: Tensor, predictions: Tensor, targets: Tensor):
     """ValueError that names the first frame where predictions or targets are not finite, if `result` is not."""
     if result.isfinite().all():
         return

@@ -6,11 +6,14 @@ frames twice (MixSTE and D3DP the last window's, which overlaps) or take differe
 followed.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
+from lifter.data.sequence import Dataset
 from lifter.inference.windows import lift_sequence, lift_sequences, margins_of
 from lifter.skeleton import H36M, LSP, MPI3DHP, Skeleton
 
@@ -44,15 +47,15 @@ class Protocol:
             got = f"root_rule is {self.root_rule!r}, average {self.average!r}"
             raise ValueError(f"Protocol: {got}, expected one of {ROOT_RULES} and of {tuple(AVERAGES)}")
 
-    def evaluated(self, length):
+    def evaluated(self, length: int) -> int:
         """Return the number of frames that count, from the first on. A sequence shorter than the window counts whole."""
         return length // self.window * self.window if self.drop_last and length >= self.window else length
 
-    def blocks(self, name):
+    def blocks(self, name: str) -> bool:
         """Return whether the blocklist has this sequence: its name up to the end or to one of `_ . ` and blank."""
         return any(name == entry or name.startswith(tuple(entry + end for end in "_. ")) for entry in self.blocklist)
 
-    def lift(self, model, keypoints, flip=H36M, batch=8):
+    def lift(self, model: nn.Module, keypoints: Tensor | np.ndarray, flip: Skeleton | None = H36M, batch: int = 8) -> Tensor:
         """`lift_sequence` with this protocol's windows."""
         return lift_sequence(model, keypoints, self.window, self.stride, flip, batch)
 
@@ -86,7 +89,7 @@ PROTOCOLS = {
 }  # fmt: skip
 
 
-def align_root(predictions, targets, rule, root=0):
+def align_root(predictions: Tensor, targets: Tensor, rule: str, root: int | Sequence[int] = 0) -> tuple[Tensor, Tensor]:
     """Both relative to the root (..., J, 3), by one of the three rules in use. The target always is less its own root.
 
     Args:
@@ -133,7 +136,15 @@ class Evaluation:
         return f"{self.frames:,} frames of {self.sequences} sequences{blocked}{self.note}"
 
 
-def evaluate(predictions, targets, actions, protocol="vp3d", *, names=None, valid=None):
+def evaluate(
+    predictions: Sequence,
+    targets: Sequence,
+    actions: Sequence[str],
+    protocol: str | Protocol = "vp3d",
+    *,
+    names: Sequence[str] | None = None,
+    valid: Sequence | None = None,
+):
     """Figures of predictions by one protocol.
 
     Args:
@@ -183,7 +194,14 @@ def evaluate(predictions, targets, actions, protocol="vp3d", *, names=None, vali
     return Evaluation(protocol, means, per_action, frames, len(rows), tuple(blocked), note)
 
 
-def evaluate_model(model, data, protocols=("vp3d",), flip=H36M, batch=8, step=lambda: None):
+def evaluate_model(
+    model: nn.Module,
+    data: Dataset,
+    protocols: Sequence[str] = ("vp3d",),
+    flip: Skeleton | None = H36M,
+    batch: int = 8,
+    step: Callable[[], object] = lambda: None,
+) -> list[Evaluation]:
     """Evaluate a model on a data set by several protocols, reading one sequence at a time.
 
     A model that was made for a number of frames gets windows of as many, which the evaluations tell.
@@ -237,13 +255,13 @@ def _with_truth(data, step):
             yield replace(sequence, keypoints=None, keypoints_true=None, estimates=None), sequence.keypoints
 
 
-def compare(evaluations):
+def compare(evaluations: Sequence[Evaluation]) -> str:
     """Text: several evaluations side by side, and what each protocol is."""
     heads = [f"{evaluation.protocol}; {evaluation._counts()}" for evaluation in evaluations]
     return "\n".join([*heads, side_by_side({each.protocol.name: each.metrics for each in evaluations})])
 
 
-def side_by_side(rows):
+def side_by_side(rows: dict[str, dict[str, float]]) -> str:
     """Text: a table of {row: {figure: number}}."""
     figures = list(next(iter(rows.values())))
     width = max(len(str(name)) for name in rows)
