@@ -1,8 +1,8 @@
-"""Softmax attention of a pose clip along one axis of its (frame, joint) grid.
+"""Softmax attention along one axis of the (frame, joint) grid of a pose clip.
 
 Sources: Vaswani et al., "Attention is all you need" (2017), equation 1; MixSTE and MotionBERT apply it along the joints
-and along the frames in turn, HTP (arXiv 2508.21363) with a mask of the most similar frames. Both are walks over one
-(B, T, J, 3, H, D) buffer, as the projection wrote it.
+and along the frames in turn, HTP (arXiv 2508.21363) with a mask of the most similar frames. Both axes are strided walks over
+the same (B, T, J, 3, H, D) buffer that the projection wrote.
 """
 
 import math
@@ -23,20 +23,21 @@ MAX_CHANNELS = 256  # of a head
 def axial_attention(
     qkv: Tensor, axis: str, mask: Tensor | None = None, scale: float | None = None, dropout_p: float = 0.0
 ) -> Tensor:
-    """softmax(scale q k^T + mask) v, with dropout on the weights, along the joints of a frame or the frames of a joint.
+    """Compute softmax(scale q k^T + mask) v, with dropout of the weights, along the joints of a frame or the frames of a
+    joint.
 
     Args:
         qkv: (B, T, J, 3, H, D) queries, keys and values of H heads, D <= 256; float32, bfloat16 or float16 (float64
             runs on the reference). `F.linear(x, weight).unflatten(-1, (3, H, D))` of a clip (B, T, J, C) has this layout.
-        axis: "joint", each frame alone, or "frame", each joint alone.
-        mask: for axis "frame"; B and J may be 1. Either (B, J, T, T), bool, True where query t may look at key s, or
-            floating point, added to the scores; or (B, J, T, ceil(T / 32)) int32, as `topk_temporal_mask` packs bools, of
-            which the kernels skip what they can. A query that may look at nothing (False or -inf everywhere) gets zeros.
-            No gradient. If all scores of a query are finite but huge, as with -1e9 for every key, its gradients are
-            wrong by the rounding of their size in float32, as those of scaled_dot_product_attention are.
-        scale: factor of the scores; None is D^-0.5.
-        dropout_p: probability with which a weight is dropped, 0 <= p < 1; the others are divided by 1 - p. Drawn from
-            torch's default generator of the device, one number per call: every backend drops the same weights.
+        axis: "joint" for attention within each frame, "frame" for attention within each joint.
+        mask: for axis "frame" only; B and J may be 1. Either (B, J, T, T): bool, True where query t may attend to key s, or
+            floating point, added to the scores. Or (B, J, T, ceil(T / 32)) int32: bits packed as by `topk_temporal_mask`,
+            which lets the kernels skip masked keys. A query with no visible key (False or -inf everywhere) gets zeros. The
+            mask gets no gradient. If all scores of a query are finite but huge, as with -1e9 for every key, its gradients have
+            large float32 rounding errors, as with scaled_dot_product_attention.
+        scale: factor of the scores. Default: D^-0.5.
+        dropout_p: probability of dropping a weight, 0 <= p < 1; the others are divided by 1 - p. Each call draws one seed from
+            the device's default generator, so every backend drops the same weights.
 
     Returns:
         (B, T, J, H * D) with the dtype of `qkv`.
@@ -70,7 +71,7 @@ def axial_attention_ref(
     dropout_p: float = 0.0,
     seed: Tensor | None = None,
 ) -> Tensor:
-    """`axial_attention` as written: `seed` is the (1,) int64 number that it draws."""
+    """Reference of `axial_attention`; `seed` is the (1,) int64 number that it draws."""
     scale = qkv.shape[-1] ** -0.5 if scale is None else scale
     order = (3, 0, 1, 4, 2, 5) if axis == "joint" else (3, 0, 2, 4, 1, 5)  # (3, B, rows, H, N, D)
     q, k, v = qkv.permute(order)
@@ -86,7 +87,7 @@ def axial_attention_ref(
 
 
 def kept(shape, dropout_p, seed):
-    """Return a mask of the weights (B, rows, H, N, N) that survive: a hash of seed and place, the same on every backend.
+    """Return the dropout mask (B, rows, H, N, N), a hash of seed and position that is the same on every backend.
 
     One hash per row of heads, `_mix(seed + (b * rows + row) * H + h)`, a second per weight, `_mix(first + i * N + j)`,
     in 32 bits; a weight is kept where it is at least p * 2^32.
@@ -110,7 +111,7 @@ def _mix(x):
 
 
 def check_mask(op, mask, name, x):
-    """Errors unless `mask` is None or one of the frames of x (B, T, J, ...)."""
+    """Raise an error unless `mask` is None or a valid mask over the frames of x (B, T, J, ...)."""
     if mask is None:
         return
     kind = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
@@ -123,7 +124,7 @@ def check_mask(op, mask, name, x):
 
 
 def kernel_mask(op, mask, x):
-    """A mask that is checked, as the kernels take it."""
+    """Convert a checked mask to the form that the kernels take."""
     if mask is None:
         return None
     check_constant(op, "mask", mask)
@@ -132,7 +133,7 @@ def kernel_mask(op, mask, x):
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
-# The kernels read q, k and v by their strides; only D must be contiguous, and the three may lie anywhere.
+# The kernels read q, k and v through their strides; only D must be contiguous.
 
 
 def _kernels(ops, qkv, axis, mask, scale, dropout_p, seed):
@@ -150,8 +151,8 @@ def _fake_bwd(dout, qkv, out, lse, mask, axis, scale, dropout_p, seed):
 
 
 def attention_cost(qkv, mask, axis):
-    """The two products, as FlopCounterMode counts scaled_dot_product_attention; a mask saves no FLOPs. A kernel may skip what
-    a packed one hides."""
+    """Count the two products, as FlopCounterMode does for scaled_dot_product_attention; masked keys count too, although
+    kernels may skip them."""
     B, T, J, _, H, D = qkv.shape
     (rows, N), keys = (J, T) if axis else (T, J), _keys(qkv, mask, axis)
     return Cost(
@@ -162,7 +163,7 @@ def attention_cost(qkv, mask, axis):
 
 
 def _keys(qkv, mask, axis):
-    """Return the number of keys that a query meets: with a packed mask that can be read those that it sees, on average."""
+    """Return the number of keys per query: the average number of visible keys if there is a packed mask that can be read."""
     _, T, J, *_ = qkv.shape
     if mask is None or mask.dtype != torch.int32 or mask.device.type == "meta" or type(mask) is not torch.Tensor:
         return T if axis else J
@@ -174,7 +175,7 @@ def _cost(qkv, mask, axis, *args):
 
 
 def _cost_bwd(dout, qkv, out, lse, mask, axis, *args):
-    """Five products where the forward has two: the scores again, and two per gradient of the forward's."""
+    """Count five products: the recomputed scores, and two gradients for each of the forward's two products."""
     forward = attention_cost(qkv, mask, axis)
     return Cost(forward.flops * 5 // 2, gradient_products(forward.products), forward.exponentials)
 

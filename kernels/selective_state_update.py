@@ -1,4 +1,4 @@
-"""One step of the selective scan, for streaming; the equations of `selective_scan`."""
+"""One step of the selective scan, for streaming. See `selective_scan` for the equations."""
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +24,18 @@ def selective_state_update(
     dt_bias: Tensor | None = None,
     dt_softplus: bool = False,
 ) -> Tensor:
-    """One step of the scan, with mamba-ssm's name and argument order; `state` is updated in place.
+    """Compute one step of the scan, with mamba-ssm's name and argument order; `state` is updated in place.
 
     Args:
-        state: (B, D, N), overwritten with the new state; no expanded tensor, and no memory of another argument. float32 keeps
-            a stream exact; any float dtype is accepted.
+        state: (B, D, N), overwritten with the new state; not an expanded tensor, and sharing no memory with other arguments.
+            Any float dtype; float32 keeps streams exact.
         x, dt: (B, D), any float dtypes (float64 of `x` runs on the reference). A: (D, N) real.
-        B, C: (B, N) or (B, G, N). D: (D,). z: (B, D), gate. dt_bias: (D,). All of any float dtypes.
+        B, C: (B, N) or (B, G, N). D: (D,). z: (B, D), gate. dt_bias: (D,). Any float dtypes.
         dt_softplus: apply softplus to dt + dt_bias.
 
     Returns:
-        (B, D) with the dtype of `x`. Differentiable, the state included, but on the slow reference: train with
-        `selective_scan_fn`, and call this under `torch.no_grad()`.
+        (B, D) with the dtype of `x`. Gradients, including those of the state, run on the slow reference: train with
+        `selective_scan_fn` and call this under `torch.no_grad()`.
 
     Raises:
         ValueError for wrong shapes, TypeError for wrong dtypes; both name the argument.
@@ -71,7 +71,7 @@ def selective_state_update_ref(
     dt_bias: Tensor | None = None,
     dt_softplus: bool = False,
 ) -> Tensor:
-    """`selective_state_update` in plain PyTorch."""
+    """Reference of `selective_state_update`."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     x_in, x, dt = x, x.to(dtype), dt.to(dtype)
     if dt_bias is not None:
@@ -106,7 +106,7 @@ def _fake(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus):
 
 
 def _cost(state, *args):
-    """The official count of one step: 9 D N for the state and D for the skip, per sequence."""
+    """Count as Mamba's authors do: 9 D N for the state and D for the skip per sequence."""
     batch, dim, states = state.shape
     return Cost(flops=batch * dim * (9 * states + 1), exponentials=state.numel())
 
