@@ -66,8 +66,7 @@ def _parser(argv):
     machine = parser.add_argument_group("machine")
     machine.add_argument("--accelerator", default="auto", help="auto, cpu or cuda")
     machine.add_argument("--devices", default="auto", help="number of devices; auto uses all GPUs, or one process on the CPU")
-    machine.add_argument("--nodes", type=int, default=1, help="number of machines; torchrun's environment variables take
-    precedence")
+    machine.add_argument("--nodes", type=int, default=1, help="number of machines; torchrun sets it by itself")
     machine.add_argument("--precision", default="32-true", help="32-true, bf16-mixed, bf16-true or 16-mixed")
     parser.add_class_arguments(Recipe, None)
     if recipe := find_recipe(_model(argv) or ""):
