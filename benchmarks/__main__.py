@@ -93,8 +93,9 @@ def arguments(argv):
     effort.add_argument(
         "--quick", action="store_true", help="run in under a minute: short clips, few samples, part of the tables"
     )
-    effort.add_argument("--full", action="store_true", help="run for an hour: all sizes, all models, torch.compile, slow
-    references")
+    effort.add_argument(
+        "--full", action="store_true", help="run for an hour: all sizes, all models, torch.compile, slow references"
+    )
     parser.add_argument("--input", metavar="FILE.npz", help="2D keypoints for the models (default: a synthetic gait)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(

@@ -53,11 +53,13 @@ def _parser(argv):
     parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="steps between checkpoints")
     parser.add_argument("--validate-every", type=int, metavar="STEPS", help="steps between validations (default: one epoch)")
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, metavar="PATH", help="data with poses, in any format that `lifter data inspect`
-    knows")
+    data.add_argument(
+        "--data", required=True, metavar="PATH", help="data with poses, in any format that `lifter data inspect` knows"
+    )
     patterns = {"nargs": "+", "metavar": "PATTERN"}
-    data.add_argument("--train", **patterns, default=["*"], help='sequences to train on, e.g. "S1/*"; those of --validate are
-    excluded')
+    data.add_argument(
+        "--train", **patterns, default=["*"], help='sequences to train on, e.g. "S1/*"; those of --validate are excluded'
+    )
     data.add_argument("--validate", **patterns, default=[], help="sequences to validate on")
     data.add_argument("--virtual-cameras", action="store_true", help="project each motion into four cameras around it")
     data.add_argument("--noise", type=int, metavar="SEED", help="add the noise of a detector to the keypoints, with this seed")
