@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .registry import create_model, list_models
     from .rewrite import freeze, optimize
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Stream", "StreamBatch", "compat", "create_model", "diffusion", "evaluation", "freeze", "list_models", "load_checkpoint",

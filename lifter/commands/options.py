@@ -282,7 +282,7 @@ def add_verify(parser):
     )
     parser.add_argument(
         "--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32",
-        help="dtype of weights and inputs; float64 runs on the reference. 16-bit models are judged by 99 % of their outputs",
+        help="dtype of weights and inputs; float64 runs on the reference. 16-bit models pass if 99 of 100 outputs do",
     )  # fmt: skip
     parser.add_argument(
         "--tol", type=float,
