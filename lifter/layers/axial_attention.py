@@ -13,10 +13,10 @@ class AxialAttention(nn.Module):
 
     Args:
         dim: C. num_heads: a divisor of C.
-        axis: "joint", the joints of a frame see each other, or "frame", the frames of a joint.
-        qkv_bias: whether the projections to queries, keys and values have a bias.
-        scale: factor of the scores; None is (C / num_heads)^-0.5.
-        attn_drop, proj_drop: dropout of the attention weights and of the result, in training.
+        axis: "joint" for attention among the joints of a frame, "frame" for attention among the frames of a joint.
+        qkv_bias: use a bias in the projections to queries, keys and values.
+        scale: factor of the scores. Default: (C / num_heads)^-0.5.
+        attn_drop, proj_drop: dropout rates of the attention weights and of the result.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class AxialAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask`: (B, J, T, T) or packed, for axis "frame", see `lifter.kernels.axial_attention`."""
+        """Apply attention. `mask`, for axis "frame", is (B, J, T, T) or packed; see `lifter.kernels.axial_attention`."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         dropout_p = self.attn_drop if self.training else 0.0
         return self.proj_drop(self.proj(axial_attention(qkv, self.axis, mask, self.scale, dropout_p)))

@@ -1,4 +1,4 @@
-"""The residual block of the transformers, and what it needs beside its mixer."""
+"""Residual transformer blocks and their parts."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from .linear import Linear
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution of a map (B, T, J, C), whose channels are last: a linear layer with the weight of a convolution."""
+    """1x1 convolution of a channels-last map (B, T, J, C): a linear layer with a convolution's weight."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 1)
@@ -19,7 +19,7 @@ class Pointwise(nn.Conv2d):
 
 
 class Mlp(nn.Module):
-    """fc2(GELU(fc1(x))) with dropout after both, as in every transformer of the field."""
+    """MLP of the transformers: fc2(GELU(fc1(x))) with dropout after both layers."""
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0, bias: bool = True):
         super().__init__()
@@ -35,7 +35,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): drops the branch of whole samples, scaling the others to keep the mean."""
+    """Stochastic depth (Huang et al. 2016): drop the branch for whole samples and rescale the others to keep the mean."""
 
     def __init__(self, p: float = 0.0):
         super().__init__()
@@ -53,7 +53,7 @@ class DropPath(nn.Module):
 
 
 def check_rate(layer, name, rate):
-    """ValueError unless `rate` can be that of a dropout which keeps something."""
+    """Raise ValueError unless `rate` is a valid dropout rate below 1."""
     if not 0 <= rate < 1:
         raise ValueError(f"{layer}: {name} is {rate}, expected 0 <= {name} < 1")
 
@@ -61,8 +61,8 @@ def check_rate(layer, name, rate):
 class TransformerBlock(nn.Module):
     """Pre-norm residual block: x + attn(norm1(x)), then x + mlp(norm2(x)). (B, T, J, C) -> (B, T, J, C).
 
-    `mixer` is any module of that shape. What `forward` takes besides x goes to it; if it returns more than the map, such
-    as a state, so does the block.
+    `mixer` is any module with this signature. Other arguments of `forward` are passed to it; if it returns more than the map,
+    such as a state, so does the block.
     """
 
     def __init__(self, dim: int, mixer: nn.Module, mlp_ratio: float = 2.0, drop: float = 0.0, drop_path: float = 0.0):
@@ -84,7 +84,7 @@ class TransformerBlock(nn.Module):
 class ScaledBlock(nn.Module):
     """`TransformerBlock` whose branches are scaled per channel: x + s_1 mixer(norm1(x)), then x + s_2 mlp(norm2(x)).
 
-    The names are MotionAGFormer's, whose epsilon is 1e-5. `scale` is what s_1 and s_2 start from.
+    Names and epsilon, 1e-5, are MotionAGFormer's. `scale` is the initial value of s_1 and s_2.
     """
 
     def __init__(
@@ -111,6 +111,6 @@ class ScaledBlock(nn.Module):
 
 
 def fuse_streams(fusion: nn.Linear, a: Tensor, b: Tensor) -> Tensor:
-    """The weighted mean of two maps (B, T, J, C), whose weights `fusion`, Linear(2 C, 2), gives every token."""
+    """Return the weighted mean of two maps (B, T, J, C); `fusion`, a Linear(2 C, 2), computes the weights of every token."""
     alpha = fusion(torch.cat([a, b], -1)).softmax(-1)
     return a * alpha[..., :1] + b * alpha[..., 1:]

@@ -1,4 +1,5 @@
-"""Deformable convolutions over the (frame, joint) grid: SasMamba's structure-aware one, by its code and its paper."""
+"""Deformable convolutions over the (frame, joint) grid: SasMamba's structure-aware convolution, as in its code and as in its
+paper."""
 
 import math
 
@@ -9,7 +10,7 @@ from lifter.kernels import deform_conv2d
 
 
 class DeformConv2d(nn.Module):
-    """torchvision.ops.DeformConv2d: same arguments, parameters and initial values."""
+    """Replacement of torchvision.ops.DeformConv2d with the same arguments, parameters and initial values."""
 
     def __init__(
         self,
@@ -48,10 +49,10 @@ class DeformConv2d(nn.Module):
 
 
 class DeformConv(nn.Module):
-    """SasMamba's convolution by its official code: every tap of a depthwise convolution moves by its own offset.
+    """SasMamba's convolution as in its official code: a depthwise convolution with an offset for every tap.
 
-    (B, C, T, J) -> (B, C, T, J), fastest for the channels-last view of a (B, T, J, C) map. `offset_conv`, a dense
-    convolution, gives (dy, dx) per tap, shared by the channels.
+    (B, C, T, J) -> (B, C, T, J), fastest for the channels-last view of a (B, T, J, C) map. `offset_conv`, a dense convolution,
+    computes (dy, dx) per tap, shared by all channels.
     """
 
     def __init__(self, dim: int, kernel_size: int = 3):
@@ -65,10 +66,10 @@ class DeformConv(nn.Module):
 
 
 class StructureConv(nn.Module):
-    """SasMamba's convolution by its paper, equations 7 to 11: X_struct = Conv2d(X) + sum over K*K taps of W_k X'_k.
+    """SasMamba's convolution as in its paper, equations 7 to 11: X_struct = Conv2d(X) + sum over K*K taps of W_k X'_k.
 
-    (B, C, T, J) -> (B, C, T, J). `offset_conv` gives one (dy, dx) per frame and joint, by which all K*K taps move
-    together; their weights W_k are dense (C, C); `conv` is the ordinary 3x3 convolution that is added.
+    (B, C, T, J) -> (B, C, T, J). `offset_conv` computes one (dy, dx) per frame and joint, which shifts all K*K taps together.
+    The weights W_k of the taps are dense (C, C). `conv` is the ordinary 3x3 convolution that is added.
     """
 
     def __init__(self, dim: int, kernel_size: int = 3):

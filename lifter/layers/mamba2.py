@@ -1,7 +1,7 @@
-"""Mamba-2, the layer as in mamba-ssm: one projection in, a short convolution, a scan of heads, a gated norm, a projection out.
+"""Mamba-2 layer as in mamba-ssm: input projection, short convolution, scan of heads, gated norm, output projection.
 
 Source: Dao & Gu, "Transformers are SSMs" (2024), section 7 and figure 6; parameter names, arguments and caches of mamba-ssm's
-`Mamba2`, so that its weights load key by key and its callers find what they know.
+`Mamba2`, so that weights and calling code are compatible.
 """
 
 import math
@@ -19,22 +19,22 @@ from .mamba import cached_states, negative_exp
 
 
 class Mamba2(nn.Module):
-    """(B, L, d_model) -> (B, L, d_model).
+    """Mamba-2 layer: (B, L, d_model) -> (B, L, d_model).
 
     Args:
-        d_state: N, states per channel. d_conv: width of the convolution, 2 to 4. conv_init: bound of its first weights.
+        d_state: N, states per channel. d_conv: width of the convolution, 2 to 4. conv_init: bound of its initial weights.
         expand: inner channels per channel. headdim: channels per head. ngroups: groups of heads that share B and C.
-        d_ssm: inner channels that are scanned, the others being a gated linear unit; None: all.
-        A_init_range: -A of a head starts uniform between these. D_has_hdim: one D per channel, not per head.
-        rmsnorm: whether there is a gated RMSNorm of every group; norm_before_gate: whether its gate comes last.
-        dt_min, dt_max, dt_init_floor: at the start time steps are log-uniform between the first two, and at least the third.
-        dt_limit: (least, largest) time step.
-        conv_bias, bias: whether the convolution, and the outer projections, have one.
-        chunk_size, use_mem_eff_path, sequence_parallel: accepted; the kernels choose, and there is one path.
-        layer_idx: under which the layer finds its states in `inference_params`.
+        d_ssm: inner channels that are scanned; the others form a gated linear unit. None: all.
+        A_init_range: range of the initial -A of the heads (uniform). D_has_hdim: use one D per channel instead of per head.
+        rmsnorm: use a gated RMSNorm of every group; norm_before_gate: apply the gate after the norm.
+        dt_min, dt_max, dt_init_floor: initial time steps are log-uniform in [dt_min, dt_max] and at least dt_init_floor.
+        dt_limit: (min, max) to which time steps are clamped.
+        conv_bias, bias: use a bias in the convolution, and in the outer projections.
+        chunk_size, use_mem_eff_path, sequence_parallel: accepted for compatibility.
+        layer_idx: key of the layer's states in `inference_params`.
 
     Raises:
-        ValueError for arguments of the wrong kind, and shapes that do not fit.
+        ValueError for invalid arguments and shapes.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Mamba2(nn.Module):
         self.in_proj = Linear(d_model, 2 * self.d_inner + 2 * ngroups * d_state + self.nheads, bias=bias, **kind)
         self.conv1d = nn.Conv1d(conv_dim, conv_dim, d_conv, groups=conv_dim, padding=d_conv - 1, bias=conv_bias, **kind)
         self.dt_bias = nn.Parameter(torch.empty(self.nheads, **kind))
-        # Always float32: exp(A * dt) turns a rounding of A into a wrong memory length.
+        # Always float32: rounding A would change the memory length exp(A * dt).
         self.A_log = nn.Parameter(torch.empty(self.nheads, device=device, dtype=torch.float32))
         self.D = nn.Parameter(torch.empty(self.d_ssm if D_has_hdim else self.nheads, device=device, dtype=torch.float32))
         if rmsnorm:
             self.norm = RMSNormGated(self.d_ssm, 1e-5, self.d_ssm // ngroups, norm_before_gate, **kind)
         self.out_proj = Linear(self.d_inner, d_model, bias=bias, **kind)
-        for p in (self.dt_bias, self.A_log, self.D):  # for optimizers that ask, as for mamba-ssm's
+        for p in (self.dt_bias, self.A_log, self.D):  # read by some optimizers, as in mamba-ssm
             p._no_weight_decay = True
         self._start(dt_min, dt_max, dt_init_floor, A_init_range, conv_init)
 
@@ -116,10 +116,11 @@ class Mamba2(nn.Module):
         cu_seqlens: Tensor | None = None,
         inference_params: Any = None,
     ) -> Tensor:
-        """(B, L, d_model), or (B * seqlen, d_model). seq_idx: see `mamba_chunk_scan_combined`; cu_seqlens: accepted.
+        """Apply the layer to (B, L, d_model) or (B * seqlen, d_model). seq_idx: see `mamba_chunk_scan_combined`; cu_seqlens:
+        accepted for compatibility.
 
-        With `inference_params` (mamba-ssm's: key_value_memory_dict, seqlen_offset) the states are kept there: a call at offset
-        0 begins a sequence, later ones go on with any number of steps.
+        mamba-ssm's `inference_params` (key_value_memory_dict, seqlen_offset) store the states: a call at offset 0 starts a
+        sequence, later calls continue it by any number of steps.
         """
         shape = u.shape
         u = u if seqlen is None else u.unflatten(0, (-1, seqlen))
@@ -133,8 +134,8 @@ class Mamba2(nn.Module):
         return self._advance(u, *states, seq_idx).reshape(shape)
 
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor):
-        """The next steps, (B, L, d_model): the output and both states, which are updated in place. Where a gradient is wanted,
-        the states carry the graph of all steps: stream under `torch.no_grad()`."""
+        """Compute the next steps (B, L, d_model); return the output and both states, which are updated in place. If a gradient
+        is needed, the states keep the graph of all steps, so stream under `torch.no_grad()`."""
         check_shape("Mamba2.step", "hidden_states", hidden_states, ("B", "L", self.d_model))
         return self._advance(hidden_states, conv_state, ssm_state), conv_state, ssm_state
 
@@ -150,7 +151,7 @@ class Mamba2(nn.Module):
         return out
 
     def _mix(self, zxbcdt, seq_idx, conv_states=None, initial_states=None):
-        """The output, and with states the final one."""
+        """Return the output and, if states are given, the final state."""
         return mamba_split_conv1d_scan_combined(
             zxbcdt, self.conv1d.weight[:, 0], self.conv1d.bias, self.dt_bias, negative_exp(self.A_log),
             self.D.view(-1, self.headdim) if self.D_has_hdim else self.D, self.chunk_size, initial_states, seq_idx,
@@ -160,8 +161,8 @@ class Mamba2(nn.Module):
         )  # fmt: skip
 
     def allocate_inference_cache(self, batch_size: int, max_seqlen: int, dtype: torch.dtype | None = None, **kwargs):
-        """(conv_state (B, channels, d_conv), ssm_state (B, heads, headdim, N)), zeros, whatever `max_seqlen`: memory does not
-        grow. Their dtype is that of the weights; float32 for ssm_state keeps a stream exact."""
+        """Return zero states (conv_state (B, channels, d_conv), ssm_state (B, heads, headdim, N)). Their size does not depend
+        on `max_seqlen`. The default dtype is that of the weights; float32 for ssm_state keeps streams exact."""
         make = lambda *shape: torch.zeros(shape, device=self.D.device, dtype=dtype or self.conv1d.weight.dtype)
         return (
             make(batch_size, len(self.conv1d.weight), self.d_conv),
@@ -170,7 +171,7 @@ class Mamba2(nn.Module):
 
 
 class RMSNormGated(nn.Module):
-    """RMSNorm of groups of channels and a gate, see `rms_norm_gated`."""
+    """Gated RMSNorm of groups of channels, see `rms_norm_gated`."""
 
     def __init__(
         self,
@@ -197,7 +198,8 @@ def rms_norm_gated(
     group_size: int | None = None,
     norm_before_gate: bool = True,
 ) -> Tensor:
-    """norm(x) * silu(z), or norm(x * silu(z)): RMSNorm of every `group_size` channels, in at least float32."""
+    """Compute norm(x) * silu(z) or norm(x * silu(z)), where norm is an RMSNorm of every `group_size` channels in at least
+    float32."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     y, gate = x.to(dtype), 1 if z is None else F.silu(z.to(dtype))
     y = y if norm_before_gate else y * gate
@@ -229,15 +231,16 @@ def mamba_split_conv1d_scan_combined(
     *,
     conv_states: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """mamba-ssm's mixer of Mamba-2 after its projection in: convolution, scan with softplus, gate and norm, projection out.
+    """Compute Mamba-2 after its input projection, with mamba-ssm's signature: convolution, scan, gated norm, output
+    projection.
 
     Args:
         zxbcdt: (B, L, 2 M + 2 H P + 2 G N + H): two halves of a gated linear unit, the gate z, x, B, C, and dt of H heads.
-        conv1d_weight: (H P + 2 G N, W), of x, B and C. conv1d_bias: of these, or None.
+        conv1d_weight: (H P + 2 G N, W), of x, B and C. conv1d_bias: (H P + 2 G N,), or None.
         dt_bias, A: (H,). D: (H,) with `headdim`, or (H, P).
-        rmsnorm_weight: (H P,) of a norm of every group, see `rms_norm_gated`; None: a gate alone.
-        outproj_weight: (E, M + H P); None: no projection. outproj_bias: (E,).
-        conv_states: (B, H P + 2 G N, W - 1), the steps before the first of the convolution, or None. mamba-ssm has none.
+        rmsnorm_weight: (H P,), weight of the norm, see `rms_norm_gated`; None: only the gate.
+        outproj_weight: (E, M + H P); None: no output projection. outproj_bias: (E,).
+        conv_states: (B, H P + 2 G N, W - 1), the steps of the convolution before the first one, or None. Not in mamba-ssm.
         Others: see `mamba_chunk_scan_combined`.
 
     Returns:
@@ -270,7 +273,7 @@ def mamba_split_conv1d_scan_combined(
 
 
 def _parts(zxbcdt, inner, conv_dim, heads):
-    """((z0, x0), z, xBC, dt): the gated linear unit is what the others leave."""
+    """Split into ((z0, x0), z, xBC, dt); (z0, x0) belong to the gated linear unit."""
     unit = max(0, zxbcdt.shape[-1] - inner - conv_dim - heads) // 2
     check_shape("mamba_split_conv1d_scan_combined", "zxbcdt", zxbcdt, ("B", "L", 2 * unit + inner + conv_dim + heads))
     z0, x0, z, xBC, dt = zxbcdt.split([unit, unit, inner, conv_dim, heads], -1)
