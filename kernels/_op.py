@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -135,7 +135,7 @@ class Op(Kernel):
             results = [name for name in results if f"d{name}" in {a.name for a in self.backward.schema.arguments}]
         self._results = len(results)
 
-    def __call__(self, *args):
+    def __call__(self, *args) -> Any:
         args = list(args)
         x = args[self._first]
         autocast = autocast_dtype(x)

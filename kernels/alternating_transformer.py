@@ -49,7 +49,7 @@ def alternating_transformer(
     mask: Tensor | None = None,
     state: Sequence[Tensor] | None = None,
     return_state: bool = False,
-):
+) -> Tensor | tuple[Tensor, list[Tensor]]:
     """Compute the poses of an embedded clip as `lifter.models.MixSTE`, `D3DP` and `PoseRetNet` do in evaluation mode.
 
     Args:
@@ -91,7 +91,7 @@ def alternating_transformer(
     if len(state) not in (0, p.depth):
         raise ValueError(f"{op}: state has {len(state)} tensors, expected one per temporal block, {p.depth}")
     for i, before in enumerate(state):
-        check_float(op, **{f"state[{i}]": before})
+        check_float(op, None, **{f"state[{i}]": before})
         check_shape(op, f"state[{i}]", before, (B, J, p.num_heads, head, head))
         check_device(op, "x", x, f"state[{i}]", before)
 
@@ -101,7 +101,7 @@ def alternating_transformer(
 
 def alternating_transformer_ref(
     x: Tensor, packed: "PackedTransformer", mask: Tensor | None = None, state: Sequence[Tensor] = ()
-) -> Tensor:
+) -> tuple[Tensor, list[Tensor]]:
     """Reference of `alternating_transformer`, in at least float32; returns (poses, state after the last frame)."""
     p, out_dtype, dtype = packed, x.dtype, torch.promote_types(x.dtype, torch.float32)
     read, states = Reader(p, dtype), []

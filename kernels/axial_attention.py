@@ -114,8 +114,9 @@ def check_mask(op, mask, name, x):
     """Raise an error unless `mask` is None or a valid mask over the frames of x (B, T, J, ...)."""
     if mask is None:
         return
-    kind = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
-    if kind not in (torch.bool, torch.int32) and not (isinstance(mask, torch.Tensor) and kind.is_floating_point):
+    is_tensor = isinstance(mask, torch.Tensor)
+    kind = mask.dtype if is_tensor else type(mask).__name__
+    if kind not in (torch.bool, torch.int32) and not (is_tensor and mask.is_floating_point()):
         raise TypeError(f"{op}: mask is {kind}, expected a tensor of bool, int32 (packed) or floating point")
     B, T, J = x.shape[:3]
     keys = -(-T // BITS) if kind == torch.int32 else T

@@ -175,20 +175,25 @@ def layout(sizes):
     if keyframes:
         linear("interpolation", frames, keyframes, plain=True)
     linear("embedding", dim, poses)
-    add("norm", dim), add("norm_bias", dim)
+    add("norm", dim)
+    add("norm_bias", dim)
     linear("fc", poses, dim)
     for i in range(depth):
         linear(f"{i}.left", frame_keys + (channel_keys if r_s > 1 else 0), dim)
         linear(f"{i}.right", channel_keys + (frame_keys if r_t > 1 else 0), frames, plain=True)
-        add(f"{i}.squeeze_frames", few_frames, frames), add(f"{i}.excite_frames", frames, few_frames)
-        add(f"{i}.squeeze_channels", few_channels, dim), add(f"{i}.excite_channels", dim, few_channels)
+        add(f"{i}.squeeze_frames", few_frames, frames)
+        add(f"{i}.excite_frames", frames, few_frames)
+        add(f"{i}.squeeze_channels", few_channels, dim)
+        add(f"{i}.excite_channels", dim, few_channels)
         linear(f"{i}.share1", few_frames, frames)
         linear(f"{i}.share2", frames, few_frames)
         linear(f"{i}.proj", dim, dim)
-        add(f"{i}.norm1", dim), add(f"{i}.norm1_bias", dim)
+        add(f"{i}.norm1", dim)
+        add(f"{i}.norm1_bias", dim)
         linear(f"{i}.fc1", hidden, dim)
         linear(f"{i}.fc2", dim, hidden)
-        add(f"{i}.norm2", dim), add(f"{i}.norm2_bias", dim)
+        add(f"{i}.norm2", dim)
+        add(f"{i}.norm2_bias", dim)
     return parts
 
 

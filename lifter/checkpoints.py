@@ -107,7 +107,7 @@ def save_checkpoint(model: nn.Module, path: StrPath, metadata: dict[str, str] | 
             file.write(digest.encode())
 
 
-def read_checkpoint(path: StrPath) -> tuple[dict, dict]:
+def read_checkpoint(path: StrPath) -> tuple[Mapping, dict]:
     """Read a file of weights, and the texts beside them. Tensors are read when their `tensor()` is called.
 
     Raises:

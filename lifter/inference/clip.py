@@ -1,4 +1,4 @@
-"""The people of one clip: cleaned, lifted and finished, which is what `lifter lift` does with a video."""
+"""Lifting of the people of one clip as `lifter lift` does for videos: clean, lift and finish."""
 
 from collections.abc import Callable, Iterable
 
@@ -25,14 +25,14 @@ def lift_people(
     say: Callable[[str], object] = lambda text: None,
     step: Callable[[int], object] = lambda frames: None,
 ):
-    """Lift the people of a clip: sequences with keypoints -> the same with poses.
+    """Lift the people of a clip: add poses to sequences with keypoints.
 
     Args:
-        model: as `lifter.inference.files.Model.load` gives it.
-        flip, batch, stride: of `lifter.inference.files.lift_smoothly`.
-        skip: of `STEPS`, what is not to be done of `clean` and `finish`.
-        smooth: of `lifter.inference.clean.clean`. focal: of `lifter.inference.finish.finish`.
-        say: told what was done, a line for each step. step: of `lifter.evaluation.lift_sequences`.
+        model: a network returned by `lifter.inference.files.Model.load`.
+        flip, batch, stride: see `lifter.inference.files.lift_smoothly`.
+        skip: steps of `clean` and `finish` to leave out.
+        smooth: see `lifter.inference.clean.clean`. focal: see `lifter.inference.finish.finish`.
+        say: called with a line about each step. step: see `lifter.evaluation.lift_sequences`.
     """
     if people and people[0].fps is None and (smooth or set(STEPS) - set(skip)):
         say(f"frames per second are not known: taken as {clean.FPS:g}")

@@ -73,7 +73,7 @@ class TransformerBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, **mixer) -> Tensor:
+    def forward(self, x: Tensor, **mixer) -> Tensor | tuple[Tensor, ...]:
         mixed = self.attn(self.norm1(x), **mixer)
         mixed, *more = mixed if isinstance(mixed, tuple) else (mixed,)
         x = x + self.drop_path(mixed)

@@ -1,7 +1,5 @@
 """Linear layers."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from lifter.kernels import linear
@@ -20,7 +18,7 @@ class ReorderedLinear(Linear):
     The weight, which is smaller than the outputs, is permuted in each call, or once by `lifter.freeze`.
     """
 
-    def __init__(self, in_features: int, out_features: int, order: Sequence[int], bias: bool = True):
+    def __init__(self, in_features: int, out_features: int, order: Tensor, bias: bool = True):
         super().__init__(in_features, out_features, bias)
         self.register_buffer("order", order, persistent=False)  # a constant of the architecture
 

@@ -211,7 +211,7 @@ def rms_norm_gated(
 def mamba_split_conv1d_scan_combined(
     zxbcdt: Tensor,
     conv1d_weight: Tensor,
-    conv1d_bias: Tensor,
+    conv1d_bias: Tensor | None,
     dt_bias: Tensor,
     A: Tensor,
     D: Tensor,

@@ -5,7 +5,7 @@ same buffer in four orders. Parameter names are the official ones, so that offic
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +93,7 @@ class SkeletonMixer(SkeletonScan):
     `expand` times the width. `conv` makes the convolution over (T, J) for a given width, None leaves it out.
     """
 
-    def __init__(self, dim: int, conv: int | None = None, expand: int = 2, d_state: int = 16, **scan):
+    def __init__(self, dim: int, conv: Callable[[int], nn.Module] | None = None, expand: int = 2, d_state: int = 16, **scan):
         inner = expand * dim
         super().__init__(inner, d_state, dt_rank=math.ceil(dim / 16), **scan)
         self.out_norm = nn.LayerNorm(inner)
@@ -110,7 +110,7 @@ class SkeletonMixer(SkeletonScan):
 class _HalvesLinear(Linear):
     """A Linear whose output comes as two contiguous halves: two products cost less than one and a copy."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = self.weight.chunk(2)
         return linear(x, first), linear(x, second)
 

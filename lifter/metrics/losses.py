@@ -1,7 +1,7 @@
-"""Losses of pose sequences: predictions and targets (..., T, J, 3), in metres, to a scalar.
+"""Losses of pose sequences: functions of predictions and targets (..., T, J, 3) in metres that return a scalar.
 
-All take any floating-point dtypes, also mixed ones, and compute in float32 at least. `valid`, bool (..., T, J), leaves joints
-out: what they hold, NaN too, has no influence, and nothing valid makes 0. Nothing is checked for NaN: the loss shows it.
+All accept any floating-point dtypes, also mixed ones, and compute in at least float32. `valid`, bool (..., T, J), excludes
+joints: their values, even NaN, have no influence. Without valid joints the loss is 0. Inputs are not checked for NaN.
 
 Sources: the official codes of MixSTE (arXiv 2203.00859), PoseRetNet, MotionBERT (arXiv 2210.06551; MotionAGFormer's are
 the same), MixSynthFormer; SasMamba and MASC-Pose by their papers.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lifter.skeleton import H36M, Skeleton
 
-# MixSTE's and PoseRetNet's weights of the joints: limbs' ends count more. `3dhp-univ` is MPI-INF-3DHP's order of the test set
+# Joint weights of MixSTE and PoseRetNet: the ends of the limbs count more. `3dhp-univ` is MPI-INF-3DHP's order of the test set
 # (17 joints, head top first), `3dhp-annot` that of 14 joints from left ankle to head.
 JOINT_WEIGHTS = {
     "h36m": (1, 1, 2.5, 2.5, 1, 2.5, 2.5, 1, 1, 1, 1.5, 1.5, 4, 4, 1.5, 4, 4),
@@ -34,35 +34,34 @@ H36M_ANGLES = (
 
 
 def mpjpe(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean distance of the joints."""
+    """Compute the mean distance of the joints."""
     return _mean(joint_errors(predictions, targets, valid), valid)
 
 
 def weighted_mpjpe(
     predictions: Tensor, targets: Tensor, weights: Tensor | Sequence[float], valid: Tensor | None = None
 ) -> Tensor:
-    """The same with `weights` that broadcast with (..., T, J), for example `JOINT_WEIGHTS["h36m"]`; divided by the number
-    of joints, not by the sum of the weights."""
+    """Compute the weighted MPJPE. `weights` broadcast with (..., T, J), for example `JOINT_WEIGHTS["h36m"]`; the sum is
+    divided by the number of joints, not by the sum of the weights."""
     errors = joint_errors(predictions, targets, valid)
     return _mean(_weights(weights, errors) * errors, valid)
 
 
 def n_mpjpe(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
-    """MPJPE after the prediction of each frame was scaled to be nearest to its target (arXiv 1804.01110). A prediction of
-    zeros stays as it is."""
+    """Compute the MPJPE after the optimal scaling of each predicted frame (arXiv 1804.01110). Predictions of zeros are not
+    scaled."""
     return mpjpe(rescale(predictions, targets, valid), targets, valid)
 
 
 def loss_velocity(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean distance of the velocities, per frame; 0 for one frame."""
+    """Compute the mean distance of the velocities per frame; 0 for one frame."""
     pair = _pair(valid, predictions)
     return _mean(joint_errors(velocity(predictions), velocity(targets), pair), pair, predictions)
 
 
 def tc_loss(predictions: Tensor, weights: Tensor | Sequence[float] | float = 1.0, valid: Tensor | None = None) -> Tensor:
-    """TCLoss, temporal consistency: the mean squared velocity of a joint, times its weight; 0 for one frame.
-
-    As PoseRetNet has it, a mean over joints; MixSTE's is over coordinates, a third of this.
+    """Compute the temporal consistency loss (TCLoss): the weighted mean squared velocity of the joints; 0 for one frame. Like
+    PoseRetNet's, it is a mean over joints; MixSTE's is over coordinates, a third of this.
     """
     pair = _pair(valid, predictions)
     steps = velocity(predictions)
@@ -72,12 +71,12 @@ def tc_loss(predictions: Tensor, weights: Tensor | Sequence[float] | float = 1.0
 
 
 def loss_joint(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Mean absolute difference of the coordinates."""
+    """Compute the mean absolute difference of the coordinates."""
     return F.l1_loss(*_same(predictions, targets))
 
 
 def loss_acceleration(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Mean absolute difference of the coordinates of the accelerations, per frame; 0 for less than three frames."""
+    """Compute the mean absolute difference of the accelerations' coordinates per frame; 0 for fewer than three frames."""
     predictions, targets = _same(predictions, targets)
     if predictions.shape[-3] < 3:
         return _zero(predictions)
@@ -85,50 +84,52 @@ def loss_acceleration(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def loss_limb_var(predictions: Tensor, skeleton: Skeleton = H36M) -> Tensor:
-    """Mean over bones of the variance of their length in time; 0 for one frame."""
+    """Compute the variance of the bone lengths over time, averaged over bones; 0 for one frame."""
     if predictions.shape[-3] < 2:
         return _zero(predictions)
     return limb_lengths(predictions, skeleton).var(-2).mean()
 
 
 def loss_limb_gt(predictions: Tensor, targets: Tensor, skeleton: Skeleton = H36M) -> Tensor:
-    """Mean difference of the bones' lengths."""
-    return F.l1_loss(*(limb_lengths(x, skeleton) for x in _same(predictions, targets)))
+    """Compute the mean difference of the bone lengths."""
+    predictions, targets = _same(predictions, targets)
+    return F.l1_loss(limb_lengths(predictions, skeleton), limb_lengths(targets, skeleton))
 
 
 def loss_angle(
     predictions: Tensor, targets: Tensor, skeleton: Skeleton = H36M, angles: Sequence[tuple[int, int]] = H36M_ANGLES
 ) -> Tensor:
-    """Mean difference of the angles between bones, in radians."""
-    return F.l1_loss(*(limb_angles(x, skeleton, angles) for x in _same(predictions, targets)))
+    """Compute the mean difference of the angles between bones, in radians."""
+    predictions, targets = _same(predictions, targets)
+    return F.l1_loss(limb_angles(predictions, skeleton, angles), limb_angles(targets, skeleton, angles))
 
 
 def loss_angle_velocity(
     predictions: Tensor, targets: Tensor, skeleton: Skeleton = H36M, angles: Sequence[tuple[int, int]] = H36M_ANGLES
 ) -> Tensor:
-    """The same of the angles' velocities; 0 for one frame."""
+    """Compute the mean difference of the angular velocities; 0 for one frame."""
     predictions, targets = _same(predictions, targets)
     if predictions.shape[-3] < 2:
         return _zero(predictions)
-    return F.l1_loss(*(limb_angles(x, skeleton, angles).diff(dim=-2) for x in (predictions, targets)))
+    predicted, true = (limb_angles(x, skeleton, angles).diff(dim=-2) for x in (predictions, targets))
+    return F.l1_loss(predicted, true)
 
 
 def sym_penalty(predictions: Tensor, skeleton: Skeleton = H36M) -> Tensor:
-    """MixSTE's penalty of left limbs that are not as long as the right ones: a hundredth of the differences' sum."""
+    """Compute MixSTE's symmetry penalty: a hundredth of the summed length differences of left and right limbs."""
     lengths = dict(zip((joint for joint, _ in skeleton.bones), limb_lengths(predictions, skeleton).unbind(-1)))
     return 0.01 * sum(F.l1_loss(lengths[left], lengths[right]) for left, right in skeleton.flip_pairs)
 
 
 def bonelen_consistency_loss(predictions: Tensor, skeleton: Skeleton = H36M) -> Tensor:
-    """MixSTE's penalty of bones that move against their joint, a hundredth of the sum of their mean velocities; 0 for one
-    frame."""
+    """Compute MixSTE's bone consistency penalty: a hundredth of the summed mean velocities of the bones; 0 for one frame."""
     if predictions.shape[-3] < 2:
         return _zero(predictions)
     steps = velocity(_bones(_exact(predictions), skeleton))
     return 0.01 * torch.linalg.vector_norm(steps, dim=-1).mean(tuple(range(steps.dim() - 2))).sum()
 
 
-# ---- what an architecture is trained with --------------------------------------------------------------------------------
+# ---- losses of the architectures --------------------------------------------------------------------------------
 # MixSTE and PoseRetNet call backward with the loss itself as the gradient: `(loss * loss.detach()).backward()` is theirs.
 
 
@@ -173,8 +174,8 @@ def htp_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def mixsynthformer_loss(predictions: Tensor, targets: Tensor, history: int = 0) -> Tensor:
-    """MixSynthFormer. Recovery of a whole window: the mean absolute difference, eq. 16. With `history`, prediction of the
-    frames after that many: MPJPE of these, eq. 17."""
+    """MixSynthFormer. For recovery of a whole window, the mean absolute difference, eq. 16; with `history`, for prediction of
+    the frames after the first `history`, their MPJPE, eq. 17."""
     if not 0 <= history < predictions.shape[-3]:
         raise ValueError(f"mixsynthformer_loss: history is {history}, expected 0 to {predictions.shape[-3] - 1}")
     if history == 0:
@@ -183,20 +184,20 @@ def mixsynthformer_loss(predictions: Tensor, targets: Tensor, history: int = 0) 
 
 
 def deciwatch_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """DeciWatch, for Human3.6M: the mean absolute difference, of the recovered and of the denoised poses."""
+    """DeciWatch for Human3.6M: mean absolute difference of the recovered and of the denoised poses."""
     return loss_joint(predictions, targets)
 
 
 def smoothnet_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """SmoothNet, by its configurations."""
+    """SmoothNet, with the weights of its configurations."""
     return loss_joint(predictions, targets) + 0.1 * loss_acceleration(predictions, targets)
 
 
-# ---- what they are made of, lifter.metrics too ---------------------------------------------------------------------------
+# ---- helpers, also used by lifter.metrics ---------------------------------------------------------------------------
 
 
 def joint_errors(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Distances (..., J) of the joints, 0 where not valid."""
+    """Return the distances (..., J) of the joints, 0 where not valid."""
     predictions, targets = _same(predictions, targets)
     offset = predictions - targets
     if valid is not None:
@@ -206,7 +207,7 @@ def joint_errors(predictions: Tensor, targets: Tensor, valid: Tensor | None = No
 
 
 def rescale(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
-    """The prediction of each frame times the number that brings it nearest to its target, 0 where not valid."""
+    """Scale the prediction of each frame optimally towards its target; 0 where not valid."""
     predictions, targets = _same(predictions, targets)
     if valid is not None:
         check_valid(valid, predictions)
@@ -216,24 +217,24 @@ def rescale(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -
 
 
 def velocity(poses: Tensor) -> Tensor:
-    """(..., T, J, C) -> (..., T - 1, J, C), float32 at least."""
+    """Return the velocities (..., T - 1, J, C) of (..., T, J, C), in at least float32."""
     if poses.dim() < 3:
         raise ValueError(f"poses have shape {tuple(poses.shape)}, expected (..., T, J, C)")
     return _exact(poses).diff(dim=-3)
 
 
 def both(valid: Tensor | None) -> Tensor:
-    """(..., T, J) -> (..., T - 1, J): valid in a frame and in the next."""
+    """Return a mask (..., T - 1, J) of joints that are valid in a frame and in the next."""
     return valid[..., 1:, :] & valid[..., :-1, :]
 
 
 def limb_lengths(poses: Tensor, skeleton: Skeleton = H36M) -> Tensor:
-    """Lengths (..., T, J - 1) of `skeleton.bones`."""
+    """Return the lengths (..., T, J - 1) of `skeleton.bones`."""
     return torch.linalg.vector_norm(_bones(_exact(poses), skeleton), dim=-1)
 
 
 def limb_angles(poses: Tensor, skeleton: Skeleton = H36M, angles: Sequence[tuple[int, int]] = H36M_ANGLES) -> Tensor:
-    """Angles (..., T, len(angles)) between bones in radians; at most 1e-7 from 0 and pi in cosine, where the gradient
+    """Return the angles (..., T, len(angles)) between bones in radians. Cosines are clamped 1e-7 from +-1, where the gradient
     would be infinite."""
     bones = _bones(_exact(poses), skeleton)
     first, second = (bones[..., list(side), :] for side in zip(*angles))
@@ -255,7 +256,7 @@ def _exact(x):
 
 
 def _same(predictions, targets):
-    """Both in the wider dtype of the two."""
+    """Convert both to the wider of their dtypes."""
     if predictions.shape != targets.shape or predictions.dim() < 2:
         got = f"predictions have shape {tuple(predictions.shape)}, targets {tuple(targets.shape)}"
         raise ValueError(f"{got}, expected the same (..., J, C)")
@@ -288,14 +289,14 @@ def _weights(weights, like):
 
 
 def _zero(poses):
-    """0, with a gradient of zeros."""
+    """Return 0 with a zero gradient."""
     if poses.numel() == 0:
         raise ValueError(f"poses have shape {tuple(poses.shape)}, expected at least one frame")
     return _exact(poses).sum() * 0
 
 
 def _mean(errors, valid, poses=None):
-    """The mean of the valid ones; 0 where differences in time leave none of `poses`."""
+    """Return the mean over valid entries; 0 if there are none."""
     if errors.numel() == 0:
         return _zero(errors if poses is None else poses)
     return errors.mean() if valid is None else errors.sum() / valid.sum().clamp(min=1)

@@ -4,6 +4,7 @@ ICCV 2023, arXiv 2210.06551. Its network is called DSTformer.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -66,7 +67,7 @@ class MotionBERT(nn.Module):
         depth: int = 5,
         num_heads: int = 8,
         mlp_ratio: float = 2.0,
-        temporal_mixer: str = "attention",
+        temporal_mixer: str | Callable[[], nn.Module] = "attention",
         qkv_bias: bool = True,
         qk_scale: float | None = None,
         drop: float = 0.0,
