@@ -35,7 +35,7 @@ def recover_root(poses: Tensor, keypoints: Tensor, camera: Tensor, weights: Tens
     check_poses("recover_root", poses, keypoints)
     weights = torch.ones_like(keypoints[..., 0]) if weights is None else weights
     share = beside(weights / weights.sum(-1, keepdim=True), poses.dim() - 1)[..., None]
-    u = beside(_undistort(keypoints, camera), poses.dim())
+    u = beside(undistort(keypoints, camera), poses.dim())
     a = u * poses[..., 2:] - poses[..., :2]  # root_xy = a + u root_z for each joint
     mean_u, mean_a = ((share * x).sum(-2, keepdim=True) for x in (u, a))
     spread = (share * (u - mean_u).square()).sum((-2, -1)).clamp(min=torch.finfo(u.dtype).tiny)
@@ -44,7 +44,15 @@ def recover_root(poses: Tensor, keypoints: Tensor, camera: Tensor, weights: Tens
     return torch.cat((xy, z[..., None]), -1)
 
 
-def _undistort(keypoints, camera):
+def towards(directions: Tensor) -> Tensor:
+    """Return rotations (..., 3, 3) that turn the optical axis, z, to directions (..., 3) in front of the camera."""
+    x, y, z = (directions / directions.norm(dim=-1, keepdim=True)).unbind(-1)
+    share = 1 / (1 + z)
+    rows = (1 - x * x * share, -x * y * share, x), (-x * y * share, 1 - y * y * share, y), (-x, -y, z)
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def undistort(keypoints: Tensor, camera: Tensor) -> Tensor:
     """Map image points (B, ..., 2) to the plane z = 1 by a fixed-point iteration of the inverse distortion."""
     focal, center, radial, tangential = _parameters("recover_root", camera, keypoints)
     distorted = (keypoints - center) / focal

@@ -45,7 +45,7 @@ def lift_people(
     known = [(person, person.keypoints) for person in cleaned]
     poses = lift_smoothly(model, known, flip, batch, stride, step)
     lifted = [with_poses(person, each.float().cpu()) for person, each in poses]
-    finished, lines = finish.finish(lifted, set(skip) & set(finish.STEPS), focal)
+    finished, lines = finish.finish(lifted, set(skip) & set(finish.STEPS), focal, getattr(model, "centred", False))
     for line in lines:
         say(line)
     return finished

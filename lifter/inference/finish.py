@@ -16,6 +16,7 @@ from lifter.geometry import recover_root
 from lifter.skeleton import H36M
 
 from .clean import FPS, blur
+from .facing import directions, faced
 
 STEPS = ("bones", "place", "floor", "feet")
 
@@ -29,19 +30,23 @@ HEEL = 0.08  # metres from the floor to the ankle of a foot that stands
 LEVEL = 0.25  # metres; who stands higher above the floor than that stands on something
 PLACES, BODIES = 0.08, 0.15  # metres and radians: how exact the places of feet, and bodies, tell which way is up
 SIZES, LARGER = 0.15, 1.4  # how exact poses tell the size of people; who is that much nearer in height stands on something
+STRAIGHT, NEARER = 0.99, 10  # of its length, how straight a leg becomes at most; rounds in which the body comes nearer
 SLOW, RAMP = 0.25, 0.1  # seconds over which the trajectory, and a leg, follow a foot that stands
 LEGS = (1, 2, 3), (4, 5, 6)  # right and left: hip, knee, ankle
 ANKLES = [leg[2] for leg in LEGS]
 THORAX = H36M.joints.index("thorax")
 
 
-def finish(people: list[Sequence], skip: Iterable[str] = (), focal: float | None = None) -> tuple[list[Sequence], list[str]]:
+def finish(
+    people: list[Sequence], skip: Iterable[str] = (), focal: float | None = None, centred: bool = False
+) -> tuple[list[Sequence], list[str]]:
     """Finish the poses of the people of one clip.
 
     Args:
         people: sequences with root-relative poses and the keypoints that they were lifted from.
         skip: steps from `STEPS` to leave out. Without "place", the later steps are left out too.
         focal: focal length in pixels. Default: that of the sequences' camera, otherwise an estimate.
+        centred: True if the poses are those of a model of centred clips; they are turned to the direction of the person.
 
     Returns:
         (people, lines): sequences with poses in the axes of a camera that also holds the pose of the room, z up with the floor
@@ -61,6 +66,9 @@ def finish(people: list[Sequence], skip: Iterable[str] = (), focal: float | None
         return [replace(person, poses=each.astype(np.float32)) for person, each in zip(people, poses)], lines
     camera, told = _camera(people[0], focal)
     lines.append(told)
+    if centred:
+        ahead = [directions(person.keypoints, camera) for person in people]
+        poses = [faced(torch.from_numpy(each), ray).numpy() for each, ray in zip(poses, ahead)]
     poses = [place(each, person, camera) for each, person in zip(poses, people)]
     stands = [standing(each, person) for each, person in zip(poses, people)]
     if not np.allclose(camera.rotation, np.eye(3)):
@@ -223,9 +231,10 @@ def _up(poses, stands):
 
 
 def on_one_floor(poses, stands, up):
-    """Return a scale factor for each person, so that all stand on one floor. A model knows sizes only roughly; poses scaled
-    about the camera move away from it and look the same. Changes are as small as possible. A person who would still be far
-    the others is assumed to stand on something and is not changed.
+    """Return a scale factor for each person, so that all stand on one floor.
+
+    A model knows sizes only roughly; poses scaled about the camera move away from it and look the same. Changes are as small
+    as possible. A person who would still be far above the others is assumed to stand on something and is not changed.
     """
     below = np.full(len(poses), np.nan)  # the camera
     for number, (each, stand) in enumerate(zip(poses, stands)):
@@ -278,40 +287,69 @@ def sliding(poses, stands) -> float:
 
 
 def pinned(poses, stands, fps):
-    """Fix standing feet of poses (T, 17, 3) in place on the floor: the whole body follows slowly, and the leg bends for the
-    rest."""
-    if not stands.any():
-        return poses
+    """Fix standing feet of poses (T, 17, 3) in place on the floor, and keep feet from sinking into it: the whole body follows
+    slowly, and the legs bend for the rest."""
     targets = np.zeros((len(poses), 2, 3))
     for foot, a, b in _times(stands):
         mean = poses[a:b, ANKLES[foot]].mean(0)
         targets[a:b, foot] = mean[0], mean[1], HEEL if abs(mean[2] - HEEL) < LEVEL else mean[2]
     frames, count = np.arange(len(poses)), stands.sum(1)
     wanted = ((targets - poses[:, ANKLES]) * stands[..., None]).sum(1) / np.maximum(count, 1)[:, None]
-    there = np.flatnonzero(count)
-    wanted = np.stack([np.interp(frames, there, wanted[there, axis]) for axis in range(3)], -1)
-    follow = blur(wanted, SLOW * fps) / blur(np.ones_like(wanted), SLOW * fps)
-    out = poses + follow[:, None]
+    sunk = np.where(count == 0, _sunk(poses[:, ANKLES, 2].min(1)), 0)
+    wanted[:, 2] += sunk
+    for axis, known in enumerate((count > 0, count > 0, (count > 0) | (sunk > 0))):
+        if known.any():
+            wanted[:, axis] = np.interp(frames, frames[known], wanted[known, axis])
+    slowly = lambda moves: (blur(moves, SLOW * fps) / blur(np.ones_like(moves), SLOW * fps))[:, None]
+    out = poses + slowly(wanted)
+    for _ in range(NEARER):  # to feet that would else be out of reach
+        missed = np.stack([_missed(out, leg, targets[:, foot]) for foot, leg in enumerate(LEGS)], 1)
+        out += slowly((missed * stands[..., None]).sum(1))
     for foot, leg in enumerate(LEGS):
-        there = np.flatnonzero(stands[:, foot])
+        goal, there = out[:, leg[2]].copy(), np.flatnonzero(stands[:, foot])
         if len(there):
             near = there[np.interp(frames, there, np.arange(len(there))).round().astype(int)]  # the frame in which it stands
             share = np.clip(1 - np.abs(near - frames) / max(RAMP * fps, 1), 0, 1)
-            bend(out, leg, out[:, leg[2]] + (targets[near, foot] - out[near, leg[2]]) * share[:, None])
+            goal += (targets[near, foot] - out[near, leg[2]]) * share[:, None]
+        goal[:, 2] += _sunk(goal[:, 2])
+        bend(out, leg, goal)
     return out
+
+
+def _sunk(heights):
+    """Return how far ankles are below the height of feet on the floor. Much lower ones are assumed to be beside it."""
+    depth = HEEL - heights
+    return np.where((depth > 0) & (depth < LEVEL), depth, 0.0)
 
 
 def bend(poses, leg, target):
     """Bend a leg of poses (T, 17, 3) so that its ankle is at `target` (T, 3), or as near as it reaches. Bone lengths and the
     bending direction of the knee are kept."""
-    hip, knee, ankle = (poses[:, joint] for joint in leg)
-    norm = lambda x: np.linalg.norm(x, axis=-1, keepdims=True)
-    upper, lower = norm(knee - hip), norm(ankle - knee)
+    hip, knee, _ = (poses[:, joint] for joint in leg)
+    upper, lower, straight = _lengths(poses, leg)
     way = target - hip
-    reach = np.clip(norm(way), np.abs(upper - lower) + 1e-6, upper + lower - 1e-6)
-    way = way / np.maximum(norm(way), 1e-9)
+    reach = np.clip(_norm(way), np.abs(upper - lower) + 1e-6, straight)
+    way = way / np.maximum(_norm(way), 1e-9)
     along = (upper**2 - lower**2 + reach**2) / (2 * reach)
     out = (knee - hip) - ((knee - hip) * way).sum(-1, keepdims=True) * way
-    out = out / np.maximum(norm(out), 1e-9)
+    out = out / np.maximum(_norm(out), 1e-9)
     poses[:, leg[1]] = hip + along * way + np.sqrt(np.maximum(upper**2 - along**2, 0)) * out
     poses[:, leg[2]] = hip + reach * way
+
+
+def _missed(poses, leg, target):
+    """Return the vector (T, 3) from a leg's reach to `target`, zero if it is within reach."""
+    way = target - poses[:, leg[0]]
+    length = np.maximum(_norm(way), 1e-9)
+    return way / length * np.maximum(length - _lengths(poses, leg)[2], 0)
+
+
+def _lengths(poses, leg):
+    """Return the lengths (T, 1) of thigh and shank, and the largest allowed distance of ankle and hip."""
+    hip, knee, ankle = (poses[:, joint] for joint in leg)
+    upper, lower = _norm(knee - hip), _norm(ankle - knee)
+    return upper, lower, np.clip(STRAIGHT * (upper + lower), _norm(ankle - hip), upper + lower - 1e-6)
+
+
+def _norm(x):
+    return np.linalg.norm(x, axis=-1, keepdims=True)

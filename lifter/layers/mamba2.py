@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lifter.kernels import causal_conv1d_fn, linear, mamba_chunk_scan_combined
+from lifter.kernels import causal_conv1d_fn, causal_conv1d_update, linear, mamba_chunk_scan_combined, selective_state_update
 from lifter.kernels._checks import check_shape
 
 from .linear import Linear
@@ -141,6 +141,10 @@ class Mamba2(nn.Module):
 
     def _advance(self, u, conv_state, ssm_state, seq_idx=None):
         zxbcdt = self.in_proj(u)
+        if u.shape[1] == 1 and self.dt_limit == (0.0, math.inf) and not torch.is_grad_enabled():
+            return self._one_step(zxbcdt, conv_state, ssm_state)
+        if u.shape[1] == 1 and self.dt_limit == (0.0, math.inf) and not torch.is_grad_enabled():
+            return self._one_step(zxbcdt[:, 0], conv_state, ssm_state)[:, None]
         before = (conv_state[..., 1:], ssm_state)
         if torch.is_grad_enabled():  # autograd keeps them
             before = [state.clone() for state in before]
@@ -149,6 +153,24 @@ class Mamba2(nn.Module):
         conv_state.copy_(torch.cat([conv_state, inputs.mT], -1)[..., -self.d_conv :])
         ssm_state.copy_(last_state)
         return out
+
+    def _one_step(self, zxbcdt, conv_state, ssm_state):
+        """`_mix` of a single step, which updates the states where they lie."""
+        unit, z, xBC, dt = _parts(zxbcdt, self.d_ssm, len(self.conv1d.weight), self.nheads)
+        xBC = causal_conv1d_update(xBC[:, 0], conv_state, self.conv1d.weight[:, 0], self.conv1d.bias, "silu")
+        states = self.ngroups * self.d_state
+        x, B, C = xBC.split([self.d_ssm, states, states], -1)
+        x = x.unflatten(-1, (self.nheads, -1))
+        B, C = (y.unflatten(-1, (self.ngroups, -1)) for y in (B, C))
+        D = self.D.view(self.nheads, -1).expand(-1, self.headdim)
+        gate = None if self.rmsnorm else z.view_as(x)
+        A = negative_exp(self.A_log)
+        y = selective_state_update(ssm_state, x, dt[:, 0], A, B, C, D, gate, self.dt_bias, dt_softplus=True)
+        weight = self.norm.weight if self.rmsnorm else None
+        return _project_out(
+            y.flatten(1)[:, None], unit, z, weight, 1e-5, self.d_ssm // self.ngroups, self.norm_before_gate,
+            self.out_proj.weight, self.out_proj.bias,
+        )  # fmt: skip
 
     def _mix(self, zxbcdt, seq_idx, conv_states=None, initial_states=None):
         """Return the output and, if states are given, the final state."""
@@ -252,7 +274,7 @@ def mamba_split_conv1d_scan_combined(
         raise ValueError(f"{op}: headdim is None, expected the channels of a head where D has {tuple(D.shape)}")
     width = headdim if D.dim() == 1 else D.shape[1]
     inner = heads * width
-    (z0, x0), z, xBC, dt = _parts(zxbcdt, inner, len(conv1d_weight), heads)
+    unit, z, xBC, dt = _parts(zxbcdt, inner, len(conv1d_weight), heads)
     xBC = causal_conv1d_fn(xBC.mT, conv1d_weight, conv1d_bias, seq_idx, conv_states, activation=activation).mT
     states = (len(conv1d_weight) - inner) // 2
     x, B, C = xBC.split([inner, states, states], -1)
@@ -263,13 +285,20 @@ def mamba_split_conv1d_scan_combined(
         None, True, dt_limit, return_final_states,
     )  # fmt: skip
     y, final_states = y if return_final_states else (y, None)
-    y = y.flatten(2)
-    if rmsnorm_weight is not None:
-        y = rms_norm_gated(y, rmsnorm_weight, z, rmsnorm_eps, inner // ngroups, norm_before_gate)
-    if x0.shape[-1]:
-        y = torch.cat([F.silu(z0) * x0, y], -1)
-    out = y if outproj_weight is None else linear(y, outproj_weight, outproj_bias)
+    out = _project_out(
+        y.flatten(2), unit, z, rmsnorm_weight, rmsnorm_eps, inner // ngroups, norm_before_gate, outproj_weight, outproj_bias
+    )
     return (out, final_states) if return_final_states else out
+
+
+def _project_out(y, unit, z, norm_weight, eps, group_size, norm_before_gate, weight, bias):
+    """The mixer after its scan: norm and gate, the gated linear unit beside it, projection."""
+    if norm_weight is not None:
+        y = rms_norm_gated(y, norm_weight, z, eps, group_size, norm_before_gate)
+    gate, values = unit
+    if values.shape[-1]:
+        y = torch.cat([F.silu(gate) * values, y], -1)
+    return y if weight is None else linear(y, weight, bias)
 
 
 def _parts(zxbcdt, inner, conv_dim, heads):

@@ -140,7 +140,8 @@ class FilmedClips(Films):
     def __init__(self, data, recipe, seeds, processes=1):
         parts = {"bodies": Bodies, "cameras": Cameras, "detectors": Detectors}
         options = {name: parts[name](**value) if name in parts else value for name, value in recipe.film.items()}
-        super().__init__(data, recipe.num_frames, recipe.batch_size // processes, seeds=seeds, **options)
+        options |= {"seeds": seeds, "centred": recipe.centred}
+        super().__init__(data, recipe.num_frames, recipe.batch_size // processes, **options)
         self.whole = len(self.motions.poses) // recipe.num_frames
 
     def __len__(self):
