@@ -38,8 +38,8 @@ def recover_root(poses: Tensor, keypoints: Tensor, camera: Tensor, weights: Tens
     u = beside(undistort(keypoints, camera), poses.dim())
     a = u * poses[..., 2:] - poses[..., :2]  # root_xy = a + u root_z for each joint
     mean_u, mean_a = ((share * x).sum(-2, keepdim=True) for x in (u, a))
-    spread = (share * (u - mean_u).square()).sum((-2, -1)).clamp(min=torch.finfo(u.dtype).tiny)
-    z = -(share * (u - mean_u) * (a - mean_a)).sum((-2, -1)) / spread
+    variance = (share * (u - mean_u).square()).sum((-2, -1)).clamp(min=torch.finfo(u.dtype).tiny)
+    z = -(share * (u - mean_u) * (a - mean_a)).sum((-2, -1)) / variance
     xy = mean_a.squeeze(-2) + mean_u.squeeze(-2) * z[..., None]
     return torch.cat((xy, z[..., None]), -1)
 

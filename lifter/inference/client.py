@@ -36,14 +36,15 @@ class Control(NamedTuple):
 
 
 class Client:
-    """Connection that sends and receives lines. In every round the server calls `take`, `accept`, and `give` with the results.
-    A client does not take part in rounds until its answers are written. It is not read from while many of its lines wait
-        (back-pressure).
+    """Connection that sends and receives lines.
 
-        Args:
-            server: the Server. stopped: a future; reading stops when it is done. read: returns bytes, none at the end. write:
-            sends bytes, and returns when there is room for more. remote: one of many clients, which is warned about late answers
-            and disconnected when it neither sends nor receives.
+    In every round the server calls `take`, `accept`, and `give` with the results. A client does not take part in rounds until
+    its answers are written. It is not read from while many of its lines wait (back-pressure).
+
+    Args:
+        server: the Server. stopped: a future; reading stops when it is done.
+        read: returns bytes, none at the end. write: sends bytes, and returns when there is room for more.
+        remote: one of many clients, which is warned about late answers, and disconnected when it neither sends nor receives.
     """
 
     def __init__(self, server, stopped, read, write, remote=False):

@@ -17,9 +17,9 @@ class Record:
     one per person, their names follow.
 
     Args:
-        path: path of the record; names in it are relative to its folder. settings: everything except inputs and weights that
-        affects the outputs, serializable by `json.dumps`. checkpoint: the file of weights; None: the small model's. overwrite:
-        treat all outputs as missing.
+        path: path of the record; names in it are relative to its folder.
+        settings: everything except inputs and weights that affects the outputs, serializable by `json.dumps`.
+        checkpoint: the file of weights; None: the small model's. overwrite: treat all outputs as missing.
 
     Processes also use the file to claim outputs, with a lock on one byte of it, which is released when the process ends for
     any reason.

@@ -15,7 +15,7 @@ from ._register import register_model, register_official
 from .motionagformer import DualStream, TwoStreams, edges_or_default
 
 # The joints of each part of the body, in the orders of Human3.6M and MPI-INF-3DHP.
-PARTS = {
+BODY_PARTS = {
     "h36m": ((0, 7, 8), (8, 9, 10), (0, 1, 2), (2, 3), (0, 4, 5), (5, 6), (8, 14, 15), (8, 11, 12), (15, 16), (12, 13)),
     "mpi": ((1, 14, 15), (0, 1, 16), (11, 12, 14), (12, 13), (8, 9, 14), (9, 10), (1, 5, 6), (1, 2, 3), (6, 7), (3, 4)),
 }
@@ -114,7 +114,7 @@ class HGMamba(TwoStreams):
         edges = edges_or_default("HGMamba", None, num_joints)
         mixers = [
             *(partial(STMamba, axis=axis) for axis in ("joint", "frame")),
-            partial(HyperGraphConv, num_joints=num_joints, edges=edges, parts=parts or PARTS["h36m"], body=body),
+            partial(HyperGraphConv, num_joints=num_joints, edges=edges, parts=parts or BODY_PARTS["h36m"], body=body),
             partial(graphs[temporal_graph], num_frames=num_frames),
         ]
         block = partial(ScaledBlock, mlp_ratio=mlp_ratio, scale=layer_scale, drop=drop, drop_path=drop_path)

@@ -16,7 +16,7 @@ from ._inputs import check_keypoints
 from ._register import register_model, register_official
 
 # The part of each joint of Human3.6M: torso and head, right leg, left leg, left arm, right arm.
-PARTS = (0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4)
+BODY_PARTS = (0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4)
 
 
 class CrissCrossAttention(nn.Module):
@@ -97,7 +97,7 @@ class STCFormer(nn.Module):
         drop: float = 0.1,
     ):
         super().__init__()
-        parts = PARTS if parts is None else tuple(parts)
+        parts = BODY_PARTS if parts is None else tuple(parts)
         if len(parts) != num_joints or not set(parts) <= set(range(5)):
             raise ValueError(f"STCFormer: parts are {parts}, expected a number from 0 to 4 for each of {num_joints} joints")
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels

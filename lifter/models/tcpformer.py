@@ -15,7 +15,7 @@ from lifter.layers import AxialAttention, DropPath, Linear, Mlp, ScaledBlock
 from ._register import register_model, register_official
 from .motionagformer import DualStream, TwoStreams, attentions
 
-PARTS = 3  # of a clip
+CLIP_PARTS = 3  # of a clip
 
 
 class CrossAttention(nn.Module):
@@ -109,17 +109,19 @@ class TemporalLayer(nn.Module):
     ):
         super().__init__()
         self.layer_scale = layer_scale
-        self.local_attention_list = nn.ModuleList(AxialAttention(dim, num_heads, "frame", **attention) for _ in range(PARTS))
-        self.loacl_mlps = nn.ModuleList(Mlp(dim, int(dim * mlp_ratio), drop) for _ in range(PARTS))
-        self.local_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 * PARTS))
+        self.local_attention_list = nn.ModuleList(
+            AxialAttention(dim, num_heads, "frame", **attention) for _ in range(CLIP_PARTS)
+        )
+        self.loacl_mlps = nn.ModuleList(Mlp(dim, int(dim * mlp_ratio), drop) for _ in range(CLIP_PARTS))
+        self.local_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 * CLIP_PARTS))
         self.drop_path = DropPath(drop_path)
         self.cross_temporal = ProxyInteraction(dim, num_heads, mlp_ratio, layer_scale, drop, drop_path, **attention)
 
     def forward(self, x, proxies):
         parts = []
-        for i, part in enumerate(x.chunk(PARTS, 1)):
+        for i, part in enumerate(x.chunk(CLIP_PARTS, 1)):
             part = part + self.drop_path(self.layer_scale * self.local_attention_list[i](self.local_norms[i](part)))
-            part = part + self.drop_path(self.layer_scale * self.loacl_mlps[i](self.local_norms[PARTS + i](part)))
+            part = part + self.drop_path(self.layer_scale * self.loacl_mlps[i](self.local_norms[CLIP_PARTS + i](part)))
             parts.append(part)
         return self.cross_temporal(torch.cat(parts, 1), proxies)
 
@@ -156,8 +158,8 @@ class TCPFormer(TwoStreams):
         attn_drop: float = 0.0,
         drop_path: float = 0.0,
     ):
-        if num_frames % PARTS:
-            raise ValueError(f"TCPFormer: num_frames is {num_frames}, expected a multiple of {PARTS}")
+        if num_frames % CLIP_PARTS:
+            raise ValueError(f"TCPFormer: num_frames is {num_frames}, expected a multiple of {CLIP_PARTS}")
         attention = dict(qkv_bias=qkv_bias, scale=qk_scale, attn_drop=attn_drop, proj_drop=drop)
         joint, frame = attentions(num_heads, **attention)
         block = partial(ScaledBlock, mlp_ratio=mlp_ratio, scale=layer_scale, drop=drop, drop_path=drop_path)
@@ -166,7 +168,7 @@ class TCPFormer(TwoStreams):
         self.temporal_layers = nn.ModuleList(
             TemporalLayer(dim, num_heads, mlp_ratio, layer_scale, drop, drop_path, **attention) for _ in range(depth)
         )
-        self.center_pose = nn.Parameter(torch.randn(num_frames // PARTS, num_joints, dim))
+        self.center_pose = nn.Parameter(torch.randn(num_frames // CLIP_PARTS, num_joints, dim))
         self.center_pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
 
     def encode(self, x: Tensor):
@@ -175,11 +177,13 @@ class TCPFormer(TwoStreams):
             x, proxies = temporal_layer(layer(x), proxies)
         return x
 
-    clip_multiple = PARTS
+    clip_multiple = CLIP_PARTS
 
     def check_frames(self, frames: int):
-        if frames % PARTS:
-            raise ValueError(f"TCPFormer: keypoints have {frames} frames, expected a multiple of {PARTS}, the parts of a clip")
+        if frames % CLIP_PARTS:
+            raise ValueError(
+                f"TCPFormer: keypoints have {frames} frames, expected a multiple of {CLIP_PARTS}, the parts of a clip"
+            )
 
 
 def frames_last(x: Tensor, num_heads: int):
