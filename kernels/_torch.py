@@ -38,7 +38,7 @@ def derivative_lost(*tensors: torch.Tensor | None) -> bool:
     """Return whether a transform of torch.func (grad, jvp, ...) tracks one of the tensors, or one is a forward-mode dual."""
     if not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0:
         return False
-    functorch = torch._C._functorch
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     for x in tensors:
         while x is not None and functorch.is_functorch_wrapped_tensor(x):  # vmap inside grad hides the transform
             if functorch.is_gradtrackingtensor(x):

@@ -29,8 +29,8 @@ class PackedTransformer(NamedTuple):
     """Result of `pack_transformer`: all weights of linear layers in one tensor, all other parameters in another (at least
     float32), and the sizes of the network."""
 
-    weights: torch.Tensor
-    vectors: torch.Tensor
+    weights: torch.Tensor | None  # None: only the sizes matter
+    vectors: torch.Tensor | None
     num_joints: int
     dim: int
     hidden: int  # width of the MLPs
@@ -38,7 +38,7 @@ class PackedTransformer(NamedTuple):
     depth: int  # pairs of blocks
     scale: float  # of attention
     positions: int = 0  # frames with a position embedding before the first temporal block; 0: no such embedding
-    xpos_scale: torch.Tensor | None = None  # if the temporal blocks use retention; None: they use attention
+    xpos_scale: torch.Tensor | tuple[()] | None = None  # if the temporal blocks use retention; None: they use attention
     chunk_size: int = 1  # of retention, as `causal`
     causal: bool = False
 

@@ -183,7 +183,7 @@ def causal_conv1d_update_ref(
         states = states.scatter(2, places(length - kept, kept), steps[..., length - kept :].to(states.dtype))
     conv_state[rows[used]] = states[used].to(conv_state.dtype)
     out = causal_conv1d_ref(steps, weight, bias, initial_states=before, activation=activation)
-    return out.where(used[:, None, None], 0).view(x.shape)
+    return out.where(used[:, None, None], 0).view(x.shape)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _check_filter(op, weight, bias, dim, activation):

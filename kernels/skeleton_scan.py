@@ -6,6 +6,7 @@ softplus(dt_proj(dt) + bias) are computed on the fly, and all directions are sum
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -93,8 +94,8 @@ def skeleton_scan_ref(
         delta_bias=dt_proj_bias.flatten(),
         delta_softplus=True,
     )
-    y = y.unflatten(1, (len(codes), C)).transpose(2, 3)
-    return sum(_unwalk(y[:, k], code, T, J) for k, code in enumerate(codes)).to(x.dtype)
+    y = y.unflatten(1, (len(codes), C)).transpose(2, 3)  # pyright: ignore[reportAttributeAccessIssue]
+    return reduce(torch.add, [_unwalk(y[:, k], code, T, J) for k, code in enumerate(codes)]).to(x.dtype)
 
 
 def _gathered(x, gather, channel_groups, k):

@@ -24,8 +24,8 @@ class PackedBlock(NamedTuple):
     """Result of `pack_block`: all weights of linear layers in one tensor, all other parameters in another (at least float32),
     and the sizes of the block."""
 
-    weights: torch.Tensor
-    vectors: torch.Tensor
+    weights: torch.Tensor | None  # None: only the sizes matter
+    vectors: torch.Tensor | None
     dim: int
     hidden: int  # width of the MLP
     num_heads: int = 1
@@ -142,8 +142,9 @@ def count(entries, dtype):
         if has_bias is None:
             vectors += padded(torch.Size(shape).numel())
         else:
-            weights += panels_size(*shape, dtype)
-            vectors += padded(shape[0]) * has_bias
+            out, width = shape
+            weights += panels_size(out, width, dtype)
+            vectors += padded(out) * has_bias
     return weights, vectors
 
 

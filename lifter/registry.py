@@ -30,9 +30,9 @@ def create_model(name: str, num_frames: int | None = None, **kwargs) -> nn.Modul
     if num_frames is not None:
         kwargs["num_frames"] = num_frames
     for key, value in kwargs.items():
-        if key in SIZES and not (isinstance(value, Integral) and value > 0):
+        if key in SIZES and not (isinstance(value, Integral) and int(value) > 0):
             raise ValueError(f"create_model: {key} is {value!r}, expected a positive integer")
-        if isinstance(value, Integral) and value > MOST:  # far beyond any model, but would fill the memory first
+        if isinstance(value, Integral) and int(value) > MOST:  # far beyond any model, but would fill the memory first
             raise ValueError(f"create_model: {key} is {value}, expected at most {MOST}")
     return MODELS[name](**kwargs)
 

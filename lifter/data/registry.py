@@ -203,7 +203,7 @@ def is_one(folder, format=None) -> bool:
 
 def suffixes() -> tuple[str, ...]:
     """Return the suffixes of files that may hold keypoints."""
-    known = sorted({format.suffix for format in FORMATS.values()} - {None} | {".jsonl", ".ndjson"})
+    known = sorted({format.suffix for format in FORMATS.values() if format.suffix} | {".jsonl", ".ndjson"})
     return (*known, *(f"{suffix}.gz" for suffix in known if suffix not in (".npz", ".pkl")))
 
 

@@ -5,10 +5,10 @@ Sources: D3DP (ICCV 2023, arXiv 2303.11579); DDIM (arXiv 2010.02502); the cosine
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lifter.geometry import beside, check_poses, mirror, project, recover_root
 from lifter.skeleton import H36M, Skeleton
@@ -52,7 +52,7 @@ def diffuse(poses: Tensor, time: Tensor, noise: Tensor, timesteps: int = 1000, s
 
 @torch.no_grad()
 def sample(
-    denoiser: nn.Module,
+    denoiser: Any,
     keypoints: Tensor,
     hypotheses: int = 20,
     steps: int = 10,
@@ -151,9 +151,10 @@ class Sampler(torch.nn.Module):
     """Denoiser wrapped as an ordinary model, (B, T, J, C) -> (B, T, J, 3): the mean of the hypotheses, with the same noise for
     every clip. `options`: arguments of `sample` except `noise` and `generator`. Default: one hypothesis and one step."""
 
-    def __init__(self, denoiser: nn.Module, **options):
+    def __init__(self, denoiser: Any, **options):
         super().__init__()
-        self.denoiser, self.options = denoiser, {"hypotheses": 1, "steps": 1} | options
+        self.denoiser = denoiser
+        self.options: dict[str, Any] = {"hypotheses": 1, "steps": 1} | options
         self.num_frames, self.in_channels = denoiser.num_frames, denoiser.in_channels
         self.centred = getattr(denoiser, "centred", False)
         self.train(denoiser.training)
@@ -165,7 +166,7 @@ class Sampler(torch.nn.Module):
         return aggregate_mean(sample(self.denoiser, keypoints, noise=noise, **self.options))
 
 
-def sample_clips(denoiser: nn.Module, clips: Iterable, seed: int = 0, **options) -> Iterator[Tensor]:
+def sample_clips(denoiser: Any, clips: Iterable, seed: int = 0, **options) -> Iterator[Tensor]:
     """Sample one clip after another: yield (H, T, J, 3), or (K, H, T, J, 3) with `every_step`.
 
     Results are yielded as soon as they are ready, and a progress bar can wrap the generator

@@ -158,8 +158,8 @@ def place(poses, person, camera):
     frame; then depths are smoothed over time, and lateral positions are adjusted."""
     keypoints = person.keypoints.astype(np.float64)
     weights = keypoints[..., 2] + 0.05 if keypoints.shape[-1] == 3 else np.ones(keypoints.shape[:2])
-    arrays = [torch.from_numpy(array)[None] for array in (poses, keypoints[..., :2].copy(), weights)]
-    root = recover_root(*arrays[:2], torch.from_numpy(camera.normalised), arrays[2])[0].numpy()
+    pose, seen, weight = (torch.from_numpy(array)[None] for array in (poses, keypoints[..., :2].copy(), weights))
+    root = recover_root(pose, seen, torch.from_numpy(camera.normalised), weight)[0].numpy()
     depth = np.log(np.clip(root[:, 2], NEAREST, FARTHEST))
     spread = np.abs(depth - np.median(depth))
     good = (root[:, 2] > NEAREST) & (root[:, 2] < FARTHEST) & (spread <= max(0.1, 5 * np.median(spread)))

@@ -180,7 +180,7 @@ class StreamBatch:
 
     # ---- one push, on copies of `members` and `states` ---------------------------------------------------------------
 
-    def _flush(self, names):
+    def _flush(self, names) -> dict:
         members = {name: self._members[name] for name in names if name in self._members}
         return self._advance(members, {name: [] for name in names}, lambda m: (m.waiting, m.next) if m.waiting else None)
 

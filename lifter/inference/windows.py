@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def lift_sequences(
             edges = keypoints[:1].expand(before, -1, -1), keypoints[-1:].expand(after + short, -1, -1)
             keypoints = torch.cat((edges[0], keypoints, edges[1]))
         for start in window_starts(len(keypoints), length, stride) if len(keypoints) else ():
-            clip = keypoints[start : start + length]
+            clip = keypoints[start : start + length]  # pyright: ignore[reportOperatorIssue]
             if len(clips) == batch or clips and clips[0][2].shape != clip.shape:
                 step(_lift_clips(model, clips, flip, margins, once))
             waiting[-1].left += 1
@@ -111,7 +112,7 @@ class _Lifted:
 
     def __init__(self, key, frames, like, joints, fade):
         self.key, self.frames, self.left, self.fade = key, frames, 0, fade
-        self.mean = None if frames else torch.empty(0, joints, 3, dtype=like.dtype, device=like.device)
+        self.mean: Any = None if frames else torch.empty(0, joints, 3, dtype=like.dtype, device=like.device)
 
     def add(self, start, clip, skip):
         """Return the number of frames that no earlier window has seen."""

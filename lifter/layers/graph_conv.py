@@ -48,6 +48,8 @@ class LearnedGraphConv(nn.Module):
         edges: pairs of different nodes, connected in the known part.
     """
 
+    known: Tensor
+
     def __init__(self, in_channels: int, out_channels: int, axis: str, num_nodes: int, edges: Sequence[tuple[int, int]]):
         super().__init__()
         if axis not in ("joint", "frame"):
@@ -221,6 +223,8 @@ class AdaptiveGraphConv(nn.Module):
 
     (B, C_in, T, J) -> (B, C_out, T, J). The similarity of two joints is one number per window.
     """
+
+    known: Tensor
 
     def __init__(self, in_channels: int, out_channels: int, known: Tensor, drop: float = 0.1):
         super().__init__()

@@ -18,6 +18,8 @@ class ReorderedLinear(Linear):
     The weight, which is smaller than the outputs, is permuted in each call, or once by `lifter.freeze`.
     """
 
+    order: Tensor
+
     def __init__(self, in_features: int, out_features: int, order: Tensor, bias: bool = True):
         super().__init__(in_features, out_features, bias)
         self.register_buffer("order", order, persistent=False)  # a constant of the architecture

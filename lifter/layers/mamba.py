@@ -6,7 +6,7 @@ directions.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +47,7 @@ class Mamba(nn.Module):
         d_state: int = 16,
         d_conv: int = 4,
         expand: int = 2,
-        dt_rank: int | str = "auto",
+        dt_rank: int | Literal["auto"] = "auto",
         dt_min: float = 0.001,
         dt_max: float = 0.1,
         dt_init: str = "random",
@@ -78,8 +78,9 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(torch.empty(inner, d_state, device=device, dtype=torch.float32))
         self.D = nn.Parameter(torch.empty(inner, device=device, dtype=torch.float32))
         self.out_proj = Linear(inner, d_model, bias=bias, **kind)
-        self.A_log._no_weight_decay = self.D._no_weight_decay = True  # read by some optimizers, as in mamba-ssm
-        self.dt_proj.bias._no_reinit = True
+        for p in (self.A_log, self.D):  # read by some optimizers, as in mamba-ssm
+            p._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
+        self.dt_proj.bias._no_reinit = True  # pyright: ignore[reportAttributeAccessIssue]
         self._start(dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
 
     @torch.no_grad()

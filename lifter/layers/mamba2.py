@@ -94,7 +94,7 @@ class Mamba2(nn.Module):
             self.norm = RMSNormGated(self.d_ssm, 1e-5, self.d_ssm // ngroups, norm_before_gate, **kind)
         self.out_proj = Linear(self.d_inner, d_model, bias=bias, **kind)
         for p in (self.dt_bias, self.A_log, self.D):  # read by some optimizers, as in mamba-ssm
-            p._no_weight_decay = True
+            p._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
         self._start(dt_min, dt_max, dt_init_floor, A_init_range, conv_init)
 
     @torch.no_grad()
@@ -126,12 +126,12 @@ class Mamba2(nn.Module):
         u = u if seqlen is None else u.unflatten(0, (-1, seqlen))
         check_shape("Mamba2", "u", u, ("B", "L", self.d_model))
         if inference_params is None:
-            return self._mix(self.in_proj(u), seq_idx).reshape(shape)
-        states = cached_states(self, inference_params, len(u))
+            return self._mix(self.in_proj(u), seq_idx).reshape(shape)  # pyright: ignore[reportAttributeAccessIssue]
+        conv_state, ssm_state = cached_states(self, inference_params, len(u))
         if inference_params.seqlen_offset == 0:
-            for state in states:
-                state.zero_()
-        return self._advance(u, *states, seq_idx).reshape(shape)
+            conv_state.zero_()
+            ssm_state.zero_()
+        return self._advance(u, conv_state, ssm_state, seq_idx).reshape(shape)
 
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor):
         """Compute the next steps (B, L, d_model); return the output and both states, which are updated in place. If a gradient
@@ -270,9 +270,9 @@ def mamba_split_conv1d_scan_combined(
     """
     op = "mamba_split_conv1d_scan_combined"
     (heads,) = dt_bias.shape
-    if D.dim() == 1 and headdim is None:
-        raise ValueError(f"{op}: headdim is None, expected the channels of a head where D has {tuple(D.shape)}")
     width = headdim if D.dim() == 1 else D.shape[1]
+    if width is None:
+        raise ValueError(f"{op}: headdim is None, expected the channels of a head where D has {tuple(D.shape)}")
     inner = heads * width
     unit, z, xBC, dt = _parts(zxbcdt, inner, len(conv1d_weight), heads)
     xBC = causal_conv1d_fn(xBC.mT, conv1d_weight, conv1d_bias, seq_idx, conv_states, activation=activation).mT
@@ -288,7 +288,7 @@ def mamba_split_conv1d_scan_combined(
     out = _project_out(
         y.flatten(2), unit, z, rmsnorm_weight, rmsnorm_eps, inner // ngroups, norm_before_gate, outproj_weight, outproj_bias
     )
-    return (out, final_states) if return_final_states else out
+    return (out, final_states) if return_final_states else out  # pyright: ignore[reportReturnType]
 
 
 def _project_out(y, unit, z, norm_weight, eps, group_size, norm_before_gate, weight, bias):

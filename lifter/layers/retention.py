@@ -90,7 +90,7 @@ class Retention(nn.Module):
             chunk_size=self.chunk_size, causal=self.causal, xpos_scale=self.xpos_scale,
         )  # fmt: skip
         y = self.out((F.silu(gate) * self.normalize(y)).flatten(-2))
-        return (y, state) if return_state else y
+        return (y, state) if return_state else y  # pyright: ignore[reportReturnType]
 
     def normalize(self, y: Tensor):
         """Compute the group norm of (..., H, V) as a layer norm of every head, which is several times faster in PyTorch. The

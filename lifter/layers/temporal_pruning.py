@@ -30,6 +30,8 @@ class TCEP(nn.Module):
         dim: C. num_frames: the longest T.
     """
 
+    chain: Tensor
+
     def __init__(self, dim: int, num_frames: int):
         super().__init__()
         chain = known_graph("TCEP", num_frames, [(t, t + 1) for t in range(num_frames - 1)])

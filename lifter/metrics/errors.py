@@ -134,7 +134,7 @@ class Metric:
         """Return a scalar tensor; raise ValueError if there were no valid joints."""
         if self.count == 0:
             raise ValueError(f"{type(self).__name__}: there was no valid frame to compute it of")
-        return self.total / self.count
+        return torch.as_tensor(self.total) / self.count
 
 
 class MPJPE(Metric):

@@ -8,6 +8,7 @@ the same), MixSynthFormer; SasMamba and MASC-Pose by their papers.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +119,7 @@ def loss_angle_velocity(
 def sym_penalty(predictions: Tensor, skeleton: Skeleton = H36M) -> Tensor:
     """Compute MixSTE's symmetry penalty: a hundredth of the summed length differences of left and right limbs."""
     lengths = dict(zip((joint for joint, _ in skeleton.bones), limb_lengths(predictions, skeleton).unbind(-1)))
-    return 0.01 * sum(F.l1_loss(lengths[left], lengths[right]) for left, right in skeleton.flip_pairs)
+    return 0.01 * reduce(torch.add, [F.l1_loss(lengths[left], lengths[right]) for left, right in skeleton.flip_pairs])
 
 
 def bonelen_consistency_loss(predictions: Tensor, skeleton: Skeleton = H36M) -> Tensor:

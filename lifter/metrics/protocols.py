@@ -300,7 +300,8 @@ def _sequence(name, predictions, targets, valid, protocol):
         counted &= valid[:length].to(counted.device)
         poses = [x.where(counted[:, None, None], 0) for x in poses]  # NaN may be what makes them invalid
     check_finite(where, poses[0] + poses[1], *poses)
-    poses = align_root(*poses, protocol.root_rule, protocol.root)
+    predictions, targets = poses
+    poses = align_root(predictions, targets, protocol.root_rule, protocol.root)
     joints = range(poses[0].shape[1]) if protocol.pck_joints is None else protocol.pck_joints
 
     values = {}
