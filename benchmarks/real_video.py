@@ -19,8 +19,7 @@ import torch
 import lifter
 from lifter.data import Camera, denormalise
 from lifter.inference.clean import blur, clean
-from lifter.inference.facing import directions_for, faced
-from lifter.inference.windows import lift_sequences, with_channels
+from lifter.inference.windows import lift_sequence, with_channels
 from lifter.skeleton import H36M
 from lifter.video import Video, find_detector, find_people
 
@@ -126,8 +125,7 @@ def apart(projections, points, seen):
 def measure(model, view, reference):
     """The figures of `FIGURES` in millimetres, and degrees between the trunks, over all frames."""
     keypoints = with_channels(torch.from_numpy(view.keypoints), model.in_channels)
-    ((_, poses),) = lift_sequences(model, [("video", keypoints)], fade=True)
-    poses = faced(poses, directions_for(model, view))
+    poses = lift_sequence(model, keypoints, fade=True, camera=view.camera)
     poses, targets = (x - x[:, :1] for x in (poses.double(), torch.from_numpy(reference)))
     figures = []
     for metric, joints in FIGURES.values():

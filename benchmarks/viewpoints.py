@@ -15,7 +15,6 @@ import lifter
 from lifter._io import whole
 from lifter.data import open_data
 from lifter.data.mocap import film, middle
-from lifter.inference.facing import directions_for, faced
 from lifter.inference.windows import lift_sequences
 from lifter.metrics.errors import MPJPE, MPJVE, PMPJPE
 from lifter.skeleton import H36M
@@ -72,10 +71,11 @@ def measure(model, views):
     """Millimetres (MPJVE per frame) over all frames, the predicted root set to 0."""
     found = {name: metric() for name, (metric, _) in FIGURES.items()}
     keypoints = ((view, view.keypoints) for view in views)
-    for view, poses in lift_sequences(model, keypoints, stride=max(1, model.num_frames // 2), batch=16, fade=True):
+    stride = max(1, model.num_frames // 2)
+    lifted = lift_sequences(model, keypoints, stride=stride, batch=16, fade=True, camera_of=lambda view: view.camera)
+    for view, poses in lifted:
         poses = poses.clone()
         poses[:, 0] = 0
-        poses = faced(poses, directions_for(model, view))
         targets = torch.from_numpy(view.rooted())
         for name, (_, joints) in FIGURES.items():
             found[name].update(poses[:, joints], targets[:, joints])

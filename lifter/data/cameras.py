@@ -97,7 +97,8 @@ class Camera:
         """Return plain lists and numbers, as `Camera.of_dict` reads them."""
         return {
             "id": self.id, "width": self.width, "height": self.height, "fx": self.fx, "fy": self.fy, "cx": self.cx,
-            "cy": self.cy, "R": self.rotation.tolist(), "t": self.translation.tolist(), "distortion": [float(k) for k in self.distortion],
+            "cy": self.cy, "R": self.rotation.tolist(), "t": self.translation.tolist(),
+            "distortion": [float(k) for k in self.distortion],
         }  # fmt: skip
 
     @classmethod

@@ -43,9 +43,10 @@ def lift_people(
         for line in lines:
             say(f"{person.name}: {line}")
     known = [(person, person.keypoints) for person in cleaned]
-    poses = lift_smoothly(model, known, flip, batch, stride, step)
+    camera_of = (lambda person: None) if "place" in skip else (lambda person: finish.camera_of(people[0], focal)[0])
+    poses = lift_smoothly(model, known, flip, batch, stride, step, camera_of)
     lifted = [with_poses(person, each.float().cpu()) for person, each in poses]
-    finished, lines = finish.finish(lifted, set(skip) & set(finish.STEPS), focal, getattr(model, "centred", False))
+    finished, lines = finish.finish(lifted, set(skip) & set(finish.STEPS), focal)
     for line in lines:
         say(line)
     return finished

@@ -101,14 +101,15 @@ class Lift:
         return Record(path, [options, *told], model.checkpoint, self.overwrite)
 
 
-def lift_smoothly(model, sequences, flip=True, batch=8, stride=None, step=lambda frames: None):
+def lift_smoothly(model, sequences, flip=True, batch=8, stride=None, step=lambda frames: None, camera_of=lambda key: None):
     """Lift sequences with overlapping windows that fade into each other; arguments as for `lift_sequences`. The default stride
     is half a window, which takes twice as long as a whole one, without overlap. A model that lifts one frame per window lifts
     each frame once."""
     window = getattr(model, "num_frames", None) or WINDOW
     if stride is None and not any(margins_of(model)):
         stride = max(1, window // OVERLAP)
-    return lift_sequences(model, sequences, window, stride, H36M if flip else None, batch, fade=True, step=step)
+    flip = H36M if flip else None
+    return lift_sequences(model, sequences, window, stride, flip, batch, fade=True, step=step, camera_of=camera_of)
 
 
 def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None], step=lambda frames: None):

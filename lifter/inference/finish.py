@@ -16,7 +16,6 @@ from lifter.geometry import recover_root
 from lifter.skeleton import H36M
 
 from .clean import FPS, blur
-from .facing import directions, faced
 
 STEPS = ("bones", "place", "floor", "feet")
 
@@ -37,16 +36,13 @@ ANKLES = [leg[2] for leg in LEGS]
 THORAX = H36M.joints.index("thorax")
 
 
-def finish(
-    people: list[Sequence], skip: Iterable[str] = (), focal: float | None = None, centred: bool = False
-) -> tuple[list[Sequence], list[str]]:
+def finish(people: list[Sequence], skip: Iterable[str] = (), focal: float | None = None) -> tuple[list[Sequence], list[str]]:
     """Finish the poses of the people of one clip.
 
     Args:
         people: sequences with root-relative poses and the keypoints that they were lifted from.
         skip: steps from `STEPS` to leave out. Without "place", the later steps are left out too.
         focal: focal length in pixels. Default: that of the sequences' camera, otherwise an estimate.
-        centred: True if the poses are those of a model of centred clips; they are turned to the direction of the person.
 
     Returns:
         (people, lines): sequences with poses in the axes of a camera that also holds the pose of the room, z up with the floor
@@ -64,11 +60,8 @@ def finish(
         lines.append(f"bones keep the median of their lengths, which varied by {varied:.1%}")
     if "place" in skip:
         return [replace(person, poses=each.astype(np.float32)) for person, each in zip(people, poses)], lines
-    camera, told = _camera(people[0], focal)
+    camera, told = camera_of(people[0], focal)
     lines.append(told)
-    if centred:
-        ahead = [directions(person.keypoints, camera) for person in people]
-        poses = [faced(torch.from_numpy(each), ray).numpy() for each, ray in zip(poses, ahead)]
     poses = [place(each, person, camera) for each, person in zip(poses, people)]
     stands = [standing(each, person) for each, person in zip(poses, people)]
     if not np.allclose(camera.rotation, np.eye(3)):
@@ -142,8 +135,8 @@ def constant_bones(poses):
 # ---- the place in front of the camera --------------------------------------------------------------------------------
 
 
-def _camera(person, focal):
-    """Return the camera and a text on how it is known."""
+def camera_of(person, focal=None):
+    """Return the camera of a sequence and a text on how it is known; `focal` as for `finish`."""
     width, height = person.size
     if focal is None and person.camera is not None:
         return person.camera, f"focal length {person.camera.fx:.0f} pixels, as the file says"

@@ -13,6 +13,7 @@ from lifter.geometry import mirror
 from lifter.skeleton import H36M, Skeleton
 
 from .diffusion import Sampler
+from .facing import faced
 
 
 @torch.no_grad()
@@ -24,6 +25,7 @@ def lift_sequence(
     flip: Skeleton | None = H36M,
     batch: int = 8,
     fade: bool = False,
+    camera: Any = None,
 ) -> Tensor:
     """Lift a sequence of any length, window by window.
 
@@ -47,6 +49,8 @@ def lift_sequence(
         flip: average each window with the mirrored poses of the mirrored window, using this skeleton. None: do not.
         batch: windows per call; with `flip`, twice as many clips. This bounds the memory. `window_poses` of a model with
             `margins` is the number of poses that it lifts in the memory of one window.
+        camera: the `lifter.data.Camera` of the sequence, known or estimated, with which the poses of a model with `centred` set
+            are turned to the direction of the person (`lifter.inference.facing`). None: do not.
 
     Returns:
         Poses (T, J, 3) as predicted by the network, on its device and in its dtype; the root is not changed.
@@ -55,7 +59,8 @@ def lift_sequence(
         ValueError for wrong shapes and sizes and, naming the frame, for values that are not finite; TypeError for wrong
         dtypes.
     """
-    return next(lift_sequences(model, [(None, keypoints)], window, stride, flip, batch, fade))[1]
+    one = [(None, keypoints)]
+    return next(lift_sequences(model, one, window, stride, flip, batch, fade, camera_of=lambda key: camera))[1]
 
 
 @torch.no_grad()
@@ -68,10 +73,13 @@ def lift_sequences(
     batch: int = 8,
     fade: bool = False,
     step: Callable[[int], object] = lambda frames: None,
+    camera_of: Callable[[Any], Any] = lambda key: None,
 ) -> Iterator[tuple]:
     """Lift many sequences, whose windows share calls: yield (key, poses) for an iterable of (key, keypoints), in order.
-    Arguments are those of `lift_sequence`. At most the sequences of `batch` windows and the next one are in memory. `step` is
-    called after every model call with the number of new frames."""
+
+    Other arguments are those of `lift_sequence`. At most the sequences of `batch` windows and the next one are in memory.
+    `step` is called after every model call with the number of new frames; `camera_of` returns the camera of a key, or None.
+    """
     if hasattr(model, "denoise"):
         model, flip = Sampler(model, flip=flip), None
     window = getattr(model, "num_frames", None) if window is None else window
@@ -88,7 +96,7 @@ def lift_sequences(
     for key, keypoints in sequences:
         keypoints = _checked(keypoints, flip)
         keypoints = with_channels(keypoints, getattr(model, "in_channels", keypoints.shape[-1]))
-        waiting.append(_Lifted(key, len(keypoints), next(model.parameters(), keypoints), keypoints.shape[1], fade))
+        waiting.append(_Lifted(key, keypoints, next(model.parameters(), keypoints), fade, camera_of(key)))
         length = min(window, before + len(keypoints) + after) if any(margins) else window
         if len(keypoints):
             short = max(0, length - before - len(keypoints) - after)
@@ -110,9 +118,10 @@ def lift_sequences(
 class _Lifted:
     """A sequence with `left` windows still to be lifted."""
 
-    def __init__(self, key, frames, like, joints, fade):
-        self.key, self.frames, self.left, self.fade = key, frames, 0, fade
-        self.mean: Any = None if frames else torch.empty(0, joints, 3, dtype=like.dtype, device=like.device)
+    def __init__(self, key, keypoints, like, fade, camera):
+        self.key, self.frames, self.left, self.fade, self.camera = key, len(keypoints), 0, fade, camera
+        empty = (0, keypoints.shape[1], 3)
+        self.mean: Any = None if self.frames else torch.empty(empty, dtype=like.dtype, device=like.device)
 
     def add(self, start, clip, skip):
         """Return the number of frames that no earlier window has seen."""
@@ -130,6 +139,9 @@ class _Lifted:
 def _lift_clips(model, clips, flip, margins, skip):
     windows = torch.stack([clip for _, _, clip in clips])
     poses = _lift(model, centred(model, windows).to(next(model.parameters(), windows)), flip, margins)
+    if getattr(model, "centred", False):
+        known = [sequence.camera for sequence, _, _ in clips]
+        poses = [x if camera is None else faced(x, clip, camera) for x, clip, camera in zip(poses, windows, known)]
     fresh = sum(sequence.add(start, clip, skip) for (sequence, start, _), clip in zip(clips, poses))
     clips.clear()
     return fresh

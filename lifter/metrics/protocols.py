@@ -8,13 +8,13 @@ this.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lifter.data.sequence import Dataset
-from lifter.inference.facing import directions_for, faced
 from lifter.inference.windows import lift_sequence, lift_sequences, margins_of
 from lifter.skeleton import H36M, LSP, MPI3DHP, Skeleton
 
@@ -233,8 +233,10 @@ def evaluate_model(
     results = {}
     for window, stride in dict.fromkeys((protocol.window, protocol.stride) for protocol in chosen):
         pairs = [
-            (sequence, faced(poses.float().cpu(), ahead).numpy())
-            for (sequence, ahead), poses in lift_sequences(model, _with_truth(data, model, step), window, stride, flip, batch)
+            (sequence, poses.float().cpu().numpy())
+            for sequence, poses in lift_sequences(
+                model, _with_truth(data, step), window, stride, flip, batch, camera_of=attrgetter("camera")
+            )
         ]
         if not pairs:
             raise ValueError(f"{data.path}: no sequence with keypoints and poses")
@@ -251,14 +253,13 @@ def evaluate_model(
     return [results[protocol.name] for protocol in chosen]
 
 
-def _with_truth(data, model, step):
-    """Yield ((sequence without its keypoints, `directions_for`), keypoints) for sequences that also have poses."""
+def _with_truth(data, step):
+    """Yield (sequence without its keypoints, keypoints) for sequences that also have poses."""
     for sequence in data:
         step()
         if sequence.keypoints is not None and sequence.poses is not None:
             sequence = sequence.to(H36M)
-            ahead = directions_for(model, sequence)
-            yield (replace(sequence, keypoints=None, keypoints_true=None, estimates=None), ahead), sequence.keypoints
+            yield replace(sequence, keypoints=None, keypoints_true=None, estimates=None), sequence.keypoints
 
 
 def compare(evaluations: Sequence[Evaluation]) -> str:

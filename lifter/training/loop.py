@@ -24,7 +24,6 @@ from lifter._io import StrPath
 from lifter.checkpoints import check_finite, load_checkpoint
 from lifter.data.sequence import Dataset
 from lifter.inference.diffusion import diffuse
-from lifter.inference.facing import directions_for, faced
 from lifter.inference.windows import centred, lift_sequence, margins_of, with_channels
 from lifter.metrics import losses
 from lifter.metrics.protocols import align_root
@@ -287,8 +286,8 @@ class Training:
         for name in self.validation.names[self.fabric.global_rank :: self.fabric.world_size]:
             sequence = self.validation[name]
             inputs, poses = pair(sequence, recipe.inputs)
-            predictions = lift(torch.tensor(inputs), flip=sequence.skeleton if recipe.flip_test else None).float().cpu()
-            predictions = faced(predictions, directions_for(network, sequence))
+            flip = sequence.skeleton if recipe.flip_test else None
+            predictions = lift(torch.tensor(inputs), flip=flip, camera=sequence.camera).float().cpu()
             root = sequence.skeleton.parents.index(-1)
             predictions, targets = align_root(predictions, torch.from_numpy(poses), "zeroed", root)
             valid = None if sequence.valid is None else torch.from_numpy(sequence.valid)[:, None].expand(targets.shape[:2])
