@@ -49,7 +49,7 @@ def lift_sequence(
         flip: average each window with the mirrored poses of the mirrored window, using this skeleton. None: do not.
         batch: windows per call; with `flip`, twice as many clips. This bounds the memory. `window_poses` of a model with
             `margins` is the number of poses that it lifts in the memory of one window.
-        camera: the `lifter.data.Camera` of the sequence, known or estimated, with which the poses of a model with `centred` set
+        camera: the sequence's `lifter.data.Camera`, known or estimated, with which the poses of a model with `centred` set
             are turned to the direction of the person (`lifter.inference.facing`). None: do not.
 
     Returns:
