@@ -119,9 +119,7 @@ class Mamba(nn.Module):
         """Return the output, the inputs of the convolution and, with an initial state, the final one."""
         # Channels stay contiguous from end to end: the kernels accept (B, D, L) along its channels, so nothing is transposed.
         inputs, z = self.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
-        x = causal_conv1d_fn(
-            inputs, self.conv1d.weight[:, 0], self.conv1d.bias, initial_states=conv_states, activation="silu"
-        )
+        x = causal_conv1d_fn(inputs, self.conv1d.weight[:, 0], self.conv1d.bias, initial_states=conv_states, activation="silu")
         dt, B, C = self._projected(x.transpose(1, 2))
         y = selective_scan_fn(
             x, dt.transpose(1, 2), self._A(), B.transpose(1, 2), C.transpose(1, 2), self.D, z, self.dt_proj.bias,
