@@ -32,10 +32,10 @@ TRUNK = [H36M.joints.index(name) for name in ("pelvis", "thorax")]
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_video", description=__doc__)
-    parser.add_argument("folder", type=Path, help="Pose2Sim/Demo_SinglePerson")
-    parser.add_argument("--checkpoint", nargs="*", default=[], metavar="FILE", help="beside the model that ships")
-    parser.add_argument("--detector", default="auto", help="as of `lifter lift`")
-    parser.add_argument("--weights", metavar="PATH", help="of the detector")
+    parser.add_argument("folder", type=Path, help="path of Pose2Sim/Demo_SinglePerson")
+    parser.add_argument("--checkpoint", nargs="*", default=[], metavar="FILE", help="models to compare with the shipped one")
+    parser.add_argument("--detector", default="auto", help="detector, see `lifter lift`")
+    parser.add_argument("--weights", metavar="PATH", help="weights of the detector")
     args = parser.parse_args(argv)
     cameras = read_cameras(args.folder / "calibration" / "Calib.qca.txt")
     detector = find_detector(args.detector, args.weights)
