@@ -177,7 +177,7 @@ def listing(cubin: bytes) -> dict[str, list[tuple]]:
             code.append((found[2], target[1] if target else "", bool(conditional)))
     for code in kernels.values():
         code[:] = [(op, labels.get(target), conditional) for op, target, conditional in code]
-        while code and code[-1][0] in ("BRA", "NOP"):  # what fills the end
+        while code and (code[-1][0] == "NOP" or code[-1][:2] == ("BRA", len(code) - 1)):  # what fills the end
             code.pop()
     return kernels
 
