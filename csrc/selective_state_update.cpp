@@ -13,6 +13,7 @@ Tensor forward(Tensor state, const Tensor& x, const Tensor& dt, const Tensor& A,
   Inputs in;
   SelectiveStateUpdate s{};
   s.batch = x.size(0), s.dim = x.size(1), s.states = A.size(1), s.groups = B.size(1);
+  s.heads = A.size(0), s.constant = A.stride(1) == 0 || A.size(1) == 1;
   s.bfloat16 = is_bfloat16("selective_state_update", x), s.softplus = dt_softplus;
   const Tensor h = as_contiguous(state), out = contiguous_like(x);
   s.state = output<float>(h), s.out = out.data_ptr();

@@ -9,6 +9,7 @@ from ._scan import launch, softplus, tile_sizes
 
 def forward(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus):
     batch, dim, n = state.shape
+    width = dim // max(1, len(A))
     out = x.new_empty(batch, dim)
     sizes = tile_sizes(n, dim)
     sizes.pop("SUB")
@@ -16,14 +17,14 @@ def forward(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus):
     launch(
         update, batch * triton.cdiv(dim, sizes["BD"]), state, state.stride(), x, x.stride(), dt, dt.stride(), A,
         A.stride(), B, B.stride(), C, C.stride(), D, z, None if z is None else z.stride(), dt_bias, out, dim, n,
-        dim // B.shape[1], dim // C.shape[1], SOFTPLUS=dt_softplus, **sizes,
+        width, dim // B.shape[1], dim // C.shape[1], SOFTPLUS=dt_softplus, **sizes,
     )  # fmt: skip
     return out
 
 
 @triton.jit
 def update(
-    state, state_s, x, x_s, dt, dt_s, A, A_s, B, B_s, C, C_s, D, z, z_s, bias, out, dim, N, b_width, c_width,
+    state, state_s, x, x_s, dt, dt_s, A, A_s, B, B_s, C, C_s, D, z, z_s, bias, out, dim, N, width, b_width, c_width,
     SOFTPLUS: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """The program of (batch, block of channels)."""
@@ -32,14 +33,15 @@ def update(
     d = tl.program_id(0).to(tl.int64) % blocks * BD + tl.arange(0, BD)
     n = tl.arange(0, BN).to(tl.int64)
     inside = d < dim
+    head = d // width
     mask = (n < N)[:, None] & inside[None, :]
-    step = tl.load(dt + b * dt_s[0] + d * dt_s[1], mask=inside, other=0.0).to(tl.float32)
+    step = tl.load(dt + b * dt_s[0] + head * dt_s[1], mask=inside, other=0.0).to(tl.float32)
     if bias is not None:
-        step += tl.load(bias + d, mask=inside, other=0.0)
+        step += tl.load(bias + head, mask=inside, other=0.0)
     if SOFTPLUS:
         step = softplus(step)
     xs = tl.load(x + b * x_s[0] + d * x_s[1], mask=inside, other=0.0).to(tl.float32)
-    decay = tl.load(A + d[None, :] * A_s[0] + n[:, None] * A_s[1], mask=mask, other=0.0)
+    decay = tl.load(A + head[None, :] * A_s[0] + n[:, None] * A_s[1], mask=mask, other=0.0)
     b_tile = B + b * B_s[0] + (d // b_width)[None, :] * B_s[1] + n[:, None] * B_s[2]
     c_tile = C + b * C_s[0] + (d // c_width)[None, :] * C_s[1] + n[:, None] * C_s[2]
     place = state + b * state_s[0] + d[None, :] * state_s[1] + n[:, None] * state_s[2]

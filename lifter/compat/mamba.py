@@ -68,7 +68,7 @@ def mamba_inner_ref(*args, **kwargs):
 def selective_state_update(
     state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, state_batch_indices=None
 ):
-    """`lifter.kernels.selective_state_update`, also with heads: `state` (B, H, P, N), the others (.., H, P, ..) alike.
+    """`lifter.kernels.selective_state_update` of some rows of a state.
 
     state_batch_indices: (B,), the rows of `state` that the batch uses. A negative one is padding: its output is 0 and no
     state changes.
@@ -80,28 +80,10 @@ def selective_state_update(
         check_written(op, "state", state)
         used = state_batch_indices >= 0
         rows = state[state_batch_indices.clamp(min=0)]
-        out = selective_state_update(rows, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+        out = update(rows, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
         state[state_batch_indices[used]] = rows[used]
         return out.where(used.view(-1, *(1 for _ in out.shape[1:])), 0)
-    if state.dim() != 4:
-        return update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-    batch, heads, width, states = state.shape
-    for name, y in (("x", x), ("dt", dt), ("z", z)):
-        check_shape(op, name, y, (batch, heads, width))
-    check_shape(op, "A", A, (heads, width, states))
-    for name, y in (("D", D), ("dt_bias", dt_bias)):
-        check_shape(op, name, y, (heads, width))
-    for name, y in (("B", B), ("C", C)):
-        check_shape(op, name, y, (batch, states), (batch, "G", states))
-        if y.dim() == 3 and (y.shape[1] == 0 or heads % y.shape[1]):
-            raise ValueError(f"{op}: {name} has {y.shape[1]} groups, which do not divide the {heads} heads of x")
-    x_shape, flat = x.shape, state.flatten(1, 2)
-    x, dt, z = (None if t is None else t.flatten(1, 2) for t in (x, dt, z))
-    A, D, dt_bias = (None if t is None else t.flatten(0, 1) for t in (A, D, dt_bias))
-    out = update(flat, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
-    if flat.data_ptr() != state.data_ptr():  # no view: the state's heads do not lie side by side
-        state.copy_(flat.unflatten(1, state.shape[1:3]))
-    return out.view(x_shape)
+    return update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
 
 
 def selective_state_update_ref(*args, **kwargs):

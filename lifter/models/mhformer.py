@@ -5,7 +5,7 @@ CVPR 2022, arXiv 2111.12707.
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import AxialAttention, DropPath, Linear, Mlp, TransformerBlock
 
@@ -18,7 +18,9 @@ NORM = {"eps": 1e-6}
 class HypothesisEncoder(nn.Module):
     """A transformer whose tokens are the coordinates of the joints, and whose channels are the frames: (B, J * 2, T)."""
 
-    def __init__(self, frames, tokens, depth=4, num_heads=9, drop=0.1, drop_path=0.2):
+    def __init__(
+        self, frames: int, tokens: int, depth: int = 4, num_heads: int = 9, drop: float = 0.1, drop_path: float = 0.2
+    ):
         super().__init__()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         attention = lambda: AxialAttention(frames, num_heads, "joint", proj_drop=drop)
@@ -27,7 +29,7 @@ class HypothesisEncoder(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(frames, attention(), 2.0, drop, rate) for rate in rates)
         self.norm = nn.LayerNorm(frames, **NORM)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.pos_drop(x + self.pos_embed)[:, None]
         for block in self.blocks:
             x = block(x)
@@ -37,7 +39,7 @@ class HypothesisEncoder(nn.Module):
 class SelfRefinement(nn.Module):
     """Attention within each hypothesis, then one MLP over all three: three (B, T, C) -> three of the same shape."""
 
-    def __init__(self, dim, num_heads, hidden, drop, drop_path):
+    def __init__(self, dim: int, num_heads: int, hidden: int, drop: float, drop_path: float):
         super().__init__()
         for i in (1, 2, 3):
             self.add_module(f"norm1_{i}", nn.LayerNorm(dim, **NORM))
@@ -57,7 +59,7 @@ class SelfRefinement(nn.Module):
 class CrossAttention(nn.Module):
     """Attention along the frames whose queries, keys and values are of three hypotheses: three (B, T, C) -> (B, T, C)."""
 
-    def __init__(self, dim, num_heads, drop):
+    def __init__(self, dim: int, num_heads: int, drop: float):
         super().__init__()
         self.num_heads = num_heads
         self.linear_q, self.linear_k, self.linear_v, self.proj = (Linear(dim, dim) for _ in range(4))
@@ -76,7 +78,7 @@ class CrossInteraction(nn.Module):
     Nobody attends to the last one nor to what the MLP makes: of both only the frames `wanted` are computed.
     """
 
-    def __init__(self, dim, num_heads, hidden, drop, drop_path):
+    def __init__(self, dim: int, num_heads: int, hidden: int, drop: float, drop_path: float):
         super().__init__()
         for i in (1, 2, 3):
             self.add_module(f"attn_{i}", CrossAttention(dim, num_heads, drop))
@@ -101,7 +103,7 @@ class CrossInteraction(nn.Module):
 class Refinement(nn.Module):
     """`depth` - 1 blocks of self-refinement and one of interaction: three (B, T, C) -> (B, frames `wanted`, 3 C)."""
 
-    def __init__(self, frames, dim, hidden, depth, num_heads, drop, drop_path):
+    def __init__(self, frames: int, dim: int, hidden: int, depth: int, num_heads: int, drop: float, drop_path: float):
         super().__init__()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         for i in (1, 2, 3):
@@ -132,9 +134,18 @@ class MHFormer(nn.Module):
     """
 
     def __init__(
-        self, num_frames=351, num_joints=17, in_channels=2, dim=512, hidden=1024, depth=3, num_heads=8, *, drop=0.1,
-        drop_path=0.2,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 351,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 512,
+        hidden: int = 1024,
+        depth: int = 3,
+        num_heads: int = 8,
+        *,
+        drop: float = 0.1,
+        drop_path: float = 0.2,
+    ):
         super().__init__()
         if num_frames % 9:
             raise ValueError(f"MHFormer: num_frames is {num_frames}, expected a multiple of 9, the heads of its encoders")
@@ -151,14 +162,14 @@ class MHFormer(nn.Module):
         self.Transformer_hypothesis = Refinement(num_frames, dim, hidden, depth, num_heads, drop, drop_path)
         self.regression = nn.Sequential(nn.BatchNorm1d(3 * dim, momentum=0.1), nn.Conv1d(3 * dim, 3 * num_joints, 1))
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         if self.training:
             return self.lift_all(keypoints)
         centre = self.margins[0]
         poses = self._regressed(self._refined(keypoints, slice(centre, centre + 1)))
         return poses_of_windows(self, poses, keypoints).to(keypoints.dtype)
 
-    def lift_all(self, keypoints):
+    def lift_all(self, keypoints: Tensor):
         """Lift all frames of each window: (B * N, num_frames, J, 3)."""
         return self._regressed(self._refined(keypoints, slice(None))).to(keypoints.dtype)
 

@@ -14,6 +14,7 @@ from lifter.skeleton import Skeleton
 from lifter.video import Video
 
 PLACELESS = 0.3  # metres: poses whose root is mostly nearer than that to the origin are relative to it
+FLOOR = 0.3  # metres: the ground of a room (z = 0) is the floor if the lowest joint is that near to it
 FPS = 30.0  # where no file tells
 SIDES = ("middle", "left", "right")  # of bones
 # Blue and orange stay apart with every kind of colour blindness, and by their lightness from the grey.
@@ -96,7 +97,9 @@ def compose(sequences, truth=None, keypoints=None, fps=None, root_relative=False
     root = first.skeleton.parents.index(-1)
     poses = [sequence.rooted() if root_relative else sequence.poses for _, sequence in given]
     poses = [each @ upright(leader).T for each in _placed(poses, root)]
-    floor = min(each[..., 2].min() for each in (poses if truth is None else poses[:1]))
+    lowest = min(each[..., 2].min() for each in (poses if truth is None else poses[:1]))
+    in_room = not root_relative and _has_place(leader.poses, root)
+    floor = _ground(leader, lowest) if in_room else lowest
     poses = [(each - [0, 0, floor]).astype(np.float32) for each in poses]
     fps = fps or next((sequence.fps for _, sequence in given if sequence.fps), None)
     if fps is None:
@@ -110,18 +113,24 @@ def compose(sequences, truth=None, keypoints=None, fps=None, root_relative=False
         truth=None if truth is None else poses[0],
         errors={} if truth is None else {name: _errors(each, truth, root) for name, each in sequences.items()},
         keypoints=None if keypoints is None else _with_confidences(keypoints.keypoints),
-        camera=None if root_relative else _camera(leader, floor),
+        camera=_camera(leader, floor) if in_room and leader.camera is not None else None,
         video=video,
     )
 
 
+def _ground(leader, lowest):
+    """The height of the floor in upright axes: the ground of the room that the sequence tells, if the lowest joint is near it,
+    else the lowest joint."""
+    up = upright(leader)[2]
+    if leader.camera is not None:
+        ground = up @ leader.camera.translation if np.allclose(up, leader.camera.rotation[:, 2]) else lowest
+    else:
+        ground = 0.0 if up.max() > 0.5 else lowest  # the camera's own axes, y down, know no ground
+    return ground if abs(ground - lowest) < FLOOR else lowest
+
+
 def _camera(leader, floor):
     """The camera of a sequence whose poses have a place in its axes, in the room."""
-    if (
-        leader.camera is None
-        or np.median(np.linalg.norm(leader.poses[:, leader.skeleton.parents.index(-1)], axis=-1)) < PLACELESS
-    ):
-        return None
     turn = upright(leader).T
     return replace(leader.camera, rotation=turn, translation=turn @ (0, 0, floor))
 
@@ -139,11 +148,15 @@ def _check_alike(given):
 def _placed(poses, root):
     """Poses without a place are moved to that of the first that have one."""
     roots = [each[:, root, None] for each in poses]
-    has_place = [np.median(np.linalg.norm(each, axis=-1)) > PLACELESS for each in roots]
+    has_place = [_has_place(each, root) for each in poses]
     if not any(has_place):
         return poses
     place = roots[has_place.index(True)]
     return [each if placed else each - own + place for each, own, placed in zip(poses, roots, has_place)]
+
+
+def _has_place(poses, root):
+    return np.median(np.linalg.norm(poses[:, root], axis=-1)) > PLACELESS
 
 
 def upright(sequence) -> np.ndarray:

@@ -8,6 +8,9 @@ from lifter._extras import needs
 from lifter._io import regular
 
 EVEN = 0.1  # of the mean rate, that the rate of the times may differ from it
+EARLY = 0.5  # seconds; a video that ends that long before the end that its file tells is broken
+ESTIMATED = ("mpegts", "mpeg")  # formats that do not tell where they end; FFmpeg takes the last time in the file for it
+PACKETS = (188, 192, 204)  # bytes; a transport stream (.ts, .mts) is whole packets of one of these
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".ts")
 
 
@@ -49,8 +52,8 @@ class Video:
             if not self._rate:
                 raise ValueError(f"{path}: does not tell its frames per second")
             self.fps = float(self._rate)
-            seconds = stream.duration and stream.duration * stream.time_base
-            self.count = stream.frames or (round(seconds * self._rate) if seconds else None)
+            seconds = (stream.duration or 0) * stream.time_base or (container.duration or 0) / 1e6
+            self.count = stream.frames or round(seconds * self._rate) or None
 
     def __iter__(self):
         return ((number, self._upright(frame)) for number, frame in self._frames())
@@ -69,31 +72,34 @@ class Video:
         with self._open() as container:
             stream = self._stream(container)
             stream.thread_type = "AUTO"
-            start, last, self.broken = None, -1, None
+            start, last, frames, self.broken = None, -1, 0, None
             for frame in self._decoded(container, stream):
-                number = last + 1
+                number, frames = last + 1, frames + 1
                 if frame.pts is not None:
                     start = frame.pts if start is None else start
                     number = round((frame.pts - start) * frame.time_base * self._rate)
                 if number > last:
                     last = number
                     yield number, frame
+        if self.broken:
+            of = f" of {self.count}" if self.count and self.count > last + 1 else ""
+            seconds = (last + 1) / self.fps
+            self.broken = f"{self.path}: broken after {frames}{of} frames, {seconds:.2f} s ({self.broken})"
 
     def _decoded(self, container, stream):
-        """The frames of a stream, of a damaged one those before the damage."""
-        frames, is_cut = 0, False
+        """The frames of a stream, of a damaged one those before the damage, which `broken` then names."""
+        ends, is_cut = {}, False
         try:
-            for packet in container.demux(stream):
-                is_cut = packet.is_corrupt if packet.size else is_cut  # the last one is empty
-                for frame in packet.decode():
-                    yield frame
-                    frames += 1
-            damage = "the file is cut off" if is_cut else None
+            for packet in container.demux():
+                if packet.pts is not None:
+                    end = (packet.pts + (packet.duration or 0)) * packet.time_base
+                    ends[packet.stream_index] = max(end, ends.get(packet.stream_index, end))
+                if packet.stream_index == stream.index:
+                    is_cut = packet.is_corrupt if packet.size else is_cut  # the last one is empty
+                    yield from packet.decode()
+            self.broken = "the file is cut off" if is_cut or _is_torn(container) else _early(container, stream, ends)
         except self._av.FFmpegError as error:
-            damage = error.strerror
-        if damage:
-            of = f" of {self.count}" if self.count else ""
-            self.broken = f"{self.path}: broken after {frames}{of} frames, {frames / self.fps:.2f} s ({damage})"
+            self.broken = error.strerror
 
     def _open(self):
         try:
@@ -117,3 +123,20 @@ def _rate(stream):
     which the last frame's unknown duration changes; else these."""
     even, mean = stream.guessed_rate, stream.average_rate
     return even if even and (not mean or abs(even / mean - 1) < EVEN) else mean
+
+
+def _early(container, stream, ends):
+    """Say that the packets of streams, by their `ends`, end before the file tells; None if they do not."""
+    format = container.format.name
+    if format == "avi":
+        told, end = stream.frames / _rate(stream), ends.get(stream.index, 0)
+    elif format in ESTIMATED or not container.duration or not ends:
+        return None
+    else:  # of the longest stream
+        told, end = container.duration / 1e6, max(ends.values()) - min(container.start_time or 0, 0) / 1e6
+    return f"the file tells of {float(told):.2f} s" if end < told - EARLY else None
+
+
+def _is_torn(container):
+    """Return whether a transport stream ends within a packet."""
+    return container.format.name == "mpegts" and all(container.size % size for size in PACKETS)

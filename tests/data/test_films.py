@@ -9,7 +9,7 @@ import torch
 from lifter.data import Camera, Dataset, Sequence
 from lifter.data import cameras as pinhole
 from lifter.data.films import Bodies, Cameras, Detectors, Films, Motions
-from lifter.data.films.detectors import filled
+from lifter.data.films.detectors import HABITS, filled
 from lifter.data.films.draw import Draw
 from lifter.data.films.faces import FLIP, POINTS, with_face
 from lifter.data.films.mixing import mixed
@@ -18,6 +18,7 @@ from lifter.data.synthetic import open_gait
 from lifter.skeleton import H36M
 
 EXACT = Detectors(noise=(1e-9, 1e-9), defined=0, hidden=0, swapped=0, thrown=0, sure=1, habits={"h36m": 1})
+FIRST = torch.zeros(64, dtype=torch.long)  # the first habit for each clip
 JOINT, PARENT = (list(side) for side in zip(*H36M.bones))
 
 
@@ -52,7 +53,7 @@ def test_a_batch_follows_from_its_number(people):
 def test_what_exact_detectors_find(people):
     """Keypoints are where a camera sees the poses: from afar they are these but for their size, x right and y down."""
     afar = Cameras(distance=(40.0, 41.0), fov=(30.0, 30.1), distortion=0.0, following=0.0, moving=0.0, shaking=0.0)
-    keypoints, poses = Films(people, 27, 64, cameras=afar, detectors=EXACT)[0]
+    keypoints, poses = Films(people, 27, 64, cameras=afar, detectors=EXACT, centred=False)[0]
     assert (keypoints[..., 2] == 1).float().mean() > 0.9  # the others are out of the image
     expected = poses[..., :2] / (40.5 * np.tan(np.radians(15)))
     error = (keypoints[..., :2] - keypoints[:, :, :1, :2] - expected)[keypoints[..., 2] == 1].abs()
@@ -205,7 +206,7 @@ def exact_points(clips=64, frames=27):
 def test_noise_and_confidence():
     """Noise is as large as told, and slow in part; the worse a joint is found the less sure is the detector."""
     exact, inside = exact_points()
-    find = lambda **kind: replace(EXACT, **kind).find(Draw(64, 1), exact, inside)
+    find = lambda **kind: replace(EXACT, **kind).find(Draw(64, 1), exact, inside, FIRST)
     size = (exact - exact[:, :, :1]).norm(dim=-1).amax(2).mean(1)[:, None, None]
     assert (find()[..., :2] - exact[:, :, :17]).abs().max() < 1e-6 and (find()[..., 2] == 1).all()
     error = (find(noise=(0.01, 0.01), sure=0.0)[..., :2] - exact[:, :, :17]) / size[..., None]
@@ -222,7 +223,7 @@ def test_noise_and_confidence():
 
 def test_exchanged_sides():
     exact, inside = exact_points()
-    found = replace(EXACT, swapped=1.0).find(Draw(64, 1), exact, inside)[..., :2]
+    found = replace(EXACT, swapped=1.0).find(Draw(64, 1), exact, inside, FIRST)[..., :2]
     joints = torch.tensor(H36M.left)
     mirrored = exact[:, :, list(FLIP)][:, :, :17]
     swapped = ((found - mirrored)[:, :, joints].abs().amax(-1) < 1e-6).float().mean((0, 1))
@@ -234,7 +235,7 @@ def test_exchanged_sides():
 def test_habits(habit):
     """The conversions are those that a detector's files go through."""
     exact, inside = exact_points(2)
-    found = replace(EXACT, habits={habit: 1.0}).find(Draw(2, 1), exact, inside)[..., :2]
+    found = replace(EXACT, habits={habit: 1.0}).find(Draw(2, 1), exact, inside, FIRST[:2])[..., :2]
     at = {name: exact[:, :, i] for i, name in enumerate(POINTS)}
     coco = exact[:, :, [*range(17, 22), 11, 14, 12, 15, 13, 16, 4, 1, 5, 2, 6, 3]]
     if habit == "motionbert":
@@ -246,11 +247,28 @@ def test_habits(habit):
     assert torch.allclose(found[:, :, 9], at["nose"], atol=1e-5) == (habit != "mhformer")
 
 
+@pytest.mark.parametrize("habit", HABITS)
+def test_targets_are_the_joints_that_are_marked(people, habit):
+    """Without noise the keypoints are where the camera sees the targets; "mhformer" estimates motion capture's."""
+    films = Films(people, 27, 32, mixed=0, detectors=replace(EXACT, habits={habit: 1.0}), cameras=Cameras(distortion=0.0))
+    keypoints, poses = films[0]
+    draw = Draw(8, 2)
+    points = with_face(draw, 0.3 * draw.normal(27, 17, 3))
+    targets = films.detectors.targets(points, FIRST[:8])
+    if habit in ("h36m", "mhformer"):
+        assert torch.equal(targets, points[:, :, :17])
+    else:
+        found = films.detectors.find(draw, points[..., :2], torch.ones(8, 27, len(POINTS)) > 0, FIRST[:8])
+        assert torch.allclose(found[..., :2], targets[..., :2], atol=1e-5)
+        assert not torch.allclose(targets[:, :, 9], points[:, :, 9], atol=0.01)
+    assert keypoints.isfinite().all() and (poses[:, :, 0] == 0).all()
+
+
 def test_out_of_the_image():
     """Less sure, or not found at all, and no joint is where nothing is known of it."""
     exact, inside = exact_points()
     inside[:, :, [3, 6]] = False
-    found = replace(EXACT, sure=0.0).find(Draw(64, 1), exact, inside)
+    found = replace(EXACT, sure=0.0).find(Draw(64, 1), exact, inside, FIRST)
     feet, rest = found[:, :, [3, 6], 2], found[:, :, [0, 1, 2, 4, 5], 2]
     assert feet.mean() < 0.3 * rest.mean() and (feet == 0).any() and (feet > 0).any() and found.isfinite().all()
 

@@ -19,6 +19,7 @@ from lifter.inference.finish import (
     in_room,
     lengths_of,
     on_one_floor,
+    pinned,
     sliding,
     standing,
     variation,
@@ -93,11 +94,11 @@ def test_feet_that_stand_do_not_slide(walk):
     person = filmed(walk, *TURNED)
     noise = np.cumsum(np.random.default_rng(0).normal(0, 0.004, (len(walk), 1, 3)), 0)
     person = replace(person, poses=person.poses * (1 + noise))
-    (pinned,), lines = finish([person])
+    (fixed,), lines = finish([person])
     (slid,), _ = finish([person], skip=["feet"])
     stands = [standing(slid.poses.astype(np.float64), slid)]
     assert stands[0].mean() > 0.2
-    before, after = (sliding([in_room(each).poses.astype(np.float64)], stands) for each in (slid, pinned))
+    before, after = (sliding([in_room(each).poses.astype(np.float64)], stands) for each in (slid, fixed))
     assert before > 0.01 > 0.003 > after
     assert lines[-1].startswith("feet that stand slid by ") and "a guess" in lines[1]
 
@@ -124,6 +125,31 @@ def test_bend(walk):
     bend(poses, (1, 2, 3), poses[:, 1] + [0, 0, -9])
     np.testing.assert_allclose(lengths_of(poses), lengths_of(walk), atol=1e-6)
     assert np.isfinite(poses).all()
+
+
+def test_no_leg_is_stretched_to_the_floor(walk):
+    """Of who leans to a side one foot is too high: the body comes down, no knee gets straight, both feet are on the floor."""
+    lean = np.radians(25)
+    turn = np.array([[1, 0, 0], [0, np.cos(lean), -np.sin(lean)], [0, np.sin(lean), np.cos(lean)]])  # who goes along x
+    poses = np.repeat((walk[:1] - walk[:1, :1]) @ turn.T + walk[:1, :1], 40, 0)
+    out = pinned(poses, np.ones((40, 2), bool), 50)
+    np.testing.assert_allclose(out[:, ANKLES, 2], HEEL, atol=0.005)
+    for hip, knee, ankle in ((1, 2, 3), (4, 5, 6)):
+        straight = [apart(each, hip, ankle) / (apart(each, hip, knee) + apart(each, knee, ankle)) for each in (poses, out)]
+        assert straight[1].max() < max(0.991, straight[0].max() + 1e-6)
+
+
+def apart(poses, one, other):
+    return np.linalg.norm(poses[:, one] - poses[:, other], axis=-1)
+
+
+def test_feet_do_not_sink(walk):
+    """Between times in which feet stand, too; bones keep their lengths."""
+    stands = np.zeros((len(walk), 2), bool)
+    stands[:20, 0] = True
+    out = pinned(walk - [0, 0, 0.1], stands, 50)
+    assert out[:, ANKLES, 2].min() > HEEL - 1e-6
+    np.testing.assert_allclose(lengths_of(out), lengths_of(walk), atol=1e-6)
 
 
 def test_all_stand_on_one_floor():

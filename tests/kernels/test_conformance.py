@@ -221,7 +221,7 @@ def test_no_derivative_is_lost(trained, transform):
     sample = trained()
     name = sample.gradients[0]
     function = lambda x: tensors(sample.function(**sample.inputs | {name: x}))[0]
-    with pytest.raises(RuntimeError, match="the kernels have gradients for torch.autograd, not for torch.func"):
+    with pytest.raises(RuntimeError, match="the kernels support torch.autograd but not torch.func"):
         TRANSFORMS[transform](function, sample.inputs[name])
     with kernels.backend("reference"):
         TRANSFORMS[transform](function, sample.inputs[name])
@@ -233,7 +233,7 @@ def test_no_silent_second_derivative(target, trained):
     with target.forced():
         loss = tensors(sample.function(**sample.inputs | leaves))[0].square().sum()
         gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
-        with pytest.raises(RuntimeError, match=r"\w+: its gradient has no gradient"):
+        with pytest.raises(RuntimeError, match=r"\w+: second derivatives are not supported"):
             sum(g.square().sum() for g in gradients if g is not None).backward()
 
 

@@ -73,6 +73,42 @@ def test_without_the_optional_inputs(target):
     check(target, {**make_inputs(), "D": None, "z": None, "dt_bias": None})
 
 
+def make_heads(shared, batch=2, heads=4, width=6, states=5, groups=2):
+    """Inputs with heads; `shared`: whether dt, A and dt_bias are one number for each head."""
+    flat = make_inputs(batch, heads * width, states, groups)
+    inputs = {name: x.unflatten(x.dim() - 2 if name in ("state", "A") else -1, (heads, width)) for name, x in flat.items()
+              if name not in ("B", "C")}  # fmt: skip
+    inputs |= {"B": flat["B"], "C": flat["C"]}
+    if shared:
+        inputs |= {"dt": inputs["dt"][..., 0], "A": inputs["A"][:, 0, 0], "dt_bias": inputs["dt_bias"][:, 0]}
+    return inputs
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("width", [1, 6, 70])
+def test_heads(target, shared, width):
+    """Heads are so many channels; what mamba-ssm expands gives the same."""
+    inputs = make_heads(shared, width=width)
+    check(target, inputs)
+    if shared:
+        wide = inputs | {
+            "dt": inputs["dt"][..., None].expand(-1, -1, width),
+            "A": inputs["A"][:, None, None].expand(-1, width, 5),
+            "dt_bias": inputs["dt_bias"][:, None].expand(-1, width),
+        }
+        with target.forced():
+            one, other = (step(selective_state_update, each, device=target.device) for each in (inputs, wide))
+        torch.testing.assert_close(one, other)
+
+
+def test_heads_that_lie_apart(target):
+    inputs = {name: x.to(target.device) for name, x in make_heads(True).items()}
+    apart = inputs | {"state": inputs["state"].transpose(1, 2).contiguous().transpose(1, 2)}
+    with target.forced():
+        outs = [selective_state_update(**each, dt_softplus=True) for each in (inputs, apart)]
+    assert torch.equal(*outs) and torch.equal(inputs["state"], apart["state"])
+
+
 def test_strided_state_and_inputs(target):
     inputs = {name: x.to(target.device) for name, x in make_inputs().items()}
     expected = {name: x.clone() for name, x in inputs.items()}
@@ -160,12 +196,13 @@ def test_flops_are_counted(target):
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        (dict(state=torch.zeros(2, 6)), ValueError, r"state has shape \(2, 6\), expected \(B, D, N\)"),
+        (dict(state=torch.zeros(2, 6)), ValueError, r"state has shape \(2, 6\), expected \(B, D, N\) or \(B, H, P, N\)"),
         (dict(x=torch.zeros(2, 7)), ValueError, r"x has shape \(2, 7\), expected \(2, 6\)"),
         (dict(dt=torch.zeros(2, 6, 1)), ValueError, r"dt has shape"),
         (dict(A=torch.zeros(6, 4)), ValueError, r"A has shape \(6, 4\), expected \(6, 5\)"),
         (dict(B=torch.zeros(2, 4, 5)), ValueError, "B has 4 groups, which do not divide the 6 channels"),
         (dict(C=torch.zeros(3, 5)), ValueError, r"C has shape \(3, 5\)"),
+        (dict(state=torch.zeros(2, 3, 2, 5)), ValueError, r"x has shape \(2, 6\), expected \(2, 3, 2\)"),
         (dict(D=torch.zeros(5)), ValueError, r"D has shape \(5,\), expected \(6,\)"),
         (dict(state=torch.zeros(2, 6, 5, dtype=torch.int32)), TypeError, "state has dtype torch.int32"),
     ],

@@ -41,9 +41,21 @@ def assert_as_good_as_eager(model, dtype, backend, *inputs):
 
 @torch.no_grad()
 def assert_compiles(model, *inputs):
-    """In one graph, and to the same poses."""
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*inputs), model(*inputs), rtol=1e-4, atol=1e-5)
+    """Assert that a model compiles to one graph with the CPU kernels, and to the same poses.
+
+    The interpreter cannot be compiled; tests/kernels/test_conformance.py compiles every op on every backend.
+    """
+    with kernels.backend("cpu"):
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*inputs), model(*inputs), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def assert_exports(model, *inputs):
+    """Assert that `torch.export` takes a model with the CPU kernels, and gives the same poses."""
+    with kernels.backend("cpu"):
+        exported = torch.export.export(model, inputs).module()
+        torch.testing.assert_close(exported(*inputs), model(*inputs), rtol=1e-4, atol=1e-5)
 
 
 def attention(qkv, axis, mask, scale, dropout_p):

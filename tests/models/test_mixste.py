@@ -11,7 +11,7 @@ from lifter import kernels
 from lifter.layers import AxialAttention, Retention, SkeletonMixer, shared_decays
 from lifter.models import MixSTE, PoseRetNet
 from lifter.verify import verify
-from tests.models.eager import assert_as_good_as_eager, eager_mixers
+from tests.models.eager import assert_as_good_as_eager, assert_compiles, assert_exports, eager_mixers
 
 TINY = {"num_frames": 7, "dim": 16, "depth": 2, "num_heads": 2, "drop_path": 0.0}
 
@@ -146,16 +146,9 @@ def test_empty_batch(backend):
     assert tiny()(keypoints(batch=0)).shape == (0, 7, 17, 3)
 
 
-def test_compile_and_export(backend):
-    if backend == "triton":
-        pytest.skip("the interpreter does not compile")
-    model = tiny()
-    with torch.no_grad():
-        expected = model(keypoints())
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(keypoints()), expected, rtol=1e-4, atol=1e-5)
-        exported = torch.export.export(model, (keypoints(),)).module()
-        torch.testing.assert_close(exported(keypoints()), expected, rtol=1e-4, atol=1e-5)
+def test_compile_and_export():
+    assert_compiles(tiny(), keypoints())
+    assert_exports(tiny(), keypoints())
 
 
 def test_errors():

@@ -12,7 +12,7 @@ from lifter.layers import SkeletonMixer
 from lifter.models import MotionBERT
 from lifter.verify import verify
 from tests.conftest import assert_as_good
-from tests.models.eager import eager_mixers
+from tests.models.eager import assert_compiles, eager_mixers
 
 TINY = {"num_frames": 7, "dim": 16, "dim_rep": 24, "depth": 2, "num_heads": 2}
 
@@ -91,13 +91,8 @@ def test_empty_batch(backend):
     assert tiny()(keypoints(batch=0)).shape == (0, 7, 17, 3)
 
 
-def test_compile(backend):
-    if backend == "triton":
-        pytest.skip("the interpreter does not compile")
-    model = tiny()
-    with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(keypoints()), model(keypoints()), rtol=1e-4, atol=1e-5)
+def test_compile():
+    assert_compiles(tiny(), keypoints())
 
 
 def test_weights_by_both_names(shared, tmp_path):

@@ -10,7 +10,7 @@ import lifter
 from lifter import kernels
 from lifter.models import PoseRetNet
 from lifter.verify import verify
-from tests.models.eager import assert_as_good_as_eager
+from tests.models.eager import assert_as_good_as_eager, assert_compiles, assert_exports
 
 GOLDEN = ["parallel", "staircase", "partial", "shared", "causal", "causal_joint", "mpii3d", "long", "units"]
 TINY = {"num_frames": 9, "dim": 16, "depth": 2, "num_heads": 2, "chunk_size": 4, "drop_path": 0.0}
@@ -193,26 +193,17 @@ def test_empty_batch(backend):
 # ---- compilers -------------------------------------------------------------------------------------------------------
 
 
-def test_compile_with_state(backend):
-    if backend == "triton":
-        pytest.skip("the interpreter does not compile")
+def test_compile_with_state():
     model = tiny()
     x = keypoints(model, frames=4)
     with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         _, state = model(x, return_state=True)
-        for ours, theirs in zip(compiled(x, state, True), model(x, state, True)):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert_compiles(model, x, state, True)
 
 
-def test_export(backend):
-    if backend == "triton":
-        pytest.skip("the interpreter does not export")
+def test_export():
     model = tiny()
-    x = keypoints(model)
-    with torch.no_grad():
-        exported = torch.export.export(model, (x,)).module()
-        torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
+    assert_exports(model, keypoints(model))
 
 
 # ---- official weights ------------------------------------------------------------------------------------------------

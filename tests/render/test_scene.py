@@ -36,14 +36,16 @@ def test_the_motion_is_kept(truth):
 
 @pytest.mark.parametrize("height", [0.5, 1.6, 4.0])
 def test_upright(truth, height):
-    """Whatever the camera's tilt: in the room feet are on the floor, and heights are those of the world."""
-    world = np.stack((truth.poses[..., 0], truth.poses[..., 2], 0.9 - truth.poses[..., 1]), -1).astype(np.float64)
+    """Whatever the camera's tilt: heights are those of the world, whose ground is the floor if the feet are near it."""
+    world = np.stack((truth.poses[..., 0], truth.poses[..., 2], -truth.poses[..., 1]), -1).astype(np.float64)
+    world[..., 2] -= world[..., 2].min() + 0.09
     camera = look_at(np.array([0.0, 0.5, height]), np.array([0.0, 5.0, 1.0]))
     seen = Sequence("x", poses=camera.to_camera(world), camera=camera)
     in_room, of_world = (compose({"one": each}).models["one"] for each in (seen, Sequence("x", poses=world)))
     for poses in (in_room, of_world):
-        assert poses[..., 2].min() == 0
-        np.testing.assert_allclose(poses[..., 2], world[..., 2] - world[..., 2].min(), atol=1e-5)
+        np.testing.assert_allclose(poses[..., 2], world[..., 2], atol=1e-5)
+    raised = Sequence("x", poses=world + [0, 0, 1])
+    assert compose({"one": raised}).models["one"][..., 2].min() == 0
     y_up = Sequence("x", poses=world @ np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]]))
     turned = compose({"one": y_up}).models["one"]
     np.testing.assert_allclose(turned[..., 2], of_world[..., 2], atol=1e-5)

@@ -59,6 +59,28 @@ def test_broken(film, is_cut, why):
     assert f"walk.mp4: broken after {count} of 30 frames, {count / 25:.2f} s ({why}" in video.broken
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "avi", "ts"])
+def test_broken_without_an_error(film, suffix):
+    """FFmpeg reads these to where they end. It is said of those that are cut, not of whole ones, whenever their frames are."""
+    av = pytest.importorskip("av")
+    for times in (range(0, 240, 4), np.cumsum([4] * 20 + [40, 8] * 5), [0, 100, 200, 300]):
+        video = Video(film(f"whole.{suffix}", times))
+        assert len(list(video)) == len(times) and video.broken is None
+    path = film(f"cut.{suffix}", range(0, 240, 4))
+    with av.open(path) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    data = path.read_bytes()
+    cut = [(data[: place + 10], count) for place, count in zip((places[40], places[20]), (40, 20))]
+    holed = data[: places[20]] + bytes(len(data) - places[20])  # as a download may leave it
+    for contents, expected in cut if suffix == "ts" else [*cut, (holed, 20)]:
+        path.write_bytes(contents)
+        video = Video(path)
+        count = len(list(video))
+        assert abs(count - expected) < 2 and f"cut.{suffix}: broken after {count} " in video.broken
+        assert f" {0.04 * (count - 1) + 0.01:.2f} s (the file " in video.broken
+        assert video.broken.endswith(("is cut off)", "tells of 2.37 s)"))
+
+
 def test_what_is_no_video(tmp_path):
     pytest.importorskip("av")
     (tmp_path / "no.mp4").write_text("no video")

@@ -14,7 +14,7 @@ from .faces import FLIP, POINTS
 _SURE = {"wrist": 1.6, "ankle": 1.6, "elbow": 1.3, "knee": 1.3, "hip": 1.1}
 FACTORS = torch.tensor([_SURE.get(name.rpartition("_")[2], 1.0) for name in POINTS])
 _COCO = [POINTS.index(name) for name in COCO]
-_HEAD, _NECK, _THORAX, _PELVIS = (POINTS.index(name) for name in ("head", "neck", "thorax", "pelvis"))
+_CROWN, _THORAX, _PELVIS = (POINTS.index(name) for name in ("crown", "thorax", "pelvis"))
 HABITS = ("h36m", "mmpose", "mhformer", "motionbert")
 _LIMBS = (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
 _SWAPS = torch.tensor(  # the whole body, the legs, the arms
@@ -52,7 +52,7 @@ class Detectors:
             raise ValueError(f"Detectors: habits is {self.habits}, expected weights of {', '.join(HABITS)}, not all 0")
 
     def define(self, draw, world):
-        """Points (B, T, 22, 3) in the world where a detector, one for each clip, has learnt that they are."""
+        """Points (B, T, 23, 3) in the world where a detector, one for each clip, has learnt that they are."""
         up = _unit(world[:, :, _THORAX] - world[:, :, _PELVIS])
         right = _unit(world[:, :, H36M.joints.index("right_hip")] - world[:, :, H36M.joints.index("left_hip")])
         axes = torch.stack((right, torch.linalg.cross(up, right), up), -2)
@@ -60,11 +60,25 @@ class Detectors:
         offsets = (offsets + offsets[:, list(FLIP)] * torch.tensor([-1.0, 1.0, 1.0])) / 2**0.5
         return world + torch.einsum("bpi,btij->btpj", offsets, axes)
 
-    def find(self, draw, exact, inside):
-        """Keypoints (B, T, 17, 3) of Human3.6M's joints, with confidences, of exact points (B, T, 22, 2).
+    def choose(self, draw):
+        """(B,) a habit for each clip, its place in `habits`."""
+        return draw.index(torch.tensor(list(self.habits.values()), dtype=torch.float64).cumsum(0))
+
+    def targets(self, points, chosen):
+        """Points (B, T, 23, 3) in metres -> the joints (B, T, 17, 3) that a habit marks. "mhformer" estimates those of motion
+        capture, which are its targets."""
+        poses = points[:, :, : H36M.num_joints].clone()
+        for number, habit in enumerate(self.habits):
+            clips = (chosen == number).nonzero().flatten()
+            if habit in ("mmpose", "motionbert") and len(clips):
+                poses[clips] = _converted(points[clips], habit)
+        return poses
+
+    def find(self, draw, exact, inside, chosen):
+        """Find keypoints (B, T, 17, 3) of Human3.6M's joints, with confidences, of exact points (B, T, 23, 2).
 
         Args:
-            inside: (B, T, 22) bool, the points in the image.
+            inside: (B, T, 23) bool, the points in the image. chosen: (B,) the habits, of `choose`.
         """
         T, P = exact.shape[1:3]
         size = (exact - exact[:, :, _PELVIS : _PELVIS + 1]).norm(dim=-1).amax(2).mean(1).view(-1, 1, 1)
@@ -86,28 +100,26 @@ class Detectors:
         confidence = torch.where(draw.chance(self.sure, 1, 1), 1.0, confidence)
         lost = (hidden | ~inside) & draw.chance(0.4, 1, P)
         confidence = torch.where(lost, 0.0, confidence)
-        return filled(self._convert(draw, torch.cat((found, confidence[..., None]), -1)))
-
-    def _convert(self, draw, points):
-        """Points (B, T, 22, 3) -> Human3.6M's joints (B, T, 17, 3), clip by clip as a habit has it; confidence 0: missing."""
-        chosen = draw.index(torch.tensor(list(self.habits.values()), dtype=torch.float64).cumsum(0))
+        points = torch.cat((found, confidence[..., None]), -1)
         keypoints = points[:, :, : H36M.num_joints].clone()
         for number, habit in enumerate(self.habits):
             clips = (chosen == number).nonzero().flatten()
-            if habit == "h36m" or not len(clips):
-                continue
-            seen = points[clips].flatten(0, 1)
-            found = seen[:, _COCO]
-            if habit == "motionbert":
-                crown = 2 * seen[:, [_HEAD]] - seen[:, [_NECK]]
-                feet = seen[:, :1].expand(-1, 6, -1)
-                found = torch.cat((found, crown, seen[:, [_THORAX]], seen[:, [_PELVIS]], feet), 1)
-                found[:, 17, 2] = seen[:, _HEAD, 2]
-            missing = found[..., 2:] == 0
-            layout = "halpe" if habit == "motionbert" else "coco"
-            made = to_h36m(found.masked_fill(missing, torch.nan).numpy(), layout, habit)
-            keypoints[clips] = torch.from_numpy(made).to(points).nan_to_num(0.0).unflatten(0, (len(clips), -1))
-        return keypoints
+            if habit != "h36m" and len(clips):
+                missing = points[clips, ..., 2:] == 0
+                keypoints[clips] = _converted(points[clips].masked_fill(missing, torch.nan), habit).nan_to_num(0.0)
+        return filled(keypoints)
+
+
+def _converted(points, habit):
+    """Points (B, T, 23, C) of `POINTS` -> Human3.6M's joints (B, T, 17, C) as a habit makes them; NaN where one is missing."""
+    seen = points.flatten(0, 1)
+    found = seen[:, _COCO]
+    if habit == "motionbert":
+        feet = seen[:, :1].expand(-1, 6, -1)  # which nothing is made of
+        found = torch.cat((found, seen[:, [_CROWN, _THORAX, _PELVIS]], feet), 1)
+    layout = "halpe" if habit == "motionbert" else "coco"
+    made = to_h36m(found.numpy(), layout, habit)
+    return torch.from_numpy(made).to(points).unflatten(0, points.shape[:2])
 
 
 def _unit(x):
