@@ -97,27 +97,36 @@ class Mamba(nn.Module):
 
     def forward(self, hidden_states: Tensor, inference_params: Any = None) -> Tensor:
         """Apply the layer to (B, L, d_model). mamba-ssm's `inference_params` (key_value_memory_dict, seqlen_offset) store the
-        states: a call at offset 0 fills them, later calls take a single step."""
+        states: a call at offset 0 starts a sequence, later calls continue it with any number of steps."""
         check_shape("Mamba", "hidden_states", hidden_states, ("B", "L", self.d_model))
-        conv_state = ssm_state = None
-        if inference_params is not None:
-            conv_state, ssm_state = cached_states(self, inference_params, len(hidden_states))
-            if inference_params.seqlen_offset > 0:
-                return self.step(hidden_states, conv_state, ssm_state)[0]
+        if inference_params is None:
+            return self._mix(hidden_states)[0]
+        conv_state, ssm_state = cached_states(self, inference_params, len(hidden_states))
+        if inference_params.seqlen_offset == 0:
+            conv_state.zero_()
+            ssm_state.zero_()
+        elif hidden_states.shape[1] == 1:
+            return self.step(hidden_states, conv_state, ssm_state)[0]
+        before = conv_state[..., 1:], ssm_state
+        if torch.is_grad_enabled():  # autograd keeps them
+            before = tuple(state.clone() for state in before)
+        out, inputs, last_state = self._mix(hidden_states, *before)
+        conv_state.copy_(torch.cat((conv_state, inputs), -1)[..., -self.d_conv :])
+        ssm_state.copy_(last_state)
+        return out
+
+    def _mix(self, hidden_states, conv_states=None, initial_state=None):
+        """Return the output, the inputs of the convolution and, with an initial state, the final one."""
         # Channels stay contiguous from end to end: the kernels accept (B, D, L) along its channels, so nothing is transposed.
-        x, z = self.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
-        if conv_state is not None:
-            conv_state.copy_(F.pad(x, (self.d_conv - x.shape[-1], 0)))  # pads or crops to the last d_conv steps
-        x = causal_conv1d_fn(x, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
+        inputs, z = self.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
+        x = causal_conv1d_fn(inputs, self.conv1d.weight[:, 0], self.conv1d.bias, initial_states=conv_states, activation="silu")
         dt, B, C = self._projected(x.transpose(1, 2))
         y = selective_scan_fn(
             x, dt.transpose(1, 2), self._A(), B.transpose(1, 2), C.transpose(1, 2), self.D, z, self.dt_proj.bias,
-            delta_softplus=True, return_last_state=ssm_state is not None,
+            delta_softplus=True, return_last_state=initial_state is not None, initial_state=initial_state,
         )  # fmt: skip
-        if ssm_state is not None:
-            y, last_state = y
-            ssm_state.copy_(last_state)
-        return self.out_proj(y.transpose(1, 2))
+        y, last_state = (y, None) if initial_state is None else y
+        return self.out_proj(y.transpose(1, 2)), inputs, last_state
 
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor):
         """Compute one step (B, 1, d_model); return the output and both states, which are updated in place. If a gradient is
