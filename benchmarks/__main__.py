@@ -91,21 +91,23 @@ def arguments(argv):
     parser.add_argument("--only", metavar="PATTERNS", help=only)
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument(
-        "--quick", action="store_true", help="less than a minute: short clips, few samples, the tables in part"
+        "--quick", action="store_true", help="run in under a minute: short clips, few samples, part of the tables"
     )
-    effort.add_argument("--full", action="store_true", help="an hour: all sizes, all models, torch.compile, slow references")
+    effort.add_argument(
+        "--full", action="store_true", help="run for an hour: all sizes, all models, torch.compile, slow references"
+    )
     parser.add_argument("--input", metavar="FILE.npz", help="2D keypoints for the models (default: a synthetic gait)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="budget of a candidate, however long all of it takes; 0: every call once"
+        "--seconds", type=float, metavar="S", help="time per candidate, without a limit on the whole run; 0: one call each"
     )
-    parser.add_argument("--threads", type=int, help="default: PyTorch's choice")
-    parser.add_argument("--json", metavar="FILE", help="write the rows here as a list of objects")
+    parser.add_argument("--threads", type=int, help="number of threads (default: PyTorch's choice)")
+    parser.add_argument("--json", metavar="FILE", help="write the rows to this file as a list of objects")
     parser.add_argument(
         "--out", metavar="FOLDER",
-        help=f"write results.json, report.md, speed.png, accuracy.svg here (default: {DEFAULT_FOLDER}, nowhere with --json)",
+        help=f"folder for results.json, report.md, speed.png and accuracy.svg (default: {DEFAULT_FOLDER}; none with --json)",
     )  # fmt: skip
-    parser.add_argument("--list", action="store_true", help="only print the names of the cases")
+    parser.add_argument("--list", action="store_true", help="print the names of the cases and exit")
     return parser, parser.parse_args(argv)
 
 

@@ -42,8 +42,8 @@ def row(name, suffix, folder, motion=None):
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description=__doc__)
-    parser.add_argument("--only", default="", metavar="TEXT", help="models with this in their name")
-    parser.add_argument("--input", metavar="PATH", help="data whose keypoints to compare on; default: a synthetic gait")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only models whose name contains this text")
+    parser.add_argument("--input", metavar="PATH", help="keypoints to compare on (default: a synthetic gait)")
     args = parser.parse_args()
     motion = None if args.input is None else next(iter(open_data(args.input))).keypoints
     line = "| {:<25} | {:<5} | {:<8} | {:<10} | {:<7} | {}".format

@@ -9,6 +9,7 @@ models; they are no accuracy. Never choose or tune by them.
 import argparse
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,9 +17,9 @@ import numpy as np
 import torch
 
 import lifter
-from lifter.data import denormalise
+from lifter.data import Camera, denormalise
 from lifter.inference.clean import blur, clean
-from lifter.inference.windows import lift_sequences, with_channels
+from lifter.inference.windows import lift_sequence, with_channels
 from lifter.skeleton import H36M
 from lifter.video import Video, find_detector, find_people
 
@@ -31,16 +32,17 @@ TRUNK = [H36M.joints.index(name) for name in ("pelvis", "thorax")]
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.real_video", description=__doc__)
-    parser.add_argument("folder", type=Path, help="Pose2Sim/Demo_SinglePerson")
-    parser.add_argument("--checkpoint", nargs="*", default=[], metavar="FILE", help="beside the model that ships")
-    parser.add_argument("--detector", default="auto", help="as of `lifter lift`")
-    parser.add_argument("--weights", metavar="PATH", help="of the detector")
+    parser.add_argument("folder", type=Path, help="path of Pose2Sim/Demo_SinglePerson")
+    parser.add_argument("--checkpoint", nargs="*", default=[], metavar="FILE", help="models to compare with the shipped one")
+    parser.add_argument("--detector", default="auto", help="detector, see `lifter lift`")
+    parser.add_argument("--weights", metavar="PATH", help="weights of the detector")
     args = parser.parse_args(argv)
     cameras = read_cameras(args.folder / "calibration" / "Calib.qca.txt")
     detector = find_detector(args.detector, args.weights)
     views = [find(args.folder / "videos" / f"{name}.mp4", detector) for name in cameras]
-    projections, rotations = zip(*cameras.values())
-    projections, pixels = np.stack(projections), np.stack([denormalise(view.keypoints, view.size) for view in views], 2)
+    cameras = {name: Camera(*view.size, **parts) for view, (name, parts) in zip(views, cameras.items())}
+    projections = np.stack([projection(camera) for camera in cameras.values()])
+    pixels = np.stack([denormalise(view.keypoints, view.size) for view in views], 2)
     reference = triangulate(projections, pixels)
     missed = np.median(apart(projections, reference, pixels), (0, 1))
     print(f"{len(views)} views of {len(reference)} frames by {type(detector).__name__}; from a view to the reference "
@@ -48,25 +50,32 @@ def main(argv=None) -> int:
     print(f"{'model':24} {'view':6}" + "".join(f" {name:>13}" for name in FIGURES) + "  (mm)  tilt of the trunk (degrees)")
     for path in (None, *args.checkpoint):
         model = lifter.load_pretrained(path).model
-        rows = [measure(model, view, reference @ rotation.T) for view, rotation in zip(views, rotations)]
+        seen = [replace(view, camera=camera) for view, camera in zip(views, cameras.values())]
+        rows = [measure(model, view, reference @ view.camera.rotation.T) for view in seen]
         for name, row in [*zip(cameras, rows), ("mean", np.mean(rows, 0))]:
             print(f"{Path(path or 'shipped').name:24} {name:6}" + "".join(f" {figure:13.1f}" for figure in row), flush=True)
     return 0
 
 
 def read_cameras(path):
-    """{name: (projection (3, 4) of metres to pixels, rotation (3, 3) to the camera's axes)} of a file of Qualisys. The
-    distortion, of at most 2 pixels, is left out."""
+    """{name: arguments of `Camera`} of a file of Qualisys. The distortion, of at most 2 pixels, is left out."""
     cameras = {}
     for camera in ElementTree.parse(path).iter("camera"):
         lens, place = camera.find("intrinsic").attrib, camera.find("transform").attrib
+        # Qualisys counts in 64ths of a pixel
         fx, fy, cx, cy = (float(lens[f"{what}{axis}"]) / 64 for what in ("focalLength", "centerPoint") for axis in "UV")
-        matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])  # Qualisys counts in 64ths of a pixel
         turn = np.array([float(place[f"r{row}{column}"]) for row in "123" for column in "123"]).reshape(3, 3)
         rotation = np.diag([1.0, -1.0, -1.0]) @ turn  # its y is up, and it looks along -z
         position = np.array([float(place[axis]) for axis in "xyz"]) / 1000
-        cameras[camera.get("serial")] = matrix @ np.c_[rotation, -rotation @ position], rotation
+        lens = {"fx": fx, "fy": fy, "cx": cx, "cy": cy}
+        cameras[camera.get("serial")] = lens | {"rotation": rotation, "translation": -rotation @ position}
     return cameras
+
+
+def projection(camera):
+    """(3, 4): metres in the world to pixels."""
+    matrix = np.array([[camera.fx, 0, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]])
+    return matrix @ np.c_[camera.rotation, camera.translation]
 
 
 def find(path, detector):
@@ -114,9 +123,9 @@ def apart(projections, points, seen):
 
 
 def measure(model, view, reference):
-    """The figures of `FIGURES` in millimetres, and degrees between the trunks, over all frames."""
+    """Return the errors of `FIGURES` in millimetres and the angle between the trunks in degrees, over all frames."""
     keypoints = with_channels(torch.from_numpy(view.keypoints), model.in_channels)
-    ((_, poses),) = lift_sequences(model, [("video", keypoints)], fade=True)
+    poses = lift_sequence(model, keypoints, fade=True, camera=view.camera)
     poses, targets = (x - x[:, :1] for x in (poses.double(), torch.from_numpy(reference)))
     figures = []
     for metric, joints in FIGURES.values():

@@ -83,9 +83,13 @@ class MeanPose(nn.Module):
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
-    parser.add_argument("--data", required=True, metavar="FILE", help="cmu_h36m17.npz, or other motion capture in its form")
-    parser.add_argument("--out", default="build/training", metavar="FOLDER", help="goes on there if it was interrupted")
-    parser.add_argument("--steps", type=int, help="of each model; default: as many as take about as long")
+    parser.add_argument(
+        "--data", required=True, metavar="FILE", help="cmu_h36m17.npz, or other motion capture in the same format"
+    )
+    parser.add_argument(
+        "--out", default="build/training", metavar="FOLDER", help="output folder; an interrupted run continues there"
+    )
+    parser.add_argument("--steps", type=int, help="steps per model (default: about the same time for each)")
     parser.add_argument("--models", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--train", nargs="+", default=["S1/*", "S2/*"], metavar="PATTERN")
     parser.add_argument("--test", nargs="+", default=["S3/*"], metavar="PATTERN")

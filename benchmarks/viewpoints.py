@@ -26,14 +26,23 @@ FIGURES |= {"limbs MPJPE": (MPJPE, LIMBS), "limbs P-MPJPE": (PMPJPE, LIMBS)}
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.viewpoints", description=__doc__)
-    parser.add_argument("--data", required=True, metavar="PATH", help='motions in the world, as "motions", "asf" or "bvh"')
-    parser.add_argument("--select", nargs="+", default=["*"], metavar="PATTERN", help="motions, by their names")
-    parser.add_argument("--checkpoint", nargs="*", default=[], metavar="FILE", help="beside the model that ships")
-    parser.add_argument("--pitch", nargs="+", type=float, default=[0, 20, 40], metavar="DEGREES", help="down")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="PATH",
+        help='motions in world coordinates, in a format such as "motions", "asf" or "bvh"',
+    )
+    parser.add_argument("--select", nargs="+", default=["*"], metavar="PATTERN", help="names of the motions to use")
+    parser.add_argument("--checkpoint", nargs="*", default=[], metavar="FILE", help="models to compare with the shipped one")
+    parser.add_argument(
+        "--pitch", nargs="+", type=float, default=[0, 20, 40], metavar="DEGREES", help="downward tilt of the camera"
+    )
     parser.add_argument("--roll", nargs="+", type=float, default=[0, 20], metavar="DEGREES")
     parser.add_argument("--noise", type=int, default=0, metavar="SEED")
-    parser.add_argument("--seconds", type=float, default=10.0, help="from the middle of each motion (default: %(default)s)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="seconds to take from the middle of each motion (default: %(default)s)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args(argv)
     models = {str(path or "shipped"): lifter.load_pretrained(path).model for path in (None, *args.checkpoint)}
     motions = middle(open_data(args.data).select(*args.select), args.seconds)
@@ -62,7 +71,9 @@ def measure(model, views):
     """Millimetres (MPJVE per frame) over all frames, the predicted root set to 0."""
     found = {name: metric() for name, (metric, _) in FIGURES.items()}
     keypoints = ((view, view.keypoints) for view in views)
-    for view, poses in lift_sequences(model, keypoints, stride=max(1, model.num_frames // 2), batch=16, fade=True):
+    stride = max(1, model.num_frames // 2)
+    lifted = lift_sequences(model, keypoints, stride=stride, batch=16, fade=True, camera_of=lambda view: view.camera)
+    for view, poses in lifted:
         poses = poses.clone()
         poses[:, 0] = 0
         targets = torch.from_numpy(view.rooted())

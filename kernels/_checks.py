@@ -1,11 +1,11 @@
-"""Checks of arguments. Their errors name the op, the argument, what came and what was expected."""
+"""Checks of arguments. The errors name the op, the argument, the value and the expected value."""
 
 import torch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
 def check_shape(op: str, name: str, x: torch.Tensor | None, *expected) -> None:
-    """ValueError unless `x` is absent or has one of the `expected` shapes; a shape is a tuple of sizes and letters."""
+    """Raise ValueError unless `x` is None or has one of the `expected` shapes; a shape is a tuple of sizes and letters."""
     if x is None or x.shape == expected[0]:
         return
     for shape in expected:
@@ -16,7 +16,7 @@ def check_shape(op: str, name: str, x: torch.Tensor | None, *expected) -> None:
 
 
 def check_map(op: str, name: str, x: torch.Tensor, *expected) -> torch.Size:
-    """The shape of `x`: `check_shape`, and ValueError if a dimension is empty that is not the batch."""
+    """Return the shape of `x` after `check_shape`; raise ValueError if a dimension other than the batch is empty."""
     check_shape(op, name, x, *expected)
     if 0 in x.shape[1:]:
         raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected no empty dimension after the first")
@@ -24,7 +24,7 @@ def check_map(op: str, name: str, x: torch.Tensor, *expected) -> torch.Size:
 
 
 def check_float(op: str, optional: dict | None = None, **tensors: torch.Tensor) -> None:
-    """TypeError unless each of `tensors` is a real floating-point tensor, and each of `optional` that or None."""
+    """Raise TypeError unless all `tensors` are real floating-point tensors; those in `optional` may also be None."""
     given = {name: x for name, x in (optional or {}).items() if x is not None}
     for name, x in (tensors | given).items():
         if not isinstance(x, torch.Tensor):
@@ -34,28 +34,28 @@ def check_float(op: str, optional: dict | None = None, **tensors: torch.Tensor) 
 
 
 def check_dtype(op: str, name: str, x: torch.Tensor, *expected: torch.dtype) -> None:
-    """TypeError unless `x` is a tensor of one of the `expected` dtypes."""
+    """Raise TypeError unless `x` is a tensor of one of the `expected` dtypes."""
     kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
     if kind not in expected:
         raise TypeError(f"{op}: {name} has dtype {kind}, expected {' or '.join(map(str, expected))}")
 
 
 def check_like(op: str, first: str, x: torch.Tensor, name: str, y: torch.Tensor | None) -> None:
-    """TypeError unless `y` is absent or has the dtype of `x`, the argument `first`."""
+    """Raise TypeError unless `y` is None or has the dtype of `x`, which is the argument named `first`."""
     if y is not None and y.dtype != x.dtype:
         raise TypeError(f"{op}: {name} has dtype {y.dtype}, expected {first}'s, {x.dtype}")
 
 
 def check_device(op: str, first: str, x: torch.Tensor, name: str, y) -> None:
-    """ValueError if `y` is a tensor that is not on the device of `x`, the argument `first`."""
+    """Raise ValueError if `y` is a tensor on another device than `x`, which is the argument named `first`."""
     if isinstance(y, torch.Tensor) and y.device != x.device:
         raise ValueError(f"{op}: {name} is on {y.device}, expected {first}'s device, {x.device}")
 
 
 def check_index(op: str, name: str, index: torch.Tensor, kind: str, count: int) -> None:
-    """Errors unless `index` is int32 and less than `count`, the number of what it counts (`kind`).
+    """Raise an error unless `index` is int32 and all its values are below `count`, the number of `kind`s.
 
-    Values are compared only where they can be read at once: not on a GPU, nor while a graph is traced.
+    Values are checked only where they can be read without waiting: not on a GPU and not while a graph is traced.
     """
     check_dtype(op, name, index, torch.int32)
     traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
@@ -65,17 +65,18 @@ def check_index(op: str, name: str, index: torch.Tensor, kind: str, count: int) 
 
 
 def check_constant(op: str, name: str, x: torch.Tensor | None) -> None:
-    """ValueError if a gradient is wanted of `x`, of which the kernels have none."""
+    """Raise ValueError if `x` requires a gradient, which the kernels do not compute."""
     if x is not None and x.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{op}: {name} requires a gradient, which only backend('reference') has")
 
 
 def check_number(op: str, name: str, x) -> float:
-    """The number `x`. TypeError if it is none, ValueError if a gradient is wanted of it, which no backend has."""
+    """Return `x` as a float. Raise TypeError if it is not a number, ValueError if it requires a gradient, which no backend
+    has."""
     if isinstance(x, torch.Tensor):
         check_shape(op, name, x, (), (1,))
         if x.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{op}: {name} requires a gradient, which it does not have; multiply what it scales by it")
+            raise ValueError(f"{op}: {name} requires a gradient, which is not supported; scale the tensor outside the op")
     try:
         return float(x)
     except (TypeError, ValueError):
@@ -83,6 +84,6 @@ def check_number(op: str, name: str, x) -> float:
 
 
 def check_written(op: str, name: str, x: torch.Tensor) -> None:
-    """ValueError if several numbers of `x`, which is overwritten, have one place, as those of an expanded tensor."""
+    """Raise ValueError if elements of `x`, which is written in place, share memory, as in an expanded tensor."""
     if any(stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride())):
-        raise ValueError(f"{op}: {name} has strides {x.stride()}, expected a place for every number; it is written: clone it")
+        raise ValueError(f"{op}: {name} has strides {x.stride()}, expected one place in memory per element; clone it")

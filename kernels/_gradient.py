@@ -1,16 +1,16 @@
-"""Autograd formulas that names spell: what a backward wants to be given, its schema says.
+"""Autograd formulas derived from names: the schema of a backward says which tensors it needs.
 
-An argument `dout` is the gradient of the output `out`; an optional one is None where there is no such gradient, or the output
-is empty, as one that was not asked for. An argument `has_x` says whether the input `x` was given. Every other argument is the
-input or the output of its name, saved by the forward. A result `dx` is the gradient of the input `x`; where `x` was not given,
-or wants none, it may be anything. A forward whose input `save_states` is false has saved nothing, and gives no gradients.
+An argument `dout` is the gradient of the output `out`; an optional one is None if there is no such gradient, or if the output
+is empty because it was not requested. An argument `has_x` says whether the input `x` was given. Every other argument is the
+input or output of the same name, saved by the forward. A result `dx` is the gradient of the input `x`; if `x` was not given or
+needs no gradient, its content is arbitrary. A forward called with `save_states=False` saves nothing and has no gradients.
 """
 
 import torch
 
 
 class Formula:
-    """The autograd formula of a forward from its schema and that of its backward."""
+    """Autograd formula derived from the schemas of a forward and of its backward."""
 
     def __init__(self, name, forward, backward):
         inputs, outputs = [a.name for a in forward.arguments], [r.name for r in forward.returns]
@@ -38,7 +38,7 @@ class Formula:
         optional = lambda argument: "Optional" in str(argument.type)
         self.required = [outputs.index(a.name[1:]) for a in gradients if not optional(a)]
         self.optional = [outputs.index(a.name[1:]) for a in gradients if optional(a)]
-        self.outputs = len(inputs)  # where they begin among the values
+        self.outputs = len(inputs)  # index of the first of them among the values
         self.results = [results.index(f"d{name}") if f"d{name}" in results else None for name in inputs]
         self.save_states = inputs.index("save_states") if "save_states" in inputs else None
 

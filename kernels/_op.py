@@ -1,11 +1,11 @@
-"""Base of every op: its registration, the backend that a call takes, its dtypes.
+"""Base class of the ops: registration, choice of the backend, dtypes.
 
 An op is defined twice from one description: as `torch.ops.lifter.<name>` (C++ on the CPU, Triton on the GPU) and as
-`torch.ops.lifter_triton.<name>`, whose kernel is Triton on every device, so that the interpreter can run the GPU code
-on a CPU through the same schema, fake, autograd and FLOP formula.
+`torch.ops.lifter_triton.<name>`, which uses Triton on every device. With the latter, Triton's interpreter runs the GPU code on
+a CPU through the same schema, fake implementation, autograd formula and FLOP formula.
 
-FLOP formulas belong to the ops. Of a reference FlopCounterMode sees only PyTorch's products, of a scan's nothing: where
-no kernels are, count with tensors on "meta".
+FLOP formulas belong to the ops. If a reference runs instead, FlopCounterMode counts only PyTorch's matrix products, and
+nothing of a scan. Without kernels, count with tensors on the "meta" device.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
@@ -31,34 +31,35 @@ from ._torch import autocast_dtype, derivative_lost, no_autocast
 _libraries = {name: torch.library.Library(name, "DEF") for name in ("lifter", "lifter_triton")}
 _kernels: dict[str, "Kernel"] = {}
 _forced: ContextVar[str | None] = ContextVar("_forced", default=None)
-_forced_last: str | None = None  # by any thread: for Dynamo, which cannot read a context variable, but guards a global one
+_forced_last: str | None = None  # of any thread: Dynamo cannot read a context variable but guards on a global one
 
 
 class Cost(NamedTuple):
-    """Cost of a call, besides reading its arguments and writing its results once."""
+    """Cost of a call, in addition to reading its arguments and writing its results once."""
 
-    flops: int  # of products as FlopCounterMode counts them; where there are none, additions and multiplications; never 0
-    products: Sequence = ()  # (batch, m, k, n) of the matrix products (m, k) (k, n) that it cannot avoid
-    exponentials: int = 0  # that it cannot avoid
+    flops: int  # of matrix products, as FlopCounterMode counts; without any, additions and multiplications; never 0
+    products: Sequence = ()  # (batch, m, k, n) of the unavoidable matrix products (m, k) (k, n)
+    exponentials: int = 0  # the unavoidable ones
 
 
 def gradient_products(products):
-    """Return the two gradients of every product (m, k) (k, n), (m, n) (n, k) and (k, m) (m, n), and the first product."""
+    """Return the products of a backward: two gradients, (m, n) (n, k) and (k, m) (m, n), of every product (m, k) (k, n), and
+    the recomputed first product."""
     return [p for b, m, k, n in products for p in ((b, m, n, k), (b, k, m, n))] + products[:1]
 
 
 class Kernel:
-    """One schema (without namespace) in both namespaces, with its fake implementation, its cost and its gradient.
+    """One schema registered in both namespaces, with its fake implementation, cost and gradient.
 
     Args:
         fake: the fake implementation.
-        cost: function of the same arguments that returns their `Cost`.
+        cost: function of the same arguments that returns the `Cost` of the call.
         triton: the function of `lifter.kernels.triton.<module>` that implements the schema, as "module:function".
-        cpu: whether csrc implements it.
-        backward: the `Kernel` of the gradient, named <name>_bwd. The names in its schema are the autograd formula (see
-            `_gradient`), if none is given:
-        formula: an object with `setup_context(ctx, inputs, output)` and `backward(ops, ctx, saved, *gradients)`, which
-            gets the namespace that it must call, so that a gradient stays on the backend of its forward.
+        cpu: whether csrc/ implements the schema.
+        backward: the `Kernel` of the gradient, named <name>_bwd. Without `formula`, the names in its schema define the
+            autograd formula (see `_gradient`).
+        formula: an object with `setup_context(ctx, inputs, output)` and `backward(ops, ctx, saved, *gradients)`. `ops` is the
+            namespace to call, so that a gradient runs on the backend of its forward.
     """
 
     def __init__(self, schema, *, fake, cost, triton=None, cpu=True, backward=None, formula=None):
@@ -82,7 +83,7 @@ class Kernel:
             return
         ops = getattr(torch.ops, library.ns)
         formula = formula or Formula(self.name, self.schema, self.backward.schema)
-        # Saved tensors are read here, once for every op: checkpointing forbids a second time.
+        # Saved tensors are read here, once per op: checkpointing does not allow reading them twice.
         gradient = lambda ctx, *gradients: formula.backward(ops, ctx, ctx.saved_tensors, *gradients)
         torch.library.register_autograd(qualname, gradient, setup_context=formula.setup_context, lib=library)
 
@@ -94,7 +95,7 @@ class Kernel:
         return self.cost(*args, **kwargs).flops
 
     def _no_second_derivative(self, ctx, *grads):
-        raise RuntimeError(f"{self.name.removesuffix('_bwd')}: its gradient has no gradient; backend('reference') has one")
+        raise RuntimeError(f"{self.name.removesuffix('_bwd')}: second derivatives are not supported; use backend('reference')")
 
     def _run_triton(self, *args):
         module, function = self.triton.split(":")
@@ -102,22 +103,22 @@ class Kernel:
 
 
 class Op(Kernel):
-    """Call of a public function, its arguments being checked: `reference`, or the same from the kernels.
+    """Dispatcher of a public function with checked arguments: runs the `reference` or the kernels.
 
-    It casts for autocast, compares dtypes and devices, chooses the backend, and gives the kernels what they take: float16
-    widened on the CPU, where nothing computes in it, and parameters in float32. The first result comes back in the dtype of
-    the first map. An op without `backward` takes its reference where a derivative is wanted.
+    It casts for autocast, checks dtypes and devices, chooses the backend, and converts arguments for the kernels: parameters
+    to float32 and, on the CPU, float16 maps to float32. The first result is returned in the dtype of the first map. An op
+    without `backward` runs its reference if a derivative is needed.
 
     Args:
-        function: the public function, which errors name.
-        reference: what defines the op; a call takes its arguments, in order.
+        function: the public function; errors use its name.
+        reference: function that defines the op; a call passes it the arguments in order.
         schema, **kernel: see `Kernel`.
-        maps: names of the arguments that must have the dtype of the first of them.
-        mixed: True if they may have others, and the kernels then take all of them in float32.
-        parameters: names of those that may have any float dtype.
-        kernels: function (ops, *args) that calls the kernels of a namespace; None: the schema takes what the reference
-            takes, and returns what it returns, then what the backward wants to keep.
-        autocast: False if autocast leaves the maps as they are.
+        maps: names of the arguments that must all have the dtype of the first one.
+        mixed: True if their dtypes may differ; the kernels then get all of them in float32.
+        parameters: names of the arguments that may have any floating-point dtype.
+        kernels: function (ops, *args) that calls the kernels of a namespace. None: the schema has the reference's arguments
+            and results, followed by results that the backward needs.
+        autocast: False if autocast does not cast the maps.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Op(Kernel):
             results = [name for name in results if f"d{name}" in {a.name for a in self.backward.schema.arguments}]
         self._results = len(results)
 
-    def __call__(self, *args):
+    def __call__(self, *args) -> Any:
         args = list(args)
         x = args[self._first]
         autocast = autocast_dtype(x)
@@ -170,7 +171,7 @@ class Op(Kernel):
         return results[0] if self._results == 1 else results[: self._results]
 
     def availability(self) -> dict[str, tuple[bool, str]]:
-        """For `lifter info`: backend -> (usable here, why or why not)."""
+        """Return {backend: (usable here, reason)} for `lifter info`."""
         return {
             "reference": (True, "plain PyTorch"),
             "cpu": (self.cpu and _library.loaded, "C++" if _library.loaded else _library.reason)
@@ -181,7 +182,7 @@ class Op(Kernel):
         }
 
     def chosen(self, device_type: str) -> str:
-        """The backend that a float32 call on this device type takes when none is forced."""
+        """Return the backend of a float32 call on this device type if none is forced."""
         if device_type == "cpu" and self.cpu and _library.loaded:
             return "cpu"
         if device_type == "cuda" and self.triton and _triton_usable:
@@ -189,9 +190,9 @@ class Op(Kernel):
         return "reference"
 
     def namespace(self, x: torch.Tensor, *others: torch.Tensor | None):
-        """The `torch.ops` namespace that a call on `x` must use, or None for the reference.
+        """Return the `torch.ops` namespace for a call on `x`, or None for the reference.
 
-        RuntimeError if any tensor carries a derivative that the kernels would lose.
+        Raise RuntimeError if a tensor carries a derivative that the kernels would drop.
         """
         lost = not torch.compiler.is_compiling() and derivative_lost(x, *others)
         if self.backward is None:
@@ -200,8 +201,7 @@ class Op(Kernel):
         ops = self._namespace(x)
         if ops is not None and lost:
             raise RuntimeError(
-                f"{self.name}: the kernels have gradients for torch.autograd, not for torch.func nor in forward mode; "
-                "backend('reference') has them"
+                f"{self.name}: the kernels support torch.autograd but not torch.func or forward mode; use backend('reference')"
             )
         return ops
 
@@ -234,12 +234,12 @@ class Op(Kernel):
 
 
 def registry() -> dict[str, Op]:
-    """Every public op by name."""
+    """Return all public ops by name."""
     return {name: kernel for name, kernel in _kernels.items() if isinstance(kernel, Op)}
 
 
 def cost(name: str, *args) -> Cost:
-    """Return the cost of a call of `torch.ops.lifter.<name>`."""
+    """Return the cost of a call to `torch.ops.lifter.<name>`."""
     return _kernels[name].cost(*args)
 
 
@@ -247,9 +247,9 @@ def cost(name: str, *args) -> Cost:
 def backend(name: str):
     """Force the backend of every op called inside: "reference", "cpu", "triton" or "cuda".
 
-    Other threads and asyncio tasks keep theirs; on a GPU autograd has threads, which recompute what is checkpointed. Compiled
-    code follows whichever of them was the last to call this. On "reference" FlopCounterMode counts only PyTorch's products;
-    with tensors on "meta" and no backend forced, all.
+    Other threads and asyncio tasks keep their own setting. On a GPU these include autograd's threads, which recompute
+    checkpointed parts. Compiled code uses the setting of the thread that called this last. With "reference", FlopCounterMode
+    counts only PyTorch's matrix products; with tensors on "meta" and no forced backend it counts everything.
     """
     global _forced_last
     if name not in _library.BACKENDS:
@@ -263,7 +263,7 @@ def backend(name: str):
 
 
 def forced_backend() -> str | None:
-    """Return the backend that `backend` forces here, or None."""
+    """Return the backend forced by `backend` in this context, or None."""
     return _forced_last if torch.compiler.is_dynamo_compiling() else _forced.get()
 
 
@@ -297,7 +297,7 @@ def _cast(args, places, dtype):
 
 
 def _narrow(results, dtype):
-    """The first of the results in the dtype of the call, if it is floating point."""
+    """Cast the first result to the dtype of the call, if it is floating point."""
     first, *others = results if isinstance(results, tuple) else (results,)
     first = first.to(dtype) if first.is_floating_point() else first
     return (first, *others) if others else first

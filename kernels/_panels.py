@@ -1,10 +1,11 @@
-"""Weights of linear layers as the C++ kernels read them: transposed, in panels of columns. csrc/cpu/weight_panels.h."""
+"""Weights of linear layers in the layout of the C++ kernels: transposed, in panels of columns. See
+csrc/cpu/weight_panels.h."""
 
 import torch
 import torch.nn.functional as F
 
 PANEL = 64  # columns of a panel, and
-LANES = 16  # what the number of all is padded to, whatever machine packs them
+LANES = 16  # the size is padded to a multiple of this, on every machine
 
 
 def padded(n):
@@ -12,20 +13,20 @@ def padded(n):
 
 
 def pack_vector(x):
-    """Any number of elements, in order, padded."""
+    """Pack the elements in order and pad them."""
     return F.pad(x.flatten(), (0, -x.numel() % LANES))
 
 
 def pack_panels(weight):
-    """(out, in) -> (panels_size(out, in, dtype),): the panels of the transpose, one after another. bfloat16 lies in pairs
-    along `in`, as AVX-512 multiplies it, padded to whole ones."""
+    """Pack a weight (out, in) into a vector (panels_size(out, in, dtype),) of the panels of its transpose. In bfloat16, values
+    are interleaved in pairs along `in`, as AVX-512 multiplies them; an odd `in` is padded."""
     along = _along(weight.dtype)
     units = F.pad(weight, (0, -weight.shape[1] % along, 0, -weight.shape[0] % LANES)).unflatten(1, (-1, along))
     return torch.cat([panel.flatten() for panel in units.transpose(0, 1).split(PANEL, 1)])
 
 
 def unpack_panels(packed, out, inner):
-    """The reverse of `pack_panels`."""
+    """Undo `pack_panels`."""
     along = _along(packed.dtype)
     units = -(-inner // along)
     panels = [panel.unflatten(0, (units, -1, along)) for panel in packed.split(units * PANEL * along)]

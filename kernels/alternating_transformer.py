@@ -1,15 +1,17 @@
-"""Blocks and head of MixSTE (CVPR 2022), D3DP (ICCV 2023) and PoseRetNet (ECCV 2024), in one call.
+"""Blocks and head of MixSTE (CVPR 2022), D3DP (ICCV 2023) and PoseRetNet (ECCV 2024) in one call.
 
-Transformer blocks mix the joints of a frame and the frames of a joint in turn. One frame has 17 rows: layer by layer its time
-is the overhead of 300 calls and the waiting for 36 million weights. A long clip gains what norms, residuals and activations
-cost that are applied where the products are still in the caches.
+Transformer blocks mix the joints of a frame and the frames of a joint in turn. A single frame has 17 rows; run layer by layer,
+it spends its time on the overhead of 300 calls and on loading 36 million weights. A long clip gains because norms, residuals
+and activations are applied while the products are still in the cache.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_device, check_dtype, check_float, check_shape
 from ._op import Cost, Op
@@ -20,12 +22,12 @@ from .transformer_block import NO_ATTENTION, Reader, attention, block, block_cos
 
 __all__ = ["PackedTransformer", "alternating_transformer", "alternating_transformer_ref", "pack_transformer"]
 
-BLOCK_EPS, EPS = 1e-6, 1e-5  # of the norms in and after blocks, and of those in retention and head
+BLOCK_EPS, EPS = 1e-6, 1e-5  # eps of the norms in and after blocks; eps of the norms in retention and head
 
 
 class PackedTransformer(NamedTuple):
-    """Result of `pack_transformer`: the weights of its linear layers in one tensor, all other parameters in
-    another in at least float32, and what they are the parameters of."""
+    """Result of `pack_transformer`: all weights of linear layers in one tensor, all other parameters in another (at least
+    float32), and the sizes of the network."""
 
     weights: torch.Tensor
     vectors: torch.Tensor
@@ -35,27 +37,33 @@ class PackedTransformer(NamedTuple):
     num_heads: int
     depth: int  # pairs of blocks
     scale: float  # of attention
-    positions: int = 0  # frames that have a position before the first temporal block; 0: none has
-    xpos_scale: torch.Tensor | None = None  # where the temporal blocks retain; None: they attend
+    positions: int = 0  # frames with a position embedding before the first temporal block; 0: no such embedding
+    xpos_scale: torch.Tensor | None = None  # if the temporal blocks use retention; None: they use attention
     chunk_size: int = 1  # of retention, as `causal`
     causal: bool = False
 
 
-def alternating_transformer(x, packed, mask=None, state=None, return_state=False):
-    """The poses that `lifter.models.MixSTE`, `D3DP` or `PoseRetNet` make of an embedded clip, in evaluation.
+def alternating_transformer(
+    x: Tensor,
+    packed: "PackedTransformer",
+    mask: Tensor | None = None,
+    state: Sequence[Tensor] | None = None,
+    return_state: bool = False,
+) -> Tensor | tuple[Tensor, list[Tensor]]:
+    """Compute the poses of an embedded clip as `lifter.models.MixSTE`, `D3DP` and `PoseRetNet` do in evaluation mode.
 
     Args:
-        x: (B, T, J, C), the dtype of the packed weights, float32 or bfloat16 (float64 runs on the reference), any strides.
-            T is at most `packed.positions`, if there are any.
+        x: (B, T, J, C) in the dtype of the packed weights, float32 or bfloat16 (float64 runs on the reference), any strides. T
+            is at most `packed.positions`, unless that is 0.
         packed: `PackedTransformer`.
-        mask: of the attention along the frames, see `axial_attention`.
-        state: of retention, what an earlier call returned for the frames before: of every temporal block
-            (B, J, H, C / H, C / H) in at least float32; None: nothing came before.
+        mask: mask for the attention along the frames, see `axial_attention`.
+        state: retention state returned by the call for the previous frames, one tensor (B, J, H, C / H, C / H) of at least
+            float32 per temporal block. None: the clip starts here.
 
     Returns:
-        (B, T, J, 3) with the dtype of `x`; with `return_state` (poses, state after the last frame). For inference;
-        autocast leaves it as it is. There is a CPU kernel, and none for a GPU; where a derivative is wanted,
-        or `has_kernel` says no, the reference runs.
+        Poses (B, T, J, 3) in the dtype of `x`; with `return_state`, (poses, state after the last frame). Autocast has no
+        effect. There is a CPU kernel for inference; the reference runs on a GPU, if a derivative is needed, and if
+        `has_kernel` is false.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -83,7 +91,7 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
     if len(state) not in (0, p.depth):
         raise ValueError(f"{op}: state has {len(state)} tensors, expected one per temporal block, {p.depth}")
     for i, before in enumerate(state):
-        check_float(op, **{f"state[{i}]": before})
+        check_float(op, None, **{f"state[{i}]": before})
         check_shape(op, f"state[{i}]", before, (B, J, p.num_heads, head, head))
         check_device(op, "x", x, f"state[{i}]", before)
 
@@ -91,8 +99,10 @@ def alternating_transformer(x, packed, mask=None, state=None, return_state=False
     return (poses, after) if return_state else poses
 
 
-def alternating_transformer_ref(x, packed, mask=None, state=()):
-    """`alternating_transformer` as written, in at least float32: (poses, state after the last frame)."""
+def alternating_transformer_ref(
+    x: Tensor, packed: "PackedTransformer", mask: Tensor | None = None, state: Sequence[Tensor] = ()
+) -> tuple[Tensor, list[Tensor]]:
+    """Reference of `alternating_transformer`, in at least float32; returns (poses, state after the last frame)."""
     p, out_dtype, dtype = packed, x.dtype, torch.promote_types(x.dtype, torch.float32)
     read, states = Reader(p, dtype), []
 
@@ -126,16 +136,17 @@ def alternating_transformer_ref(x, packed, mask=None, state=()):
 # ---- parameters ------------------------------------------------------------------------------------------------------
 
 
-def pack_transformer(parameters, **sizes):
-    """Parameters by the names of `linears_and_vectors` -> `PackedTransformer(weights, vectors, **sizes)`, whose linear layers
-    keep the dtype that they have."""
-    weights, vectors = pack(parameters, linears_and_vectors(PackedTransformer(None, None, **sizes)))
+def pack_transformer(parameters: dict[str, Tensor], **sizes):
+    """Pack parameters, named as in `linears_and_vectors`, into `PackedTransformer(weights, vectors, **sizes)`. Linear layers
+    keep their dtype."""
+    empty = PackedTransformer(None, None, **sizes)  # pyright: ignore[reportArgumentType]
+    weights, vectors = pack(parameters, linears_and_vectors(empty))
     return PackedTransformer(weights, vectors, **sizes)
 
 
 def linears_and_vectors(packed):
-    """(name, *shape, has_bias) of the parameters in the order in which they are read; `has_bias` of what is no linear layer is
-    None. A decay may be one for all joints."""
+    """List (name, *shape, has_bias) of the parameters in the order of the buffer; `has_bias` is None for parameters that do
+    not belong to a linear layer. A decay may be shared by all joints."""
     C, J, H = packed.dim, packed.num_joints, packed.num_heads
 
     def attend(name):
@@ -156,7 +167,7 @@ def linears_and_vectors(packed):
 
 
 def _counts(packed):
-    """Elements of the packed weights and vectors; ValueError if there is no such network."""
+    """Return the number of elements of the packed weights and vectors; raise ValueError for impossible sizes."""
     retains = packed.xpos_scale is not None
     if torch.compiler.is_compiling():
         return _count(packed.weights.dtype, retains, *packed[2:9])
@@ -164,7 +175,7 @@ def _counts(packed):
 
 
 def _count(dtype, retains, *sizes):
-    packed = PackedTransformer(None, None, *sizes, xpos_scale=() if retains else None)
+    packed = PackedTransformer(None, None, *sizes, xpos_scale=() if retains else None)  # pyright: ignore[reportArgumentType]
     check_sizes("alternating_transformer", packed, "num_joints", "dim", "hidden", "num_heads", "depth")
     if retains and packed.dim // packed.num_heads % 2:
         expected = "a divisor of dim with an even quotient"
@@ -172,7 +183,7 @@ def _count(dtype, retains, *sizes):
     return count(linears_and_vectors(packed), dtype)
 
 
-_known_count = cache(_count)  # of 200 parameters: it would take longer than a frame's arithmetic
+_known_count = cache(_count)  # iterating over 200 parameters would take longer than a frame's arithmetic
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
@@ -205,7 +216,7 @@ def _fake(
 def _cost(
     x, weights, vectors, mask, xpos_scale, state, positions, hidden, heads, depth, scale, chunk_size, causal, return_state
 ):
-    """The products of the layers, as the ops of the parts count them."""
+    """Count the products of the layers as their own ops count them."""
     B, T, J, C = x.shape
     rows, parts = B * T * J, [block_cost(x, None, AXES["joint"], hidden, heads)]
     if xpos_scale is None:

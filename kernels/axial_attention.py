@@ -1,13 +1,14 @@
-"""Softmax attention of a pose clip along one axis of its (frame, joint) grid.
+"""Softmax attention along one axis of the (frame, joint) grid of a pose clip.
 
 Sources: Vaswani et al., "Attention is all you need" (2017), equation 1; MixSTE and MotionBERT apply it along the joints
-and along the frames in turn, HTP (arXiv 2508.21363) with a mask of the most similar frames. Both are walks over one
-(B, T, J, 3, H, D) buffer, as the projection wrote it.
+and along the frames in turn, HTP (arXiv 2508.21363) with a mask of the most similar frames. Both axes are strided walks over
+the same (B, T, J, 3, H, D) buffer that the projection wrote.
 """
 
 import math
 
 import torch
+from torch import Tensor
 
 from ._checks import check_constant, check_device, check_float, check_map, check_number, check_shape
 from ._op import Cost, Kernel, Op, gradient_products
@@ -19,21 +20,24 @@ AXES = {"joint": 0, "frame": 1}
 MAX_CHANNELS = 256  # of a head
 
 
-def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
-    """softmax(scale q k^T + mask) v, with dropout on the weights, along the joints of a frame or the frames of a joint.
+def axial_attention(
+    qkv: Tensor, axis: str, mask: Tensor | None = None, scale: float | None = None, dropout_p: float = 0.0
+) -> Tensor:
+    """Compute softmax(scale q k^T + mask) v, with dropout of the weights, along the joints of a frame or the frames of a
+    joint.
 
     Args:
         qkv: (B, T, J, 3, H, D) queries, keys and values of H heads, D <= 256; float32, bfloat16 or float16 (float64
             runs on the reference). `F.linear(x, weight).unflatten(-1, (3, H, D))` of a clip (B, T, J, C) has this layout.
-        axis: "joint", each frame alone, or "frame", each joint alone.
-        mask: for axis "frame"; B and J may be 1. Either (B, J, T, T), bool, True where query t may look at key s, or
-            floating point, added to the scores; or (B, J, T, ceil(T / 32)) int32, as `topk_temporal_mask` packs bools, of
-            which the kernels skip what they can. A query that may look at nothing (False or -inf everywhere) gets zeros.
-            No gradient. If all scores of a query are finite but huge, as with -1e9 for every key, its gradients are
-            wrong by the rounding of their size in float32, as those of scaled_dot_product_attention are.
-        scale: factor of the scores; None is D^-0.5.
-        dropout_p: probability with which a weight is dropped, 0 <= p < 1; the others are divided by 1 - p. Drawn from
-            torch's default generator of the device, one number per call: every backend drops the same weights.
+        axis: "joint" for attention within each frame, "frame" for attention within each joint.
+        mask: for axis "frame" only; B and J may be 1. Either (B, J, T, T): bool, True where query t may attend to key s, or
+            floating point, added to the scores. Or (B, J, T, ceil(T / 32)) int32: bits packed as by `topk_temporal_mask`,
+            which lets the kernels skip masked keys. A query with no visible key (False or -inf everywhere) gets zeros. The
+            mask gets no gradient. If all scores of a query are finite but huge, as with -1e9 for every key, its gradients have
+            large float32 rounding errors, as with scaled_dot_product_attention.
+        scale: factor of the scores. Default: D^-0.5.
+        dropout_p: probability of dropping a weight, 0 <= p < 1; the others are divided by 1 - p. Each call draws one seed from
+            the device's default generator, so every backend drops the same weights.
 
     Returns:
         (B, T, J, H * D) with the dtype of `qkv`.
@@ -59,8 +63,15 @@ def axial_attention(qkv, axis, mask=None, scale=None, dropout_p=0.0):
     return AXIAL_ATTENTION(qkv, axis, mask, scale, dropout_p, seed)
 
 
-def axial_attention_ref(qkv, axis, mask=None, scale=None, dropout_p=0.0, seed=None):
-    """`axial_attention` as written: `seed` is the (1,) int64 number that it draws."""
+def axial_attention_ref(
+    qkv: Tensor,
+    axis: str,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> Tensor:
+    """Reference of `axial_attention`; `seed` is the (1,) int64 number that it draws."""
     scale = qkv.shape[-1] ** -0.5 if scale is None else scale
     order = (3, 0, 1, 4, 2, 5) if axis == "joint" else (3, 0, 2, 4, 1, 5)  # (3, B, rows, H, N, D)
     q, k, v = qkv.permute(order)
@@ -76,7 +87,7 @@ def axial_attention_ref(qkv, axis, mask=None, scale=None, dropout_p=0.0, seed=No
 
 
 def kept(shape, dropout_p, seed):
-    """Return a mask of the weights (B, rows, H, N, N) that survive: a hash of seed and place, the same on every backend.
+    """Return the dropout mask (B, rows, H, N, N), a hash of seed and position that is the same on every backend.
 
     One hash per row of heads, `_mix(seed + (b * rows + row) * H + h)`, a second per weight, `_mix(first + i * N + j)`,
     in 32 bits; a weight is kept where it is at least p * 2^32.
@@ -100,11 +111,12 @@ def _mix(x):
 
 
 def check_mask(op, mask, name, x):
-    """Errors unless `mask` is None or one of the frames of x (B, T, J, ...)."""
+    """Raise an error unless `mask` is None or a valid mask over the frames of x (B, T, J, ...)."""
     if mask is None:
         return
-    kind = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
-    if kind not in (torch.bool, torch.int32) and not (isinstance(mask, torch.Tensor) and kind.is_floating_point):
+    is_tensor = isinstance(mask, torch.Tensor)
+    kind = mask.dtype if is_tensor else type(mask).__name__
+    if kind not in (torch.bool, torch.int32) and not (is_tensor and mask.is_floating_point()):
         raise TypeError(f"{op}: mask is {kind}, expected a tensor of bool, int32 (packed) or floating point")
     B, T, J = x.shape[:3]
     keys = -(-T // BITS) if kind == torch.int32 else T
@@ -113,7 +125,7 @@ def check_mask(op, mask, name, x):
 
 
 def kernel_mask(op, mask, x):
-    """A mask that is checked, as the kernels take it."""
+    """Convert a checked mask to the form that the kernels take."""
     if mask is None:
         return None
     check_constant(op, "mask", mask)
@@ -122,7 +134,7 @@ def kernel_mask(op, mask, x):
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
-# The kernels read q, k and v by their strides; only D must be contiguous, and the three may lie anywhere.
+# The kernels read q, k and v through their strides; only D must be contiguous.
 
 
 def _kernels(ops, qkv, axis, mask, scale, dropout_p, seed):
@@ -140,8 +152,8 @@ def _fake_bwd(dout, qkv, out, lse, mask, axis, scale, dropout_p, seed):
 
 
 def attention_cost(qkv, mask, axis):
-    """The two products, as FlopCounterMode counts scaled_dot_product_attention; a mask saves no FLOPs. A kernel may skip what
-    a packed one hides."""
+    """Count the two products, as FlopCounterMode does for scaled_dot_product_attention; masked keys count too, although
+    kernels may skip them."""
     B, T, J, _, H, D = qkv.shape
     (rows, N), keys = (J, T) if axis else (T, J), _keys(qkv, mask, axis)
     return Cost(
@@ -152,7 +164,7 @@ def attention_cost(qkv, mask, axis):
 
 
 def _keys(qkv, mask, axis):
-    """Return the number of keys that a query meets: with a packed mask that can be read those that it sees, on average."""
+    """Return the number of keys per query: the average number of visible keys if there is a packed mask that can be read."""
     _, T, J, *_ = qkv.shape
     if mask is None or mask.dtype != torch.int32 or mask.device.type == "meta" or type(mask) is not torch.Tensor:
         return T if axis else J
@@ -164,7 +176,7 @@ def _cost(qkv, mask, axis, *args):
 
 
 def _cost_bwd(dout, qkv, out, lse, mask, axis, *args):
-    """Five products where the forward has two: the scores again, and two per gradient of the forward's."""
+    """Count five products: the recomputed scores, and two gradients for each of the forward's two products."""
     forward = attention_cost(qkv, mask, axis)
     return Cost(forward.flops * 5 // 2, gradient_products(forward.products), forward.exponentials)
 

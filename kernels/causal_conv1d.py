@@ -1,10 +1,11 @@
-"""Causal convolution of every channel by itself along time, the short one before a scan: y_l = sum over j of w_j x_(l-W+1+j).
+"""Short causal depthwise convolution along time, as it precedes a scan: y_l = sum over j of w_j x_(l-W+1+j).
 
 Source: Gu & Dao, "Mamba" (2023), section 3.4; signatures and layouts of the causal-conv1d library (Tri Dao).
 """
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_device, check_dtype, check_float, check_index, check_shape, check_written
 from ._layout import map_like
@@ -15,31 +16,32 @@ __all__ = ["causal_conv1d_fn", "causal_conv1d_ref", "causal_conv1d_update", "cau
 
 
 def causal_conv1d_fn(
-    x,
-    weight,
-    bias=None,
-    seq_idx=None,
-    initial_states=None,
-    return_final_states=False,
-    final_states_out=None,
-    activation=None,
-):
-    """Causal depthwise convolution with causal-conv1d's signature and layouts.
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Compute a causal depthwise convolution, with causal-conv1d's signature and layouts.
 
     Args:
-        x: (B, D, L), float32, bfloat16 or float16 (float64 runs on the reference). L >= 1. Contiguous steps or contiguous
-            channels (a (B, L, D) map seen as (B, D, L)) cost nothing, other strides one copy.
-        weight: (D, W), W 2 to 4, any float dtype; computed in float32. weight[:, -1] meets the step itself. bias: (D,).
-        seq_idx: (B, L) int32, which sequence of a packed row a step belongs to: steps meet only steps of their own number.
-            A negative one is padding, whose output is 0. Not together with states.
-        initial_states: (B, D, W-1), the steps before the first, zero if absent.
-        return_final_states: also return the last W-1 steps, initial ones among them where L < W-1.
-        final_states_out: (B, D, W-1), where to write these; it is then what is returned.
-        activation: None, "silu" or "swish" (which is the same).
+        x: (B, D, L), float32, bfloat16 or float16 (float64 runs on the reference). L >= 1. Maps that are contiguous along the
+            steps or along the channels (a transposed (B, L, D) map) are read in place; other strides cost one copy.
+        weight: (D, W) with W from 2 to 4, any float dtype; computed in float32. weight[:, -1] multiplies the current step.
+        bias: (D,).
+        seq_idx: (B, L) int32, the sequence that each step of a packed row belongs to; steps only see steps of their own
+            sequence. Negative: padding, with output 0. Cannot be combined with states.
+        initial_states: (B, D, W-1), the steps before the first. Default: zeros.
+        return_final_states: also return the last W-1 steps, which include initial states if L < W-1.
+        final_states_out: (B, D, W-1), tensor to write the final states to; it is also returned.
+        activation: None, "silu" or its synonym "swish".
 
     Returns:
         out (B, D, L) with the dtype and the layout of `x`, or (out, final_states), (B, D, W-1) with the dtype of `x`.
-        Differentiable in x, weight, bias and initial_states, also through the final states.
+        Differentiable with respect to x, weight, bias and initial_states, including through the final states.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -68,16 +70,16 @@ def causal_conv1d_fn(
 
 
 def causal_conv1d_ref(
-    x,
-    weight,
-    bias=None,
-    seq_idx=None,
-    initial_states=None,
-    return_final_states=False,
-    final_states_out=None,
-    activation=None,
-):
-    """`causal_conv1d_fn` in plain PyTorch: every step's window of W steps, times the weights, in float32 at least."""
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Reference of `causal_conv1d_fn`: multiply every window of W steps by the weights, in at least float32."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     batch, dim, _ = x.shape
     width = weight.shape[1]
@@ -98,7 +100,7 @@ def causal_conv1d_ref(
 
 
 def _final_states(x, initial_states, width, out):
-    """The last W-1 steps, zeros or `initial_states` before the first."""
+    """Return the last W-1 steps, preceded by zeros or `initial_states` if there are fewer."""
     missing = width - 1 - x.shape[-1]
     last = x[..., -(width - 1) :]
     if missing > 0:
@@ -106,22 +108,30 @@ def _final_states(x, initial_states, width, out):
     return last.clone() if out is None else out.copy_(last)
 
 
-def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None):
-    """The next steps of the convolution, with causal-conv1d's signature; `conv_state` is updated in place.
+def causal_conv1d_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    cache_seqlens: Tensor | None = None,
+    conv_state_indices: Tensor | None = None,
+) -> Tensor:
+    """Compute the next steps of the convolution, with causal-conv1d's signature; `conv_state` is updated in place.
 
     Args:
         x: (B, D) or (B, D, L), float32, bfloat16 or float16 (float64 runs on the reference).
-        conv_state: (B, D, S), the last S >= W-1 steps; any strides but of an expanded tensor, and no memory of another
-            argument. float32 or the dtype of `x` keeps them exactly.
-        weight, bias, activation: as of `causal_conv1d_fn`.
-        cache_seqlens: (B,) int32. If given, conv_state is a ring: x is written from step cache_seqlens % S on.
-        conv_state_indices: (B,) int32. If given, conv_state is (N, D, S), and these are the rows of it that belong to x's,
-            all different. A negative one is padding: its output is 0 and no state changes. One of N or more is a ValueError
-            on the CPU, and padding on the GPU, which cannot look without waiting.
+        conv_state: (B, D, S), the last S >= W-1 steps, with any strides; not an expanded tensor, and sharing no memory with
+            other arguments. float32 or the dtype of `x` stores the steps exactly.
+        weight, bias, activation: see `causal_conv1d_fn`.
+        cache_seqlens: (B,) int32. If given, conv_state is a ring buffer, and x is written starting at step cache_seqlens % S.
+        conv_state_indices: (B,) int32. If given, conv_state is (N, D, S), and these distinct indices select its rows.
+            Negative: padding, with output 0 and no state update. An index of N or more raises ValueError on the CPU and counts
+            as padding on the GPU, where checking would force a synchronization.
 
     Returns:
-        (B, D) or (B, D, L) with the dtype of `x`. Differentiable, the state included, but on the slow reference: train with
-        `causal_conv1d_fn`, and call this under `torch.no_grad()`.
+        (B, D) or (B, D, L) with the dtype of `x`. Gradients, including those of the state, run on the slow reference: train
+        with `causal_conv1d_fn` and call this under `torch.no_grad()`.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -143,8 +153,16 @@ def causal_conv1d_update(x, conv_state, weight, bias=None, activation=None, cach
     return CAUSAL_CONV1D_UPDATE(x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
 
 
-def causal_conv1d_update_ref(x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None):
-    """`causal_conv1d_update` in plain PyTorch: the convolution of the last W-1 steps and the new ones."""
+def causal_conv1d_update_ref(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    cache_seqlens: Tensor | None = None,
+    conv_state_indices: Tensor | None = None,
+) -> Tensor:
+    """Reference of `causal_conv1d_update`: convolve the last W-1 steps followed by the new ones."""
     steps = x.unsqueeze(-1) if x.dim() == 2 else x
     batch, dim, length = steps.shape
     size, past = conv_state.shape[2], weight.shape[1] - 1
@@ -161,11 +179,11 @@ def causal_conv1d_update_ref(x, conv_state, weight, bias=None, activation=None, 
             (cache_seqlens.long()[:, None] + torch.arange(first, first + count, device=x.device)) % size
         )[:, None].expand(-1, dim, -1)
         before = states.gather(2, places(-past, past))
-        kept = min(length, size)  # of more steps than the ring holds, the last ones stay
+        kept = min(length, size)  # if there are more steps than the ring holds, keep the last ones
         states = states.scatter(2, places(length - kept, kept), steps[..., length - kept :].to(states.dtype))
     conv_state[rows[used]] = states[used].to(conv_state.dtype)
     out = causal_conv1d_ref(steps, weight, bias, initial_states=before, activation=activation)
-    return out.where(used[:, None, None], 0).view(x.shape)
+    return out.where(used[:, None, None], 0).view(x.shape)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _check_filter(op, weight, bias, dim, activation):
@@ -204,12 +222,12 @@ def _fake_bwd(dout, x, weight, bias, seq_idx, initial_states, silu):
 
 
 def _cost(x, weight, bias, seq_idx, initial_states, silu):
-    """A product and a sum per step, channel and weight, as FlopCounterMode counts a convolution."""
+    """Count a multiplication and an addition per step, channel and weight, as FlopCounterMode does for a convolution."""
     return Cost(flops=2 * x.numel() * weight.shape[1], exponentials=x.numel() * silu)
 
 
 def _cost_bwd(dout, *args):
-    """Twice the forward: the gradients of x and of the weights."""
+    """Count twice the forward, for the gradients of x and of the weights."""
     forward = _cost(*args)
     return forward._replace(flops=2 * forward.flops)
 

@@ -1,11 +1,14 @@
-"""Deformable convolution: every tap of the kernel reads the input at its own, bilinearly interpolated place.
+"""Deformable convolution: every tap of the kernel reads the input at an offset of its own, with bilinear interpolation.
 
 Sources: Dai et al., "Deformable Convolutional Networks" (2017), equations 2 to 4; Zhu et al., its version 2 (2019), for
 the mask; torchvision.ops.deform_conv2d for the conventions. SasMamba samples the (T, J) grid with the depthwise form.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_float, check_shape
 from ._op import Cost, Kernel, Op
@@ -14,21 +17,30 @@ from ._torch import no_autocast
 __all__ = ["deform_conv2d", "deform_conv2d_ref"]
 
 
-def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
-    """Deformable convolution with torchvision's signature and layouts.
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = (1, 1),
+    padding: int | Sequence[int] = (0, 0),
+    dilation: int | Sequence[int] = (1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Compute a deformable convolution, with torchvision's signature and layouts.
 
-    The kernels walk over channels: a channels-last input (a clip (B, T, J, C) as `x.permute(0, 3, 1, 2)`) is read where
-    it is, and any other layout costs one copy of the input and one of the output. Depthwise convolution is one fused
-    kernel; every other grouping samples the columns first, kh * kw times the input, and multiplies them by the weight. That
-    product is PyTorch's, which may round otherwise on another number of threads.
+    A channels-last input (a clip (B, T, J, C) as `x.permute(0, 3, 1, 2)`) is read in place; any other layout costs one copy of
+    the input and one of the output. A depthwise convolution is one fused kernel. Other groupings first sample the columns, kh
+    * kw times the size of the input, and multiply them by the weight with PyTorch's matrix product, whose rounding may depend
+    on the number of threads.
 
     Args:
         input: (B, Cin, H, W), float32, bfloat16 or float16 (float64 runs on the reference).
-        offset: (B, 2 * G * kh * kw, Ho, Wo), (dy, dx) of each tap for each of G groups of input channels. Any float
-            dtype and strides; computed in float32. A sample that falls outside, or is NaN, counts as zero.
+        offset: (B, 2 * G * kh * kw, Ho, Wo), (dy, dx) of each tap for each of G groups of input channels. Any float dtype and
+            strides; computed in float32. A sample outside the input, or at a NaN offset, is zero.
         weight: (Cout, Cin / groups, kh, kw), dtype of `input`. bias: (Cout,), dtype of `input`.
         stride, padding, dilation: int or (vertical, horizontal).
-        mask: (B, G * kh * kw, Ho, Wo), factor of each tap. Any float dtype and strides.
+        mask: (B, G * kh * kw, Ho, Wo), factor for each tap; any float dtype and strides.
 
     Returns:
         (B, Cout, Ho, Wo) with the dtype of `input`, channels-last if `input` is.
@@ -68,8 +80,17 @@ def _multiply(columns, weight, bias):
     return out if bias is None else out + bias
 
 
-def deform_conv2d_ref(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
-    """`deform_conv2d` in plain PyTorch, in float32 (float64 for float64 input)."""
+def deform_conv2d_ref(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = (1, 1),
+    padding: int | Sequence[int] = (0, 0),
+    dilation: int | Sequence[int] = (1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Reference of `deform_conv2d`, in float32 (float64 for float64 input)."""
     dtype = torch.promote_types(input.dtype, torch.float32)
     columns = _sample(input.to(dtype), offset.to(dtype), weight.shape[2:], stride, padding, dilation, mask)
     groups = input.shape[1] // weight.shape[1]
@@ -83,7 +104,7 @@ def deform_conv2d_ref(input, offset, weight, bias=None, stride=(1, 1), padding=(
 
 
 def _sample(input, offset, kernel_size, stride, padding, dilation, mask):
-    """The value that each tap reads: (B, C, kh * kw, Ho, Wo)."""
+    """Return the values that the taps read, (B, C, kh * kw, Ho, Wo)."""
     (stride_y, stride_x), (pad_y, pad_x), (step_y, step_x) = (
         (value, value) if isinstance(value, int) else value for value in (stride, padding, dilation)
     )
@@ -94,7 +115,7 @@ def _sample(input, offset, kernel_size, stride, padding, dilation, mask):
     groups = offset.shape[1]
 
     def places(offset, size, taps, outputs, taps_step, stride, pad):
-        """Lower neighbour of each place and the way from there; every place outside becomes -2."""
+        """Return the lower neighbour of each position and the distance from it; positions outside become -2."""
         place = (taps * taps_step) + (outputs * stride - pad) + offset
         place = torch.where((place >= -1) & (place < size), place, -2)
         lower = place.detach().floor()
@@ -106,7 +127,7 @@ def _sample(input, offset, kernel_size, stride, padding, dilation, mask):
     y, fy = places(offset[:, :, :, :, 0], height, steps(kh, 3), steps(out_height, 1), step_y, stride_y, pad_y)
     x, fx = places(offset[:, :, :, :, 1], width, steps(kw, 2), steps(out_width, 0), step_x, stride_x, pad_x)
 
-    # A frame of zeros is what lies outside: with it all four neighbours of every place exist.
+    # A border of zeros, so that all four neighbours of every position exist.
     framed = F.pad(input, (2, 1, 2, 1)).unflatten(1, (groups, -1)).flatten(3)  # (B, G, C / G, pixels)
     sampled = 0
     for row, wy in ((y + 2, 1 - fy), (y + 3, fy)):
@@ -157,7 +178,7 @@ def _out_size(size, kernel_size, stride, padding, dilation):
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
-# The ops see the input as (B, H, W, C) and the depthwise weight as (kh, kw, C): channels last, as the kernels walk.
+# The kernels take channels last: the input as (B, H, W, C), the depthwise weight as (kh, kw, C).
 
 
 def _fake(input, offset, mask, weight, bias, stride, padding, dilation):
@@ -179,8 +200,8 @@ def _fake_sample_bwd(dout, input, offset, mask, kernel_size, stride, padding, di
 
 
 def _cost(input, offset, mask, weight, *args):
-    """Per output value and tap four multiply-adds to interpolate and one for the weight. Not counted, as it is shared
-    by all channels: where to sample, and the mask."""
+    """Count four multiply-adds of interpolation and one of the weight per output value and tap. Sampling positions and mask
+    are not counted, as all channels share them."""
     return Cost(flops=10 * _taps(input, offset, weight.shape[:2]))
 
 
@@ -195,7 +216,7 @@ def _taps(input, offset, kernel_size):
 
 
 def _twice(cost):
-    """The convention of FlopCounterMode for a product and its two gradients."""
+    """Count twice the forward, FlopCounterMode's convention for the two gradients of a product."""
     return lambda dout, *args: Cost(flops=2 * cost(*args).flops)
 
 

@@ -1,45 +1,48 @@
-"""Choice of the frames of a clip to keep: the peaks of the density of its tokens, far from each other.
+"""Selection of representative frames of a clip: density peaks of its tokens that are far from each other.
 
-Sources: Rodriguez and Laio, "Clustering by fast search and find of density peaks" (2014); HoT (CVPR 2024, arXiv
-2311.12028) clusters frames so, HTP's pruning adds the mask and the support. HoT breaks ties by noise that it draws at
-every call; here the lower index wins, and noise is an argument.
+Sources: Rodriguez and Laio, "Clustering by fast search and find of density peaks" (2014); HoT (CVPR 2024, arXiv 2311.12028)
+clusters frames this way; HTP's pruning adds the mask and its support. HoT breaks ties with noise drawn at every call; here the
+lower index wins, and noise is an argument.
 """
 
 import torch
+from torch import Tensor
 
 from ._checks import check_float, check_map, check_shape
 from ._op import Cost, Op
 
 __all__ = ["density_peak_prune", "density_peak_prune_ref"]
 
-NOISE = 1e-6  # of the density, per unit of the noise
+NOISE = 1e-6  # change of the density per unit of noise
 
 
-def density_peak_prune(x, kept, k=2, mask=None, noise=None, valid=None):
-    """The `kept` frames whose density times distance to a denser frame is largest.
+def density_peak_prune(
+    x: Tensor, kept: int, k: int = 2, mask: Tensor | None = None, noise: Tensor | None = None, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Select the `kept` frames with the largest product of density and distance to a denser frame.
 
-    The distance of two frames is |x_t - x_s| / sqrt(C); of hidden pairs it is one more than the largest distance of the
-    clip, hidden or not. The density of a frame is exp(-mean of the squared distances to its k nearest frames, itself among
-    them), plus 1e-6 * noise; with a mask, times the softmax over the frames of log(1 + support), support being the row sum
-    of the mask; zero of an invalid frame. The densest frame gets the largest distance. Of equally dense frames the lower
-    index counts as the denser, and of equal scores it is kept.
+    The distance of two frames is |x_t - x_s| / sqrt(C). For masked pairs it is 1 plus the largest distance in the clip, masked
+    or not. The density of a frame is exp(-d) + 1e-6 * noise, where d is the mean squared distance to its k nearest frames,
+    including itself. With a mask it is multiplied by the softmax over the frames of log(1 + support), where support is the row
+    sum of the mask. Invalid frames have density zero. The densest frame gets the largest distance. The lower index wins ties,
+    both of density and of score.
 
-    With neither mask nor valid this is HoT's clustering, with valid its token mask. HoT takes the largest distance over the
-    whole batch; here no clip depends on another.
+    Without mask and valid this is HoT's clustering; `valid` is its token mask. HoT takes the largest distance over the whole
+    batch; here clips are independent.
 
     Args:
-        x: (B, T, C) one token per frame; float32, bfloat16 or float16 (float64 runs on the reference). Autocast leaves it as
-            it is.
-        kept: how many frames to keep, 1 <= kept <= T.
-        k: how many nearest frames make the density, 1 <= k <= T.
-        mask: (B, T, T), 0 to 1: the mean of the joints' frame graphs; the pairs with 0 are hidden. Floating point or bool.
-        noise: (B, T), floating point: what HoT draws, uniform in 0 to 1, to break ties.
-        valid: (B, T), bool: False hides a frame from all frames, as the padding of a short clip; it is kept only after the
-            valid ones.
+        x: (B, T, C), one token per frame; float32, bfloat16 or float16 (float64 runs on the reference). Autocast has no
+            effect.
+        kept: number of frames to keep, 1 <= kept <= T.
+        k: number of nearest frames that define the density, 1 <= k <= T.
+        mask: (B, T, T), floating point in [0, 1] or bool: the mean of the joints' frame graphs. Pairs with value 0 are masked.
+        noise: (B, T), floating point: the noise that HoT draws uniformly from [0, 1) to break ties.
+        valid: (B, T), bool: False hides a frame from all others, for example the padding of a short clip. Such frames are kept
+            only after all valid ones.
 
     Returns:
-        (indices, scores): (B, kept) int64, ascending in time, and (B, T) float32 (float64 for such x). Neither has a
-        gradient: x[batch, indices] has.
+        (indices, scores): (B, kept) int64, ascending in time, and (B, T) float32 (float64 if x is). Neither has a gradient;
+        x[batch, indices] does.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -59,8 +62,10 @@ def density_peak_prune(x, kept, k=2, mask=None, noise=None, valid=None):
 
 
 @torch.no_grad()
-def density_peak_prune_ref(x, kept, k=2, mask=None, noise=None, valid=None):
-    """`density_peak_prune` as written."""
+def density_peak_prune_ref(
+    x: Tensor, kept: int, k: int = 2, mask: Tensor | None = None, noise: Tensor | None = None, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Reference of `density_peak_prune`."""
     x = x if x.dtype == torch.float64 else x.float()
     distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / x.shape[-1] ** 0.5
     shown = torch.ones_like(distance, dtype=torch.bool) if mask is None else mask != 0
@@ -77,7 +82,7 @@ def density_peak_prune_ref(x, kept, k=2, mask=None, noise=None, valid=None):
         density = density * valid
 
     other, own = density[:, None], density[:, :, None]
-    before = torch.ones_like(shown).tril(-1)  # (t, s): whether s is before t
+    before = torch.ones_like(shown).tril(-1)  # (t, s): True where s < t
     denser = (other > own) | ((other == own) & before)
     largest = distance.amax((1, 2), keepdim=True)
     scores = density * torch.where(denser, distance, largest).amin(-1)
@@ -105,7 +110,7 @@ def _fake(x, kept, k, mask, noise, valid):
 
 
 def _cost(x, kept, k, mask, noise, valid):
-    """The product of the tokens with themselves. It is symmetric: half of it would do."""
+    """Count the product of the tokens with themselves; half of it would be enough, as it is symmetric."""
     B, T, C = x.shape
     return Cost(flops=2 * B * T * T * C, products=[(B, T, C, (T + 1) // 2)])
 

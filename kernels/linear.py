@@ -1,7 +1,7 @@
-"""A linear layer by the fastest product that PyTorch has on this machine.
+"""Linear layer that uses PyTorch's fastest matrix product on this machine.
 
-PyTorch multiplies float32 on a CPU by MKL, which leaves AVX-512 alone on a processor of AMD; oneDNN, which it also carries,
-does not. Everything else is `torch.nn.functional.linear`.
+On a CPU, PyTorch multiplies float32 matrices with MKL, which does not use AVX-512 on AMD processors; oneDNN, which PyTorch
+also includes, does. Everything else is `torch.nn.functional.linear`.
 """
 
 import platform
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ._op import forced_backend
@@ -16,14 +17,15 @@ from ._torch import autocast_dtype, derivative_lost, exporting
 
 __all__ = ["linear", "linear_ref"]
 
-ROWS = 64  # fewer do not pay for the weight's rearrangement, which oneDNN does in every call
+ROWS = 64  # with fewer, reordering the weight, which oneDNN does in every call, costs more than it saves
 
 
-def linear(x, weight, bias=None):
-    """Compute x weight^T + bias, as `torch.nn.functional.linear` does, in float32 on a CPU by the faster of MKL and oneDNN.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute x weight^T + bias like `torch.nn.functional.linear`; float32 on a CPU uses the faster of MKL and oneDNN.
 
-    oneDNN multiplies 64 rows or more on a processor of AMD with AVX-512, and whatever it can in `backend("cpu")`. Everywhere
-    else, also under autocast, torch.func and in exported graphs, the call is PyTorch's own. Both have gradients of any order.
+    oneDNN is used for 64 rows or more on AMD processors with AVX-512, and wherever possible inside `backend("cpu")`. In all
+    other cases, including autocast, torch.func and exported graphs, PyTorch's own function is called. Both have gradients of
+    any order.
 
     Args:
         x: (..., in), any float dtype, any strides, on any device.
@@ -33,15 +35,15 @@ def linear(x, weight, bias=None):
         (..., out) with the dtype of `x`.
 
     Raises:
-        the errors of `torch.nn.functional.linear`.
+        The same errors as `torch.nn.functional.linear`.
     """
     if _by_onednn(x, weight, bias):
         return torch.ops.lifter.linear(x, weight, bias)
     return linear_ref(x, weight, bias)
 
 
-def linear_ref(x, weight, bias=None):
-    """`linear` by PyTorch's choice of product."""
+def linear_ref(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Reference of `linear`: PyTorch's own function."""
     return F.linear(x, weight, bias)
 
 
@@ -53,12 +55,12 @@ def _made_by_amd():
 
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # private: may vanish
-# oneDNN multiplies by wider vectors than MKL. Other processors and instruction sets stay with what PyTorch chooses.
+# oneDNN uses wider vectors than MKL here. Other processors and instruction sets keep PyTorch's choice.
 PREFERS_ONEDNN = HAS_ONEDNN and torch.backends.cpu.get_cpu_capability() == "AVX512" and _made_by_amd()
 
 
 def _by_onednn(x, weight, bias):
-    """Return whether oneDNN takes the call; PyTorch also raises the errors of the calls that it does not."""
+    """Return whether oneDNN can run the call. PyTorch runs all others and raises their errors."""
     forced = forced_backend()
     if not (HAS_ONEDNN if forced == "cpu" else PREFERS_ONEDNN and forced is None) or exporting():
         return False
@@ -89,7 +91,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, dout):
-    """Both gradients are products of the same kind, so that they have gradients too."""
+    """Compute both gradients with the same kind of product, so that they are differentiable too."""
     x, weight = ctx.saved_tensors
     rows = dout.flatten(0, -2)
     dx, dweight, dbias = ctx.needs_input_grad

@@ -1,4 +1,4 @@
-"""Chunked scan of Mamba-2 (SSD), whose state of a head decays by one number per step:
+"""Chunked scan of Mamba-2 (SSD), in which the state of a head decays by one factor per step:
 h_l = exp(dt_l A) h_(l-1) + dt_l x_l B_l^T,  y_l = h_l C_l + D x_l.
 
 Source: Dao & Gu, "Transformers are SSMs" (2024), sections 3 and 6; names, layouts and options of mamba-ssm.
@@ -8,6 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_dtype, check_float, check_map, check_number, check_shape
 from ._op import Cost, Kernel, Op, gradient_products
@@ -16,41 +17,41 @@ __all__ = ["mamba_chunk_scan_combined", "mamba_chunk_scan_ref"]
 
 
 def mamba_chunk_scan_combined(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    chunk_size,
-    D=None,
-    z=None,
-    dt_bias=None,
-    initial_states=None,
-    seq_idx=None,
-    cu_seqlens=None,
-    dt_softplus=False,
-    dt_limit=(0.0, math.inf),
-    return_final_states=False,
-    return_varlen_states=False,
-):
-    """Scan of Mamba-2 with mamba-ssm's signature and layouts.
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    chunk_size: int,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] = (0.0, math.inf),
+    return_final_states: bool = False,
+    return_varlen_states: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Compute the scan of Mamba-2, with mamba-ssm's signature and layouts.
 
     Args:
         x: (B, L, H, P) input of H heads, float32, bfloat16 or float16 (float64 runs on the reference). L >= 1. Strided views
             cost nothing if their last dimension is contiguous.
         dt: (B, L, H) time steps, any float dtype; computed in float32.
-        A: (H,), the logarithm of a head's decay in a unit of time.
+        A: (H,), the logarithm of each head's decay per unit of time.
         B, C: (B, L, G, N) with the dtype of `x`; head h reads group h // (H / G).
-        chunk_size: accepted. The kernels choose their own, which changes nothing but the rounding.
+        chunk_size: accepted for compatibility. The kernels choose their own, which affects only the rounding.
         D: (H,) or (H, P) skip connection. z: (B, L, H, P) gate, out * silu(z). dt_bias: (H,), added to dt.
-        initial_states: (B, H, P, N) state before the first step, differentiable. Zeros if None.
-        seq_idx: (B, L) int32, which sequence of a packed row a step belongs to. Every change of the number begins a sequence
-            from a state of zeros; `initial_states` are those of the first.
-        cu_seqlens: accepted; only the states of packed sequences would need it.
+        initial_states: (B, H, P, N) state before the first step, differentiable. Default: zeros.
+        seq_idx: (B, L) int32, the sequence that each step of a packed row belongs to. Every change of the index starts a new
+            sequence from a zero state; `initial_states` belong to the first sequence.
+        cu_seqlens: accepted for compatibility; only `return_varlen_states` would need it.
         dt_softplus: apply softplus to dt + dt_bias.
-        dt_limit: (least, largest) time step; others become that, and get no gradient.
+        dt_limit: (min, max) to which time steps are clamped; clamped ones get no gradient.
         return_final_states: also return the state after the last step, (B, H, P, N) float32, differentiable.
-        return_varlen_states: the final states of packed sequences, which lifter does not have.
+        return_varlen_states: final states of packed sequences; not supported.
 
     Returns:
         out (B, L, H, P) with the dtype of `x`, or (out, final_states).
@@ -89,10 +90,22 @@ def mamba_chunk_scan_combined(
 
 
 def mamba_chunk_scan_ref(
-    x, dt, A, B, C, D=None, z=None, dt_bias=None, initial_states=None, seq_idx=None, dt_softplus=False, dt_min=0.0,
-    dt_max=math.inf, return_final_states=True,
-):  # fmt: skip
-    """The scan step by step, in at least float32; D is (H, P). Returns out and the final states."""
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    dt_softplus: bool = False,
+    dt_min: float = 0.0,
+    dt_max: float = math.inf,
+    return_final_states: bool = True,
+):
+    """Reference: scan step by step, in at least float32, with D (H, P). Return out and the final states."""
     out_dtype, dtype = x.dtype, torch.promote_types(x.dtype, torch.float32)
     x, dt, A, B, C = (y.to(dtype) for y in (x, dt, A, B, C))
     if dt_bias is not None:
@@ -130,7 +143,7 @@ def _limits(op, dt_limit):
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
-# The kernels take x, B, C and z by their strides, with a contiguous last dimension; everything else is float32.
+# The kernels read x, B, C and z through their strides, with a contiguous last dimension; everything else is float32.
 
 
 def _fake(x, dt, A, B, C, D, z, dt_bias, initial_states, seq_idx, dt_softplus, dt_min, dt_max, return_final_states):
@@ -145,7 +158,7 @@ def _fake_bwd(dout, dfinal_states, x, dt, A, B, C, D, z, dt_bias, initial_states
 
 
 def _cost(x, dt, A, B, *args):
-    """Per step and head a product into the state and one out of it, and the exponential of its decay."""
+    """Count, per step and head, a product into the state, a product out of it, and the exponential of the decay."""
     batch, length, heads, width = x.shape
     states = B.shape[3]
     products = [(batch * heads, states, length, width), (batch * heads, length, states, width)]
@@ -153,7 +166,7 @@ def _cost(x, dt, A, B, *args):
 
 
 def _cost_bwd(dout, dfinal_states, *args):
-    """The two gradients of both products, and the states again."""
+    """Count the two gradients of both products, and recomputing the states."""
     forward = _cost(*args)
     return forward._replace(flops=forward.flops * 5 // 2, products=gradient_products(forward.products))
 

@@ -1,7 +1,7 @@
-"""MixSynthFormer (ICCV 2023) from keyframes to poses: interpolation, embedding, encoder, head, in one call.
+"""MixSynthFormer (ICCV 2023) from keyframes to poses: interpolation, embedding, encoder and head in one call.
 
-The network is so small that its time is the overhead of its parts: 112 parameters and some hundred calls for 0.1 ms of
-arithmetic. Here it is one call, and its parameters one tensor, laid out for the kernel once.
+The network is so small that overhead dominates: 112 parameters and about a hundred calls for 0.1 ms of arithmetic. Here it is
+one call, with all parameters packed once into one tensor in the kernel's layout.
 """
 
 from functools import cache
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_float, check_shape
 from ._op import Cost, Op
@@ -18,8 +19,8 @@ __all__ = ["MixSynthSizes", "mixsynth_encoder", "mixsynth_encoder_ref", "pack_mi
 
 
 class MixSynthSizes(NamedTuple):
-    """Sizes of the network: frames of a window, its keyframes (0: all frames are given), numbers per pose, width, hidden
-    width of the MLPs, layers, reductions of the temporal and the spatial attention."""
+    """Sizes of the network: frames per window, keyframes (0: all frames are given), values per pose, width, hidden width of
+    the MLPs, number of layers, reductions of the temporal and the spatial attention."""
 
     frames: int
     keyframes: int
@@ -31,22 +32,22 @@ class MixSynthSizes(NamedTuple):
     r_s: int
 
 
-def mixsynth_encoder(x, weights, sizes):
-    """The poses of all frames of a window from those of its keyframes, or refined from all.
+def mixsynth_encoder(x: Tensor, weights: Tensor, sizes: MixSynthSizes) -> Tensor:
+    """Compute the poses of all frames of a window from its keyframes, or refine the poses of all frames.
 
-    With keyframes, x is first interpolated by a linear layer along the frames. Then x + fc(norm(encoder(emb(x)))), the
-    encoder being `sizes.depth` layers of mixed synthetic attention ("official" variant, both branches) and MLP, post-norm,
-    as `lifter.layers.MixSynthEncoder`; GELU is exact, the norms' epsilon 1e-5.
+    With keyframes, x is first interpolated by a linear layer along the frames. The result is x + fc(norm(encoder(emb(x)))).
+    The encoder has `sizes.depth` post-norm layers of mixed synthetic attention ("official" variant, both branches) and MLP, as
+    in `lifter.layers.MixSynthEncoder`. GELU is exact; the epsilon of the norms is 1e-5.
 
     Args:
         x: (N, keyframes, poses), or (N, frames, poses) if `sizes.keyframes` is 0; float32, bfloat16 or float16 (float64 runs
-            on the reference), any strides. Autocast leaves it as it is: whatever its dtype, the arithmetic is float32.
-        weights: what `pack_mixsynth` made of the parameters, float32 (float64 for such x).
+            on the reference), any strides. The arithmetic is float32 for all dtypes; autocast has no effect.
+        weights: parameters packed by `pack_mixsynth`, float32 (float64 if x is).
         sizes: `MixSynthSizes`.
 
     Returns:
-        (N, frames, poses) with the dtype of `x`. There is a CPU kernel for inference only: where a gradient is wanted, and on
-        a GPU, the reference runs.
+        (N, frames, poses) with the dtype of `x`. There is a CPU kernel for inference; the reference runs on a GPU and if a
+        gradient is needed.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -63,8 +64,8 @@ def mixsynth_encoder(x, weights, sizes):
     return MIXSYNTH_ENCODER(x, weights, sizes)
 
 
-def mixsynth_encoder_ref(x, weights, sizes):
-    """`mixsynth_encoder` as written."""
+def mixsynth_encoder_ref(x: Tensor, weights: Tensor, sizes: MixSynthSizes) -> Tensor:
+    """Reference of `mixsynth_encoder`."""
     w = unpack_mixsynth(weights, sizes)
     dtype, x = x.dtype, x.to(weights.dtype)
     if sizes.keyframes:
@@ -82,7 +83,7 @@ def mixsynth_encoder_ref(x, weights, sizes):
 
 
 def _attention(x, w, sizes):
-    """Among frames and among channels, and what both are mixed to: (N, frames, dim) -> the same."""
+    """Mix synthetic attention among frames and among channels: (N, frames, dim) -> (N, frames, dim)."""
     channels, frames = _keys(sizes)
     left = F.linear(x, w["left"], w["left_bias"])
     right = w["right"] @ x + w["right_bias"][:, None]
@@ -107,10 +108,10 @@ def _attention(x, w, sizes):
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-def pack_mixsynth(tensors, sizes):
-    """Tensors by the names and with the shapes of `layout` -> (packed_size(sizes),).
+def pack_mixsynth(tensors: dict[str, Tensor], sizes: MixSynthSizes) -> Tensor:
+    """Pack tensors with the names and shapes of `layout` into one vector (packed_size(sizes),).
 
-    The result is float32, float64 if they are; gradients flow through it.
+    The result is float32, or float64 if the tensors are. It is differentiable.
     """
     pieces = []
     for name, (*_, kind) in layout(sizes).items():
@@ -119,8 +120,8 @@ def pack_mixsynth(tensors, sizes):
     return torch.cat(pieces)
 
 
-def unpack_mixsynth(weights, sizes):
-    """The reverse of `pack_mixsynth`: {name: tensor}, copies or views."""
+def unpack_mixsynth(weights: Tensor, sizes: MixSynthSizes) -> dict[str, Tensor]:
+    """Undo `pack_mixsynth`: return {name: tensor}, copies or views."""
     tensors, begin = {}, 0
     for name, (shape, size, kind) in layout(sizes).items():
         piece = weights[begin : begin + size]
@@ -132,8 +133,8 @@ def unpack_mixsynth(weights, sizes):
     return tensors
 
 
-def packed_size(sizes):
-    """Return the number of elements of `pack_mixsynth`'s result; ValueError if there is no such network."""
+def packed_size(sizes: MixSynthSizes) -> int:
+    """Return the number of elements of `pack_mixsynth`'s result; raise ValueError for impossible sizes."""
     for name, value in sizes._asdict().items():
         if value < (least := 0 if name == "keyframes" else 1):
             raise ValueError(f"mixsynth_encoder: sizes.{name} is {value}, expected at least {least}")
@@ -143,19 +144,19 @@ def packed_size(sizes):
     return sum(size for _, size, _ in layout(sizes).values())
 
 
-_known_size = cache(packed_size)  # the layout of 100 tensors would take longer than the network
+_known_size = cache(packed_size)  # computing the layout of 100 tensors would take longer than the network
 
 
 def _keys(sizes):
-    """The mixtures that channels, and frames, are attended by."""
+    """Return the mixtures that channels and frames attend to."""
     return sizes.dim // sizes.r_s, sizes.frames // sizes.r_t
 
 
 def layout(sizes):
-    """{name: (shape, packed elements, kind)} in the order of the buffer.
+    """Return {name: (shape, packed elements, kind)} in the order of the buffer.
 
-    A "panels" weight (out, in) multiplies from the right: transposed, columns padded, PANEL of them after another. "plain"
-    are vectors, and the weights that multiply from the left.
+    "panels": a weight (out, in) that multiplies from the right, stored transposed in panels of PANEL columns, padded. "plain":
+    vectors, and weights that multiply from the left.
     """
     parts = {}
 
@@ -174,20 +175,25 @@ def layout(sizes):
     if keyframes:
         linear("interpolation", frames, keyframes, plain=True)
     linear("embedding", dim, poses)
-    add("norm", dim), add("norm_bias", dim)
+    add("norm", dim)
+    add("norm_bias", dim)
     linear("fc", poses, dim)
     for i in range(depth):
         linear(f"{i}.left", frame_keys + (channel_keys if r_s > 1 else 0), dim)
         linear(f"{i}.right", channel_keys + (frame_keys if r_t > 1 else 0), frames, plain=True)
-        add(f"{i}.squeeze_frames", few_frames, frames), add(f"{i}.excite_frames", frames, few_frames)
-        add(f"{i}.squeeze_channels", few_channels, dim), add(f"{i}.excite_channels", dim, few_channels)
+        add(f"{i}.squeeze_frames", few_frames, frames)
+        add(f"{i}.excite_frames", frames, few_frames)
+        add(f"{i}.squeeze_channels", few_channels, dim)
+        add(f"{i}.excite_channels", dim, few_channels)
         linear(f"{i}.share1", few_frames, frames)
         linear(f"{i}.share2", frames, few_frames)
         linear(f"{i}.proj", dim, dim)
-        add(f"{i}.norm1", dim), add(f"{i}.norm1_bias", dim)
+        add(f"{i}.norm1", dim)
+        add(f"{i}.norm1_bias", dim)
         linear(f"{i}.fc1", hidden, dim)
         linear(f"{i}.fc2", dim, hidden)
-        add(f"{i}.norm2", dim), add(f"{i}.norm2_bias", dim)
+        add(f"{i}.norm2", dim)
+        add(f"{i}.norm2_bias", dim)
     return parts
 
 
@@ -204,8 +210,8 @@ def _fake(x, weights, frames, dim, hidden, depth, r_t, r_s, interpolates):
 
 
 def _cost(x, weights, frames, dim, hidden, depth, r_t, r_s, interpolates):
-    """The products, two FLOPs per multiplication, those of squeeze-excitation and re-weighting too, which a bound leaves out.
-    What has weights takes all windows at once. Exponentials of the softmax and of GELU."""
+    """Count the products at two FLOPs per multiplication, including squeeze-excitation and re-weighting, which are not part of
+    the bound's products. Layers with weights process all windows at once. Exponentials are those of softmax and GELU."""
     N, given, poses = x.shape
     channel_keys, frame_keys = dim // r_s, frames // r_t
     few_frames, few_channels = max(1, frames // 4), max(1, dim // 4)

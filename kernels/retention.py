@@ -1,11 +1,12 @@
-"""Retention: attention without softmax, whose weights decay with the distance, so that it has a state of fixed size.
+"""Retention: attention without softmax whose weights decay with distance, which allows a recurrent state of fixed size.
 
-Sources: Sun et al., "Retentive Network" (2023), equations 5 to 7; PoseRetNet paper, equations 1 to 5, for the mask that
-looks ahead to the end of its chunk and the decay per joint; Sun et al., "A length-extrapolatable transformer" (2022),
+Sources: Sun et al., "Retentive Network" (2023), equations 5 to 7; PoseRetNet paper, equations 1 to 5, for the mask that looks
+ahead to the end of a chunk and the decay per joint; Sun et al., "A length-extrapolatable transformer" (2022),
 for xPos.
 """
 
 import torch
+from torch import Tensor
 
 from ._checks import check_constant, check_float, check_map, check_number, check_shape
 from ._op import Cost, Kernel, Op, gradient_products
@@ -13,40 +14,49 @@ from ._torch import exporting
 
 __all__ = ["retention", "retention_ref", "xpos_scale"]
 
-XPOS_BASE = 512  # frames over which a channel pair is scaled by its s_d once
-CAUSAL_CHUNK = 64  # frames between two states of the causal form, where it is free to choose
-MAX_XPOS_CHUNK = 32_768  # beyond, the smallest s_d to the power of frames / XPOS_BASE leaves float32
+XPOS_BASE = 512  # frames over which a channel pair is scaled by s_d
+CAUSAL_CHUNK = 64  # frames between two states of the causal form, if the caller does not choose
+MAX_XPOS_CHUNK = 32_768  # in longer chunks the smallest s_d ** (frames / XPOS_BASE) underflows in float32
 
 
 def retention(
-    q, k, v, decay=None, scale=None, initial_state=None, output_final_state=False,
-    *, chunk_size=None, causal=True, xpos_scale=None,
-):  # fmt: skip
-    """Retention with flash-linear-attention's layouts, and PoseRetNet's mask and decays.
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor | None = None,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    *,
+    chunk_size: int | None = None,
+    causal: bool = True,
+    xpos_scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Compute retention, with flash-linear-attention's layouts and PoseRetNet's mask and decays.
 
-    out_n = sum_m decay^|n - m| (scale q_n . k_m) v_m over the frames m <= n (`causal`), or over all m before the end of
-    the chunk of n (PoseRetNet's staircase; one chunk: all frames). What lies before the first frame is in
-    `initial_state`. With xPos, q_n and k_m are rotated by their frame numbers; only n - m matters, so numbers count from
-    the start of a chunk, and nothing overflows, however long the stream.
+    out_n = sum_m decay^|n - m| (scale q_n . k_m) v_m over the frames m <= n (`causal`), or over all m up to the end of n's
+    chunk (PoseRetNet's staircase mask; with a single chunk, all frames). `initial_state` represents the frames before the
+    first. With xPos, q_n and k_m are rotated by their frame numbers. Only n - m matters, so frames are numbered from the start
+    of their chunk, and streams of any length do not overflow.
 
     Args:
         q, k: (B, T, H, K) rows, or (B, T, J, H, K) clips. v: (B, T, H, V) or (B, T, J, H, V). float32, bfloat16 or
-            float16 (float64 runs on the reference). Strided views cost nothing if their last dimension is contiguous.
-        decay: per frame, 0 < decay <= 1 (not checked; 0 gives NaN). (H,); or (J, H) for clips, one per joint; or (R, H) for
-            rows: row b of B takes decay[b % R], so that rows of (batch, joint) have one per joint. None: 1 - 2^(-5 - h),
-            RetNet's.
-        scale: factor of q; None is K^-0.5.
-        initial_state: (B, H, K, V) or (B, J, H, K, V), the final state of the frames before. Zeros if None.
+            float16 (float64 runs on the reference). Strided views with a contiguous last dimension are read in place.
+        decay: decay per frame, 0 < decay <= 1 (not checked; 0 gives NaN). (H,); (J, H) for clips, one per joint; or (R, H)
+            for rows, where row b uses decay[b % R], so that rows of (batch, joint) have one per joint. Default: RetNet's
+            1 - 2^(-5 - h).
+        scale: factor of q. Default: K^-0.5.
+        initial_state: (B, H, K, V) or (B, J, H, K, V), the final state of the previous frames. Default: zeros.
         output_final_state: also return the state after the last frame.
-        chunk_size: frames per chunk of the mask; the last may be shorter. None: all frames are one chunk. If `causal`,
-            it changes nothing but the rounding.
-        causal: False for the mask that looks ahead.
-        xpos_scale: (K / 2,) scales s_d of xPos, as `xpos_scale(K)` makes them; pair d is turned by 10000^(-2d / K) per
-            frame. None: no positions. No gradient.
+        chunk_size: frames per chunk of the mask; the last chunk may be shorter. None: one chunk of all frames. If `causal`, it
+            affects only the rounding.
+        causal: False for the mask that looks ahead to the end of a chunk.
+        xpos_scale: (K / 2,) scales s_d of xPos, as returned by `xpos_scale(K)`; channel pair d is rotated by 10000^(-2d / K)
+            per frame. None: no positions. Not differentiable.
 
     Returns:
-        (out, final_state): out like `v` with the dtype of `q`; final_state float32 like `initial_state`, or None. Its
-        keys are rotated relative to the frame after the last, which is frame 0 of the next call.
+        (out, final_state): out has the shape of `v` and the dtype of `q`; final_state has the shape of `initial_state` in
+        float32, or is None. Its keys are rotated relative to the frame after the last one, which is frame 0 of the next call.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -58,7 +68,7 @@ def retention(
     chunk_size = _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale)
     scale = q.shape[-1] ** -0.5 if scale is None else check_number(op, "scale", scale)
 
-    # Rows (batch, joint) are clips whose joints are the row groups of the decay.
+    # Rows (batch, joint) become clips; the row groups of the decay are their joints.
     rows = q.dim() == 4
     if rows:
         groups = decay.shape[0] if decay.dim() == 2 else 1
@@ -75,8 +85,20 @@ def retention(
     return out, final if output_final_state else None
 
 
-def retention_ref(q, k, v, decay, scale, initial_state=None, *, chunk_size, causal=True, xpos_scale=None):
-    """The chunkwise form (PoseRetNet, equations 3 to 5) of clips (B, T, J, H, K), decay (J, H), in at least float32."""
+def retention_ref(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    scale: float,
+    initial_state: Tensor | None = None,
+    *,
+    chunk_size: int,
+    causal: bool = True,
+    xpos_scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Reference: the chunkwise form (PoseRetNet, equations 3 to 5) for clips (B, T, J, H, K), decay (J, H), in at least
+    float32."""
     B, T, J, H, K = q.shape
     out_dtype, dtype = q.dtype, torch.promote_types(q.dtype, torch.float32)
     q, k, v = (x.movedim(1, 3).to(dtype) for x in (q, k, v))  # (B, J, H, T, .)
@@ -94,13 +116,14 @@ def retention_ref(q, k, v, decay, scale, initial_state=None, *, chunk_size, caus
         outs.append((q_c @ k_c.mT * mask) @ v_c + decay[..., None] ** (n[:, None] + 1) * (q_c @ state))
         length = len(n)
         state = decay[..., None] ** length * state + (k_c * decay[..., None] ** (length - 1 - n[:, None])).mT @ v_c
-        if xpos_scale is not None:  # from now on frames count from the end of this chunk
+        if xpos_scale is not None:  # frames are numbered from the end of this chunk from here on
             state = xpos(state.mT, torch.tensor(-length, device=q.device), xpos_scale, downscale=True).mT
     return torch.cat(outs, 3).movedim(3, 1).to(out_dtype), state
 
 
-def xpos(x, n, scale, downscale=False):
-    """xPos of x (..., T, K) at frames n (T,) or one frame: pair d turned by n * 10000^(-2d / K), times s_d^(+-n / 512)."""
+def xpos(x: Tensor, n: Tensor, scale: Tensor, downscale: bool = False) -> Tensor:
+    """Apply xPos to x (..., T, K) at frames n (T,) or a single n: rotate pair d by n * 10000^(-2d / K) and scale it by
+    s_d^(+-n / 512)."""
     half = x.shape[-1] // 2
     n = n.to(x.dtype)[..., None]
     angle = n * 10000.0 ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
@@ -110,13 +133,13 @@ def xpos(x, n, scale, downscale=False):
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
 
 
-def xpos_scale(head_dim, device=None):
-    """The scales s_d = (2d + 0.4 K) / (1.4 K) of xPos, (K / 2,) float32."""
+def xpos_scale(head_dim: int, device: torch.device | str | None = None) -> Tensor:
+    """Return the scales s_d = (2d + 0.4 K) / (1.4 K) of xPos, (K / 2,) float32."""
     return (torch.arange(0, head_dim, 2, device=device) + 0.4 * head_dim) / (1.4 * head_dim)
 
 
 def _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale):
-    """The chunk size to use."""
+    """Check the arguments and return the chunk size to use."""
     rows, clip = ("B", "T", "H", "K"), ("B", "T", "J", "H", "K")
     *lead, K = check_map(op, "q", q, rows, clip)
     B, T, *J, H = lead
@@ -136,7 +159,7 @@ def _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale):
         chunk_size = CAUSAL_CHUNK if causal else T
     if not isinstance(chunk_size, int) or chunk_size < 1:
         raise ValueError(f"{op}: chunk_size is {chunk_size!r}, expected an integer of at least 1")
-    if not exporting():  # a graph for clips of all lengths; the ops take the smaller, too
+    if not exporting():  # an exported graph is for clips of all lengths; the ops clip the size themselves
         chunk_size = min(chunk_size, T)
     if xpos_scale is not None and chunk_size > MAX_XPOS_CHUNK:
         raise ValueError(f"{op}: chunk_size is {chunk_size}, expected at most {MAX_XPOS_CHUNK} with xpos_scale")
@@ -144,7 +167,7 @@ def _check(op, q, k, v, decay, initial_state, chunk_size, causal, xpos_scale):
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
-# The ops take clips (B, T, J, H, .) by their strides, with a contiguous last dimension; everything else is float32.
+# The ops read clips (B, T, J, H, .) through their strides, with a contiguous last dimension; everything else is float32.
 
 
 def _reference(q, k, v, decay, initial_state, xpos_scale, scale, chunk_size, causal, output_final_state):
@@ -172,9 +195,8 @@ def _cost(q, k, v, decay, initial_state, xpos_scale, scale, chunk_size, causal, 
 
 
 def retention_cost(q, v, initial_state, chunk_size, causal, output_final_state):
-    """q k^T and its product with v over the frames that a query sees in its chunk, which a product computes all, even if half
-    is masked; the product with the state for every frame that has one before it, and into the state for every frame that has
-    one after it."""
+    """Count q k^T and its product with v over the visible frames of a chunk; the product with the state for every frame that
+    reads one; and the update of the state for every frame that writes one. The matrix products include masked pairs."""
     B, T, J, H, K = q.shape
     V, rows = v.shape[-1], B * J * H
     full, last = divmod(T, chunk_size)
@@ -192,7 +214,7 @@ def retention_cost(q, v, initial_state, chunk_size, causal, output_final_state):
 
 
 def _cost_bwd(dout, dfinal_state, q, k, v, decay, initial_state, xpos_scale, scale, chunk_size, causal):
-    """Five products where the forward has two."""
+    """Count five products for the forward's two."""
     forward = retention_cost(q, v, initial_state, chunk_size, causal, dfinal_state is not None)
     return Cost(flops=forward.flops * 5 // 2, products=gradient_products(forward.products))
 

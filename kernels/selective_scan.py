@@ -8,6 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_float, check_like, check_shape
 from ._layout import map_like
@@ -16,35 +17,36 @@ from ._torch import autocast_dtype, exporting, saves_states
 
 __all__ = ["selective_scan_fn", "selective_scan_ref"]
 
-CHUNK = 64  # steps between two saved states; kChunk in csrc/cpu/layout.h is the same
+CHUNK = 64  # steps between two saved states; equals kChunk in csrc/cpu/layout.h
 MAX_STATES = 256
 
 
 def selective_scan_fn(
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D=None,
-    z=None,
-    delta_bias=None,
-    delta_softplus=False,
-    return_last_state=False,
-    initial_state=None,
-):
-    """Selective scan with mamba-ssm's signature and layouts.
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    initial_state: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Compute the selective scan, with mamba-ssm's signature and layouts.
 
     Args:
-        u: (B, D, L) input, float32, bfloat16 or float16 (float64 runs on the reference). L >= 1. On a CPU contiguous steps
-            or channels (a (B, L, D) map seen as (B, D, L)) cost nothing, of any map; other strides cost one copy.
+        u: (B, D, L) input, float32, bfloat16 or float16 (float64 runs on the reference). L >= 1. On a CPU, maps that are
+            contiguous along the steps or the channels (a transposed (B, L, D) map) are read in place; other strides cost one
+            copy.
         delta: (B, D, L) time steps, dtype of `u`.
         A: (D, N) real, any float dtype; computed in float32. N <= 256.
         B, C: (D, N) constant, or (B, N, L) or (B, G, N, L) with the dtype of `u`; channel d reads group d // (D / G).
-        D: (D,) skip connection. z: (B, D, L) gate, out * silu(z). delta_bias: (D,), added to delta.
+        D: (D,) skip connection. z: (B, D, L) gate: out * silu(z). delta_bias: (D,), added to delta.
         delta_softplus: apply softplus to delta + delta_bias.
         return_last_state: also return the state after the last step, (B, D, N) float32, differentiable.
-        initial_state: (B, D, N) state before the first step, differentiable; zero if absent.
+        initial_state: (B, D, N) state before the first step, differentiable. Default: zeros.
 
     Returns:
         out (B, D, L) with the dtype and the layout of `u`, or (out, last_state).
@@ -56,7 +58,7 @@ def selective_scan_fn(
     optional = {"D": D, "z": z, "delta_bias": delta_bias, "initial_state": initial_state}
     check_float(op, optional, u=u, delta=delta, A=A, B=B, C=C)
     _check_shapes(op, u, delta, A, B, C, D, z, delta_bias, initial_state)
-    # B and C are maps like u if they vary, and parameters if they do not.
+    # B and C are maps like u if they vary over time, otherwise parameters.
     if (dtype := autocast_dtype(u)) is not None:
         u, B, C = (x.to(dtype) if x.dim() > 2 else x for x in (u, B, C))
     for name, x in (("B", B), ("C", C)):
@@ -67,25 +69,25 @@ def selective_scan_fn(
 
 
 def same_groups(B, C):
-    """B and C, (B, G, N, ...), with the same number of groups: the kernels know one."""
+    """Expand B and C, (B, G, N, ...), to the same number of groups, as the kernels require."""
     groups = math.lcm(B.shape[1], C.shape[1])
     return (x if x.shape[1] == groups else x.repeat_interleave(groups // x.shape[1], dim=1) for x in (B, C))
 
 
 def selective_scan_ref(
-    u,
-    delta,
-    A,
-    B,
-    C,
-    D=None,
-    z=None,
-    delta_bias=None,
-    delta_softplus=False,
-    return_last_state=False,
-    initial_state=None,
-):
-    """`selective_scan_fn` in plain PyTorch, step by step in float32 (float64 for float64 input)."""
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    initial_state: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Reference of `selective_scan_fn`: step by step in float32 (float64 for float64 input)."""
     dtype = torch.promote_types(u.dtype, torch.float32)
     batch, dim, length = u.shape
     u_in, u, delta, A, B, C = u, *(x.to(dtype) for x in (u, delta, A, B, C))
@@ -104,7 +106,7 @@ def selective_scan_ref(
         h = decay * h + drive
         return h, (h * C).sum(-1)
 
-    if exporting():  # one loop in the graph, of any length, not thousands of nodes
+    if exporting():  # a single loop in the graph for any length, instead of thousands of nodes
         from torch._higher_order_ops import scan
 
         h, ys = scan(step, h, (decay, drive, C))
@@ -125,7 +127,7 @@ def selective_scan_ref(
 
 
 def _per_step(X, batch, dim, length):
-    """B or C in any of its layouts -> (L, B, D, N)."""
+    """Convert B or C from any of its layouts to (L, B, D, N)."""
     if X.dim() == 2:
         return X.expand(length, batch, *X.shape)
     if X.dim() == 3:
@@ -190,14 +192,14 @@ def _fake_bwd(dout, dlast_state, u, delta, A, B, C, D, z, delta_bias, delta_soft
 
 
 def _cost(u, delta, A, *args):
-    """The official count of mamba's authors: 9 L D N for the scan and L D for the skip, per sequence. An exponential per step,
-    channel and state."""
+    """Count as Mamba's authors do: 9 L D N for the scan and L D for the skip per sequence; one exponential per step, channel
+    and state."""
     return Cost(flops=u.numel() * (9 * A.shape[1] + 1), exponentials=u.numel() * A.shape[1])
 
 
 def _cost_bwd(dout, dlast_state, *args):
-    """Twice the forward, the convention of FlopCounterMode for a product and its two gradients. The exponentials again: to
-    keep them would take N times the memory of the input."""
+    """Count twice the forward, FlopCounterMode's convention for the two gradients of a product. Exponentials are recomputed:
+    storing them would take N times the memory of the input."""
     forward = _cost(*args)
     return forward._replace(flops=2 * forward.flops)
 

@@ -1,7 +1,8 @@
-"""One step of the selective scan, for streaming; the equations of `selective_scan`."""
+"""One step of the selective scan, for streaming. See `selective_scan` for the equations."""
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_float, check_shape, check_written
 from ._op import Cost, Op
@@ -11,23 +12,34 @@ from .selective_scan import MAX_STATES, same_groups
 __all__ = ["selective_state_update", "selective_state_update_ref"]
 
 
-def selective_state_update(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
-    """One step of the scan, with mamba-ssm's name and argument order; `state` is updated in place.
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+) -> Tensor:
+    """Compute one step of the scan, with mamba-ssm's name and argument order; `state` is updated in place.
 
     Args:
-        state: (B, D, N), overwritten with the new state; no expanded tensor, and no memory of another argument. float32 keeps
-            a stream exact; any float dtype is accepted.
+        state: (B, D, N), overwritten with the new state; not an expanded tensor, and sharing no memory with other arguments.
+            Any float dtype; float32 keeps streams exact.
         x, dt: (B, D), any float dtypes (float64 of `x` runs on the reference). A: (D, N) real.
-        B, C: (B, N) or (B, G, N). D: (D,). z: (B, D), gate. dt_bias: (D,). All of any float dtypes.
+        B, C: (B, N) or (B, G, N). D: (D,). z: (B, D), gate. dt_bias: (D,). Any float dtypes.
         dt_softplus: apply softplus to dt + dt_bias.
 
-    With heads, as in Mamba-2: state (B, H, P, N), x and z (B, H, P), D (H, P). All channels and states of a head share
-    dt (B, H), A (H,) and dt_bias (H,). mamba-ssm's dt (B, H, P), A (H, P, N) and dt_bias (H, P) are taken too; if they are
-    expanded from one number for each head, they cost as little.
+    With heads, as in Mamba-2: state (B, H, P, N), x and z (B, H, P), D (H, P). The channels and states of a head share
+    dt (B, H), A (H,) and dt_bias (H,). mamba-ssm's dt (B, H, P), A (H, P, N) and dt_bias (H, P) are accepted too; they cost
+    no more if they are expanded from one value per head.
 
     Returns:
-        (B, D) or (B, H, P), with the dtype of `x`. Differentiable, the state included, but on the slow reference: train with
-        `selective_scan_fn`, and call this under `torch.no_grad()`.
+        (B, D) or (B, H, P) with the dtype of `x`. Gradients, including those of the state, run on the slow reference: train
+        with `selective_scan_fn` and call this under `torch.no_grad()`.
 
     Raises:
         ValueError for wrong shapes, TypeError for wrong dtypes; both name the argument.
@@ -62,7 +74,7 @@ def _check_groups(op, batch, count, states, of, **maps):
 
 
 def _with_heads(step, state, x, dt, A, B, C, D, z, dt_bias, dt_softplus):
-    """Advance heads as `step` does channels, of which those of a head may share dt, A and dt_bias."""
+    """Advance heads by flattening them to channels for `step`; channels of a head may share dt, A and dt_bias."""
     op = "selective_state_update"
     _check_states(op, state)
     batch, heads, width, states = state.shape
@@ -89,8 +101,19 @@ def _with_heads(step, state, x, dt, A, B, C, D, z, dt_bias, dt_softplus):
     return out.view(x.shape)
 
 
-def selective_state_update_ref(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):
-    """`selective_state_update` in plain PyTorch."""
+def selective_state_update_ref(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+) -> Tensor:
+    """Reference of `selective_state_update`."""
     if state.dim() == 4:
         return _with_heads(selective_state_update_ref, state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -129,7 +152,7 @@ def _fake(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus):
 
 
 def _cost(state, *args):
-    """The official count of one step: 9 D N for the state and D for the skip, per sequence."""
+    """Count as Mamba's authors do: 9 D N for the state and D for the skip per sequence."""
     batch, dim, states = state.shape
     return Cost(flops=batch * dim * (9 * states + 1), exponentials=state.numel())
 

@@ -1,11 +1,13 @@
-"""Graph convolution along the joints of every frame, over a graph that is fixed: the sum of a few neighbours per joint.
+"""Graph convolution along the joints of every frame over a fixed graph: a weighted sum of a few neighbours per joint.
 
-Sources: MotionAGFormer (arXiv 2310.16288), its spatial GCNFormer; MASC-Pose, equation 1. The projections are PyTorch's. As
-the graph acts on joints and they on channels, they may come before or after; before, the sum can end what they began.
+Sources: MotionAGFormer (arXiv 2310.16288), its spatial GCNFormer; MASC-Pose, equation 1. The projections are PyTorch's. The
+graph acts on joints and a projection on channels, so either may come first; projecting first lets this op fuse the rest of the
+layer.
 """
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_float, check_index, check_map, check_shape
 from ._op import Cost, Kernel, Op
@@ -13,24 +15,33 @@ from ._op import Cost, Kernel, Op
 __all__ = ["skeleton_graph_conv", "skeleton_graph_conv_ref"]
 
 
-def skeleton_graph_conv(x, neighbours, weights, root=None, scale=None, shift=None, residual=None, relu=False):
-    """y_j = sum over d of weights[j, d] x[neighbours[j, d]], and what a layer does with that sum.
+def skeleton_graph_conv(
+    x: Tensor,
+    neighbours: Tensor,
+    weights: Tensor,
+    root: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Compute y_j = sum over d of weights[j, d] x[neighbours[j, d]], followed by the rest of a graph convolution layer.
 
-    The rest, in one pass: y <- scale_j (y + root) + shift_j, which may be a batch norm over joints in evaluation; y <- y +
-    residual; and max(y, 0) if `relu`. What is None is left out.
+    The rest is fused into the same pass: y <- scale_j (y + root) + shift_j, for example a batch norm over joints in evaluation
+    mode; y <- y + residual; and max(y, 0) if `relu`. Steps whose argument is None are skipped.
 
     Args:
-        x: (B, T, J, C) map; float32, bfloat16 or float16 (float64 runs on the reference). Any strides; those with contiguous
-            channels cost nothing.
-        neighbours: (J, D) int32, the joints that send to each joint; a negative entry adds nothing. One of J or more is a
-            ValueError on the CPU, and adds nothing on the GPU, which cannot look without waiting.
-        weights: (J, D), floating point, of the neighbours. No gradient: the graph is fixed.
-        root, residual: like `x`.
+        x: (B, T, J, C) map; float32, bfloat16 or float16 (float64 runs on the reference). Any strides; maps with contiguous
+            channels are read in place.
+        neighbours: (J, D) int32, the joints that each joint receives from; negative entries are ignored. An entry of J or more
+            raises ValueError on the CPU and is ignored on the GPU, where checking would force a synchronization.
+        weights: (J, D), floating point, weights of the neighbours. Not differentiable, as the graph is fixed.
+        root, residual: shape and dtype of `x`.
         scale, shift: (J,), floating point.
-        relu: whether negative results become 0.
+        relu: apply a ReLU at the end.
 
     Returns:
-        (B, T, J, C) with the dtype of `x`. Differentiable in all but `neighbours` and `weights`.
+        (B, T, J, C) with the dtype of `x`. Differentiable with respect to all arguments except `neighbours` and `weights`.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -47,8 +58,17 @@ def skeleton_graph_conv(x, neighbours, weights, root=None, scale=None, shift=Non
     return SKELETON_GRAPH_CONV(x, neighbours, weights, root, scale, shift, residual, relu)
 
 
-def skeleton_graph_conv_ref(x, neighbours, weights, root=None, scale=None, shift=None, residual=None, relu=False):
-    """`skeleton_graph_conv` as a product with the dense graph, in float32 at least."""
+def skeleton_graph_conv_ref(
+    x: Tensor,
+    neighbours: Tensor,
+    weights: Tensor,
+    root: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Reference of `skeleton_graph_conv`: a product with the dense graph, in at least float32."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     senders = F.one_hot(neighbours.clamp(min=0).long(), x.shape[2]) * (neighbours >= 0)[..., None]
     graph = (senders * weights[..., None].to(dtype)).sum(1)
@@ -60,7 +80,7 @@ def skeleton_graph_conv_ref(x, neighbours, weights, root=None, scale=None, shift
 
 
 def check_tail(op, x, nodes, root, scale, shift, residual):
-    """Shapes of the tail of a map like `x` with a batch norm over `nodes`."""
+    """Check the shapes of root, scale, shift and residual for a map like `x` with a batch norm over `nodes`."""
     for name, y in (("root", root), ("residual", residual)):
         check_shape(op, name, y, tuple(x.shape))
     for name, y in (("scale", scale), ("shift", shift)):
@@ -68,7 +88,7 @@ def check_tail(op, x, nodes, root, scale, shift, residual):
 
 
 def tail_ref(y, nodes, root, scale, shift, residual, relu):
-    """relu(scale (y + root) + shift + residual); `nodes` indexes scale and shift so that they stand beside y."""
+    """Compute relu(scale (y + root) + shift + residual); indexing scale and shift with `nodes` makes them broadcast with y."""
     if root is not None:
         y = y + root
     if scale is not None:
@@ -95,8 +115,8 @@ def _fake_bwd(dout, neighbours, weights, scale, out, x, root, passed_wanted, roo
 
 
 class _Formula:
-    """The sign of the output, which the next layer keeps anyway, says where relu let pass. Only dscale needs the sums. Without
-    relu the residual's gradient is dout itself, and without a scale the root's is the same."""
+    """Saves little: the sign of the output, which the next layer keeps anyway, shows where the ReLU was active, and only
+    dscale needs the sums. Without ReLU the residual's gradient is dout itself; without scale, so is the root's."""
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -121,12 +141,12 @@ class _Formula:
 
 
 def _cost(x, neighbours, *args):
-    """A product per neighbour, also where there is none."""
+    """Count a product per entry of `neighbours`, including ignored ones."""
     return Cost(flops=2 * x.numel() * neighbours.shape[1])
 
 
 def _cost_bwd(dout, neighbours, weights, scale, out, x, *args):
-    """The same for the way back, and for dscale the sums again."""
+    """Count the same for the gradient, plus the sums if dscale is needed."""
     return Cost(flops=_cost(dout, neighbours).flops * (1 if x is None else 2))
 
 

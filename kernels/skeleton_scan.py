@@ -1,11 +1,15 @@
-"""The scan of SasMamba and PoseMamba over a pose clip, in up to four directions at once.
+"""Scan of SasMamba and PoseMamba over a pose clip in up to four directions at once.
 
 Sources: SasMamba paper, equations 12 to 15 and table 6; official code of SasMamba and PoseMamba (cross scan, selective
-scan, cross merge). One walk over the (B, T, J, C) map per direction: joints gathered through a small table, the time
-step softplus(dt_proj(dt) + bias) formed on the way, the directions summed into one output.
+scan, cross merge). The map (B, T, J, C) is read once per direction: joints are gathered through a small table, time steps
+softplus(dt_proj(dt) + bias) are computed on the fly, and all directions are summed into one output.
 """
 
+from collections.abc import Sequence
+from functools import reduce
+
 import torch
+from torch import Tensor
 
 from ._checks import check_float, check_index, check_shape
 from ._op import Cost, Kernel, Op
@@ -21,33 +25,33 @@ DIRECTIONS = {"T-f": 0, "S-f": 1, "T-b": 2, "S-b": 3}
 
 
 def skeleton_scan(
-    x,
-    x_proj_weight,
-    dt_proj_weight,
-    dt_proj_bias,
-    A,
-    D,
-    gather=None,
-    channel_groups=None,
-    directions=("T-f", "S-f", "T-b", "S-b"),
-):
-    """Selective scans of a pose clip in K directions, summed.
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    gather: Tensor | None = None,
+    channel_groups: Sequence[int] | None = None,
+    directions: Sequence[str] = ("T-f", "S-f", "T-b", "S-b"),
+) -> Tensor:
+    """Compute the sum of selective scans over a pose clip in K directions.
 
     Args:
         x: (B, T, J, C) map, float32, bfloat16 or float16 (float64 runs on the reference).
-        x_proj_weight: (K, R + 2N, C), projects a token to (dt, B, C) of its direction.
+        x_proj_weight: (K, R + 2N, C), projects a token to (dt, B, C) for each direction.
         dt_proj_weight: (K, C, R). dt_proj_bias: (K, C). delta = softplus(dt_proj(dt) + bias).
         A: (K, C, N) real. D: (K, C) skip.
-        gather: (K, G, M, J) int32: direction k reads x[:, :, gather[k, g, 0, v]] + x[:, :, gather[k, g, 1, v]] + ... at
-            joint v, for the channels of group g; a negative entry adds nothing. One of J or more is a ValueError on the
-            CPU (in a compiled or exported graph the kernel's RuntimeError), and adds nothing on the GPU, which cannot
-            look without waiting. None: the joint itself.
-        channel_groups: sizes of the G channel groups, summing to C. None: one group.
+        gather: (K, G, M, J) int32: direction k reads x[:, :, gather[k, g, 0, v]] + x[:, :, gather[k, g, 1, v]] + ... at joint
+            v, for the channels of group g; negative entries are ignored. An entry of J or more raises ValueError on the CPU
+            (RuntimeError in a compiled or exported graph) and is ignored on the GPU, where checking would force a
+            synchronization. None: each joint reads itself.
+        channel_groups: sizes of the G channel groups, which sum to C. None: one group.
         directions: K of "T-f", "T-b" (frame-major, forward and backward), "S-f", "S-b" (joint-major).
 
     Returns:
-        (B, T, J, C) with the dtype of `x`. The scans repeat bit for bit on any number of threads. The projection is PyTorch's
-        product, which may round otherwise on another number.
+        (B, T, J, C) with the dtype of `x`. The scans are bit-for-bit reproducible with any number of threads; the projection
+        is PyTorch's matrix product, whose rounding may depend on it.
 
     Raises:
         ValueError for wrong shapes or names, TypeError for wrong dtypes; both name the argument.
@@ -62,17 +66,17 @@ def skeleton_scan(
 
 
 def skeleton_scan_ref(
-    x,
-    x_proj_weight,
-    dt_proj_weight,
-    dt_proj_bias,
-    A,
-    D,
-    gather=None,
-    channel_groups=None,
-    directions=("T-f", "S-f", "T-b", "S-b"),
-):
-    """`skeleton_scan` from plain indexing and `selective_scan_ref`."""
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_proj_weight: Tensor,
+    dt_proj_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    gather: Tensor | None = None,
+    channel_groups: Sequence[int] | None = None,
+    directions: Sequence[str] = ("T-f", "S-f", "T-b", "S-b"),
+) -> Tensor:
+    """Reference of `skeleton_scan`: plain indexing and `selective_scan_ref`."""
     B, T, J, C = x.shape
     N = A.shape[-1]
     codes = _direction_codes(directions)
@@ -90,8 +94,8 @@ def skeleton_scan_ref(
         delta_bias=dt_proj_bias.flatten(),
         delta_softplus=True,
     )
-    y = y.unflatten(1, (len(codes), C)).transpose(2, 3)
-    return sum(_unwalk(y[:, k], code, T, J) for k, code in enumerate(codes)).to(x.dtype)
+    y = y.unflatten(1, (len(codes), C)).transpose(2, 3)  # pyright: ignore[reportAttributeAccessIssue]
+    return reduce(torch.add, [_unwalk(y[:, k], code, T, J) for k, code in enumerate(codes)]).to(x.dtype)
 
 
 def _gathered(x, gather, channel_groups, k):
@@ -105,7 +109,7 @@ def _gathered(x, gather, channel_groups, k):
 
 
 def _walk(x, code):
-    """(B, T, J, C) -> (B, L, C) in the order of the direction."""
+    """Flatten (B, T, J, C) to (B, L, C) in the order of the direction."""
     sequence = (x.transpose(1, 2) if code & 1 else x).flatten(1, 2)
     return sequence.flip(1) if code & 2 else sequence
 
@@ -158,7 +162,7 @@ def _kernels(ops, x, x_proj_weight, dt_proj_weight, dt_proj_bias, A, D, gather, 
     codes = _direction_codes(directions)
     if gather is None:
         gather = torch.arange(x.shape[2], dtype=torch.int32, device=x.device).expand(len(codes), 1, 1, -1)
-    # Projecting before gathering keeps the gathered map out of memory: only R + 2N channels are gathered, in the kernel.
+    # The kernel gathers after projecting, so only R + 2N channels are gathered and no gathered map is stored.
     proj = [
         linear(part, weight.flatten(0, 1))
         for part, weight in zip(x.split(channel_groups, -1), x_proj_weight.split(channel_groups, -1))
@@ -181,13 +185,14 @@ def _fake_bwd(dout, x, proj, dt_weight, dt_bias, A, D, gather, channel_groups, d
 
 
 def _cost(x, proj, dt_weight, dt_bias, A, *args):
-    """dt_proj, and the official 9 L D N + L D of every direction's scan, with an exponential per step, channel and state."""
+    """Count dt_proj and, per direction, Mamba's official 9 L D N + L D, with an exponential per step, channel and state."""
     K, _, N = A.shape
     return Cost(flops=x.numel() * K * (2 * dt_weight.shape[2] + 9 * N + 1), exponentials=x.numel() * K * N)
 
 
 def _cost_bwd(dout, *args):
-    """Twice the forward, the convention of FlopCounterMode for a product and its two gradients; the exponentials again."""
+    """Count twice the forward, FlopCounterMode's convention for the two gradients of a product, and recomputed
+    exponentials."""
     forward = _cost(*args)
     return forward._replace(flops=2 * forward.flops)
 

@@ -1,10 +1,11 @@
-"""Graph convolution along the frames of every joint, whose graph is what the frames have in common times a learned one.
+"""Graph convolution along the frames of every joint; the graph is the similarity of the frames times a learned graph.
 
 Source: HTP (arXiv 2508.21363), section IV-B: the masked softmax, its Hadamard product with the global topology, and the
 aggregation. The projection, GELU and residual that follow are PyTorch's (`lifter.layers.TCEP`).
 """
 
 import torch
+from torch import Tensor
 
 from ._checks import check_dtype, check_float, check_map, check_number, check_shape
 from ._op import Cost, Kernel, Op
@@ -13,18 +14,18 @@ from .topk_temporal_mask import check_packed, unpack_mask
 __all__ = ["temporal_graph_conv", "temporal_graph_conv_ref"]
 
 
-def temporal_graph_conv(x, graph, mask=None, scale=None):
-    """y_j = (softmax(scale X_j X_j^T where M_j) * graph) X_j for the frames X_j of every joint.
+def temporal_graph_conv(x: Tensor, graph: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """Compute y_j = (softmax(scale X_j X_j^T where M_j) * graph) X_j for the frames X_j of every joint.
 
     Args:
         x: (B, T, J, C) tokens; float32, bfloat16 or float16 (float64 runs on the reference).
-        graph: (T, T), floating point, any numbers: what multiplies the softmax, the same for all clips and joints.
-        mask: (B, J, T, ceil(T / 32)) int32 of `topk_temporal_mask`: whom a frame sees. None: all. A frame that sees
-            nothing gets zeros.
-        scale: factor of the products; None is C^-0.5.
+        graph: (T, T), floating point, multiplied with the softmax; shared by all clips and joints.
+        mask: (B, J, T, ceil(T / 32)) int32, the frames visible to each frame, packed as by `topk_temporal_mask`. None: all. A
+            frame without visible frames gets zeros.
+        scale: factor of the products. Default: C^-0.5.
 
     Returns:
-        (B, T, J, C) with the dtype of `x`. Differentiable in `x` and `graph`.
+        (B, T, J, C) with the dtype of `x`. Differentiable with respect to `x` and `graph`.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -40,8 +41,8 @@ def temporal_graph_conv(x, graph, mask=None, scale=None):
     return TEMPORAL_GRAPH_CONV(x, graph, mask, scale)
 
 
-def temporal_graph_conv_ref(x, graph, mask=None, scale=None):
-    """`temporal_graph_conv` as written."""
+def temporal_graph_conv_ref(x: Tensor, graph: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """Reference of `temporal_graph_conv`."""
     scale = x.shape[-1] ** -0.5 if scale is None else scale
     frames = x.transpose(1, 2)  # (B, J, T, C)
     scores = scale * frames @ frames.mT
@@ -52,9 +53,10 @@ def temporal_graph_conv_ref(x, graph, mask=None, scale=None):
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
-# The kernels read x and dout by their strides; only the channels must be contiguous. They need room for products of all pairs
-# of frames: of a joint per thread on the CPU, on the GPU of as many clips as have room in 256 MB, or one. The gradient of the
-# graph is summed in two stages, of at most 32 partial sums (16 on the GPU), which the shapes decide.
+# The kernels read x and dout through their strides; only the channels must be contiguous. They allocate a workspace for the
+# products of all pairs of frames: of one joint per thread on the CPU; on the GPU, of as many clips as fit in 256 MB, at least
+# one. The gradient of the graph is reduced in two stages with at most 32 partial sums (16 on the GPU); their number depends on
+# the shapes only.
 
 
 def _fake(x, graph, mask, scale):
@@ -67,7 +69,7 @@ def _fake_bwd(dout, x, graph, lse, mask, scale):
 
 
 def _cost(x, graph, mask, scale):
-    """The two products, as of attention; a mask saves nothing. The first is symmetric: half of it would do."""
+    """Count two products, as for attention; masked pairs count too. Half of the first would be enough, as it is symmetric."""
     B, T, J, C = x.shape
     return Cost(
         flops=4 * B * J * T * T * C,
@@ -77,8 +79,8 @@ def _cost(x, graph, mask, scale):
 
 
 def _cost_bwd(dout, x, graph, lse, mask, scale):
-    """Four products where the forward has two: the scores again, dout x^T, and the weights and their gradient by the frames:
-    of the latter the two that the scores give to the frames are one."""
+    """Count four products for the forward's two: the recomputed scores, dout x^T, and the weights and their gradient times the
+    frames. The scores' two gradients with respect to the frames take a single product."""
     B, T, J, C = x.shape
     return Cost(
         flops=8 * B * J * T * T * C,

@@ -1,11 +1,14 @@
-"""Graph convolution along the frames of every joint, over the graph of every frame's k most similar frames.
+"""Graph convolution along the frames of every joint; each frame receives from its k most similar frames.
 
 Sources: MotionAGFormer (arXiv 2310.16288), its temporal GCNFormer, whose windows are whole clips and whose similarity is the
 product; MASC-Pose, equations 3 to 9, with several windows and the cosine.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_float, check_map, check_shape
 from ._op import Cost, Kernel, Op
@@ -16,32 +19,40 @@ __all__ = ["temporal_topk_graph_conv", "temporal_topk_graph_conv_ref"]
 
 
 def temporal_topk_graph_conv(
-    x, values, k=2, window=None, similarity="dot", ties="first",
-    root=None, scale=None, shift=None, residual=None, relu=False,
-):  # fmt: skip
-    """y_j = D^-1/2 A_j D^-1/2 V_j for the values V_j of every joint: A_j[t, s] = 1 if s is among the k frames of t's window
-    that are most similar to t, itself not excepted; D the row sums of A_j, which multiply columns, too.
+    x: Tensor,
+    values: Tensor,
+    k: int = 2,
+    window: int | Sequence[int] | None = None,
+    similarity: str = "dot",
+    ties: str = "first",
+    root: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Compute y_j = D^-1/2 A_j D^-1/2 V_j for the values V_j of every joint. A_j[t, s] is 1 if s is among the k frames of t's
+    window that are most similar to t, including t itself. D holds the row sums of A_j and normalizes both rows and columns.
 
-    The rest, in one pass: y <- scale_t (y + root) + shift_t, which may be a batch norm over frames in evaluation; y <- y +
-    residual; and max(y, 0) if `relu`. What is None is left out.
+    The rest is fused into the same pass: y <- scale_t (y + root) + shift_t, for example a batch norm over frames in evaluation
+    mode; y <- y + residual; and max(y, 0) if `relu`. Steps whose argument is None are skipped.
 
     Args:
-        x: (B, T, J, C) tokens that are compared; float32, bfloat16 or float16 (float64 runs on the reference). What is chosen
-            of tokens that are not finite is not specified.
-        values: (B, T, J, D) what is summed, with the dtype of `x`; see `window`.
-        k: how many frames are chosen, at least 1; of a shorter window all.
-        window: frames of a window. Windows do not overlap, the last may be shorter. None: the clip is one. Or a sequence of S
-            such numbers: values are (B, T, J, S, D) then, and every window has its own.
-        similarity: "dot", the product x_t . x_s, or "cosine"; that of a token that is zero is 0,
-            and of one shorter than 1e-12 smaller than it should be.
-        ties: "first": of equally similar frames the lower index is chosen, so that every row of A_j has k ones and y is a
-            mean. "all": MotionAGFormer's rule, all that are as similar as the k-th are chosen.
-        root, residual: like `values`.
+        x: (B, T, J, C) tokens to compare; float32, bfloat16 or float16 (float64 runs on the reference). The choice among
+            tokens that are not finite is unspecified.
+        values: (B, T, J, D) values to sum, with the dtype of `x`; see also `window`.
+        k: number of frames to choose, at least 1; a window with fewer frames uses all of them.
+        window: frames per window. Windows do not overlap; the last may be shorter. None: the whole clip. A sequence of S
+            window sizes computes S results; values are then (B, T, J, S, D).
+        similarity: "dot", the product x_t . x_s, or "cosine", whose norms are clamped to at least 1e-12.
+        ties: "first": of equally similar frames the lower index is chosen, so every row of A_j has k ones. "all":
+            MotionAGFormer's rule, which chooses all frames that are as similar as the k-th.
+        root, residual: shape and dtype of `values`.
         scale, shift: (T,), or (T, S), floating point.
-        relu: whether negative results become 0.
+        relu: apply a ReLU at the end.
 
     Returns:
-        The shape of `values`, with their dtype. Differentiable in all but `x`: what is chosen has no gradient.
+        A tensor with the shape and dtype of `values`. Differentiable with respect to all arguments except `x`.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -65,10 +76,19 @@ def temporal_topk_graph_conv(
 
 
 def temporal_topk_graph_conv_ref(
-    x, values, k=2, window=None, similarity="dot", ties="first",
-    root=None, scale=None, shift=None, residual=None, relu=False,
-):  # fmt: skip
-    """`temporal_topk_graph_conv` as written, in float32 at least, with a dense graph per window."""
+    x: Tensor,
+    values: Tensor,
+    k: int = 2,
+    window: int | Sequence[int] | None = None,
+    similarity: str = "dot",
+    ties: str = "first",
+    root: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Reference of `temporal_topk_graph_conv`, in at least float32, with a dense graph per window."""
     windows = _windows("temporal_topk_graph_conv", window, x.shape[1])
     several = values.dim() == 5
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -82,13 +102,13 @@ def temporal_topk_graph_conv_ref(
 
 
 def _whole(x, size):
-    """The frames of the windows that are whole, and those of the last that is not, as (begin, end)."""
+    """Return (begin, end) of the frames in whole windows, and of those in the last, shorter one."""
     T = x.shape[1]
     return [(a, b) for a, b in ((0, T - T % size), (T - T % size, T)) if a < b]
 
 
 def _window_sums(x, values, k, size, similarity, ties):
-    """Sum over windows of T frames, a multiple of `size` or less than one window."""
+    """Sum over the windows of T frames, where T is a multiple of `size` or less than one window."""
     size = min(size, x.shape[1])
     x, values = (y.unflatten(1, (-1, size)).transpose(2, 3) for y in (x, values))  # (B, windows, J, size, C)
     graph = _graph(x.detach(), min(k, size), similarity, ties)
@@ -97,7 +117,7 @@ def _window_sums(x, values, k, size, similarity, ties):
 
 
 def _graph(x, k, similarity, ties):
-    """(..., T, T) of 0 and 1."""
+    """Return the graph (..., T, T) of zeros and ones."""
     if similarity == "cosine":
         x = F.normalize(x, dim=-1)
     similar = frame_products(x)
@@ -117,14 +137,14 @@ def _windows(op, window, frames):
 
 
 # ---- registration ----------------------------------------------------------------------------------------------------
-# Values, root and residual are (B, T, J, S, D), scale and shift (T, S). The graph, for the backward, is a bit per pair of a
-# window: bit i % 32 of word i // 32 of frame t is its i-th frame, of a window that others make up the i-th of theirs: see
-# `owner`. Of the backward's results those are empty that its caller has: without scale the gradient of root is that of
-# residual, without relu that is dout; and without values those of scale and shift.
+# Values, root and residual are (B, T, J, S, D); scale and shift are (T, S). The graph saved for the backward has one bit per
+# pair of frames of a window: bit i % 32 of word i // 32 of frame t is the i-th frame of its `owner` window. Results that the
+# caller already has are empty in the backward: without scale, the gradient of root is that of residual; without relu, that is
+# dout. Without values, the gradients of scale and shift are empty too.
 
 
 def owner(windows, size, frames):
-    """The longest of the windows that are made of those of this size: they compare the frames for all."""
+    """Return the longest window that is made of whole windows of this size; it compares the frames for all of them."""
     return max(window for window in windows if window % size == 0 or window == frames)
 
 
@@ -134,7 +154,7 @@ def _kernels(ops, x, values, k, window, similarity, ties, root, scale, shift, re
         values, root, residual = (None if y is None else y[:, :, :, None] for y in (values, root, residual))
     scale, shift = (None if p is None else p.reshape(T, -1) for p in (scale, shift))
     windows = _windows("temporal_topk_graph_conv", window, T)
-    if similarity == "cosine" and x.shape[-1] == 1:  # all are equally similar, or opposite: nothing may be rounded
+    if similarity == "cosine" and x.shape[-1] == 1:  # all are equally similar or opposite, so nothing may be rounded
         x = F.normalize(x, dim=-1)
     out, _ = ops.temporal_topk_graph_conv(
         x, values, k, windows, similarity == "cosine", ties == "all", root, scale, shift, residual, relu
@@ -175,8 +195,8 @@ class _Formula:
 
 
 def _cost(x, values, k, windows, *args):
-    """The products of all pairs of frames of the windows, and the k of every frame's sum. Those of a window are symmetric, and
-    among those of a window that is made of such."""
+    """Count the products of all pairs of frames in a window, and k products per frame for the sums. Half of the pairs would be
+    enough, and windows made of other windows share their pairs."""
     B, T, J, C = x.shape
     longest = sorted({owner(windows, size, T) for size in windows})
     parts = [(B * J * (T // size), size) for size in longest] + [(B * J, T % size) for size in longest if T % size]
@@ -187,7 +207,7 @@ def _cost(x, values, k, windows, *args):
 
 
 def _cost_bwd(dout, graph, k, *args):
-    """The sums alone: what is chosen has no gradient."""
+    """Count the sums alone; the choice of frames has no gradient."""
     return Cost(flops=2 * dout.numel() * k)
 
 

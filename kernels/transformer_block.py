@@ -1,5 +1,5 @@
-"""A pre-norm block of a transformer on (frame, joint) maps in one call: attention along the joints or the frames, if it has
-any, and an MLP. Norms, residuals and activations are applied where the products are still in the caches.
+"""Pre-norm transformer block on (frame, joint) maps in one call: optional attention along the joints or the frames, and an
+MLP. Norms, residuals and activations are applied while the products are still in the cache.
 """
 
 from functools import cache
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._checks import check_dtype, check_float, check_shape
 from ._op import Cost, Op
@@ -16,34 +17,34 @@ from .axial_attention import AXES, MAX_CHANNELS, attention_cost, axial_attention
 
 __all__ = ["PackedBlock", "pack_block", "transformer_block", "transformer_block_ref"]
 
-NO_ATTENTION = -1  # what the kernels take for the axis where there is none
+NO_ATTENTION = -1  # axis passed to the kernels if there is no attention
 
 
 class PackedBlock(NamedTuple):
-    """Result of `pack_block`: the weights of its linear layers in one tensor, all other parameters in another in
-    at least float32, and what they are the parameters of."""
+    """Result of `pack_block`: all weights of linear layers in one tensor, all other parameters in another (at least float32),
+    and the sizes of the block."""
 
     weights: torch.Tensor
     vectors: torch.Tensor
     dim: int
     hidden: int  # width of the MLP
     num_heads: int = 1
-    axis: str | None = None  # of attention, "joint" or "frame"; None: there is but the MLP
+    axis: str | None = None  # axis of the attention, "joint" or "frame"; None: only an MLP
     scale: float = 1.0  # of attention
     eps: float = 1e-6  # of the norms
 
 
-def transformer_block(x, packed, mask=None):
-    """x + attention(norm1(x)) if there is attention, then x + mlp(norm2(x)), in evaluation.
+def transformer_block(x: Tensor, packed: PackedBlock, mask: Tensor | None = None) -> Tensor:
+    """Compute x + attention(norm1(x)), if there is attention, then x + mlp(norm2(x)), in evaluation mode.
 
     Args:
-        x: (B, T, J, C), the dtype of the packed weights, float32 or bfloat16 (float64 runs on the reference), any strides.
+        x: (B, T, J, C) in the dtype of the packed weights, float32 or bfloat16 (float64 runs on the reference), any strides.
         packed: `PackedBlock`.
-        mask: of attention along the frames, see `axial_attention`.
+        mask: mask for attention along the frames, see `axial_attention`.
 
     Returns:
-        A tensor like `x`. For inference; autocast leaves it as it is. There is a CPU kernel, and none for a GPU; where a
-        derivative is wanted, or `has_kernel` says no, the reference runs.
+        A tensor with the shape and dtype of `x`. Autocast has no effect. There is a CPU kernel for inference; the reference
+        runs on a GPU, if a derivative is needed, and if `has_kernel` is false.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -64,13 +65,13 @@ def transformer_block(x, packed, mask=None):
     return TRANSFORMER_BLOCK(x, p.weights, p.vectors, mask, p)
 
 
-def has_kernel(dtype, dim, head):
-    """Return whether the CPU kernels compute blocks of this width, whose heads have `head` channels; 0: there are none."""
+def has_kernel(dtype: torch.dtype, dim: int, head: int) -> bool:
+    """Return whether the CPU kernels support blocks of this width with `head` channels per head (0: no attention)."""
     return dtype in (torch.float32, torch.bfloat16) and dim % 2 == 0 and head <= MAX_CHANNELS
 
 
-def transformer_block_ref(x, packed, mask=None):
-    """`transformer_block` as written, in at least float32."""
+def transformer_block_ref(x: Tensor, packed: PackedBlock, mask: Tensor | None = None) -> Tensor:
+    """Reference of `transformer_block`, in at least float32."""
     p, read = packed, Reader(packed, torch.promote_types(x.dtype, torch.float32))
     y = x.to(read.dtype)
     if p.axis is not None:
@@ -81,21 +82,22 @@ def transformer_block_ref(x, packed, mask=None):
 # ---- parameters ------------------------------------------------------------------------------------------------------
 
 
-def pack_block(parameters, **sizes):
-    """Parameters by the names of `block_parameters` (norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2) ->
-    `PackedBlock(weights, vectors, **sizes)`, whose linear layers keep their dtype."""
-    weights, vectors = pack(parameters, block_parameters(PackedBlock(None, None, **sizes)))
+def pack_block(parameters: dict[str, Tensor], **sizes):
+    """Pack parameters, named as in `block_parameters` (norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2), into
+    `PackedBlock(weights, vectors, **sizes)`. Linear layers keep their dtype."""
+    empty = PackedBlock(None, None, **sizes)  # pyright: ignore[reportArgumentType]
+    weights, vectors = pack(parameters, block_parameters(empty))
     return PackedBlock(weights, vectors, **sizes)
 
 
 def block_parameters(packed):
-    """(name, *shape, has_bias) of the parameters in the order in which they are read; `has_bias` of what is no linear layer is
-    None."""
+    """List (name, *shape, has_bias) of the parameters in the order of the buffer; `has_bias` is None for parameters that do
+    not belong to a linear layer."""
     return block("", packed.dim, packed.hidden, *(attention("", packed.dim) if packed.axis else []))
 
 
 def block(prefix, dim, hidden, *mixer):
-    """Those of a block; `mixer`: of what comes before its MLP."""
+    """List the parameters of a block; `mixer` lists those before its MLP."""
     linears = [(f"{prefix}mlp.fc1", hidden, dim, True), (f"{prefix}mlp.fc2", dim, hidden, True)]
     return [*mixer, *norm(f"{prefix}norm2", dim), *linears]
 
@@ -110,7 +112,7 @@ def norm(name, dim):
 
 
 def pack(parameters, entries):
-    """(weights, vectors) of `entries`; a missing bias is zero."""
+    """Pack `entries` into (weights, vectors); a missing bias becomes zero."""
     weights, vectors = [], []
     for name, *shape, has_bias in entries:
         if has_bias is None:
@@ -125,7 +127,7 @@ def pack(parameters, entries):
 
 
 def shapes(entries):
-    """{name: shape} of the parameters that are read; a bias of attn.qkv may be missing."""
+    """Return {name: shape} of the parameters; the bias of attn.qkv may be missing."""
     found = {}
     for name, *shape, has_bias in entries:
         found[name if has_bias is None else f"{name}.weight"] = tuple(shape)
@@ -135,19 +137,20 @@ def shapes(entries):
 
 
 def count(entries, dtype):
-    """Elements of the packed weights and vectors."""
+    """Return the number of elements of the packed weights and vectors."""
     weights = vectors = 0
     for _, *shape, has_bias in entries:
         if has_bias is None:
             vectors += padded(torch.Size(shape).numel())
         else:
-            weights += panels_size(*shape, dtype)
-            vectors += padded(shape[0]) * has_bias
+            out, width = shape
+            weights += panels_size(out, width, dtype)
+            vectors += padded(out) * has_bias
     return weights, vectors
 
 
 def check_sizes(op, packed, *names):
-    """ValueError unless each of the sizes is positive and the heads fit."""
+    """Raise ValueError unless all sizes are positive and the heads divide the width."""
     for name in names:
         if getattr(packed, name) < 1:
             raise ValueError(f"{op}: {name} is {getattr(packed, name)}, expected at least 1")
@@ -156,7 +159,7 @@ def check_sizes(op, packed, *names):
 
 
 def _count(dtype, *sizes):
-    packed = PackedBlock(None, None, *sizes)
+    packed = PackedBlock(None, None, *sizes)  # pyright: ignore[reportArgumentType]
     check_sizes("transformer_block", packed, "dim", "hidden", "num_heads")
     return count(block_parameters(packed), dtype)
 
@@ -165,7 +168,7 @@ _known_count = cache(_count)
 
 
 class Reader:
-    """The packed parameters, taken one after another by what they are the parameters of."""
+    """Reader of packed parameters: each layer takes the next ones in order."""
 
     def __init__(self, packed, dtype):
         self.weights, self.vectors, self.dtype = packed.weights, packed.vectors.to(dtype), dtype
@@ -213,7 +216,7 @@ def _fake(x, weights, vectors, mask, axis, hidden, heads, scale, eps):
 
 
 def _cost(x, weights, vectors, mask, axis, hidden, heads, scale, eps):
-    """The products of the layers, as the ops of the parts count them."""
+    """Count the products of the layers as their own ops count them."""
     return block_cost(x, mask, axis, hidden, heads)
 
 

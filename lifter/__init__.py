@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from .registry import create_model, list_models
     from .rewrite import freeze, optimize
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Stream", "StreamBatch", "compat", "create_model", "diffusion", "evaluation", "freeze", "list_models", "load_checkpoint",
     "load_pretrained", "losses", "metrics", "optimize", "protocols", "save_checkpoint", "save_pretrained", "streaming",
 ]  # fmt: skip
 
-# `import lifter` is cheap, and `lifter --help` has not even torch to wait for: all is imported when it is first used. But for
-# this, and for the subcommand that runs (`__main__.py`), lifter's modules import each other at their top.
+# `import lifter` is cheap and does not import torch: everything is imported on first use. Apart from this, and from
+# subcommands (`__main__.py`), modules import each other at the top of the file.
 _LATE = {
     "create_model": "registry", "list_models": "registry", "load_pretrained": "pretrained", "save_pretrained": "pretrained",
     "freeze": "rewrite", "optimize": "rewrite", "load_checkpoint": "checkpoints", "save_checkpoint": "checkpoints",
     "Stream": "inference.streaming", "StreamBatch": "inference.streaming",
 }  # fmt: skip
 
-# Modules that `import lifter` alone makes reachable, as `lifter.data`.
+# Modules that are available as attributes after `import lifter`, e.g. `lifter.data`.
 _MODULES = (
     "checkpoints", "compat", "data", "geometry", "inference", "kernels", "layers", "metrics", "models", "pretrained",
     "registry", "render", "rewrite", "skeleton", "training", "verify", "video",
 )  # fmt: skip
 
-# These modules have short names, too, which are the documented ones: `from lifter.losses import mpjpe`.
+# These modules also have short names, which are the documented ones: `from lifter.losses import mpjpe`.
 _SHORT = {
     "diffusion": "inference.diffusion", "evaluation": "inference.windows", "losses": "metrics.losses",
     "protocols": "metrics.protocols", "streaming": "inference.streaming",
@@ -46,7 +46,7 @@ _SHORT = {
 
 
 class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the module of a short name when that is imported."""
+    """Import hook that finds the module of a short name."""
 
     def find_spec(self, name, path=None, target=None):
         package, _, short = name.rpartition(".")
@@ -54,7 +54,7 @@ class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec):
         module = importlib.import_module(f"{__name__}.{_SHORT[spec.name.rpartition('.')[2]]}")
-        spec.loader_state = module.__spec__  # its own, in place of which the import puts `spec`
+        spec.loader_state = module.__spec__  # the module's own spec, which the import replaces by `spec`
         return module
 
     def exec_module(self, module):

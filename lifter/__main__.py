@@ -10,17 +10,17 @@ from lifter.commands import options
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["train"]:  # has a parser of its own
+    if argv[:1] == ["train"]:  # has its own parser
         return importlib.import_module("lifter.commands.train").main(argv[1:])
     args = options.parse(argv)
-    # torch and what else a command runs on are imported once its arguments are known to be right.
+    # torch and other dependencies are imported only after the arguments have been checked.
     command = importlib.import_module(f"lifter.commands.{args.command}")
     try:
         with told():
             status = command.run(args)
             sys.stdout.flush()
         return status
-    except BrokenPipeError:  # who read our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 

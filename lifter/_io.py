@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and how to tell that they still are."""
+"""Atomic writing of files, and checks that files are intact."""
 
 import hashlib
 import os
@@ -6,14 +6,16 @@ import secrets
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-LARGE = 1 << 26  # bytes that may be read from anything
+StrPath = str | os.PathLike[str]
+
+LARGE = 1 << 26  # bytes that may be read from any file
 
 
 @contextmanager
 def whole(path, suffix=""):
-    """Give the path of a new file to write to, which replaces `path` when all is written and is removed on an error.
+    """Yield the path of a temporary file, which replaces `path` at the end and is removed on an error.
 
-    Every call has a file of its own, also in other processes. Its name ends in `suffix`, for libraries that look at it.
+    Every call has its own file, also across processes. Its name ends in `suffix`, for libraries that check it.
     """
     path = in_folder(path)
     partly = path.with_name(f".{secrets.token_hex(8)}.part{suffix}")
@@ -25,7 +27,7 @@ def whole(path, suffix=""):
 
 
 def in_folder(path) -> Path:
-    """Return the path of a file to be written; FileNotFoundError if there is no folder for it."""
+    """Return the path of a file to write; raise FileNotFoundError if its folder does not exist."""
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")

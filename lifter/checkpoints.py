@@ -7,25 +7,28 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
+
+from lifter._io import StrPath
 
 from . import _torch_files
 from ._io import digest_of, regular, whole
 
-HEADER = 100_000_000  # bytes, as safetensors has it
-DIGEST = b'"sha256":"'  # in the header of a safetensors file, where quotes of others are escaped
+HEADER = 100_000_000  # bytes, safetensors' own limit
+DIGEST = b'"sha256":"'  # in the header of a safetensors file, where other quotes are escaped
 
 
-def load_checkpoint(model, checkpoint, strict=True):
-    """Load weights into `model`; nothing is loaded unless everything fits.
+def load_checkpoint(model: nn.Module, checkpoint: StrPath | dict, strict: bool = True) -> tuple[list[str], list[str]]:
+    """Load weights into `model`. Nothing is loaded unless everything fits.
 
     Args:
-        model: any module, also one wrapped by DistributedDataParallel or torch.compile.
-        checkpoint: a safetensors file, a file of `torch.save` (of which nothing is run), or a dict. The state dict
-            may lie under any key ("model_pos", "state_dict", ...), its names may begin with "module.", "_orig_mod.",
-            "model." or "net.", and may be ours or the official ones: of all the dicts of tensors inside, the one that
-            has most names in common with the model is taken. thop's counters are ignored.
-        strict: the names must be exactly the model's. If False, only those in common are loaded; of a layer with other
-            official names either all or none must be there.
+        model: any module, including one wrapped by DistributedDataParallel or torch.compile.
+        checkpoint: a safetensors file, a file of `torch.save` (no code in it is executed), or a dict. The state dict may be
+            under any key ("model_pos", "state_dict", ...): of all dicts of tensors inside, the one with most names in common
+            with the model is used. Names may be lifter's or official ones, with a prefix "module.", "_orig_mod.", "model." or
+            "net.". thop's counters are ignored.
+        strict: require exactly the model's names. If False, only common names are loaded; of a layer with different official
+            names, all weights or none must be present.
 
     Returns:
         (missing_keys, unexpected_keys), both empty if strict.
@@ -82,7 +85,7 @@ def fit(model, contents, source, strict=True):
     return [(own[key], weights[key]) for key in weights.keys() & own.keys()], missing, unexpected
 
 
-def save_checkpoint(model, path, metadata=None):
+def save_checkpoint(model: nn.Module, path: StrPath, metadata: dict[str, str] | None = None):
     """Write the model's weights: a safetensors file if `path` ends in .safetensors, else a torch file.
 
     Either carries a digest, which is checked when it is read. The file appears when it is whole.
@@ -104,7 +107,7 @@ def save_checkpoint(model, path, metadata=None):
             file.write(digest.encode())
 
 
-def read_checkpoint(path) -> tuple[dict, dict]:
+def read_checkpoint(path: StrPath) -> tuple[Mapping, dict]:
     """Read a file of weights, and the texts beside them. Tensors are read when their `tensor()` is called.
 
     Raises:

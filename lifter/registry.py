@@ -1,6 +1,8 @@
-"""Models by name, and by the class of the official code that they stand for."""
+"""Models by name and by the official class that they implement."""
 
 from numbers import Integral
+
+from torch import nn
 
 import lifter.models  # noqa: F401  (each registers itself)
 
@@ -12,36 +14,36 @@ SIZES = ("num_frames", "num_joints", "in_channels", "dim", "dim_rep", "depth", "
 MOST = 1 << 16
 
 
-def create_model(name, num_frames=None, **kwargs):
-    """A new model with random weights.
+def create_model(name: str, num_frames: int | None = None, **kwargs) -> nn.Module:
+    """Create a model with random weights.
 
     Args:
         name: one of `list_models()`.
-        num_frames: T, the longest clip that the model will see. None: the model's own default, mostly 243.
+        num_frames: T, the length of the longest clip. Default: the model's own, usually 243.
         kwargs: arguments of the model class, for example `in_channels`, `num_joints`, `depth`, `variant`.
 
     Raises:
-        ValueError for an unknown name, for a size that is no positive integer, and for a number beyond 65536.
+        ValueError for an unknown name, a size that is not a positive integer, and a number above 65536.
     """
     if name not in MODELS:
         raise ValueError(f"create_model: name is {name!r}, expected one of {', '.join(sorted(MODELS))}")
     if num_frames is not None:
         kwargs["num_frames"] = num_frames
     for key, value in kwargs.items():
-        if key in SIZES and not (isinstance(value, Integral) and value > 0):
+        if key in SIZES and not (isinstance(value, Integral) and int(value) > 0):
             raise ValueError(f"create_model: {key} is {value!r}, expected a positive integer")
-        if isinstance(value, Integral) and value > MOST:  # no model gets there, but may fill the memory on its way
+        if isinstance(value, Integral) and int(value) > MOST:  # far beyond any model, but would fill the memory first
             raise ValueError(f"create_model: {key} is {value}, expected at most {MOST}")
     return MODELS[name](**kwargs)
 
 
 def list_models() -> dict[str, str]:
-    """The names that `create_model` takes, sorted, each with one line about the model."""
+    """Return the names that `create_model` accepts, sorted, with one line about each model."""
     return {name: MODELS[name].__doc__.strip().splitlines()[0] for name in sorted(MODELS)}
 
 
-def official_model(class_path) -> Official:
-    """The entry of an official class; KeyError with the known ones if there is none."""
+def official_model(class_path: str) -> Official:
+    """Return the entry of an official class; raise KeyError if it is unknown."""
     if class_path not in OFFICIAL:
         raise KeyError(f"no model of lifter stands for {class_path!r}; known: {', '.join(sorted(OFFICIAL))}")
     return OFFICIAL[class_path]

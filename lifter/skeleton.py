@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A joint order. `parents[j]` is the joint that j hangs on, -1 for the root; `left[i]` mirrors `right[i]`."""
+    """A joint order. `parents[j]` is the parent of joint j, -1 for the root; `left[i]` mirrors `right[i]`."""
 
     name: str
     joints: tuple[str, ...]
@@ -24,7 +24,7 @@ class Skeleton:
 
     @property
     def nearest(self) -> tuple[tuple[int, ...], ...]:
-        """For each joint all joints, the nearest along the bones first, and of those as near the nearest to the root."""
+        """For each joint, all joints sorted by distance along the bones; ties are sorted by distance to the root."""
         ways = [[joint] for joint in range(self.num_joints)]  # from each joint to the root
         for way in ways:
             while (parent := self.parents[way[-1]]) >= 0:
@@ -35,12 +35,12 @@ class Skeleton:
 
     @property
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
-        """(left, right) joints that swap in a mirrored pose."""
+        """Pairs (left, right) of joints that are swapped in a mirrored pose."""
         return tuple(zip(self.left, self.right, strict=True))
 
     @property
     def flip(self) -> tuple[int, ...]:
-        """The permutation of a mirrored pose: `pose[..., flip, :]`, with x negated."""
+        """Joint permutation of a mirrored pose: `pose[..., flip, :]` with x negated."""
         order = list(range(self.num_joints))
         for left, right in self.flip_pairs:
             order[left], order[right] = right, left
@@ -59,7 +59,7 @@ H36M = Skeleton(
 )  # fmt: skip
 
 _LEGS = (0, 4, 5, 6, 1, 2, 3)
-# 3DPW as DeciWatch stores it: the order of Human3.6M, but with the left leg first.
+# 3DPW as stored by DeciWatch: the order of Human3.6M, but with the left leg first.
 PW3D = Skeleton(
     name="pw3d",
     joints=tuple(H36M.joints[joint] for joint in _LEGS) + H36M.joints[7:],

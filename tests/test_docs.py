@@ -4,6 +4,7 @@ Each page runs in a folder that holds the files it names, and its blocks share o
 """
 
 import copy
+import json
 import re
 import shlex
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_python_runs(page, tmp_path, monkeypatch, registries):
     for i, block in enumerate(blocks(page, "python")):
         names = {"__name__": f"{packages[i]}.page", "__package__": packages[i]} if packages else names
         exec(compile(block, f"{page.name}, block {i + 1}", "exec"), names)
+
+
+@pytest.mark.parametrize("page", named(sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))))
+def test_notebooks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for i, cell in enumerate(json.loads(page.read_text())["cells"]):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{page.name}, cell {i + 1}", "exec"), names)
 
 
 @pytest.mark.parametrize("page", named(page for page in PAGES if blocks(page, "sh")))

@@ -1,18 +1,18 @@
-"""The subcommands of `lifter`: `options` describes their arguments; a module each runs them, `run(args)`, the exit status.
+"""Subcommands of `lifter`. `options` defines their arguments; each has a module whose `run(args)` returns the exit status.
 
-`train` has a parser of its own and `main(argv)`.
+`train` has its own parser and a function `main(argv)`.
 """
 
 COMMANDS = {  # in the order of `lifter --help`, which prints the line beside each
-    "info": "versions, and which kernels run here",
-    "models": "the models that create_model knows",
-    "data": "what keypoints and poses a file holds, and other formats of them",
-    "detect": "2D keypoints of the people in a video",
-    "lift": "3D poses for videos, and for files and folders of keypoints",
-    "stream": "live: keypoints in, poses out, as lines of JSON on standard input and output or on a socket",
-    "render": "poses as a film, or as a page to turn and compare them in",
-    "eval": "how far a model's poses are from those of a data set",
-    "export": "a model as a file of torch.export or ONNX, run and compared before it appears",
-    "verify": "compare with what the official code computed",
-    "train": "train a model by its published recipe, or by yours",
+    "info": "print versions and the kernels that run on this machine",
+    "models": "list all models",
+    "data": "inspect and convert files of keypoints and poses",
+    "detect": "detect the 2D keypoints of people in a video",
+    "lift": "lift videos or keypoint files to 3D poses",
+    "stream": "lift live keypoints, as lines of JSON on standard input and output or on a socket",
+    "render": "render poses as a video or as an interactive page",
+    "eval": "measure the errors of a model on a data set",
+    "export": "export a model to torch.export or ONNX and verify the file",
+    "verify": "compare with results of the official code",
+    "train": "train a model with its published recipe or your own",
 }

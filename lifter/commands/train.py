@@ -36,36 +36,40 @@ def main(argv) -> int:
 
 
 def _parser(argv):
-    """jsonargparse's, so that all of it may be in a YAML file too. What the model's recipe says are the defaults."""
+    """Return the parser, which also reads options from a YAML file. The model's recipe gives the defaults."""
     import jsonargparse
     import yaml
 
     parser = jsonargparse.ArgumentParser(
         prog="lifter train", exit_on_error=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        description="Train a model. With --model the help shows the recipe of that model.",
+        description="Train a model. With --model, the help shows that model's recipe.",
     )  # fmt: skip
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
-    parser.add_argument("--model", required=True, help="a name of `lifter models`")
+    parser.add_argument("--model", required=True, help="name from `lifter models`")
     parser.add_argument("--out", default="runs", metavar="FOLDER", help="folder for weights, checkpoints and logs")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder, if any")
-    parser.add_argument("--start", metavar="FILE", help="weights to start from, as best.safetensors; default: random ones")
-    parser.add_argument("--seed", type=int, default=0, help="of first weights, order, dropout")
-    parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="from checkpoint to checkpoint")
-    parser.add_argument("--validate-every", type=int, metavar="STEPS", help="default: after each epoch")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in the folder, if any")
+    parser.add_argument("--start", metavar="FILE", help="weights to start from, e.g. best.safetensors (default: random)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of initial weights, data order and dropout")
+    parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="steps between checkpoints")
+    parser.add_argument("--validate-every", type=int, metavar="STEPS", help="steps between validations (default: one epoch)")
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, metavar="PATH", help="whatever `lifter data inspect` knows, with poses")
+    data.add_argument(
+        "--data", required=True, metavar="PATH", help="data with poses, in any format that `lifter data inspect` knows"
+    )
     patterns = {"nargs": "+", "metavar": "PATTERN"}
-    data.add_argument("--train", **patterns, default=["*"], help='sequences, as "S1/*"; never those of --validate')
+    data.add_argument(
+        "--train", **patterns, default=["*"], help='sequences to train on, e.g. "S1/*"; those of --validate are excluded'
+    )
     data.add_argument("--validate", **patterns, default=[], help="sequences to validate on")
-    data.add_argument("--virtual-cameras", action="store_true", help="what four cameras around each motion see")
-    data.add_argument("--noise", type=int, metavar="SEED", help="as a detector would find the keypoints")
-    data.add_argument("--workers", type=int, default=0, help="processes that read, for each that trains")
+    data.add_argument("--virtual-cameras", action="store_true", help="project each motion into four cameras around it")
+    data.add_argument("--noise", type=int, metavar="SEED", help="add the noise of a detector to the keypoints, with this seed")
+    data.add_argument("--workers", type=int, default=0, help="data-loading processes per training process")
     add_reading_options(data)
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--accelerator", default="auto", help="auto, cpu, cuda")
-    machine.add_argument("--devices", default="auto", help="how many; auto: all GPUs, or one process on the CPU")
-    machine.add_argument("--nodes", type=int, default=1, help="machines; torchrun's variables count more")
-    machine.add_argument("--precision", default="32-true", help="32-true, bf16-mixed, bf16-true, 16-mixed")
+    machine.add_argument("--accelerator", default="auto", help="auto, cpu or cuda")
+    machine.add_argument("--devices", default="auto", help="number of devices; auto uses all GPUs, or one process on the CPU")
+    machine.add_argument("--nodes", type=int, default=1, help="number of machines; torchrun sets it by itself")
+    machine.add_argument("--precision", default="32-true", help="32-true, bf16-mixed, bf16-true or 16-mixed")
     parser.add_class_arguments(Recipe, None)
     if recipe := find_recipe(_model(argv) or ""):
         parser.set_defaults(yaml.safe_load(recipe.read_text()))
@@ -73,7 +77,7 @@ def _parser(argv):
 
 
 def _model(argv):
-    """The model, which decides the defaults of all else."""
+    """Return the model's name, which determines all other defaults."""
     import yaml
 
     first = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
@@ -86,12 +90,18 @@ def _model(argv):
     return args.model
 
 
+WANTING = {"hdformer": "AdaMod and the trajectory loss of its paper are not supported"}
+
+
 def _train(args):
     from lifter.training import open_for_training, split, train, watched
 
     recipe = Recipe(**{field.name: args[field.name] for field in fields(Recipe)})
+    if args.model == "finepose":
+        raise ValueError("--model finepose: it reads the features of a text (CLIP's), which no data has; train d3dp, its host")
     if args.model in lifter.list_models() and find_recipe(args.model) is None:
-        print(f"lifter train: {args.model} has no published recipe here, but the defaults", file=sys.stderr)
+        why = f" ({WANTING[args.model]})" if args.model in WANTING else ""
+        print(f"lifter train: {args.model} has no published recipe; using the default settings{why}", file=sys.stderr)
     data = open_for_training(args.data, recipe, args.virtual_cameras, args.noise, **reading_options(args))
     training, validation = split(data, args.train, args.validate)
     if recipe.film is not None and validation is not None:

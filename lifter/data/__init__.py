@@ -1,4 +1,4 @@
-"""Data as sequences: what is read (`open_data`), and what is written (`save`, `write`)."""
+"""Sequences of keypoints and poses: reading (`open_data`) and writing (`save`, `write`)."""
 
 from . import formats  # noqa: F401  (each registers itself)
 from .cameras import Camera, denormalise, normalise

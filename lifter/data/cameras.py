@@ -1,4 +1,4 @@
-"""Cameras: from the world into the camera, from there into the image, and how the numbers are normalised."""
+"""Cameras: transformation from world to camera, projection to the image, and normalisation of pixels."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 
-def normalise(pixels, size):
-    """Pixels (..., 2 or more) of an image of `size` (width, height) -> x / w * 2 - 1, y / w * 2 - h / w; more is kept."""
+def normalise(pixels: np.ndarray, size: tuple[float, float]) -> np.ndarray:
+    """Normalise pixels (..., 2 or more) in an image of `size` (width, height) to x / w * 2 - 1, y / w * 2 - h / w. Further
+    channels are kept."""
     width, height = size
     pixels = _real(pixels)
     scale = np.array([2 / width, 2 / width], pixels.dtype)
@@ -15,8 +16,8 @@ def normalise(pixels, size):
     return np.concatenate((xy, pixels[..., 2:]), -1)
 
 
-def denormalise(keypoints, size):
-    """The inverse of `normalise`."""
+def denormalise(keypoints: np.ndarray, size: tuple[float, float]) -> np.ndarray:
+    """Convert normalised keypoints to pixels, the inverse of `normalise`."""
     width, height = size
     keypoints = _real(keypoints)
     xy = (keypoints[..., :2] + np.array([1, height / width], keypoints.dtype)) * np.array(width / 2, keypoints.dtype)
@@ -24,13 +25,14 @@ def denormalise(keypoints, size):
 
 
 def _real(numbers):
-    """The same, whole numbers as floating-point ones."""
+    """Convert integers to floating point."""
     return numbers if numbers.dtype.kind == "f" else numbers.astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """A camera, x right, y down, z forward: x_camera = rotation @ x_world + translation, in metres; the rest is in pixels.
+    """A camera with axes x right, y down, z forward: x_camera = rotation @ x_world + translation in metres. Other values are
+    in pixels.
 
     `distortion`: k1, k2, k3 radial, then two tangential, along x and along y, as `lifter.diffusion.project` has them.
     """
@@ -68,20 +70,20 @@ class Camera:
 
     @property
     def normalised(self) -> np.ndarray:
-        """(9,) for `lifter.diffusion.project`: focal lengths, centre and distortion, for normalised keypoints."""
+        """Parameters (9,) for `lifter.diffusion.project`: focal lengths, centre and distortion for normalised keypoints."""
         focal = (self.fx / self.width * 2, self.fy / self.width * 2)
         return np.array([*focal, *normalise(np.array([self.cx, self.cy]), self.size), *self.distortion])
 
-    def to_camera(self, world):
-        """(..., 3) in the world -> in the camera."""
+    def to_camera(self, world: np.ndarray) -> np.ndarray:
+        """Transform points (..., 3) from world to camera."""
         return world @ self.rotation.T + self.translation
 
-    def to_world(self, points):
-        """(..., 3) in the camera -> in the world."""
+    def to_world(self, points: np.ndarray) -> np.ndarray:
+        """Transform points (..., 3) from camera to world."""
         return (points - self.translation) @ self.rotation
 
-    def project(self, points):
-        """(..., 3) in front of the camera -> pixels (..., 2)."""
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Project points (..., 3) in front of the camera to pixels (..., 2)."""
         depth = points[..., 2:]
         if not (depth > 0).all():
             raise ValueError(f"camera {self.id}: a point has depth {depth.min():.3g} m, expected points before the camera")
@@ -95,7 +97,8 @@ class Camera:
         """Return plain lists and numbers, as `Camera.of_dict` reads them."""
         return {
             "id": self.id, "width": self.width, "height": self.height, "fx": self.fx, "fy": self.fy, "cx": self.cx,
-            "cy": self.cy, "R": self.rotation.tolist(), "t": self.translation.tolist(), "distortion": self.distortion.tolist(),
+            "cy": self.cy, "R": self.rotation.tolist(), "t": self.translation.tolist(),
+            "distortion": [float(k) for k in self.distortion],
         }  # fmt: skip
 
     @classmethod
@@ -112,7 +115,7 @@ class Camera:
 
 
 def look_at(position, target, size=(1000, 1002), focal=1145.0, id=""):
-    """A camera at `position` that sees `target` in the middle, upright in a world whose z is up."""
+    """Make an upright camera at `position` that looks at `target`, in a world whose z axis points up."""
     forward = np.asarray(target, np.float64) - position
     right = np.cross(forward, (0.0, 0.0, 1.0))
     if not np.linalg.norm(right) > 1e-9 * np.linalg.norm(forward):

@@ -5,6 +5,7 @@ for units and confidences, `keypoints` for how joints are converted and holes fi
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +18,7 @@ from .files import existing, frame_rate, image_size, integer, keypoints_array, n
 from .frames import frames_of
 from .keypoints import LAYOUTS, fill, layout_of, layout_of_names, order_of, seen, to_h36m
 from .plausible import check_upright, in_pixels
-from .registry import register_format
+from .registry import Candidate, register_format
 from .sequence import Dataset, Sequence
 from .tracking import tracks
 
@@ -51,7 +52,15 @@ class Clip:
     sure: bool = False
 
 
-def register_detector(name, about, *, sniff, suffix=".json", folder=None, shares=False):
+def register_detector(
+    name: str,
+    about: str,
+    *,
+    sniff: Callable[[Candidate], bool],
+    suffix: str = ".json",
+    folder: Callable[[Candidate], bool] | None = None,
+    shares: bool = False,
+):
     """Make `read(path)` what reads the `Clip`s of a file, or of a folder with a file per frame; or the `Dataset` of 3D poses.
 
     Keypoints are in pixels, or with `shares` shares of the image's width and height. The other arguments are of

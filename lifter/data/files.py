@@ -1,4 +1,4 @@
-"""Files of others, read so that nothing in them is run: zip archives of arrays, pickles (`pickles`), JSON, text."""
+"""Safe readers of foreign files, which execute nothing: zip archives of arrays, pickles (`pickles`), JSON, text."""
 
 import codecs
 import io
@@ -18,15 +18,15 @@ from lifter._notices import Items
 from .pickles import ARRAYS, PLAIN, array_of, unpickle
 
 GZIP = b"\x1f\x8b"
-UNFOLDED = 100  # times as large as its file is what a compressed one may hold
+UNFOLDED = 100  # limit of the decompressed size, in multiples of the file size
 EXPANSION = 20  # the same of an npz, besides
-STEP = 2**16  # bytes of a compressed file at once
-_MARKS = {  # of byte order, with which a text begins; those of UTF-32 begin with those of UTF-16
+STEP = 2**16  # bytes of a compressed file per step
+_MARKS = {  # byte-order marks; UTF-32's begin with UTF-16's, so they come first
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 _SPACE = re.compile(r"\s*")
-_DOCUMENT = re.compile(r"\n(?=[{[])")  # where another value of a JSON file with several may begin
+_DOCUMENT = re.compile(r"\n(?=[{[])")  # where the next value of a JSON file with several may begin
 
 
 def existing(path) -> Path:
@@ -41,8 +41,8 @@ def existing(path) -> Path:
 
 
 def read_bytes(path, most=None) -> bytes:
-    """Read a file, or its first `most` bytes. A file compressed by gzip is decompressed, if that makes it at most `UNFOLDED`
-    times as large."""
+    """Read a file, or its first `most` bytes. A gzip file is decompressed, unless it becomes more than `UNFOLDED` times as
+    large."""
     with existing(path).open("rb") as file:
         start = file.read(STEP if most is None else most)
         if start[:2] != GZIP:
@@ -55,7 +55,7 @@ def read_bytes(path, most=None) -> bytes:
                 limit -= len(parts[-1])
                 if unfold.unconsumed_tail and most is None:
                     raise ValueError(f"{path}: unfolds to more than {UNFOLDED} times its size, which no keypoints do")
-                if unfold.eof and most is None:  # perhaps one more after it, as `cat` and pigz make them
+                if unfold.eof and most is None:  # another part may follow, as written by `cat` and pigz
                     start = unfold.unused_data + file.read(STEP)
                     if start[:2] != GZIP:
                         break
@@ -70,32 +70,32 @@ def read_bytes(path, most=None) -> bytes:
 
 
 def visible(folder, *suffixes) -> list[Path]:
-    """The files of a folder whose names end so, sorted; without hidden ones, as macOS's "._name" beside each file."""
+    """Return the files of a folder with these suffixes, sorted, without hidden files such as macOS's "._name"."""
     known = (path for path in Path(folder).iterdir() if path.name.lower().endswith(suffixes))
     return sorted(path for path in known if not path.name.startswith(".") and path.is_file())
 
 
 def decoded(data: bytes, errors="strict") -> str:
-    """The text that bytes are: UTF-8, or what their byte-order mark says."""
+    """Decode bytes as UTF-8, or as their byte-order mark says."""
     return data.decode(next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8"), errors)
 
 
 def check_unfolded(path, size):
-    """Raise a ValueError if so many bytes are more than the arrays of a file can have."""
+    """Raise ValueError if arrays of this size in bytes cannot come from a file of this size."""
     if size > ARRAYS + EXPANSION * path.stat().st_size:
         raise ValueError(f"{path}: unfolds to more than {EXPANSION} times its size, which no keypoints do")
 
 
 def read_text(path) -> str:
-    """The text of a file, which may be compressed by gzip."""
+    """Read a text file, which may be compressed by gzip."""
     return decoded(read_bytes(path), "surrogateescape")
 
 
-_looked_at = {}  # what a JSON file holds whose format was found out by it, to be read next
+_looked_at = {}  # value of the JSON file read last for format detection
 
 
 def look_at_json(path):
-    """Return the value of a JSON file; `read_json` does not read it again if it is the next one that is read."""
+    """Read a JSON file for format detection; `read_json` reuses the value if it reads this file next."""
     value = read_json(path)
     _looked_at.clear()
     _looked_at[_state(path)] = value
@@ -109,7 +109,7 @@ def _state(path):
 
 
 def read_json(path):
-    """Return the value of a JSON file; of one with several, as one in each line, their list without those that are broken."""
+    """Read a JSON file. If it holds several values, such as one per line, return a list of the intact ones."""
     known = _looked_at.pop(_state(path), None)
     _looked_at.clear()
     if known is not None:
@@ -127,7 +127,7 @@ def read_json(path):
 
 
 def _documents(text, path):
-    """The values of a text, one after another."""
+    """Parse a text of several JSON values."""
     decoder, values, items, at = json.JSONDecoder(), [], Items(path, "values"), 0
     text = text.strip()
     while at < len(text):
@@ -147,13 +147,13 @@ def _documents(text, path):
 
 
 def read_pickle(path):
-    """Return the value of a pickle: dicts, lists, numbers, text and numpy arrays; all else is an error, and is not run."""
+    """Read a pickle of dicts, lists, numbers, text and numpy arrays. Anything else is an error and is not executed."""
     with existing(path).open("rb") as file:
         return unpickle(file, f"{path}")
 
 
 def take(container, key, where):
-    """container[key] of a dict, with an error that tells where it was looked for."""
+    """Return container[key]; errors name `where` the key was expected."""
     if not isinstance(container, dict):
         raise ValueError(f"{where}: a {type(container).__name__}, expected a dict with {key!r}")
     if key not in container:
@@ -162,7 +162,7 @@ def take(container, key, where):
 
 
 def take_dict(archive, key):
-    """The dict that an array of an npz is."""
+    """Return an npz entry that must be a dict."""
     data = archive[key]
     if not isinstance(data, dict):
         raise ValueError(f"{archive.path}: {key}: a {type(data).__name__}, expected a dict")
@@ -170,7 +170,7 @@ def take_dict(archive, key):
 
 
 def numbers(value, shape, where, dtype=np.float64):
-    """`value` as an array of numbers of this shape; None in it stands for any size, None alone for any shape."""
+    """Convert `value` to an array of numbers of this shape; a size of None means any size, a shape of None any shape."""
     try:
         array = np.asarray(value)
         array = array.astype(dtype, copy=False) if array.dtype.kind in "biuf" else None
@@ -185,7 +185,7 @@ def numbers(value, shape, where, dtype=np.float64):
 
 
 def with_nan(values):
-    """Lists of numbers, or lists of such, with NaN for null, as JSON has what is missing."""
+    """Replace None (JSON's null) by NaN in nested lists of numbers."""
     if not isinstance(values, list) or (None not in values and not (values and isinstance(values[0], list))):
         return values
     return [math.nan if value is None else with_nan(value) if isinstance(value, list) else value for value in values]
@@ -196,7 +196,7 @@ def _fits(have, wanted):
 
 
 def parse_number(word, where) -> float:
-    """The finite number that a word of a text file is."""
+    """Parse a word of a text file as a finite number."""
     try:
         value = float(word)
     except ValueError:
@@ -207,7 +207,7 @@ def parse_number(word, where) -> float:
 
 
 def integer(value) -> int | None:
-    """The whole number that a value of a file is, as 12, 12.0 and "12"; None if it is none."""
+    """Return a value such as 12, 12.0 or "12" as an integer; None if it is not one."""
     if type(value) is int:
         return value
     if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d{1,15}(\.0*)?\s*", value):
@@ -218,8 +218,8 @@ def integer(value) -> int | None:
 
 
 def frame_rate(value) -> float | None:
-    """The frames per second that a value of a file says, as 25, "29.97", "30000/1001" and [30000, 1001]; None if it says
-    none that a camera could have."""
+    """Return a value such as 25, "29.97", "30000/1001" or [30000, 1001] as frames per second; None if it is not a plausible
+    rate."""
     if isinstance(value, str):
         value = value.lower().removesuffix("fps").split("/")
     parts = (
@@ -234,7 +234,7 @@ def frame_rate(value) -> float | None:
 
 
 def keypoints_array(value, where):
-    """`value` as keypoints (T, J, 2 or 3)."""
+    """Convert `value` to keypoints (T, J, 2 or 3)."""
     array = numbers(value, None, where)
     if array.ndim != 3 or array.shape[2] not in (2, 3):
         raise ValueError(f"{where}: shape {array.shape}, expected (T, J, 2 or 3) keypoints")
@@ -255,8 +255,7 @@ def length(value, where):
 
 
 class Npz:
-    """A zip archive of arrays, opened lazily: only what is asked for is read. It may be used in forked processes, and sent to
-    others."""
+    """Zip archive of arrays that are read on demand. It can be used in forked processes and pickled."""
 
     def __init__(self, path):
         self.path, self._owner = existing(path), None
@@ -267,7 +266,7 @@ class Npz:
         return Npz, (self.path,)
 
     def _archive(self):
-        """The open file, of this process: others would move its position."""
+        """Return the file as opened by this process; a file shared with others would move its position."""
         if self._owner != os.getpid():
             try:
                 self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
@@ -280,11 +279,11 @@ class Npz:
         return key in self._known
 
     def __getitem__(self, key):
-        """The array; of an array of Python objects, its list, or the one object if it has no dimensions."""
+        """Return the array; an array of Python objects becomes a list, or the object itself if it has no dimensions."""
         return self._read(key, lambda file, where: _read_npy(file, self._zip.getinfo(f"{key}.npy").file_size, where))
 
     def shape(self, key):
-        """The array's shape, of which the data is not read."""
+        """Return the array's shape without reading its data."""
         return self._read(key, lambda file, where: _read_header(file, where)[0])
 
     def _read(self, key, function):
@@ -314,7 +313,7 @@ class Npz:
 
 
 def read_npy(path):
-    """The array of an npy file."""
+    """Read an npy file."""
     path = existing(path)
     with path.open("rb") as file:
         if file.read(2) == GZIP:

@@ -1,10 +1,12 @@
 """`lifter data inspect` and `lifter data convert`."""
 
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from lifter._errors import message
+from lifter._io import StrPath
 from lifter._notices import told
 from lifter.skeleton import SKELETONS
 
@@ -17,11 +19,11 @@ from .sequence import FRAMEWISE, Dataset
 STAND_IN = (10_000, 10_000)  # the size of an image, for a look at a file that does not tell it
 
 
-def describe(path, format=None, **options) -> tuple[list[str], list[str]]:
-    """Describe a file or folder, read one sequence at a time: (lines that say it, what is wrong with which sequence).
+def describe(path: StrPath, format: str | None = None, **options) -> tuple[list[str], list[str]]:
+    """Describe a file or folder, reading one sequence at a time; return (lines, errors of sequences).
 
     Raises:
-        FileNotFoundError, KeyError, ValueError where it cannot even be opened.
+        FileNotFoundError, KeyError, ValueError if it cannot be opened at all.
     """
     notes = []
     with told(notes.append):
@@ -67,16 +69,26 @@ def _describe(path, format, options):
 
 
 def convert(
-    path, out, *, to="bvh", format=None, select=(), skeleton=None, virtual_cameras=False, noise=None, writing=None, **options
-) -> tuple[int, list[str]]:  # fmt: skip
-    """Write the sequences of a file or folder to `out`, one at a time: (how many, what is wrong with which of the others).
+    path: StrPath,
+    out: StrPath,
+    *,
+    to: str = "bvh",
+    format: str | None = None,
+    select: Iterable[str] = (),
+    skeleton: str | None = None,
+    virtual_cameras: bool = False,
+    noise: int | None = None,
+    writing: dict | None = None,
+    **options,
+) -> tuple[int, list[str]]:
+    """Convert the sequences of a file or folder to `out`, one at a time; return (number written, errors of the others).
 
     Args:
-        out: an .npz or .json is lifter's own format; others have one sequence; or, without suffix, a folder with
-            a file for each, in the format `to` (of `lifter.data.registry.WRITERS`).
-        select: patterns of names. skeleton: reorder the joints to those of this skeleton, by name.
-        virtual_cameras: motions in the world become what four cameras around them see. noise: the seed of a detector's
-            noise on that, or on motion capture that has cameras.
+        out: an .npz or .json file in lifter's own format; another format with a single sequence; or, without suffix, a folder
+            with one file per sequence in the format `to`, a key of `lifter.data.registry.WRITERS`.
+        select: patterns of names. skeleton: convert to the joints of this skeleton, matched by name.
+        virtual_cameras: project motions in the world into four cameras around them. noise: random seed of detector noise added
+            to these, or to motion capture with cameras.
         writing: options of `lifter.data.write`.
     """
     if to not in WRITERS:
@@ -116,7 +128,7 @@ def _check_other(out, path):
 
 
 def _sound(data, errors):
-    """The sequences that can be read; of the others the errors, or the first one if there is none that can."""
+    """Yield the sequences that can be read and collect the errors of the others; raise the first error if none can."""
     for read in data.items.values():
         try:
             sequence = read()

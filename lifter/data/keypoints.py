@@ -1,19 +1,20 @@
-"""2D keypoints of detectors: to the joints of Human3.6M, holes filled in time.
+"""Conversion of detectors' 2D keypoints to Human3.6M's joints, and interpolation of missing joints.
 
 Conversions, by name:
 - "mmpose": of the 17 COCO joints, pelvis and thorax in the middle of hips and shoulders, the spine in the middle of these,
   the head in the middle of the eyes, the neck at the nose (mmpose.apis.convert_keypoint_definition).
 - "mhformer": of the same, with MHFormer's corrections towards Human3.6M (its demo, as HoT, TCPFormer and others took it over).
 - "motionbert": of Halpe-26, which has a head, a neck and a pelvis of its own (MotionBERT's infer_wild).
-Confidences go with the joints; that of a joint made of others is their mean.
+Confidences are kept; a joint computed from others gets their mean.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lifter._notices import notice
-from lifter.skeleton import H36M
+from lifter.skeleton import H36M, Skeleton
 
 from . import names
 
@@ -22,24 +23,42 @@ COCO = (
     "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
 )  # fmt: skip
 _HALPE = (*COCO, "head", "neck", "pelvis", *(f"foot_{i}" for i in range(6)))
-# What joints in the middle are called, where files name them.
+# Names of the joints of the trunk in files.
 _MIDDLE = {
     "pelvis": ("pelvis", "root", "midhip", "hipcenter", "hips", "hip"),
     "spine": ("spine", "torso", "midspine", "belly", "abdomen"),
     "thorax": ("thorax",),
-    "neck": ("nose", "neck", "neckbase", "upperneck", "headbottom"),  # Human3.6M's is at the nose
+    "neck": ("nose", "neck", "neckbase", "upperneck", "headbottom"),  # Human3.6M's neck is at the nose
     "head": ("headtop", "tophead", "topofhead", "head"),
 }
 COCO_BONES = (
     (0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12), (11, 13), (13, 15),
     (12, 14), (14, 16),
 )  # fmt: skip
-_SIMPLE = (0, 12, 14, 16, 11, 13, 15, None, None, 0, None, 5, 7, 9, 6, 8, 10)  # of COCO, what Human3.6M has as it is
+_SIMPLE = (
+    0,
+    12,
+    14,
+    16,
+    11,
+    13,
+    15,
+    None,
+    None,
+    0,
+    None,
+    5,
+    7,
+    9,
+    6,
+    8,
+    10,
+)  # indices of Human3.6M's joints that COCO has too
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A detector's joints: how many, where COCO's 17 are among them, and the conversions, the default one first."""
+    """Joints of a detector: their number, the indices of COCO's 17 joints, and the conversions, the default one first."""
 
     joints: int
     coco: tuple[int, ...] | None
@@ -58,11 +77,11 @@ LAYOUTS = {
 
 
 def order_of(points, usual, where) -> str:
-    """Return the layout in which the bones of bodies (T, J, 2 or 3) are shorter, of two with as many joints, if it is clear;
-    else `usual`."""
+    """Return which of two layouts with the same number of joints gives bodies (T, J, 2 or 3) clearly shorter bones; otherwise
+    `usual`."""
     lengths = bone_lengths(points[..., :2])
     shorter = min(lengths, key=lengths.get)
-    clear = 0.9 if shorter == "coco" else 0.77  # of people, COCO's are 0.8 or less of Human3.6M's, or 1.3 to 2.4
+    clear = 0.9 if shorter == "coco" else 0.77  # for people, the ratio of COCO's to Human3.6M's is below 0.8, or 1.3 to 2.4
     if shorter == usual or not lengths[shorter] < clear * lengths[usual]:
         return usual
     notice(f"{where}: the {points.shape[1]} joints are in the order of {shorter}, by the lengths of the bones")
@@ -70,21 +89,21 @@ def order_of(points, usual, where) -> str:
 
 
 def bone_lengths(points) -> dict[str, float]:
-    """The mean length of the bones of bodies (T, J, C) in the order of each layout of as many joints."""
+    """Return the mean bone length of bodies (T, J, C) for each layout with this number of joints."""
     return {name: _bones(points, layout) for name, layout in LAYOUTS.items() if layout.joints == points.shape[1]}
 
 
 def _bones(points, layout):
-    """The mean length of the bones of bodies in the order of a layout."""
+    """Return the mean bone length of bodies for a layout."""
     bones = H36M.bones if layout.coco is None else [(layout.coco[one], layout.coco[two]) for one, two in COCO_BONES]
     one, two = zip(*bones)
-    with np.errstate(over="ignore", invalid="ignore"):  # of absurd coordinates, refused later
+    with np.errstate(over="ignore", invalid="ignore"):  # from absurd coordinates, which are refused later
         lengths = np.linalg.norm(points[:, one] - points[:, two], axis=-1)
     return lengths[np.isfinite(lengths)].mean() if np.isfinite(lengths).any() else np.inf
 
 
 def layout_of(joints: int, where) -> str:
-    """The name of the detector's layout that has so many joints; of 17 it is COCO's, of 25 BODY_25."""
+    """Return the layout with this number of joints; 17 is COCO, 25 is BODY_25."""
     for name, layout in LAYOUTS.items():
         if layout.joints == joints:
             return name
@@ -93,11 +112,11 @@ def layout_of(joints: int, where) -> str:
 
 
 def layout_of_names(joints, where):
-    """The layout of joints with these names: one of `LAYOUTS`, or the names as `to_h36m` takes them; None if they are no names
-    of joints but numbers, or the like.
+    """Return the layout of joints with these names: one of `LAYOUTS`, or the names themselves in the form that `to_h36m`
+    accepts; None if they are not names of joints.
 
     Raises:
-        ValueError if there are joints of Human3.6M that follow from none of them.
+        ValueError if a joint of Human3.6M cannot be derived from them.
     """
     found = tuple(map(names.joint, names.without_prefix(joints)))
     for name, known in {"coco": COCO, "halpe": _HALPE, "h36m": H36M.joints}.items():
@@ -110,17 +129,19 @@ def layout_of_names(joints, where):
     return found
 
 
-def to_h36m(keypoints, layout="coco", variant=None, where="keypoints"):
-    """Keypoints of a detector in the joints of Human3.6M.
+def to_h36m(
+    keypoints: np.ndarray, layout: str | Sequence[str] = "coco", variant: str | None = None, where: str = "keypoints"
+) -> np.ndarray:
+    """Convert a detector's keypoints to Human3.6M's joints.
 
     Args:
         keypoints: (T, J, 2) or (T, J, 3) in pixels, with confidences; NaN where there are none.
-        layout: of `LAYOUTS`, or the names that `layout_of_names` gives.
-        variant: one of the conversions above; None is the first one of the layout.
-        where: what messages call the keypoints.
+        layout: a key of `LAYOUTS`, or names returned by `layout_of_names`. variant: one of the conversions above. Default: the
+        layout's first.
+        where: name of the keypoints in messages.
 
     Returns:
-        (T, 17, 2 or 3) float64; a joint made of others is NaN where one of them is.
+        (T, 17, 2 or 3) float64; a joint computed from others is NaN where one of them is.
     """
     if isinstance(layout, tuple):
         return _by_name(np.asarray(keypoints, np.float64), layout, where)
@@ -151,7 +172,7 @@ def to_h36m(keypoints, layout="coco", variant=None, where="keypoints"):
 
 
 def _by_name(keypoints, joints, where):
-    """Keypoints (T, J, C) of joints that have names: those that Human3.6M has too, and others made of them."""
+    """Convert keypoints (T, J, C) of named joints: take Human3.6M's joints by name and compute the others."""
     if keypoints.ndim != 3 or keypoints.shape[1] != len(joints):
         raise ValueError(f"{where}: shape {keypoints.shape}, expected (T, {len(joints)}, 2 or 3) of joints with names")
 
@@ -181,29 +202,29 @@ def _mhformer(coco, hips, shoulders):
     thorax[:, :2] += (nose - shoulders)[:, :2] / 3
     spine[:, 0] += 2 * (spine - (hips + thorax) / 2)[:, 0]
     neck[:, :2] -= (nose - shoulders)[:, :2] / 4
-    above = (eyes - nose)[:, 1]  # how far the eyes are from the nose, down the image
+    above = (eyes - nose)[:, 1]  # distance of the eyes from the nose, down the image
     thorax[:, 1] -= above * 2 / 3
     head[:, 1] = eyes[:, 1] + above
     return {"pelvis": hips, "spine": spine, "thorax": thorax, "neck": neck, "head": head}
 
 
 def missing(keypoints):
-    """(T, J) bool: where a joint is not finite, or its confidence is 0, as detectors write what they did not find."""
+    """Return (T, J) bool: True where a joint is missing, that is not finite or with confidence 0."""
     lost = ~np.isfinite(keypoints).all(-1)
     return lost | (keypoints[..., 2] == 0) if keypoints.shape[-1] == 3 else lost
 
 
 def nowhere(keypoints):
-    """(...,) bool: where keypoints (..., 2 or 3) of an image have no place. That is what is not finite, (0, 0), and a negative
-    whole number twice, as (-1, -1) and (-999, -999)."""
+    """Return (...,) bool: True where keypoints (..., 2 or 3) in an image have no position: not finite, (0, 0), or the same
+    negative integer twice, such as (-1, -1) and (-999, -999)."""
     x, y = keypoints[..., 0], keypoints[..., 1]
     with np.errstate(invalid="ignore"):
         return ~np.isfinite(x) | ~np.isfinite(y) | (x == y) & (x <= 0) & (x % 1 == 0)
 
 
 def seen(keypoints, image=True):
-    """Keypoints (..., 2 or 3) with NaN where the detector did not find a joint: where the confidence is 0 or negative, and
-    with `image`, of places in an image, at no place (`nowhere`), whatever the confidence."""
+    """Set joints that the detector did not find to NaN in keypoints (..., 2 or 3): those with confidence 0 or below and, if
+    they are positions in an `image`, those without a position (`nowhere`)."""
     keypoints = np.asarray(keypoints, np.float64)
     lost = ~np.isfinite(keypoints).all(-1)
     if image:
@@ -213,12 +234,10 @@ def seen(keypoints, image=True):
     return np.where(lost[..., None], np.nan, keypoints)
 
 
-def fill(keypoints, where="keypoints", skeleton=H36M):
-    """Keypoints (T, J, 2 or 3) without holes.
-
-    A joint that is missing lies on the line between the frames before and after in which it is there; before the first
-    and after the last of these it stays where it was. A joint that is never there takes the place of the nearest one along
-    the skeleton that is. The confidence of what was filled is 0.
+def fill(keypoints: np.ndarray, where: str = "keypoints", skeleton: Skeleton = H36M) -> np.ndarray:
+    """Fill missing joints in keypoints (T, J, 2 or 3): interpolate linearly between the frames where a joint is present, and
+    hold its first and last position. A joint that is never present takes the position of the nearest present joint along the
+    skeleton. Filled joints get confidence 0.
     """
     lost = missing(keypoints)
     if lost.all():

@@ -1,4 +1,4 @@
-"""A file for each sequence, in one of several formats, under a name that no other sequence gets."""
+"""Output files: one per sequence, in one of several formats, with unique names."""
 
 import hashlib
 import os
@@ -6,25 +6,33 @@ import re
 from pathlib import Path
 from urllib.parse import quote
 
+from lifter._io import StrPath
+
 from .registry import WRITERS
+from .sequence import Sequence
 
 FILM = ("render", "av", "matplotlib")
-SHOWN = {"mp4": FILM, "gif": FILM, "html": ("render",), "rrd": ("rerun", "rerun")}  # to look at: the extra, and its packages
-LONGEST = 240  # bytes of a file's name without its suffix; most file systems take 255
+SHOWN = {
+    "mp4": FILM,
+    "gif": FILM,
+    "html": ("render",),
+    "rrd": ("rerun", "rerun"),
+}  # formats to look at: the extra and its packages
+LONGEST = 240  # bytes of a file name without its suffix; most file systems allow 255
 
 
-def write(path, sequence, **options):
-    """Write a sequence in the format of the path's suffix, one of `WRITERS`, which takes the options that it knows. The file
-    appears when it is whole, and its folder with it."""
+def write(path: StrPath, sequence: Sequence, **options) -> None:
+    """Write a sequence in the format given by the path's suffix, one of `WRITERS`; options that the format does not know are
+    ignored. The file is written atomically, and its folder is created."""
     path = Path(path)
     writer = WRITERS[output_format(path)]
     path.parent.mkdir(parents=True, exist_ok=True)
     writer(path, [sequence] if writer.many else sequence, **options)
 
 
-def write_people(path, people, **options) -> list[Path]:
-    """Write the people of one clip in the format of the path's suffix: to this file, or where the format has one person a file
-    to NAME.person1.SUFFIX, ..., after the ends of their names; the paths of the files."""
+def write_people(path: StrPath, people: list[Sequence], **options) -> list[Path]:
+    """Write the people of one clip in the format given by the path's suffix: to this file or, if the format holds one person
+    per file, to NAME.person1.SUFFIX, ..., after the last part of their names. Return the paths."""
     path = Path(path)
     writer = WRITERS[output_format(path)]
     if writer.many or len(people) == 1:
@@ -38,13 +46,13 @@ def write_people(path, people, **options) -> list[Path]:
 
 
 def of_person(path, name) -> Path:
-    """The file of one of several people: "walk.person1.bvh" of "walk.bvh"."""
+    """Return the path for one of several people, e.g. "walk.person1.bvh" for "walk.bvh"."""
     end = len(output_format(path)) + 1
     return path.with_name(f"{path.name[:-end]}.{name}{path.name[-end:]}")
 
 
-def output_format(path) -> str:
-    """The key of `WRITERS` that a file's suffix says."""
+def output_format(path: StrPath) -> str:
+    """Return the key of `WRITERS` for a file's suffix."""
     format = suffix_of(path, WRITERS)
     if format is None:
         raise ValueError(f"{path}: expected a name that ends in .{', .'.join(sorted(WRITERS))}")
@@ -52,21 +60,20 @@ def output_format(path) -> str:
 
 
 def suffix_of(path, known) -> str | None:
-    """The longest of the `known` suffixes that a path has, without its dot; None if it has none of them."""
+    """Return the longest of the `known` suffixes that a path ends in, without its dot, or None."""
     name = Path(path).name.lower()
     return max((suffix for suffix in known if name.endswith(f".{suffix}")), key=len, default=None)
 
 
 def output_path(folder, place, name, format) -> Path:
-    """The file for a sequence, always in `folder`, and of different sequences always a different one: neither two files nor a
-    file and a folder are called the same.
+    """Return the output path of a sequence in `folder`. Different sequences get different paths, and no file has the name of a
+    folder.
 
     Args:
-        place: relative path of the file that the sequence is from; of no other file, and below none of them.
-        name: of the sequence, any text; what may not be in a file's name, and "%", is percent-encoded. None: the file has
-            only this one, and `place` is name enough.
-        format: of `WRITERS`.
-    """
+        place: unique relative path of the sequence's source file, not below any other source file.
+        name: name of the sequence, any text; characters that are not allowed in file names, and "%", are percent-encoded.
+            None: the source has a single sequence, so `place` is sufficient.
+        format: a key of `WRITERS`."""
     parts = list(Path(place).parts)
     if name is not None:
         parts += [_encoded(part) for part in name.split("/")]
@@ -82,7 +89,7 @@ def _encoded(part):
 
 
 def _short(part):
-    """A name of at most `LONGEST` bytes; of those that are as long or longer, the beginning and a hash, as long as that."""
+    """Shorten a name to at most `LONGEST` bytes: longer names keep their beginning and get a hash."""
     raw = os.fsencode(part)
     if len(raw) < LONGEST:
         return part
@@ -92,5 +99,5 @@ def _short(part):
 
 
 def _no_file(part, format):
-    """A folder's name, which is no output's: one that ends as those do gets one "_" more."""
+    """Return a folder name that cannot be an output's: a name that ends like one gets an additional "_"."""
     return f"{part}_" if re.search(rf"\.{format}_*$", part) else part

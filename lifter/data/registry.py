@@ -1,4 +1,4 @@
-"""The formats of data that are known: how a file's format is found, and what opens and writes it.
+"""Registry of file formats: detection, readers and writers.
 
 A format is a file in `lifter/data/formats`, which registers itself:
 
@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lifter._io import StrPath
+
 from .files import Npz, decoded, existing, look_at_json, read_bytes
 from .sequence import Dataset
 
 
 class Candidate:
-    """A file or folder whose format is asked for. It is read once, however many formats look at it."""
+    """A file or folder whose format is to be detected. It is read once, no matter how many formats look at it."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -28,12 +30,12 @@ class Candidate:
 
     @cached_property
     def start(self) -> bytes:
-        """The first bytes of a file, unfolded if it is compressed."""
+        """The first bytes of a file, decompressed if necessary."""
         return b"" if self.is_folder else read_bytes(self.path, 4096)
 
     @cached_property
     def text(self) -> str:
-        """The first characters of a file that is text."""
+        """The first characters of a text file."""
         return decoded(self.start, "replace")
 
     @cached_property
@@ -52,17 +54,17 @@ class Candidate:
 
     @cached_property
     def json(self):
-        """The value of a JSON file; None of others."""
+        """The value of a JSON file; None for other files."""
         return look_at_json(self.path) if self.is_json else None
 
     @cached_property
     def keys(self) -> set[str]:
-        """The keys of a JSON file that is an object."""
+        """The keys of a JSON object; empty for other files."""
         return set(self.json) if isinstance(self.json, dict) else set()
 
     @cached_property
     def first(self):
-        """The first entry that is not empty of a JSON file that is a list."""
+        """The first non-empty entry of a JSON list; None for other files."""
         return next((entry for entry in self.json if entry), None) if isinstance(self.json, list) else None
 
     @cached_property
@@ -70,7 +72,7 @@ class Candidate:
         return set(self.first) if isinstance(self.first, dict) else set()
 
 
-# First bytes of pages and pointers that are downloaded in place of a file.
+# First bytes of pages and pointers that are sometimes downloaded instead of a file.
 _STAND_INS = {
     b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
     b"<!doctype html": "a web page", b"<html": "a web page",
@@ -93,21 +95,21 @@ class Format:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The arguments of `open` beside the path."""
+        """The arguments of `open` other than the path."""
         return tuple(inspect.signature(self.open).parameters)[1:]
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes sequences, or one: `writer(path, what, **options)`. Options that it does not take are not passed on."""
+    """Writer of one or several sequences: `writer(path, what, **options)`. Options that it does not accept are ignored."""
 
     write: Callable
-    many: bool  # it takes sequences, and one sequence if not
-    camera: bool  # it keeps cameras; others want poses in the room
+    many: bool  # it writes several sequences, otherwise one
+    camera: bool  # the format stores cameras; others need poses in the room
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The arguments of `write` beside the path and what is written."""
+        """The arguments of `write` other than the path and the data."""
         return tuple(inspect.signature(self.write).parameters)[2:]
 
     def __call__(self, path, what, **options):
@@ -118,16 +120,24 @@ FORMATS: dict[str, Format] = {}
 WRITERS: dict[str, Writer] = {}  # by the suffix of their files, without the dot
 
 
-def register_format(name, about, *, sniff=_never, guess=_never, suffix=None, folder=None):
-    """Make `function(path, **options) -> Dataset` what opens a format.
+def register_format(
+    name: str,
+    about: str,
+    *,
+    sniff: Callable[[Candidate], bool] = _never,
+    guess: Callable[[Candidate], bool] = _never,
+    suffix: str | None = None,
+    folder: Callable[[Candidate], bool] | None = None,
+):
+    """Decorator that registers `function(path, **options) -> Dataset` as the reader of a format.
 
     Args:
-        name: as `lifter data inspect` and `--format` call it. about: one line on it.
-        sniff: tells from a `Candidate` whether it is of this format, by its content.
-        guess: the same by less than that, as a file's name. It is asked if no format's `sniff` says yes.
-        suffix: of its files, if they may hold keypoints: `lifter lift` looks for them in folders.
-        folder: tells whether a folder is read as one, by `lifter lift` too, if the user says that it is of this format; else
-            `sniff` tells. None: folders are not read as one.
+        name: name in `lifter data inspect` and `--format`. about: one line about the format.
+        sniff: returns whether a `Candidate` has this format, judged by its content.
+        guess: the same, judged by weaker evidence such as the file name. Called only if no format's `sniff` is true.
+        suffix: suffix of its files, if they may hold keypoints; `lifter lift` searches folders for them.
+        folder: returns whether a folder given with this `--format` is read as one data set; without `--format`, `sniff`
+            decides. None: folders are not read as one.
     """
 
     if name in FORMATS:
@@ -140,9 +150,9 @@ def register_format(name, about, *, sniff=_never, guess=_never, suffix=None, fol
     return decorate
 
 
-def register_writer(suffix, many=False, camera=False):
-    """Make `function(path, sequence, **options)` what writes files with this suffix; with `many`, `function(path, sequences)`.
-    `camera`: their cameras are kept."""
+def register_writer(suffix: str, many: bool = False, camera: bool = False):
+    """Decorator that registers `function(path, sequence, **options)`, or with `many` `function(path, sequences)`, as the
+    writer of files with this suffix. `camera`: the format stores cameras."""
 
     if suffix in WRITERS:
         raise ValueError(f"register_writer: there is a writer of {suffix!r} already")
@@ -154,11 +164,11 @@ def register_writer(suffix, many=False, camera=False):
     return decorate
 
 
-def detect(path) -> str:
-    """The format of a file or folder, one of `FORMATS`: by its content where that tells, else by its name.
+def detect(path: StrPath) -> str:
+    """Detect the format of a file or folder, one of `FORMATS`, by its content or, if that is not conclusive, by its name.
 
     Raises:
-        ValueError for what is of no known format, and for what may be of several; it names them.
+        ValueError if no format or several formats match; it names them.
     """
     file = Candidate(existing(path))
     if stands_for := next((what for start, what in _STAND_INS.items() if file.start.lower().startswith(start)), None):
@@ -183,7 +193,7 @@ def detect(path) -> str:
 
 
 def is_one(folder, format=None) -> bool:
-    """Return whether a folder is read as one, by this format or by the one that it is of."""
+    """Return whether a folder is read as one data set, by this format or by a detected one."""
     file = Candidate(folder)
     if format is not None:
         is_folder = format in FORMATS and FORMATS[format].folder
@@ -193,14 +203,14 @@ def is_one(folder, format=None) -> bool:
 
 def suffixes() -> tuple[str, ...]:
     """Return the suffixes of files that may hold keypoints."""
-    known = sorted({format.suffix for format in FORMATS.values()} - {None} | {".jsonl", ".ndjson"})
+    known = sorted({format.suffix for format in FORMATS.values() if format.suffix} | {".jsonl", ".ndjson"})
     return (*known, *(f"{suffix}.gz" for suffix in known if suffix not in (".npz", ".pkl")))
 
 
 def walk(folder, format=None, without=None, endings=None):
-    """The files in a folder, and in those in it, whose names end in `endings`, and the folders that are read as one.
+    """Yield the files in a folder and its subfolders whose names end in `endings`, and folders that are read as one data set.
 
-    `without`: a folder that is left out. `endings`: default: `suffixes()`, of files that may hold keypoints.
+    `without`: a folder to skip. `endings`: default: `suffixes()`, those of files that may hold keypoints.
     """
     known = suffixes() if endings is None else endings
     for here, folders, files in os.walk(folder):
@@ -212,18 +222,19 @@ def walk(folder, format=None, without=None, endings=None):
         yield from (Path(here, name) for name in files if name.lower().endswith(known) and not name.startswith("."))
 
 
-def open_data(path, format=None, **options) -> Dataset:
-    """The sequences of a file or folder, read one at a time.
+def open_data(path: StrPath, format: str | None = None, **options) -> Dataset:
+    """Open the sequences of a file or folder, which are read one at a time.
 
     Args:
-        format: one of `FORMATS`; None: what `detect` says.
-        options: of the format's function, None where not wanted: `size`, `fps`, `layout`, `variant` of detectors' files
+        format: one of `FORMATS`. Default: the detected one.
+        options: options of the format; None is ignored. `size`, `fps`, `layout`, `variant` for detectors' files
             (`lifter.data.detectors.register_detector`), `keypoints` and `cameras` of Human3.6M
             (`lifter.data.formats.h36m.open_h36m`), `noise` of "cmu", `unit` of "bvh", `body_model` of
             "amass".
 
     Raises:
-        FileNotFoundError, KeyError, ValueError: they name the file, and in it what is wrong. So does reading a sequence.
+        FileNotFoundError, KeyError, ValueError, which name the file and the place in it. Reading a sequence raises the same
+        errors.
     """
     format = detect(path) if format is None else format
     options = {name: value for name, value in options.items() if value is not None}
@@ -234,8 +245,8 @@ def open_data(path, format=None, **options) -> Dataset:
     return FORMATS[format].open(path, **options)
 
 
-def options_of(format) -> tuple[str, ...]:
-    """The options of `open_data` that a format takes."""
+def options_of(format: str) -> tuple[str, ...]:
+    """Return the options of `open_data` that a format accepts."""
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}, expected {' or '.join(sorted(FORMATS))}")
     return FORMATS[format].options

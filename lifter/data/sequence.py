@@ -1,4 +1,4 @@
-"""The result of every reader: a sequence of frames of one person, and sets of them that are read one at a time."""
+"""Sequence of frames of one person, which every reader returns, and data sets of sequences, read one at a time."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lifter._io import StrPath
 from lifter.skeleton import H36M, Skeleton
 
 from .cameras import Camera, denormalise
 
-FARTHEST = 100.0  # more image widths or metres than that from the origin are a wrong unit or a damaged file
+FARTHEST = 100.0  # image widths or metres; larger coordinates indicate a wrong unit or a damaged file
 
 _SHAPES = {"keypoints": (2, 3), "keypoints_true": (2, 3), "poses": (3,), "estimates": (3,), "image_poses": (3,)}
 FRAMEWISE = (*_SHAPES, "factor", "valid")
@@ -19,7 +20,7 @@ FRAMEWISE = (*_SHAPES, "factor", "valid")
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """Frames of one person. Arrays are float32; what is not known is None.
+    """Frames of one person. Arrays are float32; unknown fields are None.
 
     Attributes:
         name: unique in its set, "S9/Walking 1/54138969": subject/action/camera where there are such.
@@ -84,14 +85,14 @@ class Sequence:
     def __len__(self):
         return next(len(getattr(self, name)) for name in FRAMEWISE if getattr(self, name) is not None)
 
-    def take(self, frames) -> "Sequence":
-        """The sequence of these frames, a slice or an array of numbers."""
+    def take(self, frames: slice | np.ndarray) -> "Sequence":
+        """Return the sequence of these frames, given as a slice or an array of frame numbers."""
         arrays = {name: getattr(self, name)[frames] for name in FRAMEWISE if getattr(self, name) is not None}
         first = np.arange(len(self))[frames][:1]
         return replace(self, **arrays, start=self.start + int(first[0]) if len(first) else self.start)
 
-    def to(self, skeleton) -> "Sequence":
-        """Return the sequence with its joints in another order, found by their names."""
+    def to(self, skeleton: Skeleton) -> "Sequence":
+        """Return the sequence with the joints of another skeleton, matched by name."""
         missing = [joint for joint in skeleton.joints if joint not in self.skeleton.joints]
         if missing:
             raise ValueError(f"{self.name}: {self.skeleton.name} has no {', '.join(missing)}, which {skeleton.name} needs")
@@ -100,13 +101,13 @@ class Sequence:
         return replace(self, **arrays, skeleton=skeleton)
 
     def pixels(self):
-        """The keypoints (T, J, 2 or 3) in pixels."""
+        """Return the keypoints (T, J, 2 or 3) in pixels."""
         if self.keypoints is None or self.size is None:
             raise ValueError(f"{self.name}: no {'keypoints' if self.keypoints is None else 'image size'}, so no pixels")
         return denormalise(self.keypoints, self.size)
 
     def rooted(self):
-        """The poses relative to the skeleton's root."""
+        """Return the poses relative to the skeleton's root."""
         if self.poses is None:
             raise ValueError(f"{self.name}: no poses")
         root = self.skeleton.parents.index(-1)
@@ -132,13 +133,13 @@ def _checked(value, frames, skeleton, channels, where):
 
 
 class Dataset:
-    """Sequences by name, each read when it is asked for: iterating holds one at a time.
+    """Sequences by name, which are read on demand: iterating keeps one in memory at a time.
 
-    `items` maps names to functions that read. Sets that are one pickled object on disk (VideoPose3D's npz, MotionBERT's
-    pickle) are in memory from the start; `lifter data convert` makes a file of them that is not.
+    `items` maps names to functions that read. Data sets that are a single pickled object (VideoPose3D's npz, MotionBERT's
+    pickle) are in memory from the start; `lifter data convert` converts them to a format that is not.
     """
 
-    def __init__(self, format: str, path, items: dict[str, Callable[[], Sequence]]):
+    def __init__(self, format: str, path: StrPath, items: dict[str, Callable[[], Sequence]]):
         self.format, self.path, self.items = format, str(path), items
         if not items:
             raise ValueError(f"{path}: {format} without any sequence")
@@ -159,8 +160,8 @@ class Dataset:
         return self.items[name]()
 
     def select(self, *patterns: str) -> "Dataset":
-        """The sequences whose names match any of these patterns, as "S9/*" or "*/Walking*/*". A bracket is one of a set, as
-        "S[19]/*", or itself, as in "clip [1]/*"."""
+        """Select the sequences whose names match any of these patterns, such as "S9/*" or "*/Walking*/*". Brackets are either
+        a set of characters, as in "S[19]/*", or literal, as in "clip [1]/*"."""
         wanted = [*patterns, *(pattern.replace("[", "[[]") for pattern in patterns)]
         items = {name: read for name, read in self.items.items() if any(fnmatchcase(name, p) for p in wanted)}
         if not items:
@@ -169,17 +170,17 @@ class Dataset:
 
 
 class Window(NamedTuple):
-    """Part of a sequence. Frames `fresh` of it are new: not in the window before, and not made up to fill this one."""
+    """Part of a sequence. The frames `fresh` are new: neither in the previous window nor padding."""
 
     sequence: Sequence
     fresh: slice
 
 
 def windows(sequence: Sequence, length: int, stride: int | None = None) -> Iterator[Window]:
-    """Windows of `length` frames, one every `stride` (default: `length`), that together hold every frame.
+    """Yield windows of `length` frames, one every `stride` (default: `length`), that together cover every frame.
 
-    The last one is moved back to end with the sequence, so its first frames may be in the window before: `fresh` tells,
-    and over all windows it holds every frame once. A sequence that is shorter than a window is filled with its last frame.
+    The last window ends with the sequence, so its first frames may also be in the previous window; `fresh` covers every frame
+    exactly once over all windows. A sequence shorter than a window is padded with its last frame.
     """
     stride = length if stride is None else stride
     if not 0 < stride <= length:

@@ -1,13 +1,15 @@
-"""2D keypoints of a detector, mended before they are lifted: left and right, single frames that jump, unsure joints.
+"""Repair of a detector's 2D keypoints before lifting: swapped sides, outliers in single frames, unsure joints.
 
-Lengths are in extents of the person, the larger of height and width in the image, the median over the frames.
+Lengths are in extents of the person: the larger of height and width in the image, median over the frames.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
+from lifter.data.sequence import Sequence
 from lifter.skeleton import H36M
 
 STEPS = ("swaps", "outliers", "unsure")
@@ -26,14 +28,14 @@ CUTOFF = 6.0  # hertz of the Butterworth filter, as in gait analysis
 EURO = (1.0, 1.0, 1.0)  # hertz at rest; more for each extent per second; hertz of the speed
 
 
-def clean(sequence, skip=(), smooth=None):
-    """Mend the keypoints of a sequence of Human3.6M's joints.
+def clean(sequence: Sequence, skip: Iterable[str] = (), smooth: str | None = None) -> tuple[Sequence, list[str]]:
+    """Repair the keypoints of a sequence with Human3.6M's joints.
 
     Args:
-        skip: of `STEPS`, what is not to be done. smooth: of `FILTERS`, or None for none.
+        skip: steps from `STEPS` to leave out. smooth: a filter from `FILTERS`, or None.
 
     Returns:
-        (sequence, lines): the same with other keypoints, and a line for each step that says what it did.
+        (sequence, lines): the sequence with repaired keypoints, and a line about the result of each step.
     """
     for name, given, known in (("skip", skip, STEPS), ("smooth", (smooth,) if smooth else (), FILTERS)):
         if unknown := set(given) - set(known):
@@ -59,16 +61,16 @@ def clean(sequence, skip=(), smooth=None):
 
 
 def extent(keypoints) -> float:
-    """The size of a person in keypoints (T, J, 2 or 3)."""
+    """Return the size of a person in keypoints (T, J, 2 or 3)."""
     return float(max(np.median(np.ptp(keypoints[..., :2], axis=1).max(-1)), 1e-9))
 
 
 def repair_swaps(keypoints):
-    """Exchange left and right of legs or arms (T, 17, C), mostly of both, where the joints then go on as they went. Which of
-    the labellings is right is what most frames say.
+    """Swap left and right of legs, arms or both (T, 17, C) where this makes the motion continuous. The labelling of most
+    frames is assumed to be right.
 
     Returns:
-        keypoints, and (T,) bool: the frames in which something was exchanged.
+        (keypoints, swapped): swapped is (T,) bool, True for changed frames.
     """
     repaired, places, moves = keypoints.copy(), [], []
     for parts in GROUPS:
@@ -107,11 +109,11 @@ def _swapped(moves):
 
 
 def repair_outliers(keypoints):
-    """Put joints (T, J, C) that are far from both neighbours in time, which are near each other, between these, with
-    confidence 0. Far is by the joint's own usual jump.
+    """Replace outliers among joints (T, J, C): a joint that is far from its positions in both neighbouring frames, while these
+    are close to each other, moves between them and gets confidence 0. The threshold depends on the joint's usual motion.
 
     Returns:
-        keypoints, and (T, J) bool: what was moved.
+        (keypoints, moved): moved is (T, J) bool, True for changed joints.
     """
     xy, moved = keypoints[..., :2], np.zeros(keypoints.shape[:2], bool)
     if len(xy) < 3:
@@ -128,8 +130,8 @@ def repair_outliers(keypoints):
 
 
 def steady(keypoints, fps):
-    """Draw joints (T, J, 3) of little confidence to their mean in time, in which frames count by their confidence: by none of
-    the way from `SURE` on, all of it at confidence 0."""
+    """Pull joints (T, J, 3) of low confidence towards their confidence-weighted mean over time: not at all from confidence
+    `SURE` on, all the way at confidence 0."""
     xy, confidence = keypoints[..., :2], np.clip(keypoints[..., 2:], 0, 1)
     weight = confidence + 1e-3
     mean = blur(xy * weight, SECONDS * fps) / blur(weight, SECONDS * fps)
@@ -138,7 +140,8 @@ def steady(keypoints, fps):
 
 
 def blur(values, deviation):
-    """Values (T, ...) weighed by a Gaussian of this many frames, and summed; divide by that of ones for the mean."""
+    """Convolve values (T, ...) with a Gaussian of this standard deviation in frames, unnormalized: divide by the result for
+    ones to get the mean."""
     reach = max(1, math.ceil(3 * deviation))
     kernel = np.exp(-((np.arange(-reach, reach + 1) / max(deviation, 1e-9)) ** 2) / 2)
     flat = values.reshape(len(values), -1)
@@ -147,8 +150,8 @@ def blur(values, deviation):
 
 
 def butterworth(values, fps, cutoff=CUTOFF):
-    """Filter values (T, ...) by a Butterworth filter of second order, forth and back, so that nothing is late. `cutoff`: of
-    the whole, in hertz."""
+    """Filter values (T, ...) with a second-order Butterworth filter, forwards and backwards, without delay. `cutoff`: of both
+    passes together, in hertz."""
     if cutoff >= 0.4 * fps or len(values) < 4:
         return values
     tan = math.tan(math.pi * cutoff / fps / 0.802)  # as two passes make the cutoff lower
@@ -166,8 +169,8 @@ def butterworth(values, fps, cutoff=CUTOFF):
 
 
 def one_euro(values, fps, settings=EURO):
-    """Filter values (T, J, 2) by the 1 Euro filter (Casiez et al., 2012), which follows faster what moves faster. Speeds are
-    in extents per second."""
+    """Filter values (T, J, 2) with the 1 Euro filter (Casiez et al., 2012), which smooths fast motion less. Speeds are in
+    extents per second."""
     rest, more, speed_cutoff = settings
     share = lambda cutoff: 1 / (1 + fps / (2 * math.pi * cutoff))
     scale, out, speed = extent(values), values.copy(), np.zeros(values.shape[1:])

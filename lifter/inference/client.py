@@ -1,4 +1,5 @@
-"""A client of `lifter.inference.server`: its lines are read as they come, some are answered in each of the server's rounds."""
+"""Client of `lifter.inference.server`: its lines are read as they arrive, and some are answered in each round of the
+server."""
 
 import asyncio
 import hmac
@@ -14,50 +15,50 @@ from lifter._errors import message
 from lifter.skeleton import H36M
 
 BLOCK = 1 << 14  # bytes read at once
-LONGEST = 1 << 16  # bytes of a line
-LINE = 100  # bytes that a line takes besides its own
-BACKLOG = 1 << 18  # bytes of lines that wait; beyond this a client is not read from
-SHARE = 16  # lines of a client in one round
+LONGEST = 1 << 16  # maximum bytes of a line
+LINE = 100  # memory overhead of a line in bytes
+BACKLOG = 1 << 18  # bytes of waiting lines beyond which a client is not read from
+SHARE = 16  # lines of a client per round
 STREAMS = 64  # of a client
 ALL_STREAMS = 1024
-FINE = 0.005  # seconds of the server's time that a bad line costs besides: when many wait, who floods waits longest
-LATE = 1.0  # seconds: beyond this a client is told, and with `drop` its frames are not lifted
-IDLE = 60.0  # seconds: a stream without frames, a client without lines, one that takes no answers is given up
-ERROR = 500  # characters of an error: it may quote a line
+FINE = 0.005  # seconds of server time charged for a bad line, so that flooding clients wait longest
+LATE = 1.0  # seconds of delay beyond which a client is warned and, with `drop`, its frames are dropped
+IDLE = 60.0  # seconds after which an idle stream, or a client that neither sends nor receives, is closed
+ERROR = 500  # maximum characters of an error, which may quote a line
 POSE = f"[{', '.join(['[%.5f, %.5f, %.5f]'] * H36M.num_joints)}]"
 
 
 class Control(NamedTuple):
-    """A client's request besides frames: "flush", "reset", or "leave", which is both."""
+    """A request other than a frame: "flush", "reset", or "leave", which does both."""
 
     kind: str
     names: list  # of streams
 
 
 class Client:
-    """One who sends lines and gets lines.
+    """Connection that sends and receives lines.
 
-    In a round the server calls `take`, `accept`, and `give` with what came of it. Until its answers are written, and while it
-    does not take them, the client has no part in a round; nor is it read from while many of its lines wait.
+    In every round the server calls `take`, `accept`, and `give` with the results. A client does not take part in rounds until
+    its answers are written. It is not read from while many of its lines wait (back-pressure).
 
     Args:
-        server: the Server. stopped: a future; once it is done nothing is read any more.
-        read: gives bytes, none at the end. write: takes bytes, and returns when there is room for more.
-        remote: it is one of many: it is told when answers are late, and given up when it sends or takes nothing.
+        server: the Server. stopped: a future; reading stops when it is done.
+        read: returns bytes, none at the end. write: sends bytes, and returns when there is room for more.
+        remote: one of many clients, which is warned about late answers, and disconnected when it neither sends nor receives.
     """
 
     def __init__(self, server, stopped, read, write, remote=False):
         self.server, self.stopped, self.read, self.write, self.remote = server, stopped, read, write, remote
         self.used = server.clock  # seconds of the server's time
         self.line, self.streams = 0, {}  # {id: _Stream}
-        self.lines, self.waiting = deque(), 0  # (when it came, line), their bytes
-        self.first = None  # the first of them, parsed: it may wait for the next round
-        self.ended = self.finished = self.gone = False  # nothing comes any more; all is answered; nobody is there
-        self.stale = []  # streams to be given up
-        self.taken, self.control = [], None  # its part in a round: (id, line, when it came, time) of frames
-        self.frames = {}  # those that were accepted, {id: [...]}
-        self.behind = 0.0  # seconds that one of these waited at the most
-        self.answers, self.writing = [], None  # not yet taken; since when they wait
+        self.lines, self.waiting = deque(), 0  # (arrival time, line); their total bytes
+        self.first = None  # the first one, parsed; it may have to wait for the next round
+        self.ended = self.finished = self.gone = False  # no more input; everything answered; disconnected
+        self.stale = []  # streams to close
+        self.taken, self.control = [], None  # frames of this round: (id, line, arrival time, "time")
+        self.frames = {}  # accepted frames, {id: [...]}
+        self.behind = 0.0  # longest waiting time among them, in seconds
+        self.answers, self.writing = [], None  # answers not yet received; waiting since
         self.room, self.told = asyncio.Event(), asyncio.Event()
         self.heard = self.warned = time.perf_counter()
         self.dropped = 0
@@ -78,7 +79,7 @@ class Client:
                 self.writing = time.perf_counter() if self.answers else None
                 self.server.come.set()
         except ConnectionError:
-            pass  # it has gone; nobody waits for its poses
+            pass  # it has gone, so nobody waits for its poses
         finally:
             self.gone = True
             self.stopped.remove_done_callback(enough)
@@ -87,11 +88,11 @@ class Client:
 
     @property
     def ready(self):
-        """Return whether there is something to do for it in a round."""
+        """Return whether the client has work for a round."""
         return self.writing is None and not self.finished and bool(self.lines or self.ended or self.stale)
 
     def tidy(self):
-        """Give up streams that got no frames for a while, and a client that sends nothing or takes nothing."""
+        """Close streams without recent frames, and disconnect the client if it neither sends nor receives."""
         since = time.perf_counter() - IDLE
         if self.writing is not None and self.writing < since:
             self.task.cancel()
@@ -117,7 +118,7 @@ class Client:
                     self.room.clear()
                     await self.room.wait()
         except (ConnectionError, asyncio.CancelledError):
-            pass  # who writes to it is told; it is stopped
+            pass  # writers get an error
         finally:
             self._add([rest] if rest else [])
             self.ended = True
@@ -127,7 +128,7 @@ class Client:
         if self.ended:
             return
         if not self.lines:
-            self.used = max(self.used, self.server.clock)  # time that was not used is not saved up
+            self.used = max(self.used, self.server.clock)  # unused time does not accumulate
         self.lines += [(self.heard, line) for line in lines]
         self.waiting += sum(map(len, lines)) + LINE * len(lines)
         self.server.come.set()
@@ -135,15 +136,13 @@ class Client:
     # ---- its part in a round -----------------------------------------------------------------------------------------
 
     def take(self) -> list:
-        """Take the next lines in hand, some frames or one other line that asks for something (`control`); the keypoints of the
-        frames, as lines have them.
-
-        Lines that ask for nothing, or for what it may not have, are answered before anything is made of what they hold.
+        """Take the next lines, either some frames or one other request (`control`), and return the keypoints of the frames as
+        received. Invalid and refused lines are answered before their content is processed.
         """
         self.behind = 0.0
         if self.stale or not self.lines:
             names, self.stale = self.stale or list(self.streams), []
-            self.control = Control("leave", [name for name in names if name in self.streams])  # some may have left already
+            self.control = Control("leave", [name for name in names if name in self.streams])  # some may already have left
             return []
         taken, names, again = [], set(), self.server.batch.missing != "error"  # else one may be refused, and not the next
         for _ in range(SHARE):
@@ -173,7 +172,8 @@ class Client:
         return taken
 
     def accept(self, converted) -> dict:
-        """The keypoints of the frames that were taken, {stream: (N, J, C)}; `converted`: of each those or the error."""
+        """Return the keypoints of the taken frames, {stream: (N, J, C)}. `converted` holds keypoints or an error for each
+        frame."""
         given = {}
         for (name, *frame), keypoints in zip(self.taken, converted, strict=True):
             if isinstance(keypoints, Exception):
@@ -187,10 +187,10 @@ class Client:
         return {key: torch.stack(parts) for key, parts in given.items()}
 
     def _parsed(self, line):
-        """Return kind, id and request of a line, None of an empty one; "error", None and the error of a bad one."""
+        """Return (kind, id, request) of a line, None for an empty line, and ("error", None, error) for a bad one."""
         try:
             request = self._request(line)
-        except Exception as error:  # whatever a line does to who reads it
+        except Exception as error:  # any error that a line may cause
             return "error", None, error
         return (request["kind"], request["id"], request) if request else (None, None, None)
 
@@ -219,7 +219,7 @@ class Client:
         return None
 
     def _admit(self, name, others):
-        """Raise an error if there is no room for another stream, and this is one."""
+        """Raise an error if this is a new stream and there is no room for it."""
         if name in self.streams or name in others:
             return
         if len(self.streams.keys() | others) >= STREAMS:
@@ -228,7 +228,8 @@ class Client:
             raise ValueError(f"{ALL_STREAMS} streams of all clients already")
 
     def _is_late(self, came):
-        """Return whether a frame waited too long and is dropped. The client is told of such frames once a second."""
+        """Return whether a frame has waited too long and is dropped. The client is told about dropped frames once per
+        second."""
         now, drop = time.perf_counter(), self.server.drop
         behind = now - came
         if not self.remote:
@@ -252,7 +253,7 @@ class Client:
         return Control(kind, names)
 
     def _end(self):
-        """Hear the client no more."""
+        """Stop reading from the client."""
         self.lines.clear()
         self.first = None
         self.ended = True
@@ -261,7 +262,7 @@ class Client:
     # ---- answers -----------------------------------------------------------------------------------------------------
 
     def give(self, lifted, flushed):
-        """Answer what was taken. {stream: Lifted or the error} of the round; Lifted of `control`, or the error."""
+        """Answer the taken lines with {stream: Lifted or an error} of the round, or with the result of `control`."""
         ready, now = {}, time.perf_counter()
         for name, frames in self.frames.items():
             result = lifted[self, name]
@@ -325,7 +326,7 @@ class Client:
             self.told.set()
 
     def keys(self, names) -> list:
-        """Return the names of streams in the batch; (client, 1) and (client, 1.0) are one, as 1 and 1.0 are."""
+        """Return the keys of streams in the batch; (client, 1) and (client, 1.0) are equal, like 1 and 1.0."""
         return [(self, name) for name in names]
 
 
@@ -341,5 +342,5 @@ async def tidy(server):
 
 class _Stream:
     def __init__(self):
-        self.frames = deque()  # (when it came, "time") of the frames that wait
-        self.last = 0.0  # when a frame came last
+        self.frames = deque()  # (arrival time, "time") of waiting frames
+        self.last = 0.0  # arrival time of the last frame

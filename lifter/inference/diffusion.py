@@ -1,35 +1,36 @@
-"""Lifting by diffusion: DDIM sampling of pose hypotheses, and what makes one pose of many.
+"""Lifting by diffusion: DDIM sampling of pose hypotheses, and their aggregation to one pose.
 
 Sources: D3DP (ICCV 2023, arXiv 2303.11579); DDIM (arXiv 2010.02502); the cosine schedule (arXiv 2102.09672).
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from lifter.geometry import beside, check_poses, mirror, project, recover_root
-from lifter.skeleton import H36M
+from lifter.skeleton import H36M, Skeleton
 
-CLAMP = 1.1  # poses, clean or noisy, are seen within this many times the scale
+CLAMP = 1.1  # poses, clean or noisy, are clamped to this many times the scale
 
 
-def cosine_schedule(timesteps=1000):
-    """(betas, alphas_cumprod), each (timesteps,) float64: the variance that each step adds, and what is left of the
-    signal's after it. Offset 0.008, betas at most 0.999."""
+def cosine_schedule(timesteps: int = 1000) -> tuple[Tensor, Tensor]:
+    """Return the cosine schedule (betas, alphas_cumprod), each (timesteps,) float64: the variance added by each step, and the
+    remaining variance of the signal. Offset 0.008, betas at most 0.999."""
     t = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
     signal = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     betas = (1 - signal[1:] / signal[:-1]).clamp(0, 0.999)
     return betas, (1 - betas).cumprod(0)
 
 
-def diffuse(poses, time, noise, timesteps=1000, scale=1.0):
-    """Clean poses (B, T, J, 3) to the noisy ones that a denoiser is trained on: what is left of them after step `time`, and
-    noise.
+def diffuse(poses: Tensor, time: Tensor, noise: Tensor, timesteps: int = 1000, scale: float = 1.0) -> Tensor:
+    """Add noise to clean poses (B, T, J, 3), as a denoiser sees them at step `time` in training.
 
     Args:
         time: (B,) int64, 0 to timesteps - 1. noise: (B, T, J, 3) standard normal.
-        timesteps, scale: of the denoiser.
+        timesteps, scale: attributes of the denoiser.
     """
     if noise.shape != poses.shape or time.shape != poses.shape[:1]:
         raise ValueError(
@@ -44,40 +45,48 @@ def diffuse(poses, time, noise, timesteps=1000, scale=1.0):
         got = f"time goes from {time.min()} to {time.max()}"
         raise ValueError(f"diffuse: {got}, expected 0 to timesteps - 1 = {timesteps - 1}")
     signal = beside(cosine_schedule(timesteps)[1].to(poses.device)[time], poses.dim())
-    left, added = signal.sqrt().to(poses.dtype), (1 - signal).sqrt().to(poses.dtype)  # in half precision 1 - signal would be 0
+    left, added = signal.sqrt().to(poses.dtype), (1 - signal).sqrt().to(poses.dtype)  # 1 - signal would be 0 in half precision
     bound = CLAMP * scale
     return (left * scale * poses + added * noise).clamp(-bound, bound) / scale
 
 
 @torch.no_grad()
 def sample(
-    denoiser, keypoints, hypotheses=20, steps=10, *, flip=H36M, noise=None, generator=None, batch_hypotheses=None,
-    every_step=False, **choices,
-):  # fmt: skip
-    """Pose hypotheses by DDIM with eta = 1.
+    denoiser: Any,
+    keypoints: Tensor,
+    hypotheses: int = 20,
+    steps: int = 10,
+    *,
+    flip: Skeleton | None = H36M,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    batch_hypotheses: int | None = None,
+    every_step: bool = False,
+    **choices,
+) -> Tensor:
+    """Sample pose hypotheses by DDIM with eta = 1.
 
-    The hypotheses, and their mirror images, go through the denoiser in one call per step; what depends on the keypoints
-    alone is computed once.
+    All hypotheses and their mirror images are denoised in one call per step. Everything that depends only on the keypoints is
+    computed once.
 
     Args:
         denoiser: in evaluation mode; `lifter.models.D3DP` or `HTP`, or any module with their attributes `timesteps` and
             `scale` and their methods `embed(keypoints)` and `denoise(embedded, poses, time, **choices)`.
-        keypoints: (B, T, J, C), of the dtype in which the denoiser is called; what lies between the steps is float32 at
-            least.
-        hypotheses, steps: H and K. The cost is K calls of 2 H clips, H without `flip`, per clip.
-        flip: the skeleton by which every step averages the prediction with the mirrored one of the mirrored input, or
-            None.
-        noise: (K, B, H, T, J, 3) standard normal: the start, then what is added after each step but the last. With the
-            same noise every backend and device gives the same poses but for rounding. None: drawn from `generator`.
-        generator: torch.Generator; None is torch's default one of the CPU. Drawn where the generator is: one on the CPU
-            gives the same noise for every device.
-        batch_hypotheses: how many hypotheses go through the denoiser at once, to bound the memory. None: all.
+        keypoints: (B, T, J, C), in the dtype in which the denoiser is called; the arithmetic between steps is at least
+            float32.
+        hypotheses, steps: H and K. Each clip costs K calls with 2 H clips, or H clips without `flip`.
+        flip: in every step, average with the mirrored prediction of the mirrored input, using this skeleton. None: do not.
+        noise: (K, B, H, T, J, 3) standard normal: the initial poses, then the noise added after each step except the last.
+            With the same noise all backends and devices give the same poses up to rounding. None: drawn from `generator`.
+        generator: torch.Generator. Default: torch's CPU generator. Noise is drawn on the generator's device, so a CPU
+            generator gives the same noise for every device.
+        batch_hypotheses: number of hypotheses denoised at once, which bounds the memory. None: all.
         every_step: return the prediction of every step.
-        choices: what `denoise` takes besides, as HTP's `n`, `k` and `kept`.
+        choices: further arguments of `denoise`, such as HTP's `n`, `k` and `kept`.
 
     Returns:
-        (B, H, T, J, 3) the last step's prediction of the clean poses, or (B, K, H, T, J, 3). As the network gives them:
-        the root joint is near 0, not at 0.
+        The last step's prediction of the clean poses, (B, H, T, J, 3), or those of all steps, (B, K, H, T, J, 3). The root
+        joint is near 0 but not exactly 0.
 
     Raises:
         ValueError for wrong shapes and values, TypeError for wrong dtypes; both name the argument.
@@ -106,8 +115,8 @@ def sample(
     draw = lambda: next(draws).to(keypoints.device, dtype)
 
     def predict(poses, time):
-        """The clean poses, scaled and clamped, of noisy ones."""
-        time = torch.full((1,), time, device=keypoints.device)  # no copy from the host, so that a CUDA graph can hold it
+        """Predict the clean poses, scaled and clamped, from noisy ones."""
+        time = torch.full((1,), time, device=keypoints.device)  # no copy from the host, so that it can be part of a CUDA graph
         clean = []
         for part in poses.clamp(-bound, bound).div(denoiser.scale).split(batch_hypotheses, 1):
             part = part if flip is None else torch.cat((part, mirror(part, flip)))
@@ -126,7 +135,7 @@ def sample(
         if next_time < 0:
             break
         now, then = signal[time], signal[next_time]
-        error = (poses - now**0.5 * clean) / (1 - now) ** 0.5  # the noise in the poses, which were not clamped
+        error = (poses - now**0.5 * clean) / (1 - now) ** 0.5  # the noise in the poses before clamping
         variance = (1 - now / then) * (1 - then) / (1 - now)
         poses = then**0.5 * clean + max(0.0, 1 - then - variance) ** 0.5 * error + variance**0.5 * draw()
     return torch.stack(predictions, 1) if every_step else clean.to(keypoints.dtype)
@@ -139,32 +148,33 @@ def _check_number(name, number, most=None):
 
 
 class Sampler(torch.nn.Module):
-    """A denoiser as an ordinary model, (B, T, J, C) -> (B, T, J, 3): the mean of the hypotheses, from the same noise for every
-    clip. `options`: of `sample`, but for `noise` and `generator`; one hypothesis in one step unless they say more."""
+    """Denoiser wrapped as an ordinary model, (B, T, J, C) -> (B, T, J, 3): the mean of the hypotheses, with the same noise for
+    every clip. `options`: arguments of `sample` except `noise` and `generator`. Default: one hypothesis and one step."""
 
-    def __init__(self, denoiser, **options):
+    def __init__(self, denoiser: Any, **options):
         super().__init__()
-        self.denoiser, self.options = denoiser, {"hypotheses": 1, "steps": 1} | options
+        self.denoiser = denoiser
+        self.options: dict[str, Any] = {"hypotheses": 1, "steps": 1} | options
         self.num_frames, self.in_channels = denoiser.num_frames, denoiser.in_channels
         self.centred = getattr(denoiser, "centred", False)
         self.train(denoiser.training)
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         B, T, J, _ = keypoints.shape
         shape = (self.options["steps"], 1, self.options["hypotheses"], T, J, 3)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).expand(-1, B, -1, -1, -1, -1)
         return aggregate_mean(sample(self.denoiser, keypoints, noise=noise, **self.options))
 
 
-def sample_clips(denoiser, clips, seed=0, **options):
-    """`sample` for one clip after another: a generator of (H, T, J, 3), or (K, H, T, J, 3) with `every_step`.
+def sample_clips(denoiser: Any, clips: Iterable, seed: int = 0, **options) -> Iterator[Tensor]:
+    """Sample one clip after another: yield (H, T, J, 3), or (K, H, T, J, 3) with `every_step`.
 
-    For long runs: what was yielded is the caller's, whatever happens later, and a progress bar goes around it
-    (`rich.progress.track(sample_clips(denoiser, clips), total=len(clips))`). Clip i has the noise of `seed + i`: an
-    interrupted run goes on with `sample_clips(denoiser, clips[done:], seed + done)`.
+    Results are yielded as soon as they are ready, and a progress bar can wrap the generator
+    (`rich.progress.track(sample_clips(denoiser, clips), total=len(clips))`). Clip i uses the noise of `seed + i`;
+    `sample_clips(denoiser, clips[done:], seed + done)` resumes an interrupted run.
 
     Args:
-        clips: iterable of (T, J, C). options: of `sample`, but for `noise` and `generator`.
+        clips: iterable of (T, J, C). options: arguments of `sample` except `noise` and `generator`.
     """
     for i, keypoints in enumerate(clips):
         generator = torch.Generator().manual_seed(seed + i)
@@ -174,14 +184,14 @@ def sample_clips(denoiser, clips, seed=0, **options):
 # ---- one pose of many: (B, ..., H, T, J, 3) -> (B, ..., T, J, 3), the dots being nothing or steps -----------------------
 
 
-def aggregate_mean(poses):
-    """P-Agg: the mean of the hypotheses."""
+def aggregate_mean(poses: Tensor) -> Tensor:
+    """P-Agg: average the hypotheses."""
     return poses.mean(-4)
 
 
-def oracle_pose(poses, target):
-    """P-Best, an oracle that knows the true poses: the one hypothesis with the least mean error over all that is passed,
-    as the official evaluation takes it for each batch. Pass clip by clip for the best of each.
+def oracle_pose(poses: Tensor, target: Tensor) -> Tensor:
+    """P-Best, an oracle that uses the true poses: select the hypothesis with the lowest mean error over all given clips, as
+    the official evaluation does for each batch. Pass single clips to get the best of each.
 
     `target`: (B, T, J, 3).
     """
@@ -190,8 +200,8 @@ def oracle_pose(poses, target):
     return _take(poses, best)
 
 
-def oracle_joint(poses, target):
-    """J-Best, an oracle that knows the true poses: of every joint of every frame the hypothesis with the least error.
+def oracle_joint(poses: Tensor, target: Tensor) -> Tensor:
+    """J-Best, an oracle that uses the true poses: select the hypothesis with the lowest error for every joint of every frame.
 
     `target`: (B, T, J, 3).
     """
@@ -203,22 +213,21 @@ class Aggregated(NamedTuple):
 
     poses: torch.Tensor  # (B, ..., T, J, 3)
     selected: torch.Tensor  # (B, ..., T, J) int64, the hypothesis of each joint
-    root: torch.Tensor  # the root's place in the camera, (B, T, 3) as given, or (B, ..., T, 3)
+    root: torch.Tensor  # position of the root in camera space, (B, T, 3) as given, or (B, ..., T, 3)
     root_source: str  # "given" or "least squares"
 
 
-def aggregate_reprojection(poses, keypoints, camera, root=None):
-    """J-Agg, D3DP's joint-wise reprojection (JPMA): of every joint of every frame the hypothesis that is projected nearest
-    to the keypoint; of equal ones the first.
+def aggregate_reprojection(poses: Tensor, keypoints: Tensor, camera: Tensor, root: Tensor | None = None) -> Aggregated:
+    """J-Agg, D3DP's joint-wise reprojection (JPMA): for every joint of every frame, select the hypothesis whose projection is
+    nearest to the keypoint; the first one wins ties.
 
     Args:
-        poses: (B, ..., H, T, J, 3) in metres, relative to the root: the root joint is at 0, as the official evaluation
-            sets it.
-        keypoints: (B, T, J, 2), normalised by the image width as the camera is.
+        poses: (B, ..., H, T, J, 3) in metres, relative to the root, which is at 0 as in the official evaluation.
+        keypoints: (B, T, J, 2), normalised by the image width like the camera.
         camera: (9,) or (B, 9), see `project`.
-        root: (B, T, 3) the root's place in the camera. The official code takes the true one, which nobody has who does
-            not know the answer. None: found by `recover_root` for the mean of the hypotheses, the same for all of them.
-            `Aggregated.root_source` tells which was used.
+        root: (B, T, 3) position of the root in camera space. The official code uses the true one, which is unknown in
+            practice. None: estimated by `recover_root` from the mean of the hypotheses. `Aggregated.root_source` tells which
+            was used.
     """
     check_poses("aggregate_reprojection", poses, keypoints)
     exact = poses.to(torch.promote_types(poses.dtype, torch.float32))
@@ -238,7 +247,7 @@ def aggregate_reprojection(poses, keypoints, camera, root=None):
 
 
 def _errors(poses, target):
-    """Distances (B, ..., H, T, J) of (B, ..., H, T, J, C) to (B, T, J, C)."""
+    """Return the distances (B, ..., H, T, J) of (B, ..., H, T, J, C) to (B, T, J, C)."""
     expected = (poses.shape[0], *poses.shape[-3:])
     if target.shape != expected:
         raise ValueError(f"target has shape {tuple(target.shape)}, expected {expected} as poses")
@@ -246,5 +255,5 @@ def _errors(poses, target):
 
 
 def _take(poses, hypothesis):
-    """Take the hypotheses with indices (B, ..., 1, T, J) out of (B, ..., H, T, J, 3)."""
+    """Select the hypotheses with indices (B, ..., 1, T, J) from (B, ..., H, T, J, 3)."""
     return poses.gather(-4, hypothesis[..., None].expand(*hypothesis.shape, 3)).squeeze(-4)

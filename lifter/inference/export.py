@@ -1,7 +1,7 @@
-"""Models as files that run without their code: torch.export's, and ONNX. Each is run and compared before it appears.
+"""Export of models to torch.export and ONNX files. Each file is run and compared with the model before it is kept.
 
-A .pt2 calls lifter's kernels: it loads where `lifter.kernels` is imported. An .onnx holds ONNX's standard operators alone:
-the ops are exported as their references.
+A .pt2 file calls lifter's kernels and needs `import lifter.kernels` to load. An .onnx file has only standard ONNX operators;
+ops are exported as their references.
 """
 
 import contextlib
@@ -9,10 +9,12 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from lifter._extras import needs
-from lifter._io import whole
+from lifter._io import StrPath, whole
 from lifter.data.synthetic import open_gait
 from lifter.kernels import backend
 
@@ -27,22 +29,30 @@ class Exported(NamedTuple):
     own: float  # where that is out of tolerance: the same between the model's own kernels and references
 
 
-def export(path, model, batch=None, frames=None, motion=None, tolerance=None) -> Exported:
-    """Write `model` to `path`, when the file does what the model does: with other batches and lengths too, if it takes such.
+def export(
+    path: StrPath,
+    model: nn.Module,
+    batch: int | None = None,
+    frames: int | None = None,
+    motion: Tensor | np.ndarray | None = None,
+    tolerance: float | None = None,
+) -> Exported:
+    """Export `model` to `path` and verify that the file gives the same results, also with other batch sizes and lengths if
+    they are free.
 
-    A network that chooses frames chooses others when two are alike up to rounding. Its file may differ from it as the model's
-    own kernels and references do, twice as much at most.
+    A network that selects frames may select others if two are equal up to rounding. Its file may differ from it at most twice
+    as much as its kernels differ from their references.
 
     Args:
         path: NAME.pt2 or NAME.onnx.
         model: in evaluation mode; (B, T, J, C) -> (B, T, J, 3), or a denoiser of `lifter.diffusion`: keypoints, poses, time.
-        batch, frames: B and T of every call. None: any, where the operators allow that for T; else T is the model's own.
-        motion: (N, J or more, C) keypoints to compare with, repeated as needed; None: a synthetic gait.
-        tolerance: of the difference; None: 1e-4, or 16 eps of the model's dtype.
+        batch, frames: fixed B and T. None: any; if the operators do not allow any T, the model's own.
+        motion: (N, J or more, C) keypoints to compare on, repeated as needed. Default: a synthetic gait.
+        tolerance: largest difference allowed. Default: 1e-4, or 16 eps of the model's dtype.
 
     Raises:
-        ValueError for wrong arguments; RuntimeError if the model cannot be exported, or the file gives other numbers, and
-        ImportError if what ONNX needs is not installed. Then there is no file.
+        ValueError for wrong arguments; RuntimeError if the model cannot be exported or the file gives other results;
+        ImportError if a package for ONNX is not installed. No file is written then.
     """
     path, name = Path(path), type(model).__name__
     if path.suffix not in FORMATS:
@@ -77,7 +87,7 @@ def export(path, model, batch=None, frames=None, motion=None, tolerance=None) ->
 
 @contextlib.contextmanager
 def _of_keypoints(model):
-    """A model of centred clips takes keypoints as they are, its file too."""
+    """Wrapper that centres the keypoints, so that the file accepts them as they are."""
     if not getattr(model, "centred", False):
         yield
         return
@@ -103,7 +113,7 @@ def _written(model, path, batch, frames, any_frames, motion, tolerance) -> Expor
 
 
 def example(model, motion, batch, frames):
-    """Make clips for `model` of keypoints (N, J, C): they begin at different frames; confidences are 1."""
+    """Make clips for `model` from keypoints (N, J, C). They begin at different frames; confidences are 1."""
     like = next(model.parameters())
     joints = torch.arange(model.num_joints) % motion.shape[1]
     start = torch.arange(batch)[:, None] * 7 + torch.arange(frames)
@@ -121,7 +131,7 @@ def _gait():
 
 
 def _frames(model):
-    """T of one call, as the model is meant."""
+    """Return the T of one call that the model is made for."""
     for attribute in ("span", "chunk_size", "num_frames"):
         if (frames := getattr(model, attribute, None)) is not None:
             return frames
@@ -129,7 +139,7 @@ def _frames(model):
 
 
 def _program(model, example, any_batch, any_frames):
-    """torch.export's graph; a size that may be any is fixed where the operators want it."""
+    """Return torch.export's graph; free sizes are fixed if the operators require it."""
     batch = {0: torch.export.Dim.AUTO} if any_batch else {}
     clip = batch | ({1: torch.export.Dim.AUTO} if any_frames else {})
     try:
@@ -146,14 +156,12 @@ def _reason(error):
 
 
 def _inputs(program):
-    """{name: shape}, with "batch" and "frames" for the sizes that are free."""
+    """Return {name: shape}, with "batch" and "frames" for free sizes."""
     labels = ("batch", "frames", "", "")
     known = lambda size: size if isinstance(size, int) else size.node.maybe_as_int()
     names = program.graph_signature.user_inputs
     nodes = (node for node in program.graph.nodes if node.op == "placeholder" and node.name in names)
-    return {
-        node.name: tuple(known(size) or label for size, label in zip(node.meta["val"].shape, labels)) for node in nodes
-    }
+    return {node.name: tuple(known(size) or label for size, label in zip(node.meta["val"].shape, labels)) for node in nodes}
 
 
 def _save_program(program, path):
@@ -183,7 +191,7 @@ def _save_onnx(name, program, path):
 
 
 def _sizes(model, shape, batch, frames):
-    """(B, T) to compare at: that of the export, and where they are free others."""
+    """Return the sizes (B, T) to compare at: the exported one and, if sizes are free, others."""
     multiple = getattr(model, "clip_multiple", 1)
     fewer = max(min(2 * multiple, frames), frames // 2 // multiple * multiple) if shape[1] == "frames" else frames
     return [(batch, frames), *([(1, frames), (3, fewer)] if shape[0] == "batch" else [(batch, fewer)])]

@@ -1,7 +1,7 @@
-"""Files of keypoints to files of poses: what `lifter lift` does.
+"""Lifting of keypoint files to pose files, as `lifter lift` does.
 
-An output that is there is whole, so that a run that was killed goes on where it was when it is started again. A record beside
-the outputs tells what they were lifted from: what has changed is lifted again. Several runs into one folder share the work.
+Outputs are written atomically, so a killed run can be resumed by starting it again. A record next to the outputs stores what
+they were lifted from; changed inputs are lifted again. Several runs into one folder share the work.
 """
 
 from collections.abc import Callable
@@ -25,15 +25,15 @@ from lifter.skeleton import H36M
 from .record import NAME, Record
 from .windows import lift_sequences, margins_of
 
-WINDOW = 243  # frames at once for a model that takes any number
-OVERLAP = 2  # windows that see a frame, if nothing else is said
-OVERLAPPING = "half a window"  # a stride that is not given, in the record; it was a whole window once
+WINDOW = 243  # frames per call for a model that accepts any number
+OVERLAP = 2  # windows that see each frame by default
+OVERLAPPING = "half a window"  # default stride in the record; it used to be a whole window
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Model:
-    """Choice of a model and of how it runs."""
+    """Options of the model: which one, and how it runs."""
 
     checkpoint: str | None = None  # None: the one that ships with lifter
     name: str | None = None
@@ -45,7 +45,7 @@ class Model:
         """The model in evaluation mode.
 
         Raises:
-            ValueError, KeyError, FileNotFoundError, ImportError where it does not load, or there is no such device.
+            ValueError, KeyError, FileNotFoundError or ImportError if the model does not load or the device does not exist.
         """
         if self.num_frames is not None and self.name is None:
             raise ValueError("--num-frames is for files that do not say their model: name it with --model")
@@ -62,7 +62,7 @@ class Model:
             raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from None
 
     def load(self):
-        """`network`, ready to lift keypoints: on the CPU frozen (`lifter.freeze`)."""
+        """Load the network, frozen by `lifter.freeze` if it is on the CPU."""
         model = self.network()
         if isinstance(model, (DeciWatch, MixSynthFormer, SmoothNet)):
             raise ValueError(f"{type(model).__name__} refines poses, expected a model that lifts keypoints")
@@ -74,11 +74,11 @@ class Lift:
     """Options of `lift_files`.
 
     Attributes:
-        out: a folder. format: of `lifter.data.registry.WRITERS`; None: `out` is the file for the one sequence there is.
-        flip, batch, stride: of `lifter.evaluation.lift_sequences`; a stride of None is that of `lift_smoothly`.
-        place: put the root where the sequence's camera sees it (`lifter.diffusion.recover_root`), else at (0, 0, 0).
-        overwrite: also what is there and has not changed.
-        reading: options of `open_data`, each for the files whose format takes it. writing: the same of `lifter.data.write`.
+        out: a folder. format: a key of `lifter.data.registry.WRITERS`; None: `out` is the file for a single sequence.
+        flip, batch, stride: see `lifter.evaluation.lift_sequences`; the default stride is that of `lift_smoothly`.
+        place: place the root in the space of the sequence's camera (`lifter.diffusion.recover_root`) instead of at (0, 0, 0).
+        overwrite: also lift what is up to date.
+        reading: options of `open_data`, used for files whose format accepts them. writing: options of `lifter.data.write`.
     """
 
     out: Path
@@ -93,7 +93,7 @@ class Lift:
     writing: dict = field(default_factory=dict)
 
     def record(self) -> Record:
-        """The record of what these outputs were lifted from."""
+        """Return the record of what these outputs were lifted from."""
         path = self.out / NAME if self.format else self.out.with_name(f".{self.out.name}{NAME}")
         model, stride = self.model, self.stride or OVERLAPPING
         options = [model.name, model.num_frames, model.dtype, self.flip, stride, self.place]
@@ -101,18 +101,19 @@ class Lift:
         return Record(path, [options, *told], model.checkpoint, self.overwrite)
 
 
-def lift_smoothly(model, sequences, flip=True, batch=8, stride=None, step=lambda frames: None):
-    """`lift_sequences` with windows that overlap and fade into each other. A stride of None is half a window: two see each
-    frame, which takes twice as long as one. With a stride of a whole window they do not overlap. A
-    model that lifts one frame of a window gives each frame once."""
+def lift_smoothly(model, sequences, flip=True, batch=8, stride=None, step=lambda frames: None, camera_of=lambda key: None):
+    """Lift sequences with overlapping windows that fade into each other; arguments as for `lift_sequences`. The default stride
+    is half a window, which takes twice as long as a whole one, without overlap. A model that lifts one frame per window lifts
+    each frame once."""
     window = getattr(model, "num_frames", None) or WINDOW
     if stride is None and not any(margins_of(model)):
         stride = max(1, window // OVERLAP)
-    return lift_sequences(model, sequences, window, stride, H36M if flip else None, batch, fade=True, step=step)
+    flip = H36M if flip else None
+    return lift_sequences(model, sequences, window, stride, flip, batch, fade=True, step=step, camera_of=camera_of)
 
 
 def lift_files(model, sources, lift: Lift, report: Callable[[str, str], None], step=lambda frames: None):
-    """Lift the sequences of `sources`, several short ones in one call, and write each when it is lifted.
+    """Lift the sequences of `sources`, several short ones per call, and write each as soon as it is lifted.
 
     `report(what, text)` is told of every sequence that was "lifted" ("changed" before if it was there), is "there" already, or
     is "elsewhere", in the hands of another process; of what "failed", with a line that says why, and of every "source".
@@ -139,7 +140,8 @@ def _lift_files(model, sources, lift, record, report, step):
 
 
 def _sequences(sources, lift, record, report):
-    """((output, sequence, fingerprint), keypoints) of what is to be lifted. What is wrong with a file concerns no other."""
+    """Yield ((output, sequence, fingerprint), keypoints) of the sequences to lift. An error in one file does not affect the
+    others."""
     for source in sources:
         try:
             fingerprint = record.fingerprint(source.path)
@@ -154,7 +156,7 @@ def _sequences(sources, lift, record, report):
             if not record.claim(path):
                 report("elsewhere", str(path))
                 continue
-            state = record.state(path, fingerprint)  # it may have been lifted elsewhere meanwhile
+            state = record.state(path, fingerprint)  # another process may have lifted it meanwhile
             try:
                 sequence = None if state == "there" else liftable(read(), lift.place)
             except Exception as error:
@@ -171,7 +173,7 @@ def _sequences(sources, lift, record, report):
 
 
 def _outputs(source, lift, state):
-    """[(output, function that reads its sequence)]; the file is not even opened if it has one sequence and that is lifted."""
+    """Return [(output, function that reads its sequence)]. A file with a single sequence that is up to date is not opened."""
     path = lift.out if lift.format is None else output_path(lift.out, source.place, None, lift.format)
     if state(path) == "there":
         return [(path, None)]
@@ -186,7 +188,7 @@ def _outputs(source, lift, state):
 
 
 def liftable(sequence, place=False):
-    """A sequence that has all that lifting needs, in Human3.6M's joints; ValueError if it has not."""
+    """Return the sequence in Human3.6M's joints; raise ValueError if it lacks anything that lifting needs."""
     where = f"{sequence.source}: {sequence.name}"
     if sequence.keypoints is None:
         raise ValueError(f"{where}: no keypoints to lift: these are 3D poses")
@@ -196,8 +198,8 @@ def liftable(sequence, place=False):
 
 
 def with_poses(sequence, poses, place=False):
-    """A sequence with the poses (T, 17, 3) that a model gave, relative to the root or, with `place`, where its camera sees
-    it."""
+    """Return the sequence with poses (T, 17, 3) of a model, relative to the root or, with `place`, in the space of its
+    camera."""
     poses[:, 0] = 0
     if place:
         keypoints = torch.from_numpy(sequence.keypoints[..., :2].astype(np.float64))

@@ -1,15 +1,17 @@
-"""Poses of the people of a clip, finished: bones of one length, a place in the room, a floor, feet that do not slide.
+"""Finishing of the poses of a clip: constant bone lengths, positions in the room, a floor, feet that do not slide.
 
-A model gives poses relative to the root, in the axes of the camera. Where they are in the room follows from the keypoints and
-from the camera, most of which is a guess: the focal length, which way is up, and where the floor is. Each is told as one.
+A model predicts poses relative to the root, in the axes of the camera. Their positions in the room follow from the keypoints
+and the camera. The focal length, the up direction and the floor are estimates, and are reported as such.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from lifter.data import Camera
+from lifter.data.sequence import Sequence
 from lifter.geometry import recover_root
 from lifter.skeleton import H36M
 
@@ -34,17 +36,17 @@ ANKLES = [leg[2] for leg in LEGS]
 THORAX = H36M.joints.index("thorax")
 
 
-def finish(people, skip=(), focal=None):
+def finish(people: list[Sequence], skip: Iterable[str] = (), focal: float | None = None) -> tuple[list[Sequence], list[str]]:
     """Finish the poses of the people of one clip.
 
     Args:
-        people: sequences with poses relative to the root, and with the keypoints that these were lifted from.
-        skip: of `STEPS`, what is not to be done. Without "place" nothing after it is done.
-        focal: in pixels; None: that of the sequences' camera, or a guess.
+        people: sequences with root-relative poses and the keypoints that they were lifted from.
+        skip: steps from `STEPS` to leave out. Without "place", the later steps are left out too.
+        focal: focal length in pixels. Default: that of the sequences' camera, otherwise an estimate.
 
     Returns:
-        (people, lines): sequences whose poses are in the axes of a camera that tells where the room is, z up and the floor at
-        0; and a line for each step that says what it did.
+        (people, lines): sequences with poses in the axes of a camera that also holds the pose of the room, z up with the floor
+        at 0; and a line about the result of each step.
     """
     if unknown := set(skip) - set(STEPS):
         raise ValueError(f"finish: skip is {' '.join(sorted(unknown))}, expected {' or '.join(STEPS)}")
@@ -58,7 +60,7 @@ def finish(people, skip=(), focal=None):
         lines.append(f"bones keep the median of their lengths, which varied by {varied:.1%}")
     if "place" in skip:
         return [replace(person, poses=each.astype(np.float32)) for person, each in zip(people, poses)], lines
-    camera, told = _camera(people[0], focal)
+    camera, told = camera_of(people[0], focal)
     lines.append(told)
     poses = [place(each, person, camera) for each, person in zip(poses, people)]
     stands = [standing(each, person) for each, person in zip(poses, people)]
@@ -87,7 +89,7 @@ def finish(people, skip=(), focal=None):
 
 
 def in_room(sequence):
-    """A finished sequence with its poses in the room, z up, for files that know no camera."""
+    """Return a finished sequence with its poses in the room, z up, for file formats without cameras."""
     if sequence.camera is None:
         return sequence
     poses = sequence.camera.to_world(sequence.poses.astype(np.float64))
@@ -98,19 +100,20 @@ def in_room(sequence):
 
 
 def lengths_of(poses):
-    """(T, 16) lengths of the bones of poses (T, 17, 3)."""
+    """Return the bone lengths (T, 16) of poses (T, 17, 3)."""
     joints, parents = np.array(H36M.bones).T
     return np.linalg.norm(poses[:, joints] - poses[:, parents], axis=-1)
 
 
 def variation(poses) -> float:
-    """The coefficient of variation of the bones' lengths over the frames, their mean."""
+    """Return the coefficient of variation of the bone lengths over the frames, averaged over bones."""
     lengths = lengths_of(poses)
     return float((lengths.std(0) / lengths.mean(0)).mean())
 
 
 def constant_bones(poses):
-    """Poses (T, 17, 3) with bones of one length, the median over the frames, left as right, with joints moved least."""
+    """Give the bones of poses (T, 17, 3) constant, symmetric lengths, the medians over the frames, moving joints as little as
+    possible."""
     lengths = np.zeros(17)
     lengths[1:] = np.median(lengths_of(poses), 0)
     lengths = (lengths + lengths[list(H36M.flip)]) / 2
@@ -132,8 +135,8 @@ def constant_bones(poses):
 # ---- the place in front of the camera --------------------------------------------------------------------------------
 
 
-def _camera(person, focal):
-    """The camera, and what is known of it."""
+def camera_of(person, focal=None):
+    """Return the camera of a sequence and a text on how it is known; `focal` as for `finish`."""
     width, height = person.size
     if focal is None and person.camera is not None:
         return person.camera, f"focal length {person.camera.fx:.0f} pixels, as the file says"
@@ -144,12 +147,12 @@ def _camera(person, focal):
 
 
 def place(poses, person, camera):
-    """Poses (T, 17, 3) relative to the root, put where the keypoints are seen: by least squares in every frame, joints weighed
-    by confidence; then depths are steadied in time, and what is beside the optical axis follows."""
+    """Place root-relative poses (T, 17, 3) where their keypoints are seen: by confidence-weighted least squares in every
+    frame; then depths are smoothed over time, and lateral positions are adjusted."""
     keypoints = person.keypoints.astype(np.float64)
     weights = keypoints[..., 2] + 0.05 if keypoints.shape[-1] == 3 else np.ones(keypoints.shape[:2])
-    arrays = [torch.from_numpy(array)[None] for array in (poses, keypoints[..., :2].copy(), weights)]
-    root = recover_root(*arrays[:2], torch.from_numpy(camera.normalised), arrays[2])[0].numpy()
+    pose, seen, weight = (torch.from_numpy(array)[None] for array in (poses, keypoints[..., :2].copy(), weights))
+    root = recover_root(pose, seen, torch.from_numpy(camera.normalised), weight)[0].numpy()
     depth = np.log(np.clip(root[:, 2], NEAREST, FARTHEST))
     spread = np.abs(depth - np.median(depth))
     good = (root[:, 2] > NEAREST) & (root[:, 2] < FARTHEST) & (spread <= max(0.1, 5 * np.median(spread)))
@@ -166,8 +169,8 @@ def place(poses, person, camera):
 
 
 def standing(poses, person):
-    """(T, 2) bool: when the right and the left foot of poses before the camera stand: for a while they hardly move across the
-    line of sight, and are not above the other foot."""
+    """Return (T, 2) bool, True where the right and the left foot stand: for a while they hardly move across the line of sight
+    and are not above the other foot."""
     fps = person.fps or FPS
     ankles = poses[:, ANKLES]
     plane = ankles[..., :2] / ankles[..., 2:]
@@ -185,7 +188,7 @@ def standing(poses, person):
 
 
 def _times(stands):
-    """(foot, first frame, frame after the last) of every time that a foot stands."""
+    """Return (foot, first frame, frame after the last) of every interval in which a foot stands."""
     for foot in range(stands.shape[1]):
         edges = np.flatnonzero(np.diff(np.concatenate(([False], stands[:, foot], [False])).astype(int)))
         yield from ((foot, first, end) for first, end in zip(edges[::2], edges[1::2]))
@@ -199,7 +202,7 @@ def _leaning(poses):
 
 
 def _up(poses, stands):
-    """The direction that is up, in the axes of the camera: bodies point there, and feet stand on a plane across it."""
+    """Estimate the up direction in the axes of the camera, along which bodies point and across which feet stand on a plane."""
     lean = sum(_leaning(each) for each in poses)
     lean /= np.linalg.norm(lean)
     across = np.linalg.svd(lean[None])[2][1:]  # two directions of the floor
@@ -221,10 +224,10 @@ def _up(poses, stands):
 
 
 def on_one_floor(poses, stands, up):
-    """Return how many times as large to make each person, so that all stand on one floor.
+    """Return a scale factor for each person, so that all stand on one floor.
 
-    A model tells sizes only about. Poses that are made larger about the camera are farther away, and look the same. People are
-    changed as little as may be; who would still be far above the others stands on something, and stays.
+    A model knows sizes only roughly; poses scaled about the camera move away from it and look the same. Changes are as small
+    as possible. A person who would still be far above the others is assumed to stand on something and is not changed.
     """
     below = np.full(len(poses), np.nan)  # the camera
     for number, (each, stand) in enumerate(zip(poses, stands)):
@@ -246,8 +249,8 @@ def _lowest(heights):
 
 
 def _room(poses, stands, up):
-    """(rotation, shift) from the camera into the room: z up, y away from the camera, the first person's first place at x = y =
-    0, the floor at z = 0, under those who stand lowest."""
+    """Return (rotation, shift) from camera to room: z up, y away from the camera, the first position of the first person at x
+    = y = 0, and the floor at z = 0 under the lowest standing feet."""
     ahead = np.array([0.0, 0.0, 1.0]) if abs(up[2]) < 0.9 else np.array([0.0, -1.0, 0.0])
     ahead = ahead - (ahead @ up) * up
     ahead /= np.linalg.norm(ahead)
@@ -270,15 +273,15 @@ def _told_floor(up, known, stands):
 
 
 def sliding(poses, stands) -> float:
-    """Return the mean distance along the floor, in metres, of feet that stand from their mean places."""
+    """Return the mean horizontal distance, in metres, of standing feet from their mean positions."""
     feet = [each[a:b, ANKLES[foot], :2] for each, stand in zip(poses, stands) for foot, a, b in _times(stand)]
     apart = [np.linalg.norm(foot - foot.mean(0), axis=-1) for foot in feet]
     return float(np.concatenate(apart).mean()) if apart else 0.0
 
 
 def pinned(poses, stands, fps):
-    """Poses (T, 17, 3) in the room whose feet stay in one place while they stand, on the floor, and do not sink into it: the
-    whole body follows slowly, the legs do the rest."""
+    """Fix standing feet of poses (T, 17, 3) in place on the floor, and keep feet from sinking into it: the whole body follows
+    slowly, and the legs bend for the rest."""
     targets = np.zeros((len(poses), 2, 3))
     for foot, a, b in _times(stands):
         mean = poses[a:b, ANKLES[foot]].mean(0)
@@ -307,14 +310,14 @@ def pinned(poses, stands, fps):
 
 
 def _sunk(heights):
-    """Return how far ankles are below those of feet on the floor. Much lower ones are beside it."""
+    """Return how far ankles are below the height of feet on the floor. Much lower ones are assumed to be beside it."""
     depth = HEEL - heights
     return np.where((depth > 0) & (depth < LEVEL), depth, 0.0)
 
 
 def bend(poses, leg, target):
-    """Bend a leg of poses (T, 17, 3) so that its ankle is at `target` (T, 3), or as near as it reaches; the bones keep their
-    lengths, and the knee its side."""
+    """Bend a leg of poses (T, 17, 3) so that its ankle is at `target` (T, 3), or as near as it reaches. Bone lengths and the
+    bending direction of the knee are kept."""
     hip, knee, _ = (poses[:, joint] for joint in leg)
     upper, lower, straight = _lengths(poses, leg)
     way = target - hip
@@ -328,14 +331,14 @@ def bend(poses, leg, target):
 
 
 def _missed(poses, leg, target):
-    """(T, 3) what the ankle of a leg lacks to be at `target`, if that is out of its reach."""
+    """Return the vector (T, 3) from a leg's reach to `target`, zero if it is within reach."""
     way = target - poses[:, leg[0]]
     length = np.maximum(_norm(way), 1e-9)
     return way / length * np.maximum(length - _lengths(poses, leg)[2], 0)
 
 
 def _lengths(poses, leg):
-    """(T, 1) of thigh and shank, and how far the ankle may be from the hip: no knee becomes quite straight that was not."""
+    """Return the lengths (T, 1) of thigh and shank, and the largest allowed distance of ankle and hip."""
     hip, knee, ankle = (poses[:, joint] for joint in leg)
     upper, lower = _norm(knee - hip), _norm(ankle - knee)
     return upper, lower, np.clip(STRAIGHT * (upper + lower), _norm(ankle - hip), upper + lower - 1e-6)

@@ -1,6 +1,7 @@
-"""`lifter.inference.files.lift_files` on many machines, through Ray Data (extra: ray).
+"""Lifting of files on many machines with Ray Data (extra: ray).
 
-Files and outputs have to be where all of them see them. With RAY_ADDRESS set the cluster there is used, else this machine.
+Inputs and outputs must be on a file system that all machines see. RAY_ADDRESS selects a cluster; without it, this machine is
+used.
 """
 
 import math
@@ -11,11 +12,11 @@ from lifter._extras import needs
 from .files import lift_files
 from .sources import Source
 
-FILES = 64  # for one call of a worker
+FILES = 64  # per call of a worker
 
 
 class Worker:
-    """Lifts some files at a time with a model of its own."""
+    """Worker that lifts batches of files with its own model."""
 
     def __init__(self, lift):
         self.lift, self.model = lift, lift.model.load()
@@ -28,12 +29,12 @@ class Worker:
 
 
 def lift_on_ray(sources, lift, report):
-    """`lift_files` of all sources, one worker for each CPU, or for each GPU if the model runs on those."""
+    """Run `lift_files` on all sources with one worker per CPU, or per GPU if the model runs on GPUs."""
     with needs("ray", "--engine ray"):
         import ray.data
     on_gpu = lift.model.device != "cpu"
     if not on_gpu:
-        lift.model.load()  # what is wrong with it is told here, before the workers tell it at length
+        lift.model.load()  # report errors here, before every worker does
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False

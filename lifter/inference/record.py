@@ -1,4 +1,4 @@
-"""Record of what outputs were lifted from. It lies beside them, so that changed input is lifted again."""
+"""Record of what outputs were lifted from, stored next to them, so that changed inputs are lifted again."""
 
 import errno
 import fcntl
@@ -13,17 +13,16 @@ NAME = ".lifted.jsonl"
 
 
 class Record:
-    """Lines of (output, fingerprint of its input, model and options), one for each output that was written. Where an output is
-    several files, as of several people, their names follow.
+    """Lines of (output, fingerprint of its input, model and options), one per output. If an output has several files, such as
+    one per person, their names follow.
 
     Args:
-        path: of the record; names in it are relative to its folder.
-        settings: what decides the outputs, besides inputs and weights, for `json.dumps`.
-        checkpoint: the file of the weights; None: the one that ships with lifter.
-        overwrite: nothing counts as being there.
+        path: path of the record; names in it are relative to its folder.
+        settings: everything except inputs and weights that affects the outputs, serializable by `json.dumps`.
+        checkpoint: the file of weights; None: the small model's. overwrite: treat all outputs as missing.
 
-    The same file tells several processes which output one of them has in hand: that is a lock on a byte of it, which ends with
-    the process however it ends.
+    Processes also use the file to claim outputs, with a lock on one byte of it, which is released when the process ends for
+    any reason.
     """
 
     def __init__(self, path, settings, checkpoint=None, overwrite=False):
@@ -32,7 +31,7 @@ class Record:
         self.settings = hashlib.sha256(json.dumps(settings, default=str).encode() + weights_path(checkpoint).read_bytes())
 
     def fingerprint(self, source) -> str:
-        """Return the fingerprint of a file or folder, by size and time of change, and of how it is lifted."""
+        """Return a fingerprint of a file or folder (size and modification time) and of how it is lifted."""
         paths = sorted(source.rglob("*")) if source.is_dir() else [source]
         digest = self.settings.copy()
         for path in paths:
@@ -41,17 +40,17 @@ class Record:
         return digest.hexdigest()[:32]
 
     def state(self, path, fingerprint) -> str:
-        """Return the state of an output: "new", "there", or "changed", which is of other input, model or options."""
+        """Return the state of an output: "new", "there", or "changed" if input, model or options differ."""
         key = self._key(path)
         if self.known.get(key, [None])[0] != fingerprint:
-            self._read()  # what other processes have written meanwhile
+            self._read()  # what other processes have written in the meantime
         known, *files = self.known.get(key, [fingerprint])
         if not all(file.is_file() and file.stat().st_size for file in ([self.folder / name for name in files] or [path])):
             return "new"
         return "there" if known == fingerprint and not self.overwrite else "changed"
 
     def claim(self, path) -> bool:
-        """Take an output in hand; False if another process has it."""
+        """Claim an output; return False if another process has claimed it."""
         self._open()
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._place(path))
@@ -62,8 +61,8 @@ class Record:
         return True
 
     def add(self, path, fingerprint, files=()):
-        """Note what an output was lifted from, and its `files` if it is not one of its own name. The line begins anew: the one
-        before it is cut short if the disk was full."""
+        """Record what an output was lifted from, and its `files` if it is not a single file of that name. It starts with a
+        line break, as the previous line may be truncated if the disk was full."""
         entry = [fingerprint, *map(self._key, files)]
         line = f"\n{json.dumps([self._key(path), *entry])}\n".encode()
         if os.write(self.file, line) < len(line):
@@ -71,7 +70,7 @@ class Record:
         self.known[self._key(path)] = entry
 
     def release(self, path):
-        """Give an output out of hand."""
+        """Release an output."""
         fcntl.lockf(self.file, fcntl.LOCK_UN, 1, self._place(path))
 
     def close(self):
@@ -87,7 +86,7 @@ class Record:
     def _read(self):
         if not self.path.exists():
             return
-        self._open()  # and never another time: closing a file ends all locks on it
+        self._open()  # opened only once, as closing a file releases all locks on it
         lines = os.pread(self.file, os.fstat(self.file).st_size - self.read, self.read)
         lines = lines[: lines.rfind(b"\n") + 1]
         self.read += len(lines)
@@ -102,6 +101,6 @@ class Record:
         return os.path.relpath(path, self.folder)
 
     def _place(self, path):
-        """The byte that stands for an output: far behind the lines, which are not locked."""
+        """Return the byte that represents an output, far beyond the lines, which are not locked."""
         raw = os.fsencode(self._key(path))
         return (1 << 40) + (zlib.crc32(raw) << 16) + zlib.adler32(raw) % (1 << 16)

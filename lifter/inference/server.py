@@ -1,4 +1,4 @@
-"""Live lifting for other programs: keypoints come as lines of JSON, poses go as lines of JSON.
+"""Server for live lifting: keypoints arrive and poses leave as lines of JSON.
 
 A line that comes is a frame, {"keypoints": [[x, y] or [x, y, confidence] for each joint], "id": whose, "time": any}, of which
 "id" and "time" may be left out; or it is {"flush": true}, {"reset": true} or {"leave": id}, about the streams of the client.
@@ -45,13 +45,13 @@ from .windows import with_channels
 
 CLIENTS = 256  # and no more than there are descriptors for
 SPARE = 64  # descriptors for all else
-PATIENCE = 5.0  # seconds for clients to take their last poses when all ends
-PACE = 0.02  # seconds from round to round while nobody's lines pile up: what a round costs is shared by more frames
-HASTE = 8  # rounds while a chunk comes, at the least
-BEHIND = 0.25  # seconds: frames that waited longer are lifted in larger chunks
-TOGETHER = 27  # frames of these at the most
-AHEAD = 0.002  # seconds of the server's time that a client may have had more than others who wait
-SILENCE = 10.0  # seconds between two lines that say the same
+PATIENCE = 5.0  # seconds for clients to receive their last poses at the end
+PACE = 0.02  # seconds between rounds while no lines pile up, so that more frames share the cost of a round
+HASTE = 8  # minimum number of rounds per chunk
+BEHIND = 0.25  # seconds; frames that have waited longer are lifted in larger chunks
+TOGETHER = 27  # maximum frames of such a chunk
+AHEAD = 0.002  # seconds of server time by which a client may be ahead of waiting ones
+SILENCE = 10.0  # seconds between two equal messages
 FAR = 10.0  # normalised keypoints are of order 1
 KINDS = ("keypoints", "flush", "reset", "leave")
 LAST = 100_000  # poses
@@ -59,21 +59,23 @@ WORD = 1000  # characters of an id, and of a time
 
 
 class Form:
-    """Conversion of the keypoints of a line to those of a model.
+    """Conversion of the keypoints of a line to the model's keypoints.
 
     Args:
-        channels: of the model's keypoints. size: (width, height) of the image in pixels; None: they are normalised.
-        layout, variant: of the detector, see `lifter.data.keypoints.to_h36m`. None: of keypoints in pixels by the number of
-            joints, as in files (17: COCO, if bones do not tell Human3.6M's), of normalised ones Human3.6M's.
+        channels: channels of the model's keypoints. size: (width, height) of the image in pixels; None: keypoints are
+        normalised.
+        layout, variant: joint order and conversion, see `lifter.data.keypoints.to_h36m`. Default for keypoints in pixels:
+            detected from the number of joints, as in files (17: COCO, unless bone lengths suggest Human3.6M); for normalised
+            keypoints: Human3.6M's order.
     """
 
     def __init__(self, channels, size=None, layout=None, variant=None):
         self.channels, self.size, self.layout, self.variant = channels, size, layout, variant
-        self.said = False  # what was assumed about the first frame that needs it
-        self.layouts = {}  # by the number of joints, of which a body was seen
+        self.said = False  # what was assumed for the first frame that needed it
+        self.layouts = {}  # by number of joints, once a body was seen
 
     def request(self, line) -> dict:
-        """Return the request of a line, its keypoints not yet converted; ValueError if it is no such line."""
+        """Parse the request of a line, without converting its keypoints; raise ValueError if it is invalid."""
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -93,9 +95,8 @@ class Form:
         return {"kind": kind, "id": name, "keypoints": entry[kind], "time": _word(entry.get("time"), "time")}
 
     def keypoints(self, frames) -> list:
-        """The keypoints of lines, each as (17, channels) float32, NaN for null, or as the error of keypoints that are no such.
-
-        Frames that need no second look are converted together, which takes little more time than one does.
+        """Convert the keypoints of lines: return each as (17, channels) float32, NaN for null, or as an error. Plain frames
+        are converted together, which takes little more time than a single one.
         """
         there = [values for values in frames if values is not None]
         try:
@@ -107,7 +108,7 @@ class Form:
         return [nobody if values is None else next(converted) for values in frames]
 
     def _plain(self, keypoints):
-        """Return whether nothing has to be found out or said about any of these frames (N, J, C) by itself."""
+        """Return whether all of these frames (N, J, C) can be converted without individual checks."""
         if self.size is None:
             return bool((np.abs(keypoints[..., :2]) <= FAR).all())
         _, joints, channels = keypoints.shape
@@ -118,14 +119,14 @@ class Form:
         return bool(in_pixels.all() and ((share >= 0) & (share <= 1)).all() and (channels == 2 or share.any((1, 2)).all()))
 
     def _alone(self, values):
-        """The keypoints of a line, or the error."""
+        """Return the keypoints of a line, or an error."""
         try:
             return self._converted(numbers(with_nan(values), (None, None), "keypoints")[None])[0]
-        except Exception as error:  # whatever a line does to who reads it
+        except Exception as error:  # any error that a line may cause
             return error
 
     def _converted(self, keypoints):
-        """Frames (N, J, 2 or 3) as (N, 17, channels) float32."""
+        """Convert frames (N, J, 2 or 3) to (N, 17, channels) float32."""
         keypoints = self._image(keypoints)
         if self.size is None:
             keypoints = to_h36m(seen(keypoints, image=False), self.layout or "h36m", self.variant)
@@ -134,8 +135,8 @@ class Form:
         return with_channels(torch.from_numpy(keypoints.astype(np.float32)), self.channels)
 
     def _joints(self, keypoints):
-        """The joints of Human3.6M of frames (N, J, 2 or 3) in pixels. As in files, the order of joints is that of the shorter
-        bones, in the first body seen, and it is said if that body lies or stands on its head."""
+        """Convert frames (N, J, 2 or 3) in pixels to Human3.6M's joints. As in files, the joint order with the shorter bones
+        in the first body is chosen, and a warning is given if that body lies or is upside down."""
         count = keypoints.shape[1]
         layout = self.layout or self.layouts.get(count) or layout_of(count, "keypoints")
         if count in self.layouts or np.isfinite(keypoints[0, :, 0]).sum() <= count / 2:
@@ -146,7 +147,7 @@ class Form:
         return keypoints
 
     def _image(self, keypoints):
-        """Frames (N, J, 2 or 3) in pixels, if the size of the image is known; what is said about them is said once."""
+        """Return frames (N, J, 2 or 3) in pixels, if the image size is known; each warning is given once."""
         if keypoints.shape[2] not in (2, 3):
             raise ValueError(f"keypoints: shape {keypoints.shape[1:]}, expected (J, 2 or 3)")
         if self.size is None:
@@ -164,8 +165,8 @@ class Form:
 
 
 def _word(value, what):
-    """Return a value that will be echoed; ValueError if it cannot be."""
-    if value is None or isinstance(value, str) and len(value) <= WORD / 12:  # which a character may become in JSON
+    """Check a value that will be echoed; raise ValueError if it cannot be."""
+    if value is None or isinstance(value, str) and len(value) <= WORD / 12:  # to which a character may expand in JSON
         return value
     try:
         length = len(json.dumps(value, allow_nan=False))
@@ -177,7 +178,7 @@ def _word(value, what):
 
 
 class Statistics:
-    """Statistics of the poses that went out, percentiles of the last `LAST`. Takes no more memory than at the start."""
+    """Statistics of the poses sent, with percentiles of the last `LAST`, in constant memory."""
 
     def __init__(self):
         self.frames = self.errors = self.dropped = 0
@@ -186,7 +187,7 @@ class Statistics:
         self.most = dict.fromkeys(self.times, 0.0)
 
     def add(self, count, **milliseconds):
-        """Add those of so many poses, an array of each kind."""
+        """Add the statistics of `count` poses, one array of each kind."""
         for kind, values in milliseconds.items():
             self.times[kind][(self.frames + np.arange(count)) % LAST] = values
             self.most[kind] = max(self.most[kind], float(values.max()))
@@ -204,13 +205,12 @@ class Statistics:
 
 
 class Server:
-    """Clients whose streams are lifted together, in one `lifter.StreamBatch`.
+    """Server whose clients' streams are lifted together in one `lifter.StreamBatch`.
 
     Args:
-        batch: the StreamBatch. form: of the lines.
-        strict: a client's first bad line is its last.
-        drop: frames that waited too long are not lifted, so that answers are never late for long.
-        token: what clients must send first, {"token": ...}.
+        batch: the StreamBatch. form: the `Form` of the lines. strict: disconnect a client at its first bad line.
+        drop: drop frames that have waited too long, so that answers do not stay late.
+        token: token that clients must send first, as {"token": ...}.
     """
 
     def __init__(self, batch, form, strict=False, drop=False, token=None):
@@ -220,8 +220,8 @@ class Server:
         self.batch, self.form, self.strict, self.drop, self.token = batch, form, strict, drop, token
         self.statistics = Statistics()
         self.pace = min(PACE, batch.chunk_size / batch.fps / HASTE)
-        self.clients, self.come = set(), asyncio.Event()  # set when there may be something to do
-        self.clock = 0.0  # seconds of its time that the client had that now has the least of those who wait
+        self.clients, self.come = set(), asyncio.Event()  # set when there may be work
+        self.clock = 0.0  # seconds of server time used by the waiting client that has used least
         self._writers, self._said = {}, {}
 
     async def standard(self, stopped) -> None:
@@ -280,13 +280,13 @@ class Server:
 
     def _trouble(self, loop, context):
         error = context.get("exception")
-        if isinstance(error, OSError):  # no descriptors left, a client that is gone
+        if isinstance(error, OSError):  # no file descriptors left, or a client that has gone
             self.say(error.errno, message(error))
         else:
             loop.default_exception_handler(context)
 
     def say(self, what, text):
-        """Say something on stderr, but each kind of it not more often than every `SILENCE` seconds."""
+        """Print a message to stderr, each kind at most once every `SILENCE` seconds."""
         now = time.monotonic()
         if now - self._said.get(what, -math.inf) > SILENCE:
             self._said[what] = now
@@ -355,10 +355,12 @@ class Server:
         return flushed
 
     def lift(self, frames, together=None) -> dict:
-        """{stream: keypoints} -> {stream: Lifted or the error}, in one call."""
+        """Lift {stream: keypoints} in one call; return {stream: Lifted or an error}."""
         try:
             return self.batch.push(frames, together)
-        except Exception as error:  # of the frames of some, who are told, and nobody else is harmed; or of the model
+        except (
+            Exception
+        ) as error:  # an error in the frames of some clients, who are told without affecting others; or in the model
             if not (wrong := self.batch.wrong(frames)):
                 return dict.fromkeys(frames, error)
             return wrong | self.lift({name: keypoints for name, keypoints in frames.items() if name not in wrong}, together)
@@ -366,7 +368,7 @@ class Server:
 
 @contextlib.contextmanager
 def _paid(clients):
-    """Have clients pay for the time that is spent here, in equal parts."""
+    """Charge the time spent here to the clients in equal parts."""
     began = time.perf_counter()
     yield
     for client in clients:
@@ -375,7 +377,7 @@ def _paid(clients):
 
 @contextlib.contextmanager
 def _removed(path):
-    """Remove a socket's file at the end, if it still is that socket's."""
+    """Remove a socket's file at the end, if it still belongs to that socket."""
     own = os.stat(path)
     try:
         yield

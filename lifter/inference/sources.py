@@ -1,4 +1,4 @@
-"""Files to lift, found in files and folders. Nothing here needs torch."""
+"""Search for the files to lift. Nothing here needs torch."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from lifter.data.registry import is_one, suffixes, walk
 
 
 class Source(NamedTuple):
-    """A file, or a folder that is read as one; `place` is its path in the folder of the outputs."""
+    """A file, or a folder that is read as one. `place` is its path in the output folder."""
 
     path: Path
     place: str

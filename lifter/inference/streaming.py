@@ -1,62 +1,65 @@
-"""Live lifting: keypoints come frame by frame, poses leave chunk by chunk, at bounded latency and in constant memory."""
+"""Live lifting: keypoints arrive frame by frame and poses are returned chunk by chunk, with bounded latency and constant
+memory."""
 
 import inspect
 import time
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from lifter.skeleton import SKELETONS, Skeleton
 
 from .windows import centred, margins_of
 
 MISSING = ("hold", "mask", "error")
-FARTHEST = 1e6  # keypoints are of order 1; beyond this no detection is meant, and a norm would overflow
+FARTHEST = 1e6  # keypoints are of order 1; larger values are no detections, and norms would overflow
 
 
 class Lifted(NamedTuple):
-    """The M poses that became ready, in the order of their frames.
+    """The M poses that became ready, in frame order.
 
-    What a live user waits for a pose is latency + compute.
+    The delay of a pose in live use is latency + compute.
     """
 
-    poses: torch.Tensor  # (M, J, 3) float32, where the model is
-    frames: torch.Tensor  # (M,) int64, numbers since the start of the stream
-    latency: torch.Tensor  # (M,) seconds: the frames waited for after this one, by fps
-    compute: torch.Tensor  # (M,) seconds that the model call took, of all streams in it
+    poses: torch.Tensor  # (M, J, 3) float32, on the model's device
+    frames: torch.Tensor  # (M,) int64, frame numbers since the start of the stream
+    latency: torch.Tensor  # (M,) seconds spent waiting for later frames, from fps
+    compute: torch.Tensor  # (M,) seconds of the model call, for all streams in it
 
 
 class StreamBatch:
-    """Many live streams on one model: those whose chunk is full are lifted together, in one call.
+    """Many live streams that share a model: streams whose chunk is full are lifted together in one call.
 
-    A stream is named by a dict key, joins with its first push and goes at its own pace. A model with a state (PoseRetNet)
-    gets each frame once, and the poses are those of one call for the whole stream with this `chunk_size`. Any other
-    model of lifter, and one that was trained on centred clips, gets the last `num_frames` frames again for every chunk. At the
-    start of a stream there are fewer; for a model that does not take so few (`clip_multiple`) the first is repeated in front.
-    A model with `margins` (see `lift_sequence`) waits for the frames that it sees after a chunk; what it sees before the first
-    frame of a stream, and after the last one at `flush`, is that frame again.
-    Whatever error a method raises, the streams are as they were before.
+    A stream is named by a dict key, starts with its first push, and runs at its own pace. A model with a state (PoseRetNet)
+    sees each frame once; its poses equal those of one call on the whole stream with this `chunk_size`. Any other model, and
+    one trained on centred clips, sees the last `num_frames` frames again for every chunk. At the start of a stream there are
+    fewer frames; if the model needs more (`clip_multiple`), the first frame is repeated in front. A model with `margins` (see
+    `lift_sequence`) waits for the frames that it sees after a chunk; before the start and, at `flush`, after the end of a
+    stream the nearest frame is repeated. If a method raises an error, the streams remain unchanged.
 
     Args:
-        model: in eval mode, on any device, in any dtype. As it is: later changes to its weights or mode show.
-        chunk_size: frames that are lifted together, which is what a pose waits for: the first of a chunk waits for the
-            other `chunk_size - 1`. None: as many as the model sees at once, which is the most; of a model with `margins` 1.
+        model: in evaluation mode, on any device, in any dtype. It is not copied: later changes to it take effect.
+        chunk_size: frames that are lifted together; the first frame of a chunk waits for the other `chunk_size - 1`. Default
+            and maximum: the frames that the model sees at once; 1 by default for a model with `margins`.
         fps: frames per second, for the latency.
-        look_ahead: frames after the chunk that are waited for too, so that its last frames see some future. Only for
-            models without a state. With `margins` it is the model's.
-        missing: what becomes of keypoints that are not finite or beyond +-1e6, and of frames that were dropped (None).
-            "hold": the model gets what the joint was last seen at, and before it was ever seen, the nearest joint along the
-            skeleton that was; with confidence 0 where it reads confidences. "mask": the same, and the pose of that joint is
-            NaN. "error": ValueError.
+        look_ahead: future frames that each chunk waits for, so that its last frames see them. Only for models without a state.
+            A model with `margins` sets it itself.
+        missing: handling of keypoints that are not finite or beyond +-1e6, and of dropped frames (None). "hold": use the
+            joint's last position or, if it was never seen, that of the nearest joint along the skeleton, with confidence 0.
+            "mask": the same, but the pose of the joint is NaN. "error": raise ValueError.
     """
 
-    def __init__(self, model, chunk_size=None, fps=50.0, look_ahead=0, missing="hold"):
+    def __init__(
+        self, model: nn.Module, chunk_size: int | None = None, fps: float = 50.0, look_ahead: int = 0, missing: str = "hold"
+    ):
         if model.training:
             raise ValueError("Stream: model is in training mode, expected model.eval()")
-        original = getattr(model, "_orig_mod", model)  # of torch.compile, which hides the signature
+        original = getattr(model, "_orig_mod", model)  # torch.compile hides the signature
         stateful = "state" in inspect.signature(original.forward).parameters
-        self.stateful = stateful and not getattr(original, "centred", False)  # a state is of clips that share a centre
+        self.stateful = stateful and not getattr(original, "centred", False)  # a state needs clips with a common centre
         self._model, self._original = model, original
         self._most, *self._joint_shape = _takes(original)
         self._margins = margins_of(original)
@@ -81,14 +84,14 @@ class StreamBatch:
         self._largest = chunk_size if self.stateful else most
         self.reset()
 
-    def push(self, frames, together=None):
-        """The next frames of some streams, {name: keypoints} -> {name: Lifted}, what became ready of each.
+    def push(self, frames: dict, together: int | None = None) -> dict:
+        """Push the next frames of some streams, {name: keypoints}; return {name: Lifted}, the poses that became ready.
 
-        Keypoints are one frame (J, C), many (N, J, C), tensor or array of any floating-point dtype, or None for one frame
-        that was dropped. Any value that is not finite, or beyond +-1e6, makes its joint a missing one.
+        Keypoints are one frame (J, C) or several (N, J, C), a tensor or array of any floating-point dtype, or None for a
+        dropped frame. A joint with a value that is not finite, or beyond +-1e6, is missing.
 
-        Where more than `chunk_size` frames wait, up to `together` of them are one chunk, for who is late and wants to catch
-        up: but no more than the model sees at once, and no more than `chunk_size` for a model with a state.
+        If more than `chunk_size` frames wait, up to `together` of them form one chunk, which lets a late stream catch up; at
+        most the frames that the model sees at once, and at most `chunk_size` for a model with a state.
         """
         members, given = {}, {}
         for name, keypoints in frames.items():
@@ -103,13 +106,13 @@ class StreamBatch:
 
         return self._advance(members, given, ready)
 
-    def flush(self, names=None):
-        """The poses of all frames that still wait, a short last chunk: {name: Lifted}, of these streams; None: of all. The
-        streams may go on."""
+    def flush(self, names: Iterable | None = None) -> dict:
+        """Lift all waiting frames of these streams (None: of all) as a short last chunk; return {name: Lifted}. The streams
+        may continue."""
         return self._flush(self._members if names is None else names)
 
-    def leave(self, name):
-        """Ends one stream; its last poses, as `flush` gives them."""
+    def leave(self, name: Any) -> Lifted:
+        """End one stream and return its last poses, like `flush`."""
         if name not in self._members:
             known = ", ".join(map(repr, self._members)) or "none"
             raise KeyError(f"StreamBatch: no stream is named {name!r}; there are: {known}")
@@ -117,8 +120,8 @@ class StreamBatch:
         self.reset([name])
         return lifted
 
-    def reset(self, names=None):
-        """Forgets these streams and what waits in them; None: all."""
+    def reset(self, names: Iterable | None = None) -> None:
+        """Forget these streams and their waiting frames; None: all."""
         if names is None:
             self._members, self._states = {}, {}
             return
@@ -126,9 +129,9 @@ class StreamBatch:
             if self._members.pop(name, None) is not None:
                 _take(self._states, (name,))
 
-    def state_dict(self):
-        """Return the state of all streams as tensors on the CPU, numbers and strings; `torch.save` it (names being strings or
-        numbers) and read it with `weights_only=True`."""
+    def state_dict(self) -> dict:
+        """Return the state of all streams as CPU tensors, numbers and strings. If names are strings or numbers, it can be
+        saved with `torch.save` and loaded with `weights_only=True`."""
         states = dict(self._states)
         _split(states, self._members)
         streams = {}
@@ -139,9 +142,9 @@ class StreamBatch:
             streams[name] = saved | {"state": state and [x.to("cpu", copy=True) for x in state]}
         return self._settings() | {"streams": streams}
 
-    def load_state_dict(self, state):
-        """Go on where the StreamBatch stood that gave `state`. ValueError if it had other settings or states of other
-        shapes, or is no such dict; that the model has the same weights is yours to see to."""
+    def load_state_dict(self, state: dict) -> None:
+        """Restore the streams from `state`. Raise ValueError if its settings or shapes differ. The caller must ensure that the
+        model has the same weights."""
         for name, value in self._settings().items():
             if state.get(name) != value:
                 raise ValueError(f"load_state_dict: {name} is {state.get(name)!r}, expected {value!r} as here")
@@ -165,8 +168,8 @@ class StreamBatch:
                 states[name,] = [x.to(self._device, copy=True) for x in tensors]
         self._members, self._states = members, states
 
-    def wrong(self, frames) -> dict:
-        """{name: error} of the frames that `push` would refuse."""
+    def wrong(self, frames: dict) -> dict:
+        """Return {name: error} for the frames that `push` would refuse."""
         errors = {}
         for name, keypoints in frames.items():
             try:
@@ -177,15 +180,14 @@ class StreamBatch:
 
     # ---- one push, on copies of `members` and `states` ---------------------------------------------------------------
 
-    def _flush(self, names):
+    def _flush(self, names) -> dict:
         members = {name: self._members[name] for name in names if name in self._members}
         return self._advance(members, {name: [] for name in names}, lambda m: (m.waiting, m.next) if m.waiting else None)
 
     def _advance(self, members, lifted, ready):
-        """Lifts what is ready of these streams, {name: _Member}, and makes them what the streams of these names are; {name:
-        Lifted}. `lifted`: {name: parts that are}.
-
-        `ready(member)`: how many poses are to be lifted next, and the frame before which their window ends, or None.
+        """Lift what is ready in these streams, {name: _Member}, store the updated members, and return {name: Lifted}.
+        `lifted`: {name: parts lifted already}. `ready(member)`: the number of poses to lift next and the end of their window,
+        or None.
         """
         names, done = list(members), set()
         if self.stateful:  # always the same order, so that batches stay together
@@ -205,15 +207,15 @@ class StreamBatch:
         return {name: Lifted(*map(torch.cat, zip(*parts))) if parts else nothing for name, parts in lifted.items()}
 
     def _accept(self, name, member, keypoints):
-        """`member` with these frames, of which nothing is lifted yet."""
+        """Return `member` with these frames appended, before lifting."""
         frames = self._frames(name, keypoints)
         if not len(frames):
             return member
-        if np.abs(frames.numpy()).max() <= FARTHEST:  # nothing is missing: NaN would be the largest
+        if np.abs(frames.numpy()).max() <= FARTHEST:  # NaN would be the largest value
             missing, held = self._all_seen.expand(len(frames), -1), frames[-1].clone()
         else:
             missing = ~(frames.abs() <= FARTHEST).all(-1)
-            if self.missing != "error" and member.absent == member.next:  # nobody was seen yet
+            if self.missing != "error" and member.absent == member.next:  # no person was seen yet
                 absent = int(missing.all(-1).cumprod(0).sum())
                 number = member.absent + absent
                 member = member._replace(absent=number, next=number, lifted=number)
@@ -227,7 +229,7 @@ class StreamBatch:
         return member._replace(parts=(*member.parts, (frames, missing)), held=held, next=member.next + len(frames))
 
     def _held(self, held, frames, missing):
-        """`frames` with what is missing held, and what the last one leaves to be held."""
+        """Return `frames` with missing joints held, and the positions to hold after the last frame."""
         seen = torch.cat([held[None], frames])
         last = torch.arange(1, len(seen))[:, None].where(~missing, 0).cummax(0).values  # frame of `seen` to repeat
         frames = seen.gather(0, last[..., None].expand_as(frames))
@@ -240,7 +242,7 @@ class StreamBatch:
         return frames, held
 
     def _frames(self, name, keypoints):
-        """(N, J, C) float32 on the CPU, nobody else's."""
+        """Return the frames as (N, J, C) float32 on the CPU, in their own memory."""
         if keypoints is None:
             return torch.full((1, *self._joint_shape), torch.nan)
         if not isinstance(keypoints, torch.Tensor):
@@ -254,9 +256,8 @@ class StreamBatch:
         return keypoints.detach().to("cpu", torch.float32, copy=True).reshape(-1, J, C)
 
     def _lift(self, members, states, lifted, chunks):
-        """Appends to `lifted` the next poses of each stream in `chunks`, {name: (how many, where the window ends)}.
-
-        Windows of one length are one call: all of a model with a state, and all of another but at the start of a stream.
+        """Append to `lifted` the next poses of each stream in `chunks`, {name: (count, end of the window)}. Windows of the
+        same length share a call.
         """
         calls = {}
         for name, (_, end) in chunks.items():
@@ -280,7 +281,7 @@ class StreamBatch:
                 members[name] = member._replace(lifted=member.lifted + count)
 
     def _call(self, names, states, keypoints, seen):
-        """The poses of windows (B, T, J, C) and the seconds that they took; `states` go on. `seen`: see `centre`."""
+        """Return the poses of windows (B, T, J, C) and the seconds that they took; update `states`. `seen`: see `centre`."""
         start = time.perf_counter()
         with torch.inference_mode():
             keypoints = keypoints.to(self._device)
@@ -296,7 +297,7 @@ class StreamBatch:
         return poses, time.perf_counter() - start
 
     def _absent(self, begin, end):
-        """The parts of frames before anybody was seen."""
+        """Return NaN poses for frames before a person was seen."""
         if begin == end:
             return []
         nothing = torch.zeros(end - begin)
@@ -322,7 +323,7 @@ class StreamBatch:
         }  # fmt: skip
 
     def _state_shapes(self):
-        """The shapes of the state of one stream, found out by lifting a frame."""
+        """Return the shapes of a stream's state, determined by lifting one frame."""
         if not self.stateful:
             return None
         states = {}
@@ -335,7 +336,7 @@ class StreamBatch:
 
 
 class Stream:
-    """One live stream: `push` what the camera sees, get the poses that are ready.
+    """One live stream: `push` keypoints and get the poses that are ready.
 
         stream = lifter.Stream(model, chunk_size=9, fps=50)
         poses, frames, latency, compute = stream.push(keypoints)
@@ -343,52 +344,54 @@ class Stream:
     Arguments and `push` are those of `StreamBatch`, without the dict.
     """
 
-    def __init__(self, model, chunk_size=None, fps=50.0, look_ahead=0, missing="hold"):
+    def __init__(
+        self, model: nn.Module, chunk_size: int | None = None, fps: float = 50.0, look_ahead: int = 0, missing: str = "hold"
+    ):
         self._batch = StreamBatch(model, chunk_size, fps, look_ahead, missing)
 
-    def push(self, keypoints):
-        """The next frames: (J, C), (N, J, C), or None for one that was dropped -> Lifted, what became ready."""
+    def push(self, keypoints: Tensor | np.ndarray | None) -> Lifted:
+        """Push the next frames, (J, C) or (N, J, C), or None for a dropped one; return the poses that became ready."""
         return self._batch.push({None: keypoints})[None]
 
-    def flush(self):
-        """The poses of the frames that still wait, a short last chunk. The stream may go on."""
+    def flush(self) -> Lifted:
+        """Lift all waiting frames as a short last chunk. The stream may continue."""
         return self._batch.flush().get(None) or self._batch._nothing()
 
-    def reset(self):
-        """Back to frame 0, with nothing seen."""
+    def reset(self) -> None:
+        """Restart at frame 0."""
         self._batch.reset()
 
-    def state_dict(self):
+    def state_dict(self) -> dict:
         """Return the state of the stream, see `StreamBatch.state_dict`."""
         return self._batch.state_dict()
 
-    def load_state_dict(self, state):
-        """Go on where the Stream stood that gave `state`. ValueError if it had other settings or another model."""
+    def load_state_dict(self, state: dict) -> None:
+        """Restore the stream from `state`. Raise ValueError if its settings or shapes differ."""
         if others := state.get("streams", {}).keys() - {None}:
             raise ValueError(f"load_state_dict: state has the streams {sorted(map(str, others))} of a StreamBatch")
         self._batch.load_state_dict(state)
 
 
 class _Member(NamedTuple):
-    """A stream but for the model's state. Its tensors are never written to, so that an old one is a way back."""
+    """A stream without the model's state. Its tensors are never written to, so an old member can be restored."""
 
-    parts: tuple  # the last frames as they were pushed: (n, J, C), as the model gets them, and (n, J) bool, what is missing
-    held: torch.Tensor  # (J, C), what each joint was last seen at, NaN before it was
-    next: int = 0  # frames pushed, the number of the next
-    lifted: int = 0  # frames whose poses were given
-    absent: int = 0  # frames before anybody was seen
+    parts: tuple  # the last frames: (n, J, C) as given to the model, and (n, J) bool, True for missing joints
+    held: torch.Tensor  # (J, C), the last position of each joint, NaN if never seen
+    next: int = 0  # frames pushed, which is the number of the next one
+    lifted: int = 0  # frames lifted
+    absent: int = 0  # frames before a person was seen
 
     @property
     def waiting(self):
         return self.next - self.lifted
 
     def joined(self):
-        """With the frames in one part, which `window` and `compact` ask for."""
+        """Return the member with its frames joined to one part, which `window` and `compact` require."""
         return self if len(self.parts) == 1 else self._replace(parts=(tuple(map(torch.cat, zip(*self.parts))),))
 
     def window(self, begin, length):
-        """`length` of the frames from number `begin` on, and what is missing of them. Where there are none the first, or the
-        last, is repeated."""
+        """Return `length` frames from number `begin` on, and which of their joints are missing. Before the first and after the
+        last frame, that frame is repeated."""
         ((keypoints, missing),) = self.parts
         first = begin - self.next + len(keypoints)
         if 0 <= first <= len(keypoints) - length:
@@ -397,7 +400,7 @@ class _Member(NamedTuple):
         return keypoints[there], missing[there]
 
     def compact(self, n):
-        """With the last n frames only, in memory of their own."""
+        """Keep only the last n frames, in their own memory."""
         ((keypoints, missing),) = self.parts
         first = max(0, len(keypoints) - n)
         if first == 0:
@@ -410,7 +413,7 @@ class _Member(NamedTuple):
 
 
 def _take(states, names):
-    """The states of `names` out of `states`, as one batch; of new streams zeros, None if all are new."""
+    """Take the states of `names` out of `states` as one batch: zeros for new streams, None if all are new."""
     if names in states:
         return states.pop(names)
     _split(states, names)
@@ -423,7 +426,7 @@ def _take(states, names):
 
 
 def _split(states, names):
-    """Makes single streams of every batch that has one of `names`, in memory of their own."""
+    """Split every batch that contains one of `names` into single streams, in their own memory."""
     for batch in [batch for batch in states if len(batch) > 1 and not set(names).isdisjoint(batch)]:
         state = states.pop(batch)
         for row, name in enumerate(batch):
@@ -431,20 +434,20 @@ def _split(states, names):
 
 
 def _placed(seen):
-    """(B, T), the frames of windows that tell where a person is, of (B, T, J), the joints that are seen: the frames with the
-    root, or if there are none those with any joint."""
+    """Reduce visible joints (B, T, J) to the frames (B, T) that show a person's position: frames with the root or, if there
+    are none, with any joint."""
     root = seen[..., 0]
     return root | seen.any(-1) & ~root.any(-1, keepdim=True)
 
 
 def _skeleton(num_joints):
-    """The skeleton of so many joints, Human3.6M's of 17; where none is known a row of joints."""
+    """Return the skeleton with this number of joints (17: Human3.6M's); if none is known, a chain of joints."""
     row = Skeleton("row", ("",) * num_joints, tuple(range(-1, num_joints - 1)), (), ())
     return next((skeleton for skeleton in SKELETONS.values() if skeleton.num_joints == num_joints), row)
 
 
 def _takes(model):
-    """(frames at once, joints, channels) that a model of lifter takes."""
+    """Return (frames at once, joints, channels) of a model's input."""
     parameters = inspect.signature(model.forward).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     if len(needed) > 1:

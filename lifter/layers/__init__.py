@@ -1,4 +1,4 @@
-"""Drop-in modules on the kernels, and what every block of the models is made of."""
+"""Drop-in modules built on the kernels, and the building blocks of the models."""
 
 from .axial_attention import AxialAttention
 from .block import DropPath, Mlp, Pointwise, ScaledBlock, TransformerBlock, fuse_streams

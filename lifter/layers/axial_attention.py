@@ -1,6 +1,6 @@
 """Softmax attention along the joints or the frames of a clip, as in MixSTE and MotionBERT."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import axial_attention
 
@@ -13,13 +13,22 @@ class AxialAttention(nn.Module):
 
     Args:
         dim: C. num_heads: a divisor of C.
-        axis: "joint", the joints of a frame see each other, or "frame", the frames of a joint.
-        qkv_bias: whether the projections to queries, keys and values have a bias.
-        scale: factor of the scores; None is (C / num_heads)^-0.5.
-        attn_drop, proj_drop: dropout of the attention weights and of the result, in training.
+        axis: "joint" for attention among the joints of a frame, "frame" for attention among the frames of a joint.
+        qkv_bias: use a bias in the projections to queries, keys and values.
+        scale: factor of the scores. Default: (C / num_heads)^-0.5.
+        attn_drop, proj_drop: dropout rates of the attention weights and of the result.
     """
 
-    def __init__(self, dim, num_heads, axis, qkv_bias=True, scale=None, attn_drop=0.0, proj_drop=0.0):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        axis: str,
+        qkv_bias: bool = True,
+        scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"AxialAttention: dim is {dim}, expected a multiple of num_heads={num_heads}")
@@ -31,8 +40,8 @@ class AxialAttention(nn.Module):
         self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x, mask=None):
-        """`mask`: (B, J, T, T) or packed, for axis "frame", see `lifter.kernels.axial_attention`."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Apply attention. `mask`, for axis "frame", is (B, J, T, T) or packed; see `lifter.kernels.axial_attention`."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         dropout_p = self.attn_drop if self.training else 0.0
         return self.proj_drop(self.proj(axial_attention(qkv, self.axis, mask, self.scale, dropout_p)))

@@ -1,18 +1,27 @@
-"""Deformable convolutions over the (frame, joint) grid: SasMamba's structure-aware one, by its code and its paper."""
+"""Deformable convolutions over the (frame, joint) grid: SasMamba's structure-aware convolution, as in its code and as in its
+paper."""
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import deform_conv2d
 
 
 class DeformConv2d(nn.Module):
-    """torchvision.ops.DeformConv2d: same arguments, parameters and initial values."""
+    """Replacement of torchvision.ops.DeformConv2d with the same arguments, parameters and initial values."""
 
     def __init__(
-        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
     ):
         super().__init__()
         if in_channels % groups or out_channels % groups:
@@ -31,7 +40,7 @@ class DeformConv2d(nn.Module):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x, offset, mask=None):
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
         return deform_conv2d(x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
 
     def extra_repr(self):
@@ -40,30 +49,30 @@ class DeformConv2d(nn.Module):
 
 
 class DeformConv(nn.Module):
-    """SasMamba's convolution by its official code: every tap of a depthwise convolution moves by its own offset.
+    """SasMamba's convolution as in its official code: a depthwise convolution with an offset for every tap.
 
-    (B, C, T, J) -> (B, C, T, J), fastest for the channels-last view of a (B, T, J, C) map. `offset_conv`, a dense
-    convolution, gives (dy, dx) per tap, shared by the channels.
+    (B, C, T, J) -> (B, C, T, J), fastest for the channels-last view of a (B, T, J, C) map. `offset_conv`, a dense convolution,
+    computes (dy, dx) per tap, shared by all channels.
     """
 
-    def __init__(self, dim, kernel_size=3):
+    def __init__(self, dim: int, kernel_size: int = 3):
         super().__init__()
         padding = kernel_size // 2
         self.offset_conv = nn.Conv2d(dim, 2 * kernel_size**2, kernel_size, padding=padding)
         self.dcn = DeformConv2d(dim, dim, kernel_size, padding=padding, groups=dim)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.dcn(x, self.offset_conv(x))
 
 
 class StructureConv(nn.Module):
-    """SasMamba's convolution by its paper, equations 7 to 11: X_struct = Conv2d(X) + sum over K*K taps of W_k X'_k.
+    """SasMamba's convolution as in its paper, equations 7 to 11: X_struct = Conv2d(X) + sum over K*K taps of W_k X'_k.
 
-    (B, C, T, J) -> (B, C, T, J). `offset_conv` gives one (dy, dx) per frame and joint, by which all K*K taps move
-    together; their weights W_k are dense (C, C); `conv` is the ordinary 3x3 convolution that is added.
+    (B, C, T, J) -> (B, C, T, J). `offset_conv` computes one (dy, dx) per frame and joint, which shifts all K*K taps together.
+    The weights W_k of the taps are dense (C, C). `conv` is the ordinary 3x3 convolution that is added.
     """
 
-    def __init__(self, dim, kernel_size=3):
+    def __init__(self, dim: int, kernel_size: int = 3):
         super().__init__()
         padding = kernel_size // 2
         self.taps = kernel_size**2
@@ -71,7 +80,7 @@ class StructureConv(nn.Module):
         self.dcn = DeformConv2d(dim, dim, kernel_size, padding=padding, bias=False)
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         offset = self.offset_conv(x).permute(0, 2, 3, 1).repeat(1, 1, 1, self.taps)
         return self.conv(x) + self.dcn(x, offset.permute(0, 3, 1, 2))
 

@@ -1,11 +1,12 @@
-"""Graph convolutions along the joints or the frames of a clip: the graph is known, learned, or found in the clip."""
+"""Graph convolutions along the joints or the frames of a clip, with a fixed, learned or data-dependent graph."""
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import skeleton_graph_conv, temporal_topk_graph_conv
 
@@ -14,7 +15,8 @@ from .linear import Linear
 
 
 def known_graph(name, num_nodes, edges):
-    """(N, N) bool, both directions of every edge; ValueError in the name of the layer for edges that are none."""
+    """Return a bool matrix (N, N) with both directions of every edge; raise ValueError, naming the layer, for invalid
+    edges."""
     known = torch.zeros(num_nodes, num_nodes, dtype=torch.bool)
     for i, j in edges:
         if not (0 <= i < num_nodes and 0 <= j < num_nodes and i != j):
@@ -24,7 +26,7 @@ def known_graph(name, num_nodes, edges):
 
 
 def partly_learned(known, learned):
-    """The symmetric part of (known + learned), both (N, N); the neighbours of a node share a known weight of 1."""
+    """Return the symmetric part of (known + learned), both (N, N); the known weights of a node's neighbours sum to 1."""
     known = known.to(learned.dtype)
     graph = known / known.sum(1, keepdim=True).clamp(min=1) + learned
     return (graph + graph.mT) / 2
@@ -33,21 +35,22 @@ def partly_learned(known, learned):
 class LearnedGraphConv(nn.Module):
     """Graph convolution of KTPFormer (arXiv 2404.00658) along one axis: (B, T, J, C_in) -> (B, T, J, C_out).
 
-    Every node sums what it makes of itself and what the other nodes send, weighted by the graph (known + learned),
-    symmetrised: y_i = G_ii M_i * (W_0 x_i) + sum over j != i of G_ij M_j * (W_1 x_j) + bias. The known part shares a
-    weight of 1 among the neighbours of a node, and adds 1 for the node itself.
+    Every node sums a projection of itself and projections of the other nodes, weighted by the symmetrized graph (known +
+    learned): y_i = G_ii M_i * (W_0 x_i) + sum over j != i of G_ij M_j * (W_1 x_j) + bias. The known weights of a node's
+    neighbours sum to 1; its own known weight is 1.
 
-    Along frames the clip may be shorter than the graph: it takes the first T nodes, whose known part is that of a graph
-    of T nodes.
+    Along frames, a clip may be shorter than the graph: it uses the first T nodes, with the known part of a graph of T nodes.
 
     Args:
         in_channels, out_channels: C_in, C_out.
-        axis: "joint", the joints of a frame are the nodes, or "frame", the frames of a joint.
-        num_nodes: J, or the longest T.
-        edges: pairs of different nodes that the known part connects.
+        axis: "joint" if the joints of a frame are the nodes, "frame" if the frames of a joint are.
+        num_nodes: J, or the largest T.
+        edges: pairs of different nodes, connected in the known part.
     """
 
-    def __init__(self, in_channels, out_channels, axis, num_nodes, edges):
+    known: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, axis: str, num_nodes: int, edges: Sequence[tuple[int, int]]):
         super().__init__()
         if axis not in ("joint", "frame"):
             raise ValueError(f"LearnedGraphConv: axis is {axis!r}, expected 'joint' or 'frame'")
@@ -61,7 +64,7 @@ class LearnedGraphConv(nn.Module):
         for weight in self.W.detach():
             nn.init.xavier_uniform_(weight)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         n = x.shape[1 if self.axis == "frame" else 2]
         if n > self.num_nodes or (n < self.num_nodes and self.axis == "joint"):
             most = "at most " if self.axis == "frame" else ""
@@ -77,8 +80,8 @@ class LearnedGraphConv(nn.Module):
             received = (others @ (modulation * (x @ self.W[1])).flatten(2)).unflatten(2, (x.shape[2], -1))
         return received + own * (x @ self.W[0]) + self.bias
 
-    def graph(self, n):
-        """(n, n), the symmetric graph of the first n nodes."""
+    def graph(self, n: int):
+        """Return the symmetric graph (n, n) of the first n nodes."""
         itself = torch.eye(n, dtype=self.adj2.dtype, device=self.adj2.device)
         return partly_learned(self.known[:n, :n], self.adj2[:n, :n]) + itself
 
@@ -88,20 +91,21 @@ class LearnedGraphConv(nn.Module):
 
 
 class GraphConv(nn.Module):
-    """Base of the two graph convolutions of MotionAGFormer (arXiv 2310.16288): relu(x + norm(A V(x) + U(x))).
+    """Base class of MotionAGFormer's graph convolutions (arXiv 2310.16288): relu(x + norm(A V(x) + U(x))).
 
-    The norm is a batch norm over the nodes. The names are the official ones.
+    The norm is a batch norm over the nodes. Names are the official ones.
     """
 
-    def __init__(self, dim, num_nodes):
+    def __init__(self, dim: int, num_nodes: int):
         super().__init__()
         self.U, self.V = Linear(dim, dim), Linear(dim, dim)
         self.batch_norm = nn.BatchNorm1d(num_nodes)
         for linear in (self.U, self.V):
             nn.init.normal_(linear.weight, std=math.sqrt(2 / dim))
 
-    def convolve(self, x, conv, nodes):
-        """`conv`: the op with its graph. `nodes`: flattens (B, T, J, C) so that the nodes are in dimension 1."""
+    def convolve(self, x: Tensor, conv: Callable[..., Tensor], nodes: Callable[[Tensor], Tensor]):
+        """Apply `conv`, the op with its graph, and the norm. `nodes` flattens (B, T, J, C) so that the nodes are dimension
+        1."""
         values, root = self.V(x), self.U(x)
         if can_fold(self.batch_norm):
             scale, shift = fold(self.batch_norm)
@@ -115,14 +119,14 @@ class SkeletonGraphConv(GraphConv):
 
     Args:
         dim: C. num_joints: J.
-        edges: (i, j), joint i receives from j. The graph is not symmetric unless they are.
+        edges: (i, j) if joint i receives from joint j; the graph need not be symmetric.
     """
 
-    def __init__(self, dim, num_joints, edges):
+    def __init__(self, dim: int, num_joints: int, edges: Sequence[tuple[int, int]]):
         super().__init__(dim, num_joints)
         register_graph(self, num_joints, edges)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         conv = partial(skeleton_graph_conv, neighbours=self.neighbours, weights=self.weights)
         return self.convolve(x, conv, lambda y: y.flatten(0, 1))
 
@@ -132,15 +136,15 @@ class TemporalGraphConv(GraphConv):
     from the k most similar ones.
 
     Args:
-        dim: C. num_frames: T, the only length that it takes, for the batch norm is over frames.
+        dim: C. num_frames: T. No other length is accepted, as the batch norm is over frames.
         k, ties: see `lifter.kernels.temporal_topk_graph_conv`.
     """
 
-    def __init__(self, dim, num_frames, k, ties="all"):
+    def __init__(self, dim: int, num_frames: int, k: int, ties: str = "all"):
         super().__init__(dim, num_frames)
         self.k, self.ties = k, ties
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         conv = partial(temporal_topk_graph_conv, x, k=self.k, ties=self.ties)
         return self.convolve(x, conv, lambda y: y.flatten(2))
 
@@ -150,31 +154,38 @@ class TemporalGraphConv(GraphConv):
 
 class ChainGraphConv(SkeletonGraphConv):
     """MotionAGFormer's graph convolution along the frames of a joint, (B, T, J, C) -> (B, T, J, C), over a fixed graph: every
-    frame receives from itself and the next `reach` ones. T is num_frames."""
+    frame receives from itself and the next `reach` frames. T is num_frames."""
 
-    def __init__(self, dim, num_frames, reach=1):
+    def __init__(self, dim: int, num_frames: int, reach: int = 1):
         edges = [(t, later) for t in range(num_frames) for later in range(t, min(t + reach + 1, num_frames))]
         super().__init__(dim, num_frames, edges)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 class HyperGraphConv(SkeletonGraphConv):
-    """HGMamba's graph convolution along the joints of a frame (arXiv 2504.06638): relu(x + norm(y + U(x))), for y the sum of
-    what the joints of the same part of the body send, and those of the same limb. (B, T, J, C) -> (B, T, J, C).
+    """HGMamba's graph convolution along the joints of a frame (arXiv 2504.06638): relu(x + norm(y + U(x))), where y sums
+    messages of the joints of the same body part and of the same limb. (B, T, J, C) -> (B, T, J, C).
 
-    Each of these scales is a projection of G x, for a learned G whose columns are divided by their sums; it starts as the
-    operator of the hypergraph. With both scales the fixed graph of the bones is a third, and each has a learned weight; with
-    neither it is the only one.
+    Each of these scales is a projection of G x with a learned, column-normalized G, initialized with the operator of the
+    hypergraph. If both scales are used, the fixed graph of the bones is a third one, and each has a learned weight; if neither
+    is, the fixed graph is used alone.
 
     Args:
         dim: C. num_joints: J.
-        edges: (i, j), joint i receives from j in the fixed graph.
-        parts, body: the joints of each part and of each limb, sequences of sequences; None leaves the scale out.
+        edges: (i, j) if joint i receives from joint j in the fixed graph.
+        parts, body: joints of each body part and of each limb, sequences of sequences. None: omit this scale.
     """
 
-    def __init__(self, dim, num_joints, edges, parts=None, body=None):
+    def __init__(
+        self,
+        dim: int,
+        num_joints: int,
+        edges: Sequence[tuple[int, int]],
+        parts: Sequence[Sequence[int]] | None = None,
+        body: Sequence[Sequence[int]] | None = None,
+    ):
         super().__init__(dim, num_joints, edges)
         self.alpha1 = nn.Parameter(torch.ones(1))
         if parts is not None:
@@ -184,12 +195,12 @@ class HyperGraphConv(SkeletonGraphConv):
             self.b_adj = nn.Parameter(hypergraph(num_joints, body))
             self.conv_body, self.alpha3 = Pointwise(dim, dim), nn.Parameter(torch.ones(1))
         self.scales = tuple(name for name, joints in (("part", parts), ("body", body)) if joints is not None)
-        if len(self.scales) < 2:  # official checkpoints have them, nothing reads them
+        if len(self.scales) < 2:  # present in official checkpoints, but unused
             unread = [p for name, p in self.named_parameters() if name.startswith("alpha")]
             for p in unread + (list(self.V.parameters()) if self.scales else []):
                 p.requires_grad_(False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if not self.scales:
             return super().forward(x)
         scales = [self._scale(x, getattr(self, f"{name[0]}_adj"), getattr(self, f"conv_{name}")) for name in self.scales]
@@ -208,12 +219,14 @@ class HyperGraphConv(SkeletonGraphConv):
 
 
 class AdaptiveGraphConv(nn.Module):
-    """Graph convolution over three graphs, each the known one, a learned one, and one by how alike the joints are.
+    """Graph convolution over three graphs, each the sum of a known one, a learned one, and the similarity of the joints.
 
-    (B, C_in, T, J) -> (B, C_out, T, J). How alike two joints are is one number for the whole window.
+    (B, C_in, T, J) -> (B, C_out, T, J). The similarity of two joints is one number per window.
     """
 
-    def __init__(self, in_channels, out_channels, known, drop=0.1):
+    known: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int, known: Tensor, drop: float = 0.1):
         super().__init__()
         conv = lambda channels: nn.ModuleList(nn.Conv2d(in_channels, channels, 1) for _ in known)
         inner = out_channels // 4 or 3
@@ -226,7 +239,7 @@ class AdaptiveGraphConv(nn.Module):
         self.drop = nn.Dropout(drop)
         nn.init.constant_(self.bn.weight, 1e-6)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = 0
         for i, (graph, a, b, d) in enumerate(zip(self.known + self.PA, self.conv_a, self.conv_b, self.conv_d, strict=True)):
             queries, keys = a(x).flatten(1, 2), b(x).flatten(1, 2)
@@ -234,14 +247,14 @@ class AdaptiveGraphConv(nn.Module):
             y = y + d((self.sent(x, i).flatten(1, 2) @ (graph + alike)).unflatten(1, x.shape[1:3]))
         return F.relu(self.drop(self.bn(y)) + (self.down(x) if hasattr(self, "down") else x))
 
-    def sent(self, x, graph):
+    def sent(self, x: Tensor, graph: int):
         """Compute what the joints send over one of the graphs."""
         return x
 
 
 def hypergraph(num_nodes, edges):
-    """The operator (N, N) of a hypergraph whose edges are sequences of nodes: D^-1/2 H B^-1 H^T D^-1/2, for H (N, E) the nodes
-    of the edges, D and B the degrees of both."""
+    """Return the operator (N, N) of a hypergraph whose edges are sequences of nodes: D^-1/2 H B^-1 H^T D^-1/2, where H (N, E)
+    is the incidence matrix and D and B are the degrees of nodes and edges."""
     if {node for edge in edges for node in edge} != set(range(num_nodes)):
         raise ValueError(f"hypergraph: edges are {edges}, expected every node below {num_nodes} in one")
     nodes = torch.zeros(num_nodes, len(edges))
@@ -251,8 +264,9 @@ def hypergraph(num_nodes, edges):
     return nodes / (nodes > 0).sum(0) @ nodes.mT
 
 
-def bone_graphs(num_joints, bones):
-    """(3, J, J): every joint itself, along the bones, and against them; what a joint sends adds up to 1."""
+def bone_graphs(num_joints: int, bones: Sequence[tuple[int, int]]) -> Tensor:
+    """Return three graphs (3, J, J): self loops, along the bones, and against them; the outgoing weights of a joint sum to
+    1."""
     along = torch.zeros(num_joints, num_joints)
     for source, target in bones:
         along[target, source] = 1
@@ -260,8 +274,8 @@ def bone_graphs(num_joints, bones):
 
 
 def register_graph(module, num_nodes, edges):
-    """Gives `module` the buffers `neighbours` and `weights` of `lifter.kernels.skeleton_graph_conv`: the adjacency of the
-    edges (i, j), i receives from j, divided by the roots of the degrees of both. They are constants of the architecture."""
+    """Register the buffers `neighbours` and `weights` for `lifter.kernels.skeleton_graph_conv`: the adjacency of the edges (i,
+    j), where i receives from j, divided by the square roots of both degrees. They are constants of the architecture."""
     senders = [sorted(j for i, j in set(edges) if i == node) for node in range(num_nodes)]
     degrees = [len(nodes) for nodes in senders]
     if not all(0 <= node < num_nodes for edge in edges for node in edge) or 0 in degrees:
@@ -275,8 +289,8 @@ def register_graph(module, num_nodes, edges):
     module.register_buffer("weights", weights, persistent=False)
 
 
-def both_ways(bones):
-    """The edges of a graph in which the joints of a bone receive from each other."""
+def both_ways(bones: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return edges in both directions of every bone."""
     return [edge for i, j in bones for edge in ((i, j), (j, i))]
 
 
@@ -287,6 +301,6 @@ def can_fold(norm):
 
 
 def fold(norm):
-    """(scale, shift) of a batch norm in evaluation."""
+    """Return (scale, shift) of a batch norm in evaluation mode."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return scale, norm.bias - scale * norm.running_mean

@@ -1,32 +1,34 @@
 """Linear layers."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import linear
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` by `lifter.kernels.linear`: the same arguments, parameters and results, to rounding."""
+    """`torch.nn.Linear` on `lifter.kernels.linear`, with the same arguments, parameters and, up to rounding, results."""
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
 
 
 class ReorderedLinear(Linear):
-    """Linear layer whose outputs come in another order than its rows: output i is that of row `order[i]`.
+    """Linear layer with permuted outputs: output i is computed by row `order[i]`.
 
-    The weight, which is smaller than the outputs, is reordered in each call; by `lifter.freeze` once.
+    The weight, which is smaller than the outputs, is permuted in each call, or once by `lifter.freeze`.
     """
 
-    def __init__(self, in_features, out_features, order, bias=True):
+    order: Tensor
+
+    def __init__(self, in_features: int, out_features: int, order: Tensor, bias: bool = True):
         super().__init__(in_features, out_features, bias)
         self.register_buffer("order", order, persistent=False)  # a constant of the architecture
 
-    def forward(self, input):
+    def forward(self, input: Tensor) -> Tensor:
         return linear(input, *self._reordered())
 
     def plain(self):
-        """A linear layer that gives the same."""
+        """Return an equivalent linear layer."""
         layer = Linear(self.in_features, self.out_features, self.bias is not None).to(self.weight)
         for parameter, value in zip(layer.parameters(), self._reordered(), strict=False):
             parameter.data = value.detach()

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import density_peak_prune
 
@@ -19,11 +19,13 @@ class DensityPeakPrune(nn.Module):
         k: how many nearest frames make the density, or all of a shorter clip; see `lifter.kernels.density_peak_prune`.
     """
 
-    def __init__(self, k=2):
+    def __init__(self, k: int = 2):
         super().__init__()
         self.k = k
 
-    def forward(self, x, kept, mask=None, noise=None, always=None):
+    def forward(
+        self, x: Tensor, kept: int, mask: Tensor | None = None, noise: Tensor | None = None, always: int | None = None
+    ):
         """`mask` (B, T, T) and `noise` (B, T): see `lifter.kernels.density_peak_prune`. `always`: a frame that is kept
         whatever its score."""
         indices, scores = density_peak_prune(x.detach().mean(2), kept, min(self.k, x.shape[1]), mask, noise)
@@ -36,7 +38,7 @@ class DensityPeakPrune(nn.Module):
         return f"k={self.k}"
 
 
-def take_frames(x, indices):
+def take_frames(x: Tensor, indices: Tensor) -> Tensor:
     """The frames `indices` (B, kept) of (B, T, ...)."""
     return x[torch.arange(x.shape[0], device=x.device)[:, None], indices]
 
@@ -53,7 +55,15 @@ class FrameRecovery(nn.Module):
         attn_drop, proj_drop: dropout of the attention weights and of the result, in training.
     """
 
-    def __init__(self, dim, num_heads, qkv_bias=True, scale=None, attn_drop=0.0, proj_drop=0.0):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"FrameRecovery: dim is {dim}, expected a multiple of num_heads={num_heads}")
@@ -63,7 +73,7 @@ class FrameRecovery(nn.Module):
         self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, queries, x, frames):
+    def forward(self, queries: Tensor, x: Tensor, frames: int) -> Tensor:
         """`queries`: (1, N, C), of which the first T = `frames` ask. (They come whole: FlopCounterMode fails on a module that
         is given a view of a parameter without gradients.)"""
         heads = lambda y: y.unflatten(-1, (self.num_heads, -1))

@@ -1,17 +1,18 @@
-"""The retention layer of PoseRetNet, and the decays that it uses."""
+"""Retention layer of PoseRetNet and its decays."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import retention, xpos_scale
 
 from .linear import Linear
 
-# How long the memory of a joint is, in multiples of `divider` frames: PoseRetNet's official tables, by data set and
-# number of joints. Human3.6M's trunk remembers longest, its elbows and wrists shortest.
+# Memory length of each joint in multiples of `divider` frames: PoseRetNet's official tables by data set and number of joints.
+# In Human3.6M the trunk has the longest memory, elbows and wrists the shortest.
 JOINT_MEMORY = {
     ("h36m", 17): (4, 4, 1, 1, 4, 1, 1, 4, 4, 4, 2, 2, 0.5, 0.5, 2, 0.5, 0.5),
     ("h36m", 16): (2, 2, 1, 0.5, 2, 1, 0.5, 2, 1.5, 1.5, 2, 1, 0.5, 2, 1, 0.5),
@@ -20,15 +21,16 @@ JOINT_MEMORY = {
 }
 
 
-def shared_decays(num_heads, divider=8):
-    """(H,) decays per frame: the heads forget 1 / divider to 1 / (16 divider) of the past, log-uniformly."""
+def shared_decays(num_heads: int, divider: float = 8) -> Tensor:
+    """Return decays per frame (H,): the heads forget 1 / divider to 1 / (16 divider) of the past, spaced log-uniformly."""
     if divider <= 1:
         raise ValueError(f"shared_decays: divider is {divider}, expected more than 1")
     return 1 - torch.linspace(math.log(1 / divider), math.log(1 / (16 * divider)), num_heads).exp()
 
 
-def joint_decays(num_heads, dataset="h36m", num_joints=17, divider=8):
-    """(J, H) decays per frame, of every joint the `shared_decays` of its own divider. See JOINT_MEMORY for what is known."""
+def joint_decays(num_heads: int, dataset: str = "h36m", num_joints: int = 17, divider: float = 8) -> Tensor:
+    """Return decays per frame (J, H): for every joint, the `shared_decays` with its own divider. JOINT_MEMORY lists the known
+    data sets."""
     if (dataset, num_joints) not in JOINT_MEMORY:
         known = ", ".join(f"{name} with {joints}" for name, joints in JOINT_MEMORY)
         raise ValueError(f"joint_decays: dataset is {dataset!r} with {num_joints} joints, expected one of {known}")
@@ -38,20 +40,27 @@ def joint_decays(num_heads, dataset="h36m", num_joints=17, divider=8):
 class Retention(nn.Module):
     """Multi-scale retention along the frames of a clip, gated: (B, T, J, C) -> (B, T, J, C).
 
-    Sun et al. 2023, equation 8, with PoseRetNet's mask, which sees all of a chunk: q, k, v and g are projections of x,
-    q and k rotated by xPos; the result is out(SiLU(g) * GroupNorm(retention(q, k, v))). Any T; nothing depends on how
-    many frames came before but the state.
+    Sun et al. 2023, equation 8, with PoseRetNet's mask, in which a frame sees all of its chunk: out(SiLU(g) *
+    GroupNorm(retention(q, k, v))), where q, k, v and g are projections of x and xPos rotates q and k. Any T.
 
     Args:
-        dim: C. num_heads: H, a divisor of C with an even quotient.
-        decay: (H,), or (J, H) for one per joint; per frame, 0 < decay <= 1. See `shared_decays` and `joint_decays`.
-        causal: no frame sees a later one.
-        chunk_size: frames that see each other if not causal; counted from the first frame of a call, the last chunk
-            may be shorter. None: all frames of a call.
-        trainable_decay: the decay is learned. Nothing keeps it in its range.
+        dim: C. num_heads: H; C must be a multiple of 2 H.
+        decay: decays per frame, (H,), or (J, H) for one per joint; 0 < decay <= 1. See `shared_decays` and `joint_decays`.
+        causal: a frame does not see later frames.
+        chunk_size: number of frames that see each other if not causal. Chunks start at the first frame of a call; the last may
+            be shorter. None: all frames of a call.
+        trainable_decay: learn the decay. It is not kept within its valid range.
     """
 
-    def __init__(self, dim, num_heads, decay, causal=False, chunk_size=None, trainable_decay=False):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        decay: Tensor | Sequence,
+        causal: bool = False,
+        chunk_size: int | None = None,
+        trainable_decay: bool = False,
+    ):
         super().__init__()
         if num_heads < 1 or dim % (2 * num_heads):
             raise ValueError(f"Retention: dim is {dim}, expected a multiple of 2 * num_heads = {2 * num_heads}")
@@ -72,25 +81,25 @@ class Retention(nn.Module):
         for layer in (self.qkvg, self.out):
             nn.init.normal_(layer.weight, std=1 / layer.in_features)
 
-    def forward(self, x, state=None, return_state=False):
-        """`state`: (B, J, H, C / H, C / H) float32, what an earlier call returned for the frames before; None: nothing
-        came before. If `return_state`, the result is (out, state after the last frame)."""
+    def forward(self, x: Tensor, state: Tensor | None = None, return_state: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Apply retention. `state`, (B, J, H, C / H, C / H) float32, is returned by the call for the previous frames; None:
+        the clip starts here. With `return_state`, return (out, state after the last frame)."""
         q, k, v, gate = self.qkvg(x).unflatten(-1, (4, self.num_heads, -1)).unbind(-3)
         y, state = retention(
             q, k, v, self.decay, 1.0, state, return_state,
             chunk_size=self.chunk_size, causal=self.causal, xpos_scale=self.xpos_scale,
         )  # fmt: skip
         y = self.out((F.silu(gate) * self.normalize(y)).flatten(-2))
-        return (y, state) if return_state else y
+        return (y, state) if return_state else y  # pyright: ignore[reportReturnType]
 
-    def normalize(self, y):
-        """The group norm of (..., H, V) as a layer norm of every head, which PyTorch does several times as fast. The module
-        `group_norm` holds the weights, and is not called."""
+    def normalize(self, y: Tensor):
+        """Compute the group norm of (..., H, V) as a layer norm of every head, which is several times faster in PyTorch. The
+        module `group_norm` only holds the weights."""
         weight, bias = (p.unflatten(0, (self.num_heads, -1)) for p in (self.group_norm.weight, self.group_norm.bias))
         return torch.addcmul(bias, F.layer_norm(y, y.shape[-1:], eps=self.group_norm.eps), weight).to(y.dtype)
 
     def official_weights(self):
-        """{official name: view of our tensor}: PoseRetNet holds one matrix (in, out) per head and projection."""
+        """Return {official name: view of our tensor}; PoseRetNet has one matrix (in, out) per head and projection."""
         qkvg = self.qkvg.weight.unflatten(0, (4, self.num_heads, -1))
         weights = {"W_G": qkvg[3].flatten(0, 1).mT, "W_O": self.out.weight.mT}
         weights |= {f"group_norm.{name}": p for name, p in self.group_norm.named_parameters()}
@@ -101,7 +110,7 @@ class Retention(nn.Module):
         return weights
 
     def _apply(self, fn, recurse=True):
-        """A half-precision model keeps these in float32: bfloat16 has no number between 0.996 and 1."""
+        """Keep decays and scales in float32 in a half-precision model: bfloat16 has no numbers between 0.996 and 1."""
         exact = {name: getattr(self, name).data for name in ("decay", "xpos_scale")}
         super()._apply(fn, recurse)
         for name, before in exact.items():

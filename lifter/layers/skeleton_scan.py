@@ -5,10 +5,11 @@ same buffer in four orders. Parameter names are the official ones, so that offic
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import linear, skeleton_scan
 from lifter.kernels.skeleton_scan import DIRECTIONS
@@ -32,7 +33,13 @@ class SkeletonScan(nn.Module):
     """
 
     def __init__(
-        self, dim, d_state=16, dt_rank=None, directions=("T-f", "S-f", "T-b", "S-b"), gather=None, channel_groups=None
+        self,
+        dim: int,
+        d_state: int = 16,
+        dt_rank: int | None = None,
+        directions: Sequence[str] = ("T-f", "S-f", "T-b", "S-b"),
+        gather: Tensor | None = None,
+        channel_groups: Sequence[int] | None = None,
     ):
         super().__init__()
         if not directions or any(direction not in DIRECTIONS for direction in directions):
@@ -59,7 +66,7 @@ class SkeletonScan(nn.Module):
             self.A_logs.copy_(torch.arange(1, self.A_logs.shape[1] + 1).log())
             self.Ds.fill_(1.0)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         groups, dim = self.dt_projs_bias.shape
         # At least float32: exp(A * delta) turns a rounding of A into a wrong memory length.
         A = -torch.exp(self.A_logs.to(torch.promote_types(self.A_logs.dtype, torch.float32)))
@@ -86,7 +93,7 @@ class SkeletonMixer(SkeletonScan):
     `expand` times the width. `conv` makes the convolution over (T, J) for a given width, None leaves it out.
     """
 
-    def __init__(self, dim, conv=None, expand=2, d_state=16, **scan):
+    def __init__(self, dim: int, conv: Callable[[int], nn.Module] | None = None, expand: int = 2, d_state: int = 16, **scan):
         inner = expand * dim
         super().__init__(inner, d_state, dt_rank=math.ceil(dim / 16), **scan)
         self.out_norm = nn.LayerNorm(inner)
@@ -94,7 +101,7 @@ class SkeletonMixer(SkeletonScan):
         self.conv2d = nn.Identity() if conv is None else conv(inner)
         self.out_proj = Linear(inner, dim, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x, z = self.in_proj(x)
         x = F.silu(self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return self.out_proj(self.out_norm(super().forward(x)) * F.silu(z))
@@ -103,7 +110,7 @@ class SkeletonMixer(SkeletonScan):
 class _HalvesLinear(Linear):
     """A Linear whose output comes as two contiguous halves: two products cost less than one and a copy."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = self.weight.chunk(2)
         return linear(x, first), linear(x, second)
 
@@ -111,7 +118,7 @@ class _HalvesLinear(Linear):
 class SkeletonBlock(nn.Module):
     """Pre-norm residual block: x + op(norm(x)), then x + mlp(norm2(x)); SasMamba paper, equation 16."""
 
-    def __init__(self, dim, op, mlp_ratio=2.0, drop_path=0.0):
+    def __init__(self, dim: int, op: nn.Module, mlp_ratio: float = 2.0, drop_path: float = 0.0):
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.op = op
@@ -119,6 +126,6 @@ class SkeletonBlock(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x):
+    def forward(self, x: Tensor):
         x = x + self.drop_path(self.op(self.norm(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -4,8 +4,9 @@ Equation numbers are those of the paper. Maps are (B, T, C): T frames, C channel
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from .block import Mlp
 from .linear import Linear
@@ -18,13 +19,13 @@ SQUEEZE = 4  # hidden width of squeeze-excitation and re-weighting: one in so ma
 class SqueezeExcitation(nn.Module):
     """Equation 11, after Hu et al. 2018: scales each token by what the means of all tokens say. (B, N, d) -> (B, N, d)."""
 
-    def __init__(self, num_tokens):
+    def __init__(self, num_tokens: int):
         super().__init__()
         squeeze = Linear(num_tokens, _squeezed(num_tokens), bias=False)
         excite = Linear(_squeezed(num_tokens), num_tokens, bias=False)
         self.fc = nn.Sequential(squeeze, nn.ReLU(), excite, nn.Sigmoid())
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x * self.fc(x.mean(-1))[..., None]
 
 
@@ -39,7 +40,7 @@ class SynthAttention(nn.Module):
         reduction: the paper's r, 1 to N.
     """
 
-    def __init__(self, dim, num_tokens, reduction=4):
+    def __init__(self, dim: int, num_tokens: int, reduction: int = 4):
         super().__init__()
         if not 1 <= reduction <= num_tokens:
             raise ValueError(f"SynthAttention: reduction is {reduction}, expected 1 to num_tokens={num_tokens}")
@@ -48,7 +49,7 @@ class SynthAttention(nn.Module):
         self.se = SqueezeExcitation(num_tokens)
         self.value_reduce = Linear(num_tokens, num_tokens // reduction)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         weights = self.se(self.dense(x)).softmax(-1)
         return weights @ (x if self.reduction == 1 else self.value_reduce(x.mT).mT)
 
@@ -71,7 +72,16 @@ class MixSynthAttention(nn.Module):
         proj_drop: dropout of the result.
     """
 
-    def __init__(self, num_frames, dim, r_t=4, r_s=4, variant="official", branches=BRANCHES, proj_drop=0.0):
+    def __init__(
+        self,
+        num_frames: int,
+        dim: int,
+        r_t: int = 4,
+        r_s: int = 4,
+        variant: str = "official",
+        branches: Sequence[str] = BRANCHES,
+        proj_drop: float = 0.0,
+    ):
         super().__init__()
         if variant not in VARIANTS:
             raise ValueError(f"MixSynthAttention: variant is {variant!r}, expected one of {tuple(VARIANTS)}")
@@ -88,7 +98,7 @@ class MixSynthAttention(nn.Module):
         self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 3 or x.shape[1:] != (self.num_frames, self.dim):
             shape = tuple(x.shape)
             raise ValueError(f"MixSynthAttention: x has shape {shape}, expected (B, {self.num_frames}, {self.dim})")
@@ -117,14 +127,14 @@ class MixSynthEncoderLayer(nn.Module):
         attention: other arguments of `MixSynthAttention`.
     """
 
-    def __init__(self, num_frames, dim, mlp_ratio=2.0, drop=0.0, **attention):
+    def __init__(self, num_frames: int, dim: int, mlp_ratio: float = 2.0, drop: float = 0.0, **attention):
         super().__init__()
         self.synth_att = MixSynthAttention(num_frames, dim, proj_drop=drop, **attention)
         self.ff = Mlp(dim, int(dim * mlp_ratio), drop)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(x + self.synth_att(x))
         return self.norm2(x + self.ff(x))
 
@@ -132,11 +142,11 @@ class MixSynthEncoderLayer(nn.Module):
 class MixSynthEncoder(nn.Module):
     """`depth` encoder layers in sequence, (B, T, C) -> (B, T, C); for the other arguments see `MixSynthEncoderLayer`."""
 
-    def __init__(self, num_frames, dim, depth, **layer):
+    def __init__(self, num_frames: int, dim: int, depth: int, **layer):
         super().__init__()
         self.layers = nn.ModuleList(MixSynthEncoderLayer(num_frames, dim, **layer) for _ in range(depth))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x)
         return x

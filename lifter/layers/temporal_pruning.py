@@ -6,7 +6,7 @@ others; `FrameRecovery` brings all frames back.
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import temporal_graph_conv, topk_temporal_mask, unpack_mask
 
@@ -30,14 +30,16 @@ class TCEP(nn.Module):
         dim: C. num_frames: the longest T.
     """
 
-    def __init__(self, dim, num_frames):
+    chain: Tensor
+
+    def __init__(self, dim: int, num_frames: int):
         super().__init__()
         chain = known_graph("TCEP", num_frames, [(t, t + 1) for t in range(num_frames - 1)])
         self.register_buffer("chain", chain, persistent=False)  # a constant of the architecture, not a weight
         self.topology = nn.Parameter(torch.full((num_frames, num_frames), 1e-6))
         self.proj = Linear(dim, dim, bias=False)
 
-    def forward(self, x, k=None):
+    def forward(self, x: Tensor, k: int | None = None):
         """`k`: how many frames every frame selects; None: two thirds of them."""
         frames = x.shape[1]
         if frames > len(self.chain):
@@ -60,7 +62,9 @@ class SFT(TransformerBlock):
         attention: `qkv_bias`, `scale`, `attn_drop`, see `AxialAttention`.
     """
 
-    def __init__(self, dim, num_heads, mlp_ratio=2.0, drop=0.0, drop_path=0.0, **attention):
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float = 2.0, drop: float = 0.0, drop_path: float = 0.0, **attention
+    ):
         mixer = AxialAttention(dim, num_heads, "frame", proj_drop=drop, **attention)
         super().__init__(dim, mixer, mlp_ratio, drop, drop_path)
 
@@ -76,7 +80,7 @@ class MGPTP(DensityPeakPrune):
         k: how many nearest frames, itself among them, make the density of a frame.
     """
 
-    def forward(self, x, kept, mask=None, noise=None):
+    def forward(self, x: Tensor, kept: int, mask: Tensor | None = None, noise: Tensor | None = None):
         """`mask`: TCEP's, or None: of the tokens alone. `noise` (B, T): see `density_peak_prune`."""
         mean = None if mask is None else unpack_mask(mask, x.shape[1]).float().mean(1)
         return super().forward(x, kept, mean, noise)

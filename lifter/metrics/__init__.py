@@ -1,4 +1,4 @@
-"""Errors of poses, one by one and accumulating, losses of training, and protocols of published figures."""
+"""Pose errors as functions and accumulating classes, training losses, and the evaluation protocols of papers."""
 
 from .errors import (
     AUC,

@@ -1,10 +1,11 @@
-"""Procrustes alignment: each predicted pose turned, scaled and moved to be nearest to its target, in batches.
+"""Batched Procrustes alignment: rotate, scale and shift each predicted pose optimally towards its target.
 
-The rotation is Horn's (JOSA 1987): the unit quaternion that belongs to the largest eigenvalue of a 4 x 4 matrix. It is found
-in closed form on whole batches, as Theobald does (Acta Cryst. A 2005), in float64; where two eigenvalues nearly meet, by SVD.
+The rotation is Horn's (JOSA 1987): the unit quaternion of the largest eigenvalue of a 4 x 4 matrix. It is computed in closed
+form on whole batches in float64 (Theobald, Acta Cryst. A 2005), and by SVD where two eigenvalues nearly coincide.
 """
 
 import torch
+from torch import Tensor
 
 CHUNK = 4096  # poses at a time: on a CPU what they need stays in the cache
 GPU_CHUNK = 1 << 18
@@ -14,25 +15,25 @@ SEPARATE = 1e-3  # the least product of the largest eigenvalue's three gaps, tha
 
 
 @torch.no_grad()
-def procrustes(predictions, targets):
-    """The aligned predictions. (..., J, 3) floating point -> the same in the wider dtype of the two, float32 at least.
+def procrustes(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Align predictions (..., J, 3) to targets of the same shape. The result has the wider of both dtypes, at least float32.
+    Reflections are not used. A prediction whose joints all coincide is moved to the target's mean.
 
-    Reflections are not used. A prediction whose joints are all in one place is put where the target's mean is.
-
-    Raises:
-        ValueError for wrong shapes and for what is not finite, which names the frame; TypeError for wrong dtypes.
+        Raises:
+            ValueError for wrong shapes and, naming the frame, for values that are not finite; TypeError for wrong dtypes.
     """
     return _by_chunk(predictions, targets, _aligned)
 
 
 @torch.no_grad()
-def procrustes_errors(predictions, targets):
-    """Distances (..., J) of the aligned predictions to the targets; arguments and errors as `procrustes`."""
+def procrustes_errors(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return the distances (..., J) of the aligned predictions to the targets. Arguments and errors are those of
+    `procrustes`."""
     return _by_chunk(predictions, targets, _distances)
 
 
-def check_poses(name, predictions, targets):
-    """ValueError and TypeError, which name the function and the argument, of what are no poses (..., J, C)."""
+def check_poses(name: str, predictions: Tensor, targets: Tensor):
+    """Raise ValueError or TypeError, naming function and argument, unless both are poses (..., J, C)."""
     for argument, poses in (("predictions", predictions), ("targets", targets)):
         if not poses.is_floating_point():
             raise TypeError(f"{name}: {argument} have dtype {poses.dtype}, expected a floating-point dtype")
@@ -41,8 +42,8 @@ def check_poses(name, predictions, targets):
         raise ValueError(f"{name}: {got}, expected the same (..., J, C)")
 
 
-def check_finite(name, result, predictions, targets):
-    """ValueError that names the first frame where predictions or targets are not finite, if `result` is not."""
+def check_finite(name: str, result: Tensor, predictions: Tensor, targets: Tensor):
+    """Raise ValueError if `result` is not finite, naming the first frame where predictions or targets are not."""
     if result.isfinite().all():
         return
     for argument, poses in (("predictions", predictions), ("targets", targets)):

@@ -1,16 +1,20 @@
-"""Protocols: how the published figures come from predictions, by name.
+"""Evaluation protocols: named ways to compute published figures from predictions.
 
-Two figures of one model are only comparable under one protocol; `evaluate` gives them together with it. What all official
-codes have in common: protocols 1 to 3 are means over frames, and differences in time are within a sequence. Where they count
-frames twice (MixSTE and D3DP the last window's, which overlaps) or take differences across sequences (MixSTE) they are not
-followed.
+Two figures are only comparable under the same protocol; `evaluate` returns figures together with their protocol. In all
+protocols, P1 to P3 are means over frames, and differences in time are taken within a sequence. Official codes that count the
+frames of an overlapping last window twice (MixSTE, D3DP) or take differences across sequences (MixSTE) are not followed in
+this.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
+from lifter.data.sequence import Dataset
 from lifter.inference.windows import lift_sequence, lift_sequences, margins_of
 from lifter.skeleton import H36M, LSP, MPI3DHP, Skeleton
 
@@ -25,35 +29,37 @@ MM_150 = {"threshold": 150.0}
 
 @dataclass(frozen=True)
 class Protocol:
-    """Change one with `dataclasses.replace`, for example its `window`, or its `scale` for poses in millimetres."""
+    """An evaluation protocol. Use `dataclasses.replace` to change one, for example its `window`, or its `scale` for poses in
+    millimetres."""
 
     name: str
-    window: int  # frames that the model sees at once
-    stride: int  # from window to window
-    drop_last: bool  # frames after the last whole window are not evaluated, or are the end of one more window
+    window: int  # frames per window
+    stride: int  # frames between the starts of two windows
+    drop_last: bool  # ignore the frames after the last whole window, instead of adding a window that ends with them
     root_rule: str  # see `align_root`
-    root: int | tuple[int, ...]  # the joint that is the root, or joints whose mean is
+    root: int | tuple[int, ...]  # the root joint, or joints whose mean is the root
     average: str  # one of AVERAGES
-    blocklist: tuple[str, ...]  # sequences that do not count: names, or what names begin with
+    blocklist: tuple[str, ...]  # names, or prefixes of names, of excluded sequences
     pck_joints: tuple[int, ...] | None  # joints of PCK and AUC; None: all
     scale: float = 1000.0  # poses to millimetres
-    skeleton: Skeleton = H36M  # whose joints root and pck_joints number
+    skeleton: Skeleton = H36M  # skeleton that root and pck_joints refer to
 
     def __post_init__(self):
         if self.root_rule not in ROOT_RULES or self.average not in AVERAGES:
             got = f"root_rule is {self.root_rule!r}, average {self.average!r}"
             raise ValueError(f"Protocol: {got}, expected one of {ROOT_RULES} and of {tuple(AVERAGES)}")
 
-    def evaluated(self, length):
-        """Return the number of frames that count, from the first on. A sequence shorter than the window counts whole."""
+    def evaluated(self, length: int) -> int:
+        """Return the number of frames to evaluate, from the first on. A sequence shorter than the window is evaluated
+        completely."""
         return length // self.window * self.window if self.drop_last and length >= self.window else length
 
-    def blocks(self, name):
-        """Return whether the blocklist has this sequence: its name up to the end or to one of `_ . ` and blank."""
+    def blocks(self, name: str) -> bool:
+        """Return whether the blocklist contains this sequence: its name, up to its end or to one of `_`, `.` and blank."""
         return any(name == entry or name.startswith(tuple(entry + end for end in "_. ")) for entry in self.blocklist)
 
-    def lift(self, model, keypoints, flip=H36M, batch=8):
-        """`lift_sequence` with this protocol's windows."""
+    def lift(self, model: nn.Module, keypoints: Tensor | np.ndarray, flip: Skeleton | None = H36M, batch: int = 8) -> Tensor:
+        """Call `lift_sequence` with this protocol's windows."""
         return lift_sequence(model, keypoints, self.window, self.stride, flip, batch)
 
     def __str__(self):
@@ -86,14 +92,15 @@ PROTOCOLS = {
 }  # fmt: skip
 
 
-def align_root(predictions, targets, rule, root=0):
-    """Both relative to the root (..., J, 3), by one of the three rules in use. The target always is less its own root.
+def align_root(predictions: Tensor, targets: Tensor, rule: str, root: int | Sequence[int] = 0) -> tuple[Tensor, Tensor]:
+    """Make predictions and targets (..., J, 3) root-relative by one of three rules. Targets are always relative to their own
+    root.
 
     Args:
-        rule: "as_predicted": the prediction is relative as the network gives it, and its root counts as it is
-            (VideoPose3D, MixSTE, PoseRetNet). "zeroed": the same, and its root is put to 0 (MotionBERT, D3DP). "shifted": it
-            is less its own root (MixSynthFormer, and for predictions in the camera).
-        root: a joint, or joints whose mean is the root; "zeroed" needs one joint.
+        rule: "as_predicted": use the prediction as it is, so that its root counts (VideoPose3D, MixSTE, PoseRetNet). "zeroed":
+            set its root to 0 (MotionBERT, D3DP). "shifted": subtract its own root (MixSynthFormer, and for predictions in
+            camera space).
+        root: a joint, or joints whose mean is the root; "zeroed" requires one joint.
     """
     targets = targets - _root(targets, root)
     if rule == "shifted":
@@ -114,14 +121,14 @@ def _root(poses, root):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures in millimetres (MPJVE per frame, Accel per frame squared; PCK and AUC in percent) and how they came about."""
+    """Figures in millimetres (MPJVE per frame, Accel per frame squared; PCK and AUC in percent) and their protocol."""
 
     protocol: Protocol
     metrics: dict[str, float]
     per_action: dict[str, dict[str, float]]  # over the frames of an action
     frames: int
     sequences: int
-    blocked: tuple[str, ...]  # names of sequences that did not count
+    blocked: tuple[str, ...]  # names of excluded sequences
     note: str
 
     def __str__(self):
@@ -133,23 +140,32 @@ class Evaluation:
         return f"{self.frames:,} frames of {self.sequences} sequences{blocked}{self.note}"
 
 
-def evaluate(predictions, targets, actions, protocol="vp3d", *, names=None, valid=None):
-    """Figures of predictions by one protocol.
+def evaluate(
+    predictions: Sequence,
+    targets: Sequence,
+    actions: Sequence[str],
+    protocol: str | Protocol = "vp3d",
+    *,
+    names: Sequence[str] | None = None,
+    valid: Sequence | None = None,
+):
+    """Evaluate predictions under a protocol.
 
     Args:
-        predictions, targets: sequences (T, J, 3), tensors or arrays of any floating-point dtype, as lists of as many.
-            Computed in float64, a sequence at a time, where the predictions are.
+        predictions, targets: lists of sequences (T, J, 3), tensors or arrays of any floating-point dtype. Computed in float64,
+            one sequence at a time, on the predictions' device.
         actions: the action of each sequence.
-        protocol: a name of PROTOCOLS or a Protocol; several, and the result is a list, for `compare`.
+        protocol: a name from PROTOCOLS or a Protocol; for several, the result is a list for `compare`.
         names: the name of each sequence, for the blocklist.
-        valid: (T,) bool of each sequence: frames that count; None: all.
+        valid: (T,) bool for each sequence, frames to evaluate. None: all.
 
     Returns:
-        Evaluation, of MPJPE, P-MPJPE, N-MPJPE, MPJVE, Accel, PCK@150 and AUC; print it. Sequences count by their frames, for
-        differences too, as in VideoPose3D. A figure that nothing was there for (Accel of two frames) is NaN.
+        Evaluation with MPJPE, P-MPJPE, N-MPJPE, MPJVE, Accel, PCK@150 and AUC; print it. Sequences are weighted by their
+        frames, for differences in time too, as in VideoPose3D. A figure without data (Accel of two frames) is NaN.
 
     Raises:
-        ValueError for lists of other lengths, no frames, wrong shapes, and for what is not finite with sequence and frame.
+        ValueError for lists of different lengths, missing frames, wrong shapes and, naming sequence and frame, for values that
+        are not finite.
     """
     if not isinstance(protocol, str | Protocol):
         return [evaluate(predictions, targets, actions, one, names=names, valid=valid) for one in protocol]
@@ -183,22 +199,29 @@ def evaluate(predictions, targets, actions, protocol="vp3d", *, names=None, vali
     return Evaluation(protocol, means, per_action, frames, len(rows), tuple(blocked), note)
 
 
-def evaluate_model(model, data, protocols=("vp3d",), flip=H36M, batch=8, step=lambda: None):
-    """Evaluate a model on a data set by several protocols, reading one sequence at a time.
+def evaluate_model(
+    model: nn.Module,
+    data: Dataset,
+    protocols: Sequence[str] = ("vp3d",),
+    flip: Skeleton | None = H36M,
+    batch: int = 8,
+    step: Callable[[], object] = lambda: None,
+) -> list[Evaluation]:
+    """Evaluate a model on a data set under several protocols, reading one sequence at a time.
 
-    A model that was made for a number of frames gets windows of as many, which the evaluations tell.
+    A model made for a certain number of frames gets windows of that length, which the evaluations state.
 
     Args:
-        model, flip, batch: of `lifter.evaluation.lift_sequences`.
-        data: sequences with keypoints and poses, in which the joints of Human3.6M and of the protocols are found by their
-            names (`lifter.data.Dataset`); those that lack either are left out, and counted in the note.
-        protocols: names of PROTOCOLS. step: called for every sequence that was read, once for each length of windows.
+        model, flip, batch: see `lifter.evaluation.lift_sequences`.
+        data: a `lifter.data.Dataset` with keypoints and poses. The joints of Human3.6M and of the protocols are found by name.
+            Sequences without keypoints or poses are skipped and counted in the note.
+        protocols: names from PROTOCOLS. step: called for every sequence read, once for each window length.
 
     Returns:
-        [Evaluation] of the protocols.
+        A list with one Evaluation per protocol.
 
     Raises:
-        ValueError, KeyError; as `evaluate`, and of data that cannot be read.
+        ValueError, KeyError: see `evaluate`; also for data that cannot be read.
     """
     if unknown := [name for name in protocols if name not in PROTOCOLS]:
         raise ValueError(f"protocol is {' '.join(unknown)}, expected some of {', '.join(PROTOCOLS)}")
@@ -211,7 +234,9 @@ def evaluate_model(model, data, protocols=("vp3d",), flip=H36M, batch=8, step=la
     for window, stride in dict.fromkeys((protocol.window, protocol.stride) for protocol in chosen):
         pairs = [
             (sequence, poses.float().cpu().numpy())
-            for sequence, poses in lift_sequences(model, _with_truth(data, step), window, stride, flip, batch)
+            for sequence, poses in lift_sequences(
+                model, _with_truth(data, step), window, stride, flip, batch, camera_of=attrgetter("camera")
+            )
         ]
         if not pairs:
             raise ValueError(f"{data.path}: no sequence with keypoints and poses")
@@ -229,7 +254,7 @@ def evaluate_model(model, data, protocols=("vp3d",), flip=H36M, batch=8, step=la
 
 
 def _with_truth(data, step):
-    """(sequence without its keypoints, keypoints) of those that have poses too."""
+    """Yield (sequence without its keypoints, keypoints) for sequences that also have poses."""
     for sequence in data:
         step()
         if sequence.keypoints is not None and sequence.poses is not None:
@@ -237,14 +262,14 @@ def _with_truth(data, step):
             yield replace(sequence, keypoints=None, keypoints_true=None, estimates=None), sequence.keypoints
 
 
-def compare(evaluations):
-    """Text: several evaluations side by side, and what each protocol is."""
+def compare(evaluations: Sequence[Evaluation]) -> str:
+    """Return a text that compares several evaluations and states their protocols."""
     heads = [f"{evaluation.protocol}; {evaluation._counts()}" for evaluation in evaluations]
     return "\n".join([*heads, side_by_side({each.protocol.name: each.metrics for each in evaluations})])
 
 
-def side_by_side(rows):
-    """Text: a table of {row: {figure: number}}."""
+def side_by_side(rows: dict[str, dict[str, float]]) -> str:
+    """Return a text table of {row: {figure: number}}."""
     figures = list(next(iter(rows.values())))
     width = max(len(str(name)) for name in rows)
     lines = [" " * width + "".join(f"{figure:>10}" for figure in figures)]
@@ -259,7 +284,7 @@ FIGURES = {
 
 
 def _sequence(name, predictions, targets, valid, protocol):
-    """{figure: (its mean over the sequence, the frames that it stands for)} and the number of frames that count."""
+    """Return {figure: (mean over the sequence, number of frames)} and the number of evaluated frames."""
     predictions, targets = (_tensor(poses) for poses in (predictions, targets))
     where = f"evaluate: sequence {name!r}"
     check_poses(where, predictions, targets)
@@ -276,7 +301,8 @@ def _sequence(name, predictions, targets, valid, protocol):
         counted &= valid[:length].to(counted.device)
         poses = [x.where(counted[:, None, None], 0) for x in poses]  # NaN may be what makes them invalid
     check_finite(where, poses[0] + poses[1], *poses)
-    poses = align_root(*poses, protocol.root_rule, protocol.root)
+    predictions, targets = poses
+    poses = align_root(predictions, targets, protocol.root_rule, protocol.root)
     joints = range(poses[0].shape[1]) if protocol.pck_joints is None else protocol.pck_joints
 
     values = {}
@@ -292,12 +318,12 @@ def _sequence(name, predictions, targets, valid, protocol):
 
 
 def _tensor(poses):
-    """Make a tensor, also of an array that is read-only, for which torch would warn."""
+    """Convert to a tensor, without torch's warning for read-only arrays."""
     return torch.from_numpy(np.require(poses, requirements="W")) if isinstance(poses, np.ndarray) else poses
 
 
 def _weighted(sequences):
-    """{figure: mean} of sequences as `_sequence` gives them, each by its frames."""
+    """Return {figure: mean} over sequences as returned by `_sequence`, weighted by their frames."""
     means = {}
     for figure in FIGURES:
         pairs = [values[figure] for values in sequences if values[figure][1]]

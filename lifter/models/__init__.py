@@ -16,6 +16,7 @@ from .masc_pose import MASCPose
 from .mhformer import MHFormer
 from .mixste import MixSTE
 from .mixsynthformer import MixSynthFormer
+from .mixsynthformer_lifter import MixSynthFormerLifter
 from .motionagformer import MotionAGFormer
 from .motionbert import MotionBERT
 from .poseformer import PoseFormer
@@ -25,7 +26,6 @@ from .poseretnet import PoseRetNet
 from .pstmo import PSTMO, PSTMOPretrain
 from .sasmamba import SasMamba
 from .smoothnet import SmoothNet
-from .sparse_lifter import MixSynthFormerLifter
 from .stcformer import STCFormer
 from .strided_transformer import StridedTransformer
 from .tcpformer import TCPFormer

@@ -1,5 +1,7 @@
 """Checks of the arguments of models."""
 
+from torch import Tensor
+
 from lifter.skeleton import H36M
 
 
@@ -19,7 +21,7 @@ def check_keypoints(name, keypoints, num_frames, num_joints, in_channels, least=
         raise ValueError(f"{name}: keypoints have {frames} frames, expected {expected}")
 
 
-def check_poses(name, poses, num_joints, in_channels):
+def check_poses(name: str, poses: Tensor, num_joints: int, in_channels: int):
     """ValueError or TypeError, naming the model, unless `poses` are (B, T, J, C) or flat, (B, T, J * C)."""
     if not poses.is_floating_point():
         raise TypeError(f"{name}: poses have dtype {poses.dtype}, expected a floating-point dtype")

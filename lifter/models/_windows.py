@@ -9,11 +9,12 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ._inputs import check_keypoints
 
 
-def margins_around_centre(num_frames):
+def margins_around_centre(num_frames: int):
     """The frames before the one in the centre of a window, and those after it."""
     before = (num_frames - 1) // 2
     return before, num_frames - 1 - before
@@ -39,7 +40,7 @@ def check_clip(model, keypoints):
     check_keypoints(name, keypoints, None, model.num_joints, model.in_channels, least=model.num_frames)
 
 
-def windows(x, num_frames):
+def windows(x: Tensor, num_frames: int):
     """(B, T, ...) -> (B * N, num_frames, ...): the N = T - num_frames + 1 windows of every clip, one from each frame on."""
     return x.unfold(1, num_frames, 1).movedim(-1, 2).flatten(0, 1)
 

@@ -1,6 +1,8 @@
 """A lifter of neighbouring frames: a convolution over time and an MLP, in residual blocks."""
 
-from torch import nn
+from collections.abc import Iterable
+
+from torch import Tensor, nn
 
 from lifter.layers import Linear
 from lifter.layers.block import TransformerBlock
@@ -25,8 +27,17 @@ class ConvLifter(nn.Module):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=256, depth=4, mlp_ratio=2.0, *, kernel_size=5, drop=0.0
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 256,
+        depth: int = 4,
+        mlp_ratio: float = 2.0,
+        *,
+        kernel_size: int = 5,
+        drop: float = 0.0,
+    ):
         super().__init__()
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
         self.linear = LinearLifter(num_frames, num_joints, in_channels)
@@ -38,14 +49,14 @@ class ConvLifter(nn.Module):
         nn.init.zeros_(self.head.weight)  # training starts from the linear estimates
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         check_keypoints("ConvLifter", keypoints, None, self.num_joints, self.in_channels)
         x = keypoints.to(self.norm.weight.dtype).flatten(2)
         x = self.blocks(self.embed(x)[:, :, None])  # one token for each frame
         correction = self.head(self.norm(x)).unflatten(3, (self.num_joints, 3)).squeeze(2)
         return self.linear(keypoints) + correction.to(keypoints.dtype)
 
-    def fit(self, pairs):
+    def fit(self, pairs: Iterable[tuple]):
         """Fit the linear layer; see `lifter.models.LinearLifter.fit`."""
         self.linear.fit(pairs)
 
@@ -53,12 +64,12 @@ class ConvLifter(nn.Module):
 class TemporalConv(nn.Conv1d):
     """Depthwise convolution over time, each frame in the middle of its window: (B, T, J, dim) -> (B, T, J, dim)."""
 
-    def __init__(self, dim, kernel_size):
+    def __init__(self, dim: int, kernel_size: int):
         if kernel_size % 2 == 0:
             raise ValueError(f"TemporalConv: kernel_size is {kernel_size}, expected an odd number")
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         rows = super().forward(x.permute(0, 2, 3, 1).flatten(0, 1))
         return rows.unflatten(0, (x.shape[0], x.shape[2])).permute(0, 3, 1, 2)
 

@@ -6,7 +6,7 @@ ICCV 2023, arXiv 2303.11579.
 from collections import OrderedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import linear
 from lifter.layers import Linear
@@ -37,7 +37,18 @@ class D3DP(MixSTE):
         timesteps, scale: of the diffusion that it is trained for, see `lifter.diffusion.sample`.
     """
 
-    def __init__(self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, *, timesteps=1000, scale=1.0, **mixste):
+    def __init__(
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 512,
+        depth: int = 8,
+        *,
+        timesteps: int = 1000,
+        scale: float = 1.0,
+        **mixste,
+    ):
         if not isinstance(dim, int) or dim < 4 or dim % 2:
             raise ValueError(f"D3DP: dim is {dim!r}, expected an even number of at least 4")
         super().__init__(num_frames, num_joints, in_channels, dim, depth, **mixste)
@@ -46,15 +57,15 @@ class D3DP(MixSTE):
         layers = {"1": Linear(dim, 2 * dim), "2": nn.GELU(), "3": Linear(2 * dim, dim)}  # the official names
         self.time_mlp = nn.Sequential(OrderedDict(layers))
 
-    def forward(self, keypoints, poses, time, **choices):
+    def forward(self, keypoints: Tensor, poses: Tensor, time: Tensor, **choices) -> Tensor:
         return self.denoise(self.embed(keypoints), poses, time, **choices)
 
-    def embed(self, keypoints):
+    def embed(self, keypoints: Tensor):
         """Compute what depends on the keypoints alone, for `denoise`: (B, T, J, in_channels) -> (B, T, J, C)."""
         check_keypoints(type(self).__name__, keypoints, self.num_frames, self.num_joints, self.in_channels)
         return self.Spatial_patch_to_embedding(keypoints.to(self.Spatial_pos_embed.dtype), 0) + self.Spatial_pos_embed
 
-    def denoise(self, embedded, poses, time, **choices):
+    def denoise(self, embedded: Tensor, poses: Tensor, time: Tensor, **choices):
         """`forward` from what `embed` made of the keypoints."""
         self._check(embedded, poses, time)
         noisy = poses[:, None] if poses.dim() == 4 else poses
@@ -93,7 +104,7 @@ class SplitLinear(Linear):
     """A linear layer of inputs that come in parts: `forward(part, first)` is the share of those that begin at input
     `first`, the bias being with input 0. The sum over the parts is the layer's output."""
 
-    def forward(self, part, first):
+    def forward(self, part: Tensor, first: int) -> Tensor:
         weight = self.weight[:, first : first + part.shape[-1]]
         return linear(part, weight, self.bias if first == 0 else None)
 

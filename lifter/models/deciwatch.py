@@ -7,7 +7,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import Linear
 
@@ -30,7 +30,7 @@ class Layer(nn.Module):
         if cross:
             self.multihead_attn = attention()
         self.linear1, self.linear2 = Linear(dim, hidden), Linear(hidden, dim)
-        self.norms = [f"norm{i}" for i in range(1, 4 if cross else 3)]
+        self.norms = ("norm1", "norm2", "norm3")[: 3 if cross else 2]
         for name in self.norms:
             self.add_module(name, nn.LayerNorm(dim))
         self.drop, self.activation, self.pre_norm = nn.Dropout(drop), activation, pre_norm
@@ -105,9 +105,23 @@ class DeciWatch(nn.Module):
     """
 
     def __init__(
-        self, num_frames=101, num_joints=17, in_channels=3, dim=128, depth=5, decoder_depth=None, num_heads=4, hidden=256, *,
-        interval=10, masks="added", activation="leaky_relu", pre_norm=True, recovering=True, drop=0.1,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 101,
+        num_joints: int = 17,
+        in_channels: int = 3,
+        dim: int = 128,
+        depth: int = 5,
+        decoder_depth: int | None = None,
+        num_heads: int = 4,
+        hidden: int = 256,
+        *,
+        interval: int = 10,
+        masks: str = "added",
+        activation: str = "leaky_relu",
+        pre_norm: bool = True,
+        recovering: bool = True,
+        drop: float = 0.1,
+    ):
         super().__init__()
         for name, value, known in (("masks", masks, ("added", "boolean")), ("activation", activation, ACTIVATIONS)):
             if value not in known:
@@ -126,11 +140,11 @@ class DeciWatch(nn.Module):
             if p.dim() > 1:
                 nn.init.xavier_uniform_(p)
 
-    def forward(self, poses):
+    def forward(self, poses: Tensor) -> Tensor:
         recovered, denoised = self.refine_all(poses)
         return (recovered, denoised[:, :: self.interval]) if self.training else recovered
 
-    def refine_all(self, poses):
+    def refine_all(self, poses: Tensor):
         """The recovered poses, and the denoised ones, of which only every `interval`-th means something."""
         check_poses("DeciWatch", poses, self.num_joints, self.in_channels)
         self._check_frames("frames of poses are", poses.shape[1], self.interval)

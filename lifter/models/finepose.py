@@ -3,7 +3,7 @@
 CVPR 2024, arXiv 2405.05216. What its text encoder makes of a prompt is given to it.
 """
 
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import Linear
 
@@ -16,7 +16,7 @@ TOKENS = 77  # of a prompt, as CLIP has it
 class Stylization(nn.Module):
     """A projection of what is scaled and shifted by the time. It starts at nothing."""
 
-    def __init__(self, dim, time_dim, drop):
+    def __init__(self, dim: int, time_dim: int, drop: float):
         super().__init__()
         self.emb_layers = nn.Sequential(nn.SiLU(), Linear(time_dim, 2 * dim))
         self.norm = nn.LayerNorm(dim)
@@ -24,7 +24,7 @@ class Stylization(nn.Module):
         for p in self.out_layers[2].parameters():
             nn.init.zeros_(p)
 
-    def forward(self, x, moment):
+    def forward(self, x: Tensor, moment: Tensor) -> Tensor:
         scale, shift = self.emb_layers(moment).chunk(2, -1)
         return self.out_layers(self.norm(x) * (1 + scale) + shift)
 
@@ -36,7 +36,7 @@ class TextCrossAttention(nn.Module):
     more clips; or, not `matched`, as in the official code, joint j of clip i reads text (i J + j) % b.
     """
 
-    def __init__(self, dim, num_heads, text_dim, time_dim, drop=0.0, matched=False):
+    def __init__(self, dim: int, num_heads: int, text_dim: int, time_dim: int, drop: float = 0.0, matched: bool = False):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"TextCrossAttention: dim is {dim}, expected a multiple of num_heads={num_heads}")
@@ -47,7 +47,7 @@ class TextCrossAttention(nn.Module):
         self.dropout = nn.Dropout(drop)
         self.proj_out = Stylization(dim, time_dim, drop)
 
-    def forward(self, x, text, moment, hypotheses=1):
+    def forward(self, x: Tensor, text: Tensor, moment: Tensor, hypotheses: int = 1) -> Tensor:
         """`hypotheses`: how many clips that follow one another share a text."""
         clips, _, joints, _ = x.shape
         heads = lambda y: y.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)  # (..., heads, tokens, channels)
@@ -80,18 +80,29 @@ class FinePOSE(D3DP):
     left_out = ("clip_text.", "textTransEncoder.", "text_pre_proj.", "text_ln.", "text_proj.", "ctx_")  # of a checkpoint
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, num_heads=8, *, variant="official", drop=0.0,
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 512,
+        depth: int = 8,
+        num_heads: int = 8,
+        *,
+        variant: str = "official",
+        drop: float = 0.0,
         **d3dp,
-    ):  # fmt: skip
+    ):
         if variant not in ("official", "paper"):
             raise ValueError(f"FinePOSE: variant is {variant!r}, expected 'official' or 'paper'")
         super().__init__(num_frames, num_joints, in_channels, dim, depth, num_heads=num_heads, drop=drop, **d3dp)
         self.temporal_cross_attn = TextCrossAttention(dim, num_heads, dim, dim, drop, matched=variant == "paper")
 
-    def forward(self, keypoints, poses, time, pooled=None, tokens=None):
+    def forward(
+        self, keypoints: Tensor, poses: Tensor, time: Tensor, pooled: Tensor | None = None, tokens: int | None = None
+    ) -> Tensor:
         return super().forward(keypoints, poses, time, pooled=pooled, tokens=tokens)
 
-    def denoise(self, embedded, poses, time, pooled=None, tokens=None):
+    def denoise(self, embedded: Tensor, poses: Tensor, time: Tensor, pooled: Tensor | None = None, tokens: int | None = None):
         dim = embedded.shape[-1]
         if (pooled is None) != (tokens is None):
             raise ValueError("FinePOSE: expected both pooled and tokens of a text, or neither")

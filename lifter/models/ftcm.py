@@ -5,7 +5,7 @@ IEEE TCSVT 2023, "FTCM: Frequency-Temporal Collaborative Module for Efficient 3D
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import linear
 from lifter.layers import Linear
@@ -25,7 +25,7 @@ class NormedLinear(Linear):
         self.weight_v = nn.Parameter(direction)
         self.weight_g = nn.Parameter(torch.linalg.vector_norm(direction, dim=1, keepdim=True))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(self.weight_v, dim=1, keepdim=True)
         return linear(x, self.weight_v * (self.weight_g / length), self.bias)
 
@@ -36,11 +36,11 @@ class FrequencyFilter(nn.Module):
     Of an even number of frames the highest frequency is read, and there is none in the output.
     """
 
-    def __init__(self, frames):
+    def __init__(self, frames: int):
         super().__init__()
         self.lfilter = nn.Parameter(torch.randn((frames + 1) // 2, frames // 2 + 1, 2) * 0.02)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if not x.numel():
             return x  # MKL's transform fails on an empty batch
         exact = torch.promote_types(x.dtype, torch.float32)  # there is no Fourier transform of less
@@ -52,13 +52,13 @@ class FrequencyFilter(nn.Module):
 class NeighbourGate(nn.Module):
     """Channels times the sigmoid of what two convolutions make of them and their neighbours in time: (B, T, C)."""
 
-    def __init__(self, dim):
+    def __init__(self, dim: int):
         super().__init__()
         self.conv1 = nn.Conv1d(dim, dim // 2, 3, padding=1, groups=2, bias=False)
         self.conv2 = nn.Conv1d(dim // 2, dim, 3, padding=1, groups=2, bias=False)
         self.ln1, self.ln2 = nn.LayerNorm(dim // 2), nn.LayerNorm(dim)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         gate = F.gelu(self.ln1(self.conv1(x.mT).mT))
         return x * self.ln2(self.conv2(gate.mT).mT).sigmoid()
 
@@ -66,11 +66,11 @@ class NeighbourGate(nn.Module):
 class Collaboration(nn.Module):
     """Both, each on its half of the channels: (B, T, C) -> (B, T, C)."""
 
-    def __init__(self, frames, dim):
+    def __init__(self, frames: int, dim: int):
         super().__init__()
         self.ecl, self.gfp = NeighbourGate(dim // 2), FrequencyFilter(frames)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         filtered, gated = x.chunk(2, -1)
         return torch.cat((self.gfp(filtered), self.ecl(gated)), -1)
 
@@ -78,7 +78,7 @@ class Collaboration(nn.Module):
 class ChannelMlp(nn.Module):
     """The later half of the channels by themselves, then all: (..., C) -> (..., C)."""
 
-    def __init__(self, dim, drop):
+    def __init__(self, dim: int, drop: float):
         super().__init__()
         square = lambda size: Linear(size, size)
         self.ln_1024, self.ln_512 = square(dim), square(dim // 2)
@@ -86,7 +86,7 @@ class ChannelMlp(nn.Module):
         self.ln_256, self.ln_128 = (square(dim // n).requires_grad_(False) for n in (4, 8))
         self.drop = nn.Dropout(drop)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         early, late = x.chunk(2, -1)
         return F.gelu(self.ln_1024(self.drop(torch.cat((early, F.gelu(self.ln_512(late))), -1))))
 
@@ -101,7 +101,7 @@ class Residual(nn.Module):
         for name, layer in (layers | {f"SG{i}": Collaboration(frames, dim), f"fc2_{i}": ChannelMlp(dim, drop)}).items():
             self.fn.add_module(name, layer)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x + self.fn(x)
 
 
@@ -117,7 +117,16 @@ class FTCM(nn.Module):
         drop: dropout within the MLPs.
     """
 
-    def __init__(self, num_frames=351, num_joints=17, in_channels=2, dim=512, depth=6, *, drop=0.1):
+    def __init__(
+        self,
+        num_frames: int = 351,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 512,
+        depth: int = 6,
+        *,
+        drop: float = 0.1,
+    ):
         super().__init__()
         if dim % 8:
             raise ValueError(f"FTCM: dim is {dim}, expected a multiple of 8")
@@ -127,7 +136,7 @@ class FTCM(nn.Module):
         self.mlpmixer = nn.ModuleDict({"gmlp": nn.Sequential(*(Residual(i, num_frames, dim, drop) for i in range(depth)))})
         self.pose_lift = NormedLinear(dim, 3 * num_joints)
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         check_clip(self, keypoints)
         x = F.gelu(self.pose_emb(keypoints.flatten(2).to(self.pose_lift.bias.dtype)))
         x = self.mlpmixer["gmlp"](windows(x, self.num_frames)).mean(1, keepdim=True)

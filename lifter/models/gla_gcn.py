@@ -4,9 +4,10 @@ ICCV 2023, arXiv 2307.05853. The regression is the official code's, one layer fo
 """
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import AdaptiveGraphConv, bone_graphs
 from lifter.layers.block import check_rate
@@ -24,12 +25,12 @@ HUMANEVA = (
 class FrameConv(nn.Module):
     """Convolution along the frames and a batch norm: (B, C_in, T, J) -> (B, C_out, T / stride, J)."""
 
-    def __init__(self, in_channels, out_channels, width=9, stride=1):
+    def __init__(self, in_channels: int, out_channels: int, width: int = 9, stride: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, (width, 1), (stride, 1), (width // 2, 0))
         self.bn = nn.BatchNorm2d(out_channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(x))
 
 
@@ -43,7 +44,7 @@ class Unit(nn.Module):
         self.strided = stride is not None
         self.residual = None if self.strided or in_channels == out_channels else FrameConv(in_channels, out_channels, 1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.tcn1(self.gcn1(x))
         return F.relu(y if self.strided else y + (x if self.residual is None else self.residual(x)))
 
@@ -60,7 +61,17 @@ class GLAGCN(nn.Module):
         drop: dropout after every unit of a pair.
     """
 
-    def __init__(self, num_frames=None, num_joints=17, in_channels=2, channels=96, *, widths=None, bones=None, drop=0.25):
+    def __init__(
+        self,
+        num_frames: int | None = None,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        channels: int = 96,
+        *,
+        widths: Sequence[int] | None = None,
+        bones: Sequence[tuple[int, int]] | None = None,
+        drop: float = 0.25,
+    ):
         super().__init__()
         widths = widths_of("GLAGCN", num_frames, widths)
         check_rate("GLAGCN", "drop", drop)
@@ -75,11 +86,11 @@ class GLAGCN(nn.Module):
         self.drop = nn.Dropout(drop)
         self.fc = nn.Conv1d(channels, 3, 1)
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         check_clip(self, keypoints)
         return poses_of_windows(self, self.lift_window(windows(keypoints, self.num_frames)), keypoints)
 
-    def lift_window(self, keypoints):
+    def lift_window(self, keypoints: Tensor):
         """Lift one frame of each window: (B, n * num_frames, J, C) -> (B, 1, J, 3); of the n frames left it is the mean."""
         x = self.data_bn(keypoints.flatten(2).mT.to(self.fc.bias.dtype))
         x = self.expand_gcn(x.unflatten(1, keypoints.shape[2:]).permute(0, 2, 3, 1))

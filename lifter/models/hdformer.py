@@ -3,9 +3,11 @@
 IJCAI 2023, arXiv 2302.01825.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import AdaptiveGraphConv, Linear, Mlp, bone_graphs
 
@@ -24,14 +26,14 @@ class FirstOrderAttention(AdaptiveGraphConv):
         super().__init__(in_channels, out_channels, known, drop=0.0)
         self.linears = nn.ModuleList(Linear(in_channels, in_channels) for _ in known)
 
-    def sent(self, x, graph):
+    def sent(self, x: Tensor, graph: int):
         return self.linears[graph](x.movedim(1, -1)).movedim(-1, 1)
 
 
 class BoneAttention(nn.Module):
     """Attention of the joints of a frame to its bones and paths along bones: (B, T, J, C), (B, T, E, C) -> (B, T, J, C)."""
 
-    def __init__(self, dim, num_heads=8, drop=0.0):
+    def __init__(self, dim: int, num_heads: int = 8, drop: float = 0.0):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"HDFormer: planes begin with {dim}, expected a multiple of {num_heads}, the heads")
@@ -75,7 +77,7 @@ class HDBlock(nn.Module):
             for hop, each in enumerate(paths):  # constants of the architecture
                 self.register_buffer(f"joints_{hop}", torch.tensor(each).mT, persistent=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.foa_block(x)
         if self.paths:
             y = y.permute(0, 2, 3, 1)
@@ -126,9 +128,17 @@ class HDFormer(nn.Module):
     """
 
     def __init__(
-        self, num_frames=96, num_joints=17, in_channels=2, planes=(16, 32, 64, 128, 256), max_hop=4, norm_joints=True,
-        smooth=True, bones=None, drop=0.3,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 96,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        planes: Sequence[int] = (16, 32, 64, 128, 256),
+        max_hop: int = 4,
+        norm_joints: bool = True,
+        smooth: bool = True,
+        bones: Sequence[tuple[int, int]] | None = None,
+        drop: float = 0.3,
+    ):
         super().__init__()
         if num_frames % SHRINK:
             raise ValueError(f"HDFormer: num_frames is {num_frames}, expected a multiple of {SHRINK}")
@@ -160,7 +170,7 @@ class HDFormer(nn.Module):
         self.backbone.merge = nn.ModuleList(block(into, a, drop=rate, paths=paths) for into, _, rate in up)
         self.joint_regressor = nn.Conv2d(a, 3 * (num_joints - 1), (3, num_joints), padding=(1, 0))
 
-    def forward(self, keypoints, mean=0.0, std=1.0):
+    def forward(self, keypoints: Tensor, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> Tensor:
         check_keypoints("HDFormer", keypoints, None, self.num_joints, self.in_channels)
         if keypoints.shape[1] % SHRINK:
             raise ValueError(f"HDFormer: keypoints have {keypoints.shape[1]} frames, expected a multiple of {SHRINK}")

@@ -3,10 +3,11 @@
 IJCNN 2025, arXiv 2504.06638. By its code, whose hypergraph has the parts of the body, not the limbs.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import BidirectionalMamba, ChainGraphConv, HyperGraphConv, ScaledBlock, TemporalGraphConv, fuse_streams
 
@@ -14,7 +15,7 @@ from ._register import register_model, register_official
 from .motionagformer import DualStream, TwoStreams, edges_or_default
 
 # The joints of each part of the body, in the orders of Human3.6M and MPI-INF-3DHP.
-PARTS = {
+BODY_PARTS = {
     "h36m": ((0, 7, 8), (8, 9, 10), (0, 1, 2), (2, 3), (0, 4, 5), (5, 6), (8, 14, 15), (8, 11, 12), (15, 16), (12, 13)),
     "mpi": ((1, 14, 15), (0, 1, 16), (11, 12, 14), (12, 13), (8, 9, 14), (9, 10), (1, 5, 6), (1, 2, 3), (6, 7), (3, 4)),
 }
@@ -31,12 +32,12 @@ class STMamba(nn.Module):
     `axis`: "joint", frame by frame, the joints of a frame follow each other; or "frame", joint by joint.
     """
 
-    def __init__(self, dim, axis):
+    def __init__(self, dim: int, axis: str):
         super().__init__()
         self.axis = axis
         self.forward_backward_mamba = BidirectionalMamba(dim)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(1, 2) if self.axis == "frame" else x
         y = self.forward_backward_mamba(x.flatten(1, 2)).view(x.shape)
         return y.transpose(1, 2) if self.axis == "frame" else y
@@ -54,7 +55,7 @@ class HGMambaLayer(DualStream):
         super().__init__(dim, block, mixers)
         self.shuffle = shuffle
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if self.training and torch.rand(()) < self.shuffle:
             order = torch.randperm(x.shape[2], device=x.device)
             scanned = self._scan(x[:, :, order])[:, :, order.argsort()]
@@ -86,10 +87,25 @@ class HGMamba(TwoStreams):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=3, dim=128, dim_rep=512, depth=16, mlp_ratio=4.0,
-        temporal_graph="topk", k=2, ties="all", reach=1, parts=None, body=None, shuffle=0.4, layer_scale=1e-5, drop=0.0,
-        drop_path=0.0,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 3,
+        dim: int = 128,
+        dim_rep: int = 512,
+        depth: int = 16,
+        mlp_ratio: float = 4.0,
+        temporal_graph: str = "topk",
+        k: int = 2,
+        ties: str = "all",
+        reach: int = 1,
+        parts: Sequence[Sequence[int]] | None = None,
+        body: Sequence[Sequence[int]] | None = None,
+        shuffle: float = 0.4,
+        layer_scale: float = 1e-5,
+        drop: float = 0.0,
+        drop_path: float = 0.0,
+    ):
         graphs = {"topk": partial(TemporalGraphConv, k=k, ties=ties), "chain": partial(ChainGraphConv, reach=reach)}
         if temporal_graph not in graphs:
             raise ValueError(f"HGMamba: temporal_graph is {temporal_graph!r}, expected 'topk' or 'chain'")
@@ -98,7 +114,7 @@ class HGMamba(TwoStreams):
         edges = edges_or_default("HGMamba", None, num_joints)
         mixers = [
             *(partial(STMamba, axis=axis) for axis in ("joint", "frame")),
-            partial(HyperGraphConv, num_joints=num_joints, edges=edges, parts=parts or PARTS["h36m"], body=body),
+            partial(HyperGraphConv, num_joints=num_joints, edges=edges, parts=parts or BODY_PARTS["h36m"], body=body),
             partial(graphs[temporal_graph], num_frames=num_frames),
         ]
         block = partial(ScaledBlock, mlp_ratio=mlp_ratio, scale=layer_scale, drop=drop, drop_path=drop_path)
@@ -106,7 +122,7 @@ class HGMamba(TwoStreams):
         layers = [HGMambaLayer(dim, block, mixers, rate) for rate in rates]
         super().__init__(layers, num_frames, num_joints, in_channels, dim, dim_rep)
 
-    def place(self, x):
+    def place(self, x: Tensor):
         return self.norm(x) + self.pos_embed  # the norm that also follows the layers
 
 

@@ -4,7 +4,7 @@ CVPR 2024, arXiv 2311.12028. Here on MixSTE, also in its form without recovery (
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import DensityPeakPrune, FrameRecovery, take_frames
 
@@ -23,7 +23,17 @@ class PrunedMixSTE(MixSTE):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, num_heads=8, *, tokens=None, prune_at=3, **mixste
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 512,
+        depth: int = 8,
+        num_heads: int = 8,
+        *,
+        tokens: int | None = None,
+        prune_at: int = 3,
+        **mixste,
     ):
         super().__init__(num_frames, num_joints, in_channels, dim, depth, num_heads, **mixste)
         self.tokens, self.prune_at = checked_pruning(type(self).__name__, tokens, prune_at, num_frames, depth)
@@ -58,16 +68,27 @@ class HoTMixSTE(PrunedMixSTE):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, num_heads=8, *, qkv_bias=True, qk_scale=None,
-        drop=0.0, attn_drop=0.0, **pruned,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 512,
+        depth: int = 8,
+        num_heads: int = 8,
+        *,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        **pruned,
+    ):
         attention = {"qkv_bias": qkv_bias, "qk_scale": qk_scale, "drop": drop, "attn_drop": attn_drop}
         super().__init__(num_frames, num_joints, in_channels, dim, depth, num_heads, **attention, **pruned)
         self.pos_embed_token = nn.Parameter(torch.zeros(1, self.tokens, dim))
         self.x_token = nn.Parameter(torch.zeros(1, num_frames, dim))
         self.cross_attention = FrameRecovery(dim, num_heads, qkv_bias, qk_scale, attn_drop, drop)
 
-    def forward(self, keypoints, noise=None, kept=None):
+    def forward(self, keypoints: Tensor, noise: Tensor | None = None, kept: int | None = None) -> Tensor:
         most = min(self.tokens, keypoints.shape[1])
         if kept is not None and not 1 <= kept <= most:
             raise ValueError(f"HoTMixSTE: kept is {kept}, expected 1 to {most}, the smaller of tokens and the frames")
@@ -87,7 +108,9 @@ class TPCMixSTE(PrunedMixSTE):
     `noise`: see `HoTMixSTE`. Arguments: see `PrunedMixSTE`. `lift_sequence` has no use for it, nor has a stream.
     """
 
-    def forward(self, keypoints, noise=None, index=None, return_index=False):
+    def forward(
+        self, keypoints: Tensor, noise: Tensor | None = None, index: Tensor | None = None, return_index: bool = False
+    ) -> Tensor:
         x = self._embed(keypoints)
         if index is None:
             found = []
@@ -116,9 +139,24 @@ class HoTMotionAGFormer(MotionAGFormer):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=3, dim=128, dim_rep=512, depth=16, num_heads=4, *, tokens=None,
-        prune_at=7, k=4, qkv_bias=False, qk_scale=None, drop=0.0, attn_drop=0.0, **agformer,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 3,
+        dim: int = 128,
+        dim_rep: int = 512,
+        depth: int = 16,
+        num_heads: int = 4,
+        *,
+        tokens: int | None = None,
+        prune_at: int = 7,
+        k: int = 4,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        **agformer,
+    ):
         tokens, prune_at = checked_pruning("HoTMotionAGFormer", tokens, prune_at, num_frames, depth)
         attention = {"qkv_bias": qkv_bias, "qk_scale": qk_scale, "drop": drop, "attn_drop": attn_drop}
         sizes = dict(num_joints=num_joints, in_channels=in_channels, dim=dim, dim_rep=dim_rep, num_heads=num_heads, k=k)
@@ -130,10 +168,10 @@ class HoTMotionAGFormer(MotionAGFormer):
         self.x_token = nn.Parameter(torch.zeros(1, num_frames, dim))
         self.cross_attention = FrameRecovery(dim, num_heads, qkv_bias, qk_scale, attn_drop, drop)
 
-    def forward(self, keypoints, noise=None):
+    def forward(self, keypoints: Tensor, noise: Tensor | None = None) -> Tensor:
         return self.head(self.represent(keypoints, noise)).to(keypoints.dtype)
 
-    def represent(self, keypoints, noise=None):
+    def represent(self, keypoints: Tensor, noise: Tensor | None = None):
         x = self.embed(keypoints)
         for i, layer in enumerate(self.layers):
             if i == self.prune_at:
@@ -141,7 +179,7 @@ class HoTMotionAGFormer(MotionAGFormer):
             x = layer(x)
         return self.rep_logit(self.cross_attention(self.x_token, self.norm(x), self.num_frames))
 
-    def check_frames(self, frames):
+    def check_frames(self, frames: int):
         TwoStreams.check_frames(self, frames)
 
 

@@ -4,8 +4,10 @@ arXiv 2508.21363. On D3DP's denoiser, on MixSTE and on MotionBERT. There is no o
 choice, it is the one that gives the printed multiply-accumulates.
 """
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import MGPTP, SFT, TCEP, FrameRecovery, SkeletonGraphConv, both_ways
 
@@ -71,9 +73,27 @@ class PrunedMixSTE(Pruning):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, num_heads=8, *, n=1, nearest=2, bones=None,
-        tcep=True, sft=True, mgptp=True, guided=True, qkv_bias=True, qk_scale=None, drop=0.0, attn_drop=0.0, **host,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 512,
+        depth: int = 8,
+        num_heads: int = 8,
+        *,
+        n: int = 1,
+        nearest: int = 2,
+        bones: Sequence[tuple[int, int]] | None = None,
+        tcep: bool = True,
+        sft: bool = True,
+        mgptp: bool = True,
+        guided: bool = True,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        **host,
+    ):
         bones = bones_or_default(type(self).__name__, bones, num_joints)
         attention = {"qkv_bias": qkv_bias, "qk_scale": qk_scale, "drop": drop, "attn_drop": attn_drop}
         super().__init__(num_frames, num_joints, in_channels, dim, depth, num_heads=num_heads, **attention, **host)
@@ -142,10 +162,27 @@ class HTPMotionBERT(Pruning, MotionBERT):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=3, dim=512, dim_rep=512, depth=5, num_heads=8, mlp_ratio=2.0, *,
-        n=2, nearest=2, sft=True, mgptp=True, guided=True, qkv_bias=True, qk_scale=None, drop=0.0, attn_drop=0.0,
-        drop_path=0.0,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 3,
+        dim: int = 512,
+        dim_rep: int = 512,
+        depth: int = 5,
+        num_heads: int = 8,
+        mlp_ratio: float = 2.0,
+        *,
+        n: int = 2,
+        nearest: int = 2,
+        sft: bool = True,
+        mgptp: bool = True,
+        guided: bool = True,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+    ):
         attention = {"qkv_bias": qkv_bias, "qk_scale": qk_scale, "drop": drop, "attn_drop": attn_drop}
         super().__init__(
             num_frames, num_joints, in_channels, dim, dim_rep, depth, num_heads, mlp_ratio, drop_path=drop_path, **attention
@@ -156,7 +193,7 @@ class HTPMotionBERT(Pruning, MotionBERT):
     def _most_pairs(self):
         return len(self.ts_attn) - (1 if self.mgptp else 0)
 
-    def represent(self, keypoints, n=None, k=None, kept=None):
+    def represent(self, keypoints: Tensor, n: int | None = None, k: int | None = None, kept: int | None = None):
         x = self._embed(keypoints)
         frames = x.shape[1]
         n, kept = self._choices(frames, n, k, kept)

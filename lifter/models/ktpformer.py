@@ -5,10 +5,11 @@ CVPR 2024, arXiv 2404.00658.
 
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import LearnedGraphConv
 
@@ -46,7 +47,16 @@ class KTPFormer(MixSTE):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=7, num_heads=8, mlp_ratio=2.0, bones=None, **mixste
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 512,
+        depth: int = 7,
+        num_heads: int = 8,
+        mlp_ratio: float = 2.0,
+        bones: Sequence[tuple[int, int]] | None = None,
+        **mixste,
     ):
         bones = bones_or_default("KTPFormer", bones, num_joints)
         super().__init__(num_frames, num_joints, in_channels, dim, depth + 1, num_heads, mlp_ratio, **mixste)
@@ -69,7 +79,7 @@ class GraphEmbedding(nn.Module):
         self.gconv = LearnedGraphConv(in_channels, out_channels, axis, num_nodes, edges)
         self.bn = nn.BatchNorm1d(out_channels)  # one statistic per channel over all clips, frames and joints
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.gconv(x)
         return F.relu(self.bn(x.flatten(0, 2)).view(x.shape))
 
@@ -86,7 +96,7 @@ class TrajectoryBlock(nn.Module):
         self.pos_drop = nn.Dropout(drop)
         self.block = block
 
-    def forward(self, x, **mixer):
+    def forward(self, x: Tensor, **mixer) -> Tensor:
         x = x + self.tpa(x) + self.Temporal_pos_embed[:, : x.shape[1], None]
         return self.block(self.pos_drop(x), **mixer)
 

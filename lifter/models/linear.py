@@ -1,7 +1,9 @@
 """The baseline of everything else: each frame by itself, and no layer but one."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import Linear
 
@@ -17,18 +19,18 @@ class LinearLifter(nn.Module):
         num_joints: J. in_channels: 2, or 3 with confidences.
     """
 
-    def __init__(self, num_frames=243, num_joints=17, in_channels=2):
+    def __init__(self, num_frames: int = 243, num_joints: int = 17, in_channels: int = 2):
         super().__init__()
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
         self.linear = Linear(num_joints * in_channels, num_joints * 3)
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         check_keypoints("LinearLifter", keypoints, None, self.num_joints, self.in_channels)
         poses = self.linear(keypoints.to(self.linear.bias.dtype).flatten(2))
         return poses.unflatten(2, (self.num_joints, 3)).to(keypoints.dtype)
 
     @torch.no_grad()
-    def fit(self, pairs, penalty=1e-4):
+    def fit(self, pairs: Iterable[tuple], penalty: float = 1e-4):
         """Set the weights to the best ones for the squared error: ridge regression, in float64.
 
         Args:

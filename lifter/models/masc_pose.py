@@ -7,10 +7,11 @@ norm of a window is over its frames; the window selector has a hidden layer of a
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import AMTM, SAGCN, Linear, ScaledBlock, SkeletonGraphConv, TemporalGraphConv, both_ways
 
@@ -28,7 +29,7 @@ class LayerFusion(nn.Module):
     memory, which starts as the embedding, takes in the result of every third layer, and is added to that of the last.
     """
 
-    def __init__(self, dim):
+    def __init__(self, dim: int):
         super().__init__()
         self.linear = Linear(2 * dim, dim)
         self.norm = nn.LayerNorm(dim)
@@ -60,10 +61,30 @@ class MASCPose(TwoStreams):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=3, dim=128, dim_rep=512, depth=16, num_heads=8, mlp_ratio=4.0,
-        scales=None, k=2, hops=1, amtm=True, sagcn=True, adaptive_scales=True, adaptive_aggregation=True, bones=None,
-        qkv_bias=False, qk_scale=None, layer_scale=1e-5, drop=0.0, attn_drop=0.0, drop_path=0.0,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 3,
+        dim: int = 128,
+        dim_rep: int = 512,
+        depth: int = 16,
+        num_heads: int = 8,
+        mlp_ratio: float = 4.0,
+        scales: Sequence[int] | None = None,
+        k: int = 2,
+        hops: int = 1,
+        amtm: bool = True,
+        sagcn: bool = True,
+        adaptive_scales: bool = True,
+        adaptive_aggregation: bool = True,
+        bones: Sequence[tuple[int, int]] | None = None,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        layer_scale: float = 1e-5,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+    ):
         bones = bones_or_default("MASCPose", bones, num_joints)
         scales = tuple(num_frames // parts for parts in (27, 9, 3)) if scales is None else tuple(scales)
         if not scales or any(not isinstance(scale, int) or scale < 1 or num_frames % scale for scale in scales):
@@ -83,7 +104,7 @@ class MASCPose(TwoStreams):
         self.fusions = nn.ModuleList(LayerFusion(dim) for _ in range(depth // FUSED))
         self.scales = scales if amtm else None
 
-    def encode(self, x):
+    def encode(self, x: Tensor):
         memory = x
         for i, layer in enumerate(self.layers, 1):
             x = layer(x)
@@ -95,7 +116,7 @@ class MASCPose(TwoStreams):
     def clip_multiple(self):
         return super().clip_multiple if self.scales is None else math.lcm(*self.scales)
 
-    def check_frames(self, frames):
+    def check_frames(self, frames: int):
         if self.scales is None:
             super().check_frames(frames)
         elif any(frames % scale for scale in self.scales):

@@ -5,7 +5,7 @@ CVPR 2022, arXiv 2111.12707.
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import AxialAttention, DropPath, Linear, Mlp, TransformerBlock
 
@@ -18,7 +18,9 @@ NORM = {"eps": 1e-6}
 class HypothesisEncoder(nn.Module):
     """A transformer whose tokens are the coordinates of the joints, and whose channels are the frames: (B, J * 2, T)."""
 
-    def __init__(self, frames, tokens, depth=4, num_heads=9, drop=0.1, drop_path=0.2):
+    def __init__(
+        self, frames: int, tokens: int, depth: int = 4, num_heads: int = 9, drop: float = 0.1, drop_path: float = 0.2
+    ):
         super().__init__()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         attention = lambda: AxialAttention(frames, num_heads, "joint", proj_drop=drop)
@@ -27,7 +29,7 @@ class HypothesisEncoder(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(frames, attention(), 2.0, drop, rate) for rate in rates)
         self.norm = nn.LayerNorm(frames, **NORM)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.pos_drop(x + self.pos_embed)[:, None]
         for block in self.blocks:
             x = block(x)
@@ -37,7 +39,7 @@ class HypothesisEncoder(nn.Module):
 class SelfRefinement(nn.Module):
     """Attention within each hypothesis, then one MLP over all three: three (B, T, C) -> three of the same shape."""
 
-    def __init__(self, dim, num_heads, hidden, drop, drop_path):
+    def __init__(self, dim: int, num_heads: int, hidden: int, drop: float, drop_path: float):
         super().__init__()
         for i in (1, 2, 3):
             self.add_module(f"norm1_{i}", nn.LayerNorm(dim, **NORM))
@@ -57,7 +59,7 @@ class SelfRefinement(nn.Module):
 class CrossAttention(nn.Module):
     """Attention along the frames whose queries, keys and values are of three hypotheses: three (B, T, C) -> (B, T, C)."""
 
-    def __init__(self, dim, num_heads, drop):
+    def __init__(self, dim: int, num_heads: int, drop: float):
         super().__init__()
         self.num_heads = num_heads
         self.linear_q, self.linear_k, self.linear_v, self.proj = (Linear(dim, dim) for _ in range(4))
@@ -71,9 +73,12 @@ class CrossAttention(nn.Module):
 
 
 class CrossInteraction(nn.Module):
-    """Each hypothesis attends where the other two agree, which are new already if they came before; then one MLP over all."""
+    """Each hypothesis attends where the other two agree, which are new already if they came before; then one MLP over all.
 
-    def __init__(self, dim, num_heads, hidden, drop, drop_path):
+    Nobody attends to the last one nor to what the MLP makes: of both only the frames `wanted` are computed.
+    """
+
+    def __init__(self, dim: int, num_heads: int, hidden: int, drop: float, drop_path: float):
         super().__init__()
         for i in (1, 2, 3):
             self.add_module(f"attn_{i}", CrossAttention(dim, num_heads, drop))
@@ -82,20 +87,23 @@ class CrossInteraction(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(3 * dim, **NORM), Mlp(3 * dim, hidden, drop)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, hypotheses):
-        refined = list(hypotheses)
-        for i, own in enumerate(refined):
-            sources = *(x for j, x in enumerate(refined) if j != i), own
-            normed = (getattr(self, f"norm3_{i + 1}{role}")(x) for role, x in enumerate(sources, 1))
-            refined[i] = own + self.drop_path(getattr(self, f"attn_{i + 1}")(*normed))
-        x = torch.cat(refined, -1)
-        return (x + self.drop_path(self.mlp(self.norm2(x)))).chunk(3, -1)
+    def forward(self, hypotheses, wanted):
+        first, second, third = hypotheses
+        first = first + self._attend(1, second, third, first)
+        second = second + self._attend(2, first, third, second)
+        third = third[:, wanted] + self._attend(3, first[:, wanted], second, third)
+        x = torch.cat([first[:, wanted], second[:, wanted], third], -1)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _attend(self, i, *hypotheses):
+        normed = (getattr(self, f"norm3_{i}{role}")(x) for role, x in enumerate(hypotheses, 1))
+        return self.drop_path(getattr(self, f"attn_{i}")(*normed))
 
 
 class Refinement(nn.Module):
-    """`depth` - 1 blocks of self-refinement and one of interaction: three (B, T, C) -> (B, T, 3 C)."""
+    """`depth` - 1 blocks of self-refinement and one of interaction: three (B, T, C) -> (B, frames `wanted`, 3 C)."""
 
-    def __init__(self, frames, dim, hidden, depth, num_heads, drop, drop_path):
+    def __init__(self, frames: int, dim: int, hidden: int, depth: int, num_heads: int, drop: float, drop_path: float):
         super().__init__()
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         for i in (1, 2, 3):
@@ -105,11 +113,11 @@ class Refinement(nn.Module):
         self.CHI_blocks = nn.ModuleList([CrossInteraction(dim, num_heads, hidden, drop, rates[-1])])
         self.norm = nn.LayerNorm(3 * dim, **NORM)
 
-    def forward(self, hypotheses):
+    def forward(self, hypotheses, wanted):
         x = [self.pos_drop(x + getattr(self, f"pos_embed_{i}")) for i, x in enumerate(hypotheses, 1)]
-        for block in (*self.SHR_blocks, *self.CHI_blocks):
+        for block in self.SHR_blocks:
             x = block(x)
-        return self.norm(torch.cat(x, -1))
+        return self.norm(self.CHI_blocks[0](x, wanted))
 
 
 class MHFormer(nn.Module):
@@ -126,9 +134,18 @@ class MHFormer(nn.Module):
     """
 
     def __init__(
-        self, num_frames=351, num_joints=17, in_channels=2, dim=512, hidden=1024, depth=3, num_heads=8, *, drop=0.1,
-        drop_path=0.2,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 351,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 512,
+        hidden: int = 1024,
+        depth: int = 3,
+        num_heads: int = 8,
+        *,
+        drop: float = 0.1,
+        drop_path: float = 0.2,
+    ):
         super().__init__()
         if num_frames % 9:
             raise ValueError(f"MHFormer: num_frames is {num_frames}, expected a multiple of 9, the heads of its encoders")
@@ -145,25 +162,25 @@ class MHFormer(nn.Module):
         self.Transformer_hypothesis = Refinement(num_frames, dim, hidden, depth, num_heads, drop, drop_path)
         self.regression = nn.Sequential(nn.BatchNorm1d(3 * dim, momentum=0.1), nn.Conv1d(3 * dim, 3 * num_joints, 1))
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         if self.training:
             return self.lift_all(keypoints)
         centre = self.margins[0]
-        poses = self._regressed(self._refined(keypoints)[:, centre : centre + 1])
+        poses = self._regressed(self._refined(keypoints, slice(centre, centre + 1)))
         return poses_of_windows(self, poses, keypoints).to(keypoints.dtype)
 
-    def lift_all(self, keypoints):
+    def lift_all(self, keypoints: Tensor):
         """Lift all frames of each window: (B * N, num_frames, J, 3)."""
-        return self._regressed(self._refined(keypoints)).to(keypoints.dtype)
+        return self._regressed(self._refined(keypoints, slice(None))).to(keypoints.dtype)
 
-    def _refined(self, keypoints):
-        """(B * N, num_frames, 3 C) of all windows."""
+    def _refined(self, keypoints, wanted):
+        """(B * N, frames `wanted`, 3 C) of all windows."""
         check_clip(self, keypoints)
         x, hypotheses = windows(keypoints.flatten(2).to(self.norm_1.weight.dtype), self.num_frames).mT, []
         for i in (1, 2, 3):
             x = x + getattr(self, f"Transformer_encoder_{i}")(getattr(self, f"norm_{i}")(x))
             hypotheses.append(getattr(self, f"embedding_{i}")(x).mT)
-        return self.Transformer_hypothesis(hypotheses)
+        return self.Transformer_hypothesis(hypotheses, wanted)
 
     def _regressed(self, x):
         return self.regression(x.mT).mT.unflatten(-1, (self.num_joints, 3))

@@ -3,10 +3,11 @@
 CVPR 2022, arXiv 2203.00859. And the network around its blocks, into which PoseRetNet, PoseMamba and SasMamba put others.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import AxialAttention, Linear, TransformerBlock
 
@@ -27,7 +28,18 @@ class Alternating(nn.Module):
         drop, drop_path: dropout of the embedding; stochastic depth of the last pair, growing linearly from 0.
     """
 
-    def __init__(self, spatial, temporal, num_frames, num_joints, in_channels, dim, depth, drop, drop_path):
+    def __init__(
+        self,
+        spatial: Callable[..., nn.Module],
+        temporal: Callable[..., nn.Module],
+        num_frames: int,
+        num_joints: int,
+        in_channels: int,
+        dim: int,
+        depth: int,
+        drop: float,
+        drop_path: float,
+    ):
         super().__init__()
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
         self.Spatial_patch_to_embedding = Linear(in_channels, dim)
@@ -42,7 +54,7 @@ class Alternating(nn.Module):
         self.Temporal_norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Sequential(nn.LayerNorm(dim), Linear(dim, 3))
 
-    def forward(self, keypoints, **temporal_args):
+    def forward(self, keypoints: Tensor, **temporal_args) -> Tensor:
         """`temporal_args` go to every temporal block."""
         return self._lift(self._embed(keypoints), **temporal_args).to(keypoints.dtype)
 
@@ -79,9 +91,21 @@ class MixSTE(Alternating):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, num_heads=8, mlp_ratio=2.0,
-        qkv_bias=True, qk_scale=None, temporal_mixer=None, drop=0.0, attn_drop=0.0, drop_path=0.1,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 512,
+        depth: int = 8,
+        num_heads: int = 8,
+        mlp_ratio: float = 2.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        temporal_mixer: Callable[..., nn.Module] | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.1,
+    ):
         attention = partial(
             AxialAttention, dim, num_heads, qkv_bias=qkv_bias, scale=qk_scale, attn_drop=attn_drop, proj_drop=drop
         )

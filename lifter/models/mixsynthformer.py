@@ -4,7 +4,7 @@ ICCV 2023. Section and equation numbers are those of the paper.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import Linear, MixSynthEncoder
 
@@ -49,9 +49,23 @@ class MixSynthFormer(nn.Module):
     """
 
     def __init__(
-        self, num_frames=None, num_joints=17, in_channels=3, dim=64, depth=4, mlp_ratio=2.0, *, interval=10, steps=10,
-        r_t=4, r_s=4, interpolation="learned", predict=0, drop=0.1, **attention,
-    ):  # fmt: skip
+        self,
+        num_frames: int | None = None,
+        num_joints: int = 17,
+        in_channels: int = 3,
+        dim: int = 64,
+        depth: int = 4,
+        mlp_ratio: float = 2.0,
+        *,
+        interval: int = 10,
+        steps: int = 10,
+        r_t: int = 4,
+        r_s: int = 4,
+        interpolation: str = "learned",
+        predict: int = 0,
+        drop: float = 0.1,
+        **attention,
+    ):
         super().__init__()
         for name, value, least in (("interval", interval, 1), ("steps", steps, 1), ("predict", predict, 0)):
             if not isinstance(value, int) or value < least:
@@ -80,7 +94,7 @@ class MixSynthFormer(nn.Module):
             if p.dim() > 1:
                 nn.init.xavier_uniform_(p)
 
-    def forward(self, poses):
+    def forward(self, poses: Tensor) -> Tensor:
         self._check(poses)
         x = poses.flatten(2).to(self.norm.weight.dtype)
         if x.shape[1] in (self.steps + 1, self.span):
@@ -92,7 +106,7 @@ class MixSynthFormer(nn.Module):
         merged = merged[:, self.span :] if self.predict else merged
         return merged.to(poses.dtype).reshape(*merged.shape[:2], *poses.shape[2:])
 
-    def refine(self, recovered):
+    def refine(self, recovered: Tensor):
         """Refine interpolated poses: (N, window, J * C) -> the same shape, equations 2 to 5."""
         return self.fc(self.norm(self.encoder(self.encoder_emb(recovered)))) + recovered
 
@@ -128,7 +142,7 @@ class LinearInterpolation(nn.Module):
         super().__init__()
         self.steps, self.interval, self.window = steps, interval, window
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         frames = torch.arange(self.window, device=x.device)
         before = (frames // self.interval).clamp(max=self.steps - 1)
         fraction = (frames - before * self.interval).to(x.dtype) / self.interval

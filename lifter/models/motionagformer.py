@@ -4,10 +4,11 @@ WACV 2024, arXiv 2310.16288. And the network around its layers, into which TCPFo
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import AxialAttention, Linear, ScaledBlock, SkeletonGraphConv, TemporalGraphConv, both_ways, fuse_streams
 
@@ -39,23 +40,23 @@ class TwoStreams(nn.Module):
         self.rep_logit = nn.Sequential(OrderedDict(fc=Linear(dim, dim_rep), act=nn.Tanh()))
         self.head = Linear(dim_rep, 3)
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         return self.head(self.represent(keypoints)).to(keypoints.dtype)
 
-    def represent(self, keypoints):
+    def represent(self, keypoints: Tensor):
         """(B, T, J, dim_rep), the motion representation that the head reads."""
         return self.rep_logit(self.norm(self.encode(self.embed(keypoints))))
 
-    def embed(self, keypoints):
+    def embed(self, keypoints: Tensor):
         """(B, T, J, C), what the first layer reads."""
         check_keypoints(type(self).__name__, keypoints, None, self.num_joints, self.in_channels)
         self.check_frames(keypoints.shape[1])
         return self.place(self.joints_embed(keypoints.to(self.pos_embed.dtype)))
 
-    def place(self, x):
+    def place(self, x: Tensor):
         return x + self.pos_embed
 
-    def encode(self, x):
+    def encode(self, x: Tensor):
         for layer in self.layers:
             x = layer(x)
         return x
@@ -65,7 +66,7 @@ class TwoStreams(nn.Module):
         """Divisor of the number of frames of a clip."""
         return self.num_frames
 
-    def check_frames(self, frames):
+    def check_frames(self, frames: int):
         """ValueError, saying why, unless the layers can take so many."""
         if frames != self.num_frames:
             name, expected = type(self).__name__, f"exactly num_frames={self.num_frames}"
@@ -88,7 +89,7 @@ class DualStream(nn.Module):
         nn.init.zeros_(self.fusion.weight)
         nn.init.constant_(self.fusion.bias, 0.5)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x_attention = self.att_temporal(self.att_spatial(x))
         x_graph = self.graph_temporal(self.graph_spatial(x))
         return fuse_streams(self.fusion, x_attention, x_graph)
@@ -101,7 +102,7 @@ class HierarchicalDualStream(DualStream):
         super().__init__(dim // 2, block, mixers)
         self.fusion.requires_grad_(False)  # official checkpoints have it, nothing reads it
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x_attention, x_graph = x.chunk(2, -1)
         x_attention = self.att_temporal(self.att_spatial(x_attention))
         x_graph = self.graph_temporal(self.graph_spatial(x_graph + x_attention))
@@ -112,7 +113,7 @@ class MultiScaleTCN(nn.Module):
     """Convolutions along the frames with steps of 1 and 2, a maximum of three frames and a projection, a quarter of the
     channels each: x + what they make of it. (B, T, J, C) -> (B, T, J, C)."""
 
-    def __init__(self, dim):
+    def __init__(self, dim: int):
         super().__init__()
         if dim % 4:
             raise ValueError(f"MultiScaleTCN: dim is {dim}, expected a multiple of 4")
@@ -130,7 +131,7 @@ class MultiScaleTCN(nn.Module):
             branch(nn.ReLU(), conv(1)), branch(nn.ReLU(), conv(2)), branch(nn.ReLU(), pool, nn.BatchNorm2d(part)), branch(),
         ])  # fmt: skip
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         channels_first = x.permute(0, 3, 1, 2)  # a view: the convolutions see channels last
         return x + torch.cat([branch(channels_first) for branch in self.branches], 1).permute(0, 2, 3, 1)
 
@@ -157,10 +158,27 @@ class MotionAGFormer(TwoStreams):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=3, dim=128, dim_rep=512, depth=16, num_heads=8, mlp_ratio=4.0,
-        temporal_graph="topk", k=2, ties="all", hierarchical=False, bones=None, qkv_bias=False, qk_scale=None,
-        layer_scale=1e-5, drop=0.0, attn_drop=0.0, drop_path=0.0,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 3,
+        dim: int = 128,
+        dim_rep: int = 512,
+        depth: int = 16,
+        num_heads: int = 8,
+        mlp_ratio: float = 4.0,
+        temporal_graph: str = "topk",
+        k: int = 2,
+        ties: str = "all",
+        hierarchical: bool = False,
+        bones: Sequence[tuple[int, int]] | None = None,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        layer_scale: float = 1e-5,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+    ):
         if temporal_graph not in ("topk", "tcn"):
             raise ValueError(f"MotionAGFormer: temporal_graph is {temporal_graph!r}, expected 'topk' or 'tcn'")
         if temporal_graph == "topk" and not 1 <= k <= num_frames:
@@ -178,7 +196,7 @@ class MotionAGFormer(TwoStreams):
         super().__init__(layers, num_frames, num_joints, in_channels, dim, dim_rep)
         self.temporal_graph = temporal_graph
 
-    def check_frames(self, frames):
+    def check_frames(self, frames: int):
         if self.temporal_graph == "topk":
             super().check_frames(frames)
 
@@ -189,7 +207,7 @@ def edges_or_default(name, bones, num_joints):
     return [edge for edge in edges if bones is not None or edge not in FORGOTTEN]
 
 
-def attentions(num_heads, **kwargs):
+def attentions(num_heads: int, **kwargs):
     """Makers, from a width, of attention along joints and along frames."""
     return [partial(AxialAttention, num_heads=num_heads, axis=axis, **kwargs) for axis in ("joint", "frame")]
 

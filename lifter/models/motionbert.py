@@ -4,10 +4,11 @@ ICCV 2023, arXiv 2210.06551. Its network is called DSTformer.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import AxialAttention, Linear, Retention, TransformerBlock, fuse_streams, joint_decays
 
@@ -18,12 +19,12 @@ from ._register import register_model, register_official
 class BlockPair(nn.Module):
     """A spatial and a temporal block in the order "st" or "ts"."""
 
-    def __init__(self, order, spatial, temporal):
+    def __init__(self, order: str, spatial: nn.Module, temporal: nn.Module):
         super().__init__()
         self.order = order
         self.s, self.t = spatial, temporal
 
-    def forward(self, x, **temporal_args):
+    def forward(self, x: Tensor, **temporal_args) -> Tensor:
         for name in self.order:
             x = getattr(self, name)(x, **(temporal_args if name == "t" else {}))
         return x
@@ -57,9 +58,22 @@ class MotionBERT(nn.Module):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=3, dim=512, dim_rep=512, depth=5, num_heads=8, mlp_ratio=2.0,
-        temporal_mixer="attention", qkv_bias=True, qk_scale=None, drop=0.0, attn_drop=0.0, drop_path=0.0,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 3,
+        dim: int = 512,
+        dim_rep: int = 512,
+        depth: int = 5,
+        num_heads: int = 8,
+        mlp_ratio: float = 2.0,
+        temporal_mixer: str | Callable[[], nn.Module] = "attention",
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+    ):
         super().__init__()
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
         attention = partial(
@@ -104,10 +118,10 @@ class MotionBERT(nn.Module):
         for fusion in self.ts_attn:
             nn.init.zeros_(fusion.weight)
 
-    def forward(self, keypoints, **represent_args):
+    def forward(self, keypoints: Tensor, **represent_args) -> Tensor:
         return self.head(self.represent(keypoints, **represent_args)).to(keypoints.dtype)
 
-    def represent(self, keypoints):
+    def represent(self, keypoints: Tensor):
         """(B, T, J, dim_rep), the motion representation that the head reads."""
         x = self._embed(keypoints)
         for i in range(len(self.ts_attn)):

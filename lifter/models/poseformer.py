@@ -4,7 +4,7 @@ ICCV 2021, arXiv 2103.10455.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import AxialAttention, Linear, TransformerBlock
 
@@ -12,7 +12,18 @@ from ._register import register_model, register_official
 from ._windows import check_clip, margins_around_centre, poses_of_windows, windows
 
 
-def transformer(axis, depth, dim, num_heads, mlp_ratio, qkv_bias, qk_scale, drop, attn_drop, drop_path):
+def transformer(
+    axis: str,
+    depth: int,
+    dim: int,
+    num_heads: int,
+    mlp_ratio: float,
+    qkv_bias: bool,
+    qk_scale: float,
+    drop: float,
+    attn_drop: float,
+    drop_path: float,
+):
     """`depth` blocks of attention along one axis, whose stochastic depth grows linearly from 0 to `drop_path`."""
     rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
     attention = lambda: AxialAttention(dim, num_heads, axis, qkv_bias, qk_scale, attn_drop, drop)
@@ -34,9 +45,21 @@ class PoseFormer(nn.Module):
     """
 
     def __init__(
-        self, num_frames=81, num_joints=17, in_channels=2, dim=32, depth=4, num_heads=8, mlp_ratio=2.0, *, qkv_bias=True,
-        qk_scale=None, drop=0.0, attn_drop=0.0, drop_path=0.1,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 81,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 32,
+        depth: int = 4,
+        num_heads: int = 8,
+        mlp_ratio: float = 2.0,
+        *,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.1,
+    ):
         super().__init__()
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
         self.margins = margins_around_centre(num_frames)
@@ -53,7 +76,7 @@ class PoseFormer(nn.Module):
         self.weighted_mean = nn.Conv1d(num_frames, 1, 1)
         self.head = nn.Sequential(nn.LayerNorm(width), Linear(width, num_joints * 3))
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         check_clip(self, keypoints)
         x = self.Spatial_patch_to_embedding(keypoints.to(self.Spatial_pos_embed.dtype))
         x = self.pos_drop(x + self.Spatial_pos_embed)

@@ -6,7 +6,7 @@ CVPR 2023, arXiv 2303.17472.
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import AxialAttention, DropPath, Linear, Mlp
 
@@ -21,7 +21,7 @@ class DCT(nn.Module):
     It is not normalised: y_k = 2 sum_n x_n cos(pi k (2 n + 1) / (2 T)). `inverse` takes all T coefficients.
     """
 
-    def __init__(self, frames, kept=None):
+    def __init__(self, frames: int, kept: int | None = None):
         super().__init__()
         k, n = torch.arange(kept or frames)[:, None], torch.arange(frames)
         matrix = 2 * torch.cos(math.pi / (2 * frames) * (k * (2 * n + 1)).double())
@@ -29,10 +29,10 @@ class DCT(nn.Module):
         self.register_buffer("matrix", matrix.float(), persistent=False)
         self.register_buffer("inverted", (matrix / scale).mT.float().contiguous(), persistent=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.matrix @ x
 
-    def inverse(self, x):
+    def inverse(self, x: Tensor):
         return self.inverted @ x
 
 
@@ -48,7 +48,7 @@ class MixedBlock(nn.Module):
         self.dct = DCT(tokens - self.half)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)[:, :, None])[:, :, 0])
         early, late = x[:, : self.half], x[:, self.half :]
         early = early + self.drop_path(self.mlp1(self.norm2(early)))
@@ -70,9 +70,23 @@ class PoseFormerV2(nn.Module):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=32, depth=4, num_heads=8, mlp_ratio=2.0, *, kept_frames=27,
-        kept_coeffs=27, qkv_bias=True, qk_scale=None, drop=0.0, attn_drop=0.0, drop_path=0.1,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 32,
+        depth: int = 4,
+        num_heads: int = 8,
+        mlp_ratio: float = 2.0,
+        *,
+        kept_frames: int = 27,
+        kept_coeffs: int = 27,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.1,
+    ):
         super().__init__()
         for name, kept, odd in (("kept_frames", kept_frames, True), ("kept_coeffs", kept_coeffs, False)):
             if not 1 <= kept <= num_frames or odd and kept % 2 == 0:
@@ -103,7 +117,7 @@ class PoseFormerV2(nn.Module):
         self.weighted_mean_ = nn.Conv1d(kept_frames, 1, 1)
         self.head = nn.Sequential(nn.LayerNorm(2 * width), Linear(2 * width, num_joints * 3))
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         check_clip(self, keypoints)
         x = keypoints.to(self.Spatial_pos_embed.dtype)
         frequencies = self.Freq_embedding(self.dct(windows(x.flatten(2), self.num_frames))) + self.Temporal_pos_embed_

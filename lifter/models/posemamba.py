@@ -3,6 +3,7 @@
 AAAI 2025, arXiv 2408.03540.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -55,15 +56,23 @@ class PoseMamba(SkeletonMamba):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=64, depth=10, mlp_ratio=2.0,
-        directions=("T-f", "S-f", "T-b", "S-b"), drop=0.0, drop_path=0.2,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 64,
+        depth: int = 10,
+        mlp_ratio: float = 2.0,
+        directions: Sequence[str] = ("T-f", "S-f", "T-b", "S-b"),
+        drop: float = 0.0,
+        drop_path: float = 0.2,
+    ):
         gather = limb_gather(directions, num_joints)
         mixer = partial(SkeletonMixer, dim, conv=depthwise_conv, directions=directions, gather=gather)
         super().__init__(mixer, num_frames, num_joints, in_channels, dim, depth, mlp_ratio, drop, drop_path)
 
 
-def depthwise_conv(dim):
+def depthwise_conv(dim: int):
     return nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
 

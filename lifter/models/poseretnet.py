@@ -3,7 +3,10 @@
 ECCV 2024. Equation and figure numbers are those of the paper.
 """
 
+from collections.abc import Sequence
 from functools import partial
+
+from torch import Tensor
 
 from lifter.layers import AxialAttention, Retention, TransformerBlock, joint_decays, shared_decays
 
@@ -34,13 +37,27 @@ class PoseRetNet(Alternating):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=512, depth=8, num_heads=8, mlp_ratio=2.0,
-        chunk_size=None, causal=False, joint_decay=True, dataset="h36m", decay_divider=8, trainable_decay=False,
-        qkv_bias=True, qk_scale=None, drop=0.0, attn_drop=0.0, drop_path=0.1,
-    ):  # fmt: skip
-        attention = partial(
-            AxialAttention, dim, num_heads, "joint", qkv_bias, qk_scale, attn_drop=attn_drop, proj_drop=drop
-        )
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 512,
+        depth: int = 8,
+        num_heads: int = 8,
+        mlp_ratio: float = 2.0,
+        chunk_size: int | None = None,
+        causal: bool = False,
+        joint_decay: bool = True,
+        dataset: str = "h36m",
+        decay_divider: float = 8,
+        trainable_decay: bool = False,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.1,
+    ):
+        attention = partial(AxialAttention, dim, num_heads, "joint", qkv_bias, qk_scale, attn_drop=attn_drop, proj_drop=drop)
         if joint_decay:
             decay = joint_decays(num_heads, dataset, num_joints, decay_divider)
         else:
@@ -52,7 +69,9 @@ class PoseRetNet(Alternating):
         super().__init__(spatial, temporal, None, num_joints, in_channels, dim, depth, drop, drop_path)
         self.chunk_size = chunk_size
 
-    def forward(self, keypoints, state=None, return_state=False):
+    def forward(
+        self, keypoints: Tensor, state: Sequence[Tensor] | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Poses of the frames; with `return_state` (poses, state after the last frame).
 
         `state` is what an earlier call returned for the frames before: a list of one tensor per temporal block,

@@ -5,7 +5,7 @@ ECCV 2022, arXiv 2203.07628.
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import Linear
 
@@ -17,7 +17,7 @@ from .strided_transformer import Encoder, Layers, Norm, StridedTransformer, offi
 class Embedding(nn.Module):
     """Residual MLP with batch norms, frame by frame: (B, J * C, T) -> (B, dim, T)."""
 
-    def __init__(self, channels, dim, drop):
+    def __init__(self, channels: int, dim: int, drop: float):
         super().__init__()
         hidden = 2 * dim
         conv = lambda into, out: nn.Conv1d(into, out, 1)
@@ -28,7 +28,7 @@ class Embedding(nn.Module):
         self.fc_2 = conv(hidden, dim)
         self.drop = nn.Dropout(drop)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         activated = lambda x: self.drop(F.leaky_relu(x, 0.2))
         x = activated(self.bn_1(self.fc_1(x)))
         for block in self.layers:
@@ -46,7 +46,7 @@ class PSTMO(StridedTransformer):
 
     STRIDES = {9: (1, 3, 3), 351: (3, 9, 13)}
 
-    def __init__(self, num_frames=243, *args, **kwargs):
+    def __init__(self, num_frames: int = 243, *args, **kwargs):
         super().__init__(num_frames, *args, **kwargs)
 
     def _encoder(self, channels, dim, drop):
@@ -65,7 +65,17 @@ class PSTMOPretrain(nn.Module):
             half the width and one layer less.
     """
 
-    def __init__(self, num_frames=243, num_joints=17, in_channels=2, dim=256, hidden=512, depth=3, *, drop=0.1):
+    def __init__(
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 256,
+        hidden: int = 512,
+        depth: int = 3,
+        *,
+        drop: float = 0.1,
+    ):
         super().__init__()
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
         channels = num_joints * in_channels
@@ -79,7 +89,7 @@ class PSTMOPretrain(nn.Module):
         self.Transformer_dec = nn.ModuleDict({"model": Layers(dim // 2, hidden // 2, [None] * (depth - 1), drop=drop)})
         self.fcn_dec = nn.Sequential(nn.BatchNorm1d(dim // 2, momentum=0.1), nn.Conv1d(dim // 2, channels, 1))
 
-    def forward(self, keypoints, hidden_frames, hidden_joints):
+    def forward(self, keypoints: Tensor, hidden_frames: Tensor, hidden_joints: Tensor) -> Tensor:
         sizes = self.num_frames, self.num_joints, self.in_channels
         check_keypoints("PSTMOPretrain", keypoints, *sizes, least=self.num_frames)
         for name, mask, shape in (("frames", hidden_frames, sizes[:1]), ("joints", hidden_joints, sizes[:2])):
@@ -96,7 +106,7 @@ class PSTMOPretrain(nn.Module):
         return x.unflatten(-1, (self.num_joints, self.in_channels)).to(keypoints.dtype)
 
     @staticmethod
-    def order(hidden_frames):
+    def order(hidden_frames: Tensor):
         """Numbers of the frames as the output has them: those that are seen, then the hidden ones."""
         return hidden_frames.int().argsort(stable=True)
 
@@ -113,12 +123,12 @@ def pstmo_s(**kwargs):
     return PSTMO(**kwargs)
 
 
-def from_official(x):
+def from_official(x: Tensor):
     """(B, C, T, J, 1) -> (B, T, J, C)."""
     return x[..., 0].permute(0, 2, 3, 1)
 
 
-def to_official(x):
+def to_official(x: Tensor):
     """(B, T, J, C) -> (B, C, T, J, 1)."""
     return x.permute(0, 3, 1, 2)[..., None]
 

@@ -3,6 +3,7 @@
 Equation and table numbers are those of the SasMamba paper.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -65,10 +66,21 @@ class SasMamba(SkeletonMamba):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=64, depth=5, mlp_ratio=2.0, kernel_size=3,
-        strides=(1, 2, 3), scan="stride", directions=("T-f", "S-f", "T-b", "S-b"), variant="official",
-        drop=0.0, drop_path=0.2,
-    ):  # fmt: skip
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 64,
+        depth: int = 5,
+        mlp_ratio: float = 2.0,
+        kernel_size: int = 3,
+        strides: Sequence[int] = (1, 2, 3),
+        scan: str = "stride",
+        directions: Sequence[str] = ("T-f", "S-f", "T-b", "S-b"),
+        variant: str = "official",
+        drop: float = 0.0,
+        drop_path: float = 0.2,
+    ):
         for name, value, allowed in (
             ("variant", variant, ("official", "paper")),
             ("kernel_size", kernel_size, (1, 3, 5, 7)),

@@ -3,7 +3,7 @@
 ECCV 2022, arXiv 2112.13715.
 """
 
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import Linear
 
@@ -15,12 +15,12 @@ from ._windows import mean_of_windows, windows
 class ResidualBlock(nn.Module):
     """x + activated(linear2(activated(linear1(x)))), with dropout before either activation."""
 
-    def __init__(self, dim, hidden, drop):
+    def __init__(self, dim: int, hidden: int, drop: float):
         super().__init__()
         self.linear1, self.linear2 = Linear(dim, hidden), Linear(hidden, dim)
         self.activated = nn.Sequential(nn.Dropout(drop), nn.LeakyReLU(0.2))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x + self.activated(self.linear2(self.activated(self.linear1(x))))
 
 
@@ -37,8 +37,17 @@ class SmoothNet(nn.Module):
     """
 
     def __init__(
-        self, num_frames=100, num_joints=17, in_channels=3, dim=512, hidden=128, depth=5, *, out_frames=None, drop=0.5
-    ):  # fmt: skip
+        self,
+        num_frames: int = 100,
+        num_joints: int = 17,
+        in_channels: int = 3,
+        dim: int = 512,
+        hidden: int = 128,
+        depth: int = 5,
+        *,
+        out_frames: int | None = None,
+        drop: float = 0.5,
+    ):
         super().__init__()
         out_frames = num_frames if out_frames is None else out_frames
         if not 1 <= out_frames <= num_frames:
@@ -48,7 +57,7 @@ class SmoothNet(nn.Module):
         self.res_blocks = nn.Sequential(*(ResidualBlock(dim, hidden, drop) for _ in range(depth)))
         self.decoder = Linear(dim, out_frames)
 
-    def forward(self, poses):
+    def forward(self, poses: Tensor) -> Tensor:
         check_poses("SmoothNet", poses, self.num_joints, self.in_channels)
         frames, window = poses.shape[1], self.num_frames
         if frames < window or (frames > window and self.out_frames < window):
@@ -60,7 +69,7 @@ class SmoothNet(nn.Module):
             x = mean_of_windows(x.unflatten(0, (poses.shape[0], frames - window + 1)), 1, frames)
         return x.to(poses.dtype).reshape(*x.shape[:2], *poses.shape[2:])
 
-    def smooth(self, x):
+    def smooth(self, x: Tensor):
         """Smooth coordinates: (..., num_frames) -> (..., out_frames)."""
         return self.decoder(self.res_blocks(self.encoder(x)))
 

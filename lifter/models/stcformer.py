@@ -3,9 +3,11 @@
 CVPR 2023.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import axial_attention
 from lifter.layers import DropPath, Linear, Mlp, ReorderedLinear
@@ -14,7 +16,7 @@ from ._inputs import check_keypoints
 from ._register import register_model, register_official
 
 # The part of each joint of Human3.6M: torso and head, right leg, left leg, left arm, right arm.
-PARTS = (0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4)
+BODY_PARTS = (0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4)
 
 
 class CrissCrossAttention(nn.Module):
@@ -25,12 +27,12 @@ class CrissCrossAttention(nn.Module):
     and 1e-9.
     """
 
-    def __init__(self, dim, num_heads, parts):
+    def __init__(self, dim: int, num_heads: int, parts: Sequence[int]):
         super().__init__()
         if dim % (2 * num_heads):
             raise ValueError(f"CrissCrossAttention: dim is {dim}, expected a multiple of 2 * num_heads = {2 * num_heads}")
         half = dim // 2
-        self.scale = half**-0.5  # of the half, not of a head
+        self.scale = half**-0.5  # scale of the half, not of a head
         self.layer_norm = nn.LayerNorm(dim)
         # The official rows are those of a channel's query, key and value in turn.
         self.qkv = ReorderedLinear(dim, 3 * dim, torch.arange(3 * dim).view(2, half, 3).transpose(1, 2).flatten())
@@ -41,7 +43,7 @@ class CrissCrossAttention(nn.Module):
         self.proj = Linear(dim, dim)
         self.register_buffer("part", torch.tensor(parts), persistent=False)  # a constant of the architecture
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         part = self.emb(self.part)[None]
         qkv_of_halves = self.qkv(self.layer_norm(x)).unflatten(-1, (2, 3, self.num_heads, -1)).unbind(3)
         halves = []
@@ -58,13 +60,13 @@ class CrissCrossAttention(nn.Module):
 class STCBlock(nn.Module):
     """x + attention, then x + MLP; the attention has the first norm inside."""
 
-    def __init__(self, dim, num_heads, mlp_ratio, parts, drop):
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, parts: Sequence[int], drop: float):
         super().__init__()
         self.layer_norm = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop, bias=False)
         self.stc_att = CrissCrossAttention(dim, num_heads, parts)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.stc_att(x)
         return x + self.mlp(self.layer_norm(x))
 
@@ -83,10 +85,19 @@ class STCFormer(nn.Module):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=2, dim=256, depth=6, num_heads=8, mlp_ratio=4.0, parts=None, drop=0.1
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 256,
+        depth: int = 6,
+        num_heads: int = 8,
+        mlp_ratio: float = 4.0,
+        parts: Sequence[int] | None = None,
+        drop: float = 0.1,
     ):
         super().__init__()
-        parts = PARTS if parts is None else tuple(parts)
+        parts = BODY_PARTS if parts is None else tuple(parts)
         if len(parts) != num_joints or not set(parts) <= set(range(5)):
             raise ValueError(f"STCFormer: parts are {parts}, expected a number from 0 to 4 for each of {num_joints} joints")
         self.num_frames, self.num_joints, self.in_channels = num_frames, num_joints, in_channels
@@ -95,7 +106,7 @@ class STCFormer(nn.Module):
         self.stcformer = nn.ModuleDict({"stc_block": blocks})  # the official names
         self.regress_head = Linear(dim, 3, bias=False)
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         check_keypoints("STCFormer", keypoints, None, self.num_joints, self.in_channels)
         x = F.gelu(self.pose_emb(keypoints.to(self.pose_emb.weight.dtype)))
         for block in self.stcformer["stc_block"]:

@@ -4,10 +4,11 @@ IEEE TMM 2022, arXiv 2103.14304. And the parts that P-STMO has of it.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.layers import AxialAttention, Linear
 
@@ -18,11 +19,11 @@ from ._windows import check_clip, margins_around_centre, poses_of_windows, windo
 class Norm(nn.Module):
     """Layer norm by the unbiased deviation, to which epsilon is added: a_2 (x - mean) / (std + 1e-6) + b_2."""
 
-    def __init__(self, dim):
+    def __init__(self, dim: int):
         super().__init__()
         self.a_2, self.b_2 = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         std, mean = torch.std_mean(x, -1, keepdim=True)
         return self.a_2 * ((x - mean) / (std + 1e-6)) + self.b_2
 
@@ -30,7 +31,7 @@ class Norm(nn.Module):
 class Attention(AxialAttention):
     """Attention along the frames, (B, T, C) -> (B, T, C), whose official code has a layer for each projection."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x[:, :, None])[:, :, 0]
 
     def official_weights(self):
@@ -48,7 +49,7 @@ class FeedForward(nn.Module):
         self.w_1 = nn.Conv1d(dim, hidden, 1) if self.strided else Linear(dim, hidden)
         self.w_2 = nn.Conv1d(hidden, dim, 3, stride, padding=1) if self.strided else Linear(hidden, dim)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = x.mT if self.strided else x
         x = self.w_2(self.drop(F.relu(self.w_1(x))))
         return x.mT if self.strided else x
@@ -80,7 +81,7 @@ class Layers(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.zeros(1, frames, dim)))
         self.norm = Norm(dim).requires_grad_(False)  # checkpoints have it, and nothing runs it
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         for i, layer in enumerate(self.layers):
             if i < len(self.positions):
                 x = x + getattr(self, self.positions[i])[:, : x.shape[1]]
@@ -91,12 +92,12 @@ class Layers(nn.Module):
 class Encoder(nn.Module):
     """Positions and layers on all frames of a window, (B, T, C) -> (B, T, C); with `hidden` (T,) on the others alone."""
 
-    def __init__(self, frames, dim, hidden, depth, drop=0.0):
+    def __init__(self, frames: int, dim: int, hidden: int, depth: int, drop: float = 0.0):
         super().__init__()
         self.pos_embedding = nn.Parameter(torch.zeros(1, frames, dim))
         self.model = Layers(dim, hidden, [None] * depth, drop=drop)
 
-    def forward(self, x, hidden=None):
+    def forward(self, x: Tensor, hidden: int | None = None) -> Tensor:
         x = x + self.pos_embedding
         return self.model(x if hidden is None else x[:, ~hidden])
 
@@ -116,7 +117,18 @@ class StridedTransformer(nn.Module):
 
     STRIDES = {9: (1, 3, 3), 243: (3, 9, 9), 351: (3, 9, 13)}
 
-    def __init__(self, num_frames=351, num_joints=17, in_channels=2, dim=256, hidden=512, depth=3, *, strides=None, drop=0.1):
+    def __init__(
+        self,
+        num_frames: int = 351,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 256,
+        hidden: int = 512,
+        depth: int = 3,
+        *,
+        strides: Sequence[int] | None = None,
+        drop: float = 0.1,
+    ):
         super().__init__()
         name = type(self).__name__
         strides = self.strides_of(num_frames) if strides is None else tuple(strides)
@@ -132,14 +144,14 @@ class StridedTransformer(nn.Module):
         self.fcn, self.fcn_1 = head(), head()
 
     @classmethod
-    def strides_of(cls, num_frames):
+    def strides_of(cls, num_frames: int):
         """The strides of a model of so many frames."""
         return cls.STRIDES.get(num_frames) or (3,) * round(math.log(num_frames, 3))
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         return self.lift_all(keypoints) if self.training else self._lift(keypoints)[0]
 
-    def lift_all(self, keypoints):
+    def lift_all(self, keypoints: Tensor):
         """Lift as in training: the poses in the centres of the windows, and of all frames of each window."""
         centre, encoded = self._lift(keypoints)
         return centre, self._poses(self.fcn_1, encoded, keypoints)

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import axial_attention
 from lifter.layers import AxialAttention, DropPath, Linear, Mlp, ScaledBlock
@@ -15,14 +15,22 @@ from lifter.layers import AxialAttention, DropPath, Linear, Mlp, ScaledBlock
 from ._register import register_model, register_official
 from .motionagformer import DualStream, TwoStreams, attentions
 
-PARTS = 3  # of a clip
+CLIP_PARTS = 3  # of a clip
 
 
 class CrossAttention(nn.Module):
     """Attention along the frames of one clip to those of another: (B, N, J, C) and (B, M, J, C) -> (B, N, J, C), and the
     weights, (B, J, H, N, M)."""
 
-    def __init__(self, dim, num_heads, qkv_bias=False, scale=None, attn_drop=0.0, proj_drop=0.0):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = False,
+        scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"CrossAttention: dim is {dim}, expected a multiple of num_heads={num_heads}")
@@ -58,7 +66,9 @@ class ProxyInteraction(nn.Module):
     """Proxies, (B, N, J, C), look at the clip, (B, T, J, C), and the clip at them; then the clip at itself, twice, the
     second time also through them. Returns both."""
 
-    def __init__(self, dim, num_heads, mlp_ratio, layer_scale, drop, drop_path, **attention):
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float, layer_scale: float, drop: float, drop_path: float, **attention
+    ):
         super().__init__()
         self.norm_full, self.norm_center = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.center_full = CrossAttention(dim, num_heads, **attention)
@@ -94,20 +104,24 @@ class TemporalLayer(nn.Module):
     The scales of those three blocks are in no official checkpoint and are trained by nobody: constants.
     """
 
-    def __init__(self, dim, num_heads, mlp_ratio, layer_scale, drop, drop_path, **attention):
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float, layer_scale: float, drop: float, drop_path: float, **attention
+    ):
         super().__init__()
         self.layer_scale = layer_scale
-        self.local_attention_list = nn.ModuleList(AxialAttention(dim, num_heads, "frame", **attention) for _ in range(PARTS))
-        self.loacl_mlps = nn.ModuleList(Mlp(dim, int(dim * mlp_ratio), drop) for _ in range(PARTS))
-        self.local_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 * PARTS))
+        self.local_attention_list = nn.ModuleList(
+            AxialAttention(dim, num_heads, "frame", **attention) for _ in range(CLIP_PARTS)
+        )
+        self.loacl_mlps = nn.ModuleList(Mlp(dim, int(dim * mlp_ratio), drop) for _ in range(CLIP_PARTS))
+        self.local_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2 * CLIP_PARTS))
         self.drop_path = DropPath(drop_path)
         self.cross_temporal = ProxyInteraction(dim, num_heads, mlp_ratio, layer_scale, drop, drop_path, **attention)
 
     def forward(self, x, proxies):
         parts = []
-        for i, part in enumerate(x.chunk(PARTS, 1)):
+        for i, part in enumerate(x.chunk(CLIP_PARTS, 1)):
             part = part + self.drop_path(self.layer_scale * self.local_attention_list[i](self.local_norms[i](part)))
-            part = part + self.drop_path(self.layer_scale * self.loacl_mlps[i](self.local_norms[PARTS + i](part)))
+            part = part + self.drop_path(self.layer_scale * self.loacl_mlps[i](self.local_norms[CLIP_PARTS + i](part)))
             parts.append(part)
         return self.cross_temporal(torch.cat(parts, 1), proxies)
 
@@ -128,11 +142,24 @@ class TCPFormer(TwoStreams):
     """
 
     def __init__(
-        self, num_frames=243, num_joints=17, in_channels=3, dim=128, dim_rep=512, depth=16, num_heads=8, mlp_ratio=4.0,
-        qkv_bias=False, qk_scale=None, layer_scale=1e-5, drop=0.0, attn_drop=0.0, drop_path=0.0,
-    ):  # fmt: skip
-        if num_frames % PARTS:
-            raise ValueError(f"TCPFormer: num_frames is {num_frames}, expected a multiple of {PARTS}")
+        self,
+        num_frames: int = 243,
+        num_joints: int = 17,
+        in_channels: int = 3,
+        dim: int = 128,
+        dim_rep: int = 512,
+        depth: int = 16,
+        num_heads: int = 8,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        layer_scale: float = 1e-5,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+    ):
+        if num_frames % CLIP_PARTS:
+            raise ValueError(f"TCPFormer: num_frames is {num_frames}, expected a multiple of {CLIP_PARTS}")
         attention = dict(qkv_bias=qkv_bias, scale=qk_scale, attn_drop=attn_drop, proj_drop=drop)
         joint, frame = attentions(num_heads, **attention)
         block = partial(ScaledBlock, mlp_ratio=mlp_ratio, scale=layer_scale, drop=drop, drop_path=drop_path)
@@ -141,28 +168,30 @@ class TCPFormer(TwoStreams):
         self.temporal_layers = nn.ModuleList(
             TemporalLayer(dim, num_heads, mlp_ratio, layer_scale, drop, drop_path, **attention) for _ in range(depth)
         )
-        self.center_pose = nn.Parameter(torch.randn(num_frames // PARTS, num_joints, dim))
+        self.center_pose = nn.Parameter(torch.randn(num_frames // CLIP_PARTS, num_joints, dim))
         self.center_pos_embed = nn.Parameter(torch.zeros(1, num_joints, dim))
 
-    def encode(self, x):
+    def encode(self, x: Tensor):
         proxies = (self.center_pose + self.center_pos_embed).expand(x.shape[0], -1, -1, -1)
         for layer, temporal_layer in zip(self.layers, self.temporal_layers, strict=True):
             x, proxies = temporal_layer(layer(x), proxies)
         return x
 
-    clip_multiple = PARTS
+    clip_multiple = CLIP_PARTS
 
-    def check_frames(self, frames):
-        if frames % PARTS:
-            raise ValueError(f"TCPFormer: keypoints have {frames} frames, expected a multiple of {PARTS}, the parts of a clip")
+    def check_frames(self, frames: int):
+        if frames % CLIP_PARTS:
+            raise ValueError(
+                f"TCPFormer: keypoints have {frames} frames, expected a multiple of {CLIP_PARTS}, the parts of a clip"
+            )
 
 
-def frames_last(x, num_heads):
+def frames_last(x: Tensor, num_heads: int):
     """(B, T, J, H * D) -> (B, J, H, T, D)"""
     return x.unflatten(-1, (num_heads, -1)).permute(0, 2, 3, 1, 4)
 
 
-def joints_last(x):
+def joints_last(x: Tensor):
     """(B, J, H, T, D) -> (B, T, J, H * D)"""
     return x.permute(0, 3, 1, 2, 4).flatten(3)
 

@@ -4,9 +4,10 @@ CVPR 2019, arXiv 1811.11742.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lifter.kernels import linear
 from lifter.layers.block import check_rate
@@ -34,9 +35,18 @@ class VideoPose3D(nn.Module):
     """
 
     def __init__(
-        self, num_frames=None, num_joints=17, in_channels=2, channels=1024, *, widths=None, causal=False, dense=False,
-        drop=0.25, num_joints_out=None,
-    ):  # fmt: skip
+        self,
+        num_frames: int | None = None,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        channels: int = 1024,
+        *,
+        widths: Sequence[int] | None = None,
+        causal: bool = False,
+        dense: bool = False,
+        drop: float = 0.25,
+        num_joints_out: int | None = None,
+    ):
         super().__init__()
         widths = widths_of("VideoPose3D", num_frames, widths)
         check_rate("VideoPose3D", "drop", drop)
@@ -54,7 +64,7 @@ class VideoPose3D(nn.Module):
         self.drop = nn.Dropout(drop)
         self.shrink = nn.Conv1d(channels, (num_joints_out or num_joints) * 3, 1)
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         check_clip(self, keypoints)
         stepping = keypoints.shape[1] == self.num_frames and not self.dense
         x = keypoints.flatten(2).mT.to(self.shrink.bias.dtype)
@@ -76,7 +86,7 @@ class VideoPose3D(nn.Module):
 class FrameConv(nn.Conv1d):
     """A convolution along the frames, with holes, or stepping over as many frames as it sees, which is a plain product."""
 
-    def forward(self, x, stepping, dilation=1):
+    def forward(self, x: Tensor, stepping: bool, dilation: int = 1) -> Tensor:
         if not stepping:
             return F.conv1d(x, self.weight, dilation=dilation)
         taps = x.unflatten(2, (-1, self.kernel_size[0])).transpose(1, 2).flatten(2)

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from lifter._extras import needs
-from lifter._io import whole
+from lifter._io import StrPath, whole
 from lifter.data.outputs import SHOWN
+from lifter.data.sequence import Sequence
+from lifter.video import Video
 
 from . import html
 from .scene import compose
@@ -15,8 +17,16 @@ SIDES = (64, 8192)  # smallest and largest of a picture, in pixels
 
 
 def render(
-    path, sequences, truth=None, keypoints=None, *, fps=None, size=(1280, 640), root_relative=False, video=None
-) -> int:  # fmt: skip
+    path: StrPath,
+    sequences: dict[str, Sequence],
+    truth: Sequence | None = None,
+    keypoints: Sequence | None = None,
+    *,
+    fps: float | None = None,
+    size: tuple[int, int] = (1280, 640),
+    root_relative: bool = False,
+    video: Video | None = None,
+) -> int:
     """Show the poses of one clip, of one model or of several, with its keypoints and with the truth. How many frames it has.
 
     A film has the keypoints and every model's poses side by side, the truth in grey behind them; the viewer is one file that

@@ -12,7 +12,7 @@ from .engine import difference, draw, rewrite
 from .rules import FREEZING
 
 
-def freeze(model):
+def freeze(model: nn.Module) -> nn.Module:
     """Copy `model` for inference on the CPU, faster the fewer frames a call has.
 
     Every `nn.Linear` in float32 or bfloat16 holds its weight in oneDNN's blocked layout instead of the ordinary one,

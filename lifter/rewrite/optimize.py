@@ -9,11 +9,11 @@ from torch.nn.modules.dropout import _DropoutNd
 from lifter._errors import first_line
 from lifter.kernels import backend
 
-from .engine import difference, draw, rewrite
+from .engine import Report, difference, draw, rewrite
 from .rules import SWAPS
 
 
-def optimize(model):
+def optimize(model: nn.Module) -> Report:
     """Let what we recognise in somebody else's model run on lifter's kernels, in place, and say what was done.
 
     Known are attention blocks of MixSTE, MotionBERT, MotionAGFormer and their kin, the four-direction scans of PoseMamba,

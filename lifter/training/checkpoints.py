@@ -8,7 +8,7 @@ from lifter._io import whole
 from lifter.checkpoints import check_finite
 
 KEPT = 2  # should the last one be damaged, there is one before it
-PARTS = ("step", "seconds", "about", "best", "clips", "model", "optimizer", "average")
+STATE_FIELDS = ("step", "seconds", "about", "best", "clips", "model", "optimizer", "average")
 
 
 def save(folder, step, state) -> Path:
@@ -40,7 +40,7 @@ def newest(folder, report=print):
     for path in reversed(states):
         try:
             state = _torch_files.read(path, load=True)
-            if not isinstance(state, dict) or (lost := [part for part in PARTS if part not in state]):
+            if not isinstance(state, dict) or (lost := [part for part in STATE_FIELDS if part not in state]):
                 raise ValueError(f"no {', '.join(lost)}" if isinstance(state, dict) else f"a {type(state).__name__}")
             check_finite(state, path)
             return state

@@ -1,19 +1,25 @@
 """Clips of sequences, and in which order they are seen."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch.utils import data as torch_data
 
+from lifter._io import StrPath
 from lifter.data import Dataset, open_data
 from lifter.data.films import Bodies, Cameras, Detectors, Films
 from lifter.data.mocap import film, middle
 from lifter.geometry import mirror
 from lifter.inference.windows import window_starts
+from lifter.recipe import Recipe
 
 KEPT = 1024  # sequences in memory
 
 
-def open_for_training(path, recipe, virtual_cameras=False, noise=None, **reading) -> Dataset:
+def open_for_training(
+    path: StrPath, recipe: Recipe, virtual_cameras: bool = False, noise: int | None = None, **reading
+) -> Dataset:
     """The sequences of a file or folder as a recipe wants them.
 
     A recipe with `film` takes motions as they are. `virtual_cameras`: those of `lifter.data.mocap.film` see the motions.
@@ -26,7 +32,7 @@ def open_for_training(path, recipe, virtual_cameras=False, noise=None, **reading
     return open_data(path, noise=noise, **reading)
 
 
-def split(data: Dataset, train=("*",), validate=()) -> tuple[Dataset, Dataset | None]:
+def split(data: Dataset, train: Iterable[str] = ("*",), validate: Iterable[str] = ()) -> tuple[Dataset, Dataset | None]:
     """The sequences whose names match, as "S1/*": to train on, and to validate on. What is validated on is never trained on.
 
     Raises:
@@ -134,7 +140,8 @@ class FilmedClips(Films):
     def __init__(self, data, recipe, seeds, processes=1):
         parts = {"bodies": Bodies, "cameras": Cameras, "detectors": Detectors}
         options = {name: parts[name](**value) if name in parts else value for name, value in recipe.film.items()}
-        super().__init__(data, recipe.num_frames, recipe.batch_size // processes, seeds=seeds, **options)
+        options |= {"seeds": seeds, "centred": recipe.centred}
+        super().__init__(data, recipe.num_frames, recipe.batch_size // processes, **options)
         self.whole = len(self.motions.poses) // recipe.num_frames
 
     def __len__(self):

@@ -20,12 +20,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lifter import metrics
+from lifter._io import StrPath
 from lifter.checkpoints import check_finite, load_checkpoint
+from lifter.data.sequence import Dataset
 from lifter.inference.diffusion import diffuse
 from lifter.inference.windows import centred, lift_sequence, margins_of, with_channels
 from lifter.metrics import losses
 from lifter.metrics.protocols import align_root
 from lifter.pretrained import save_pretrained
+from lifter.recipe import Recipe
 from lifter.registry import create_model
 
 from . import checkpoints
@@ -38,9 +41,23 @@ METRICS = {"P1": metrics.MPJPE, "P2": metrics.PMPJPE, "MPJVE": metrics.MPJVE}
 
 
 def train(
-    model, recipe, data, validation=None, out="runs", *, resume=False, seed=0, save_every=500, validate_every=None, workers=0,
-    accelerator="auto", devices="auto", nodes=1, precision="32-true", start=None,
-):  # fmt: skip
+    model: str,
+    recipe: Recipe,
+    data: Dataset,
+    validation: Dataset | None = None,
+    out: StrPath = "runs",
+    *,
+    resume: bool = False,
+    seed: int = 0,
+    save_every: int = 500,
+    validate_every: int | None = None,
+    workers: int = 0,
+    accelerator: str = "auto",
+    devices: int | str = "auto",
+    nodes: int = 1,
+    precision: str = "32-true",
+    start: StrPath | None = None,
+):
     """Train a model, validating after each epoch, or every so many steps, and at the end.
 
     Args:
@@ -269,7 +286,8 @@ class Training:
         for name in self.validation.names[self.fabric.global_rank :: self.fabric.world_size]:
             sequence = self.validation[name]
             inputs, poses = pair(sequence, recipe.inputs)
-            predictions = lift(torch.tensor(inputs), flip=sequence.skeleton if recipe.flip_test else None).float().cpu()
+            flip = sequence.skeleton if recipe.flip_test else None
+            predictions = lift(torch.tensor(inputs), flip=flip, camera=sequence.camera).float().cpu()
             root = sequence.skeleton.parents.index(-1)
             predictions, targets = align_root(predictions, torch.from_numpy(poses), "zeroed", root)
             valid = None if sequence.valid is None else torch.from_numpy(sequence.valid)[:, None].expand(targets.shape[:2])

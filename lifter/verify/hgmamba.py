@@ -7,7 +7,7 @@ import torch
 
 from lifter.checkpoints import load_checkpoint
 from lifter.layers import BidirectionalMamba, ChainGraphConv, HyperGraphConv
-from lifter.models.hgmamba import BODY, PARTS, STMamba
+from lifter.models.hgmamba import BODY, BODY_PARTS, STMamba
 from lifter.models.motionagformer import edges_or_default
 
 LAYERS = "model.modules.stmamba / model.modules.hypergraph"
@@ -42,7 +42,7 @@ def _layer(name, what, x, weights):
         return STMamba(dim, "frame" if name.endswith("temporal") else "joint")
     if reach := re.search(r"use_temporal_similarity=False, temporal_connection_len=(\d+)", what):
         return ChainGraphConv(dim, x.shape[1], int(reach[1]))
-    parts = PARTS[_dataset(name)] if "part1" in name else None
+    parts = BODY_PARTS[_dataset(name)] if "part1" in name else None
     body = BODY[_dataset(name)] if "body1" in name else None
     return HyperGraphConv(dim, x.shape[2], edges_or_default("HyperGraphConv", None, x.shape[2]), parts, body)
 

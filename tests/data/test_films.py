@@ -53,7 +53,7 @@ def test_a_batch_follows_from_its_number(people):
 def test_what_exact_detectors_find(people):
     """Keypoints are where a camera sees the poses: from afar they are these but for their size, x right and y down."""
     afar = Cameras(distance=(40.0, 41.0), fov=(30.0, 30.1), distortion=0.0, following=0.0, moving=0.0, shaking=0.0)
-    keypoints, poses = Films(people, 27, 64, cameras=afar, detectors=EXACT)[0]
+    keypoints, poses = Films(people, 27, 64, cameras=afar, detectors=EXACT, centred=False)[0]
     assert (keypoints[..., 2] == 1).float().mean() > 0.9  # the others are out of the image
     expected = poses[..., :2] / (40.5 * np.tan(np.radians(15)))
     error = (keypoints[..., :2] - keypoints[:, :, :1, :2] - expected)[keypoints[..., 2] == 1].abs()

@@ -80,6 +80,10 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+# `test_compiles_whole` covers the last one, which takes long where programs are interpreted.
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
 def test_opcheck(target, make):
     """Record all ops that a call runs, forward and backward."""
     with target.forced(), Calls() as calls:
@@ -92,7 +96,7 @@ def test_opcheck(target, make):
         for argument, x in zip(func._schema.arguments, args):
             if f"d{argument.name}" in derived and x is not None:
                 x.requires_grad_()
-        torch.library.opcheck(func, tuple(args))
+        torch.library.opcheck(func, tuple(args), test_utils=CHECKS[: 3 if target.slow else 4])
 
 
 def test_compiles_whole(target, make):
@@ -221,7 +225,7 @@ def test_no_derivative_is_lost(trained, transform):
     sample = trained()
     name = sample.gradients[0]
     function = lambda x: tensors(sample.function(**sample.inputs | {name: x}))[0]
-    with pytest.raises(RuntimeError, match="the kernels have gradients for torch.autograd, not for torch.func"):
+    with pytest.raises(RuntimeError, match="the kernels support torch.autograd but not torch.func"):
         TRANSFORMS[transform](function, sample.inputs[name])
     with kernels.backend("reference"):
         TRANSFORMS[transform](function, sample.inputs[name])
@@ -233,7 +237,7 @@ def test_no_silent_second_derivative(target, trained):
     with target.forced():
         loss = tensors(sample.function(**sample.inputs | leaves))[0].square().sum()
         gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
-        with pytest.raises(RuntimeError, match=r"\w+: its gradient has no gradient"):
+        with pytest.raises(RuntimeError, match=r"\w+: second derivatives are not supported"):
             sum(g.square().sum() for g in gradients if g is not None).backward()
 
 

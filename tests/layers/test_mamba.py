@@ -85,7 +85,8 @@ def test_the_start():
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("length", [1, 2, 30])
-def test_prefill_and_steps_make_the_sequence(sizes, length):
+@pytest.mark.parametrize("steps", [1, 2, 6])
+def test_prefill_and_steps_make_the_sequence(sizes, length, steps):
     ours, memory = layer(**sizes), cache()
     x = torch.randn(3, length + 6, ours.d_model)
     with torch.no_grad():
@@ -95,9 +96,9 @@ def test_prefill_and_steps_make_the_sequence(sizes, length):
         inner, _ = ours.in_proj(x[:, :length]).mT.chunk(2, 1)
         assert torch.equal(conv_state, F.pad(inner, (ours.d_conv, 0))[..., -ours.d_conv :])
         torch.testing.assert_close(ssm_state, formula(ours, x[:, :length])[1], atol=1e-5, rtol=1e-4)
-        for i in range(length, length + 6):
+        for i in range(length, length + 6, steps):
             memory.seqlen_offset = i
-            parts.append(ours(x[:, i : i + 1], inference_params=memory))
+            parts.append(ours(x[:, i : i + steps], inference_params=memory))
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-4)
     assert memory.key_value_memory_dict[2][0] is conv_state
 

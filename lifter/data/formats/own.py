@@ -4,11 +4,12 @@ the same as JSON, for other programs, in memory as a whole, with numbers in step
 import io
 import json
 import zipfile
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
 
-from lifter._io import whole
+from lifter._io import StrPath, whole
 from lifter.skeleton import SKELETONS
 
 from ..cameras import Camera
@@ -20,7 +21,7 @@ _PLAIN = ("name", "subject", "action", "fps", "start")
 
 
 @register_writer("npz", many=True, camera=True)
-def save(path, sequences) -> int:
+def save(path: StrPath, sequences: Iterable[Sequence]) -> int:
     """Write sequences, one after another, to an npz; how many. The file appears when it is whole."""
     described = []
     with whole(path) as partly, zipfile.ZipFile(partly, "w", zipfile.ZIP_DEFLATED, allowZip64=True) as archive:
@@ -33,7 +34,7 @@ def save(path, sequences) -> int:
 
 
 @register_writer("json", many=True, camera=True)
-def save_json(path, sequences) -> int:
+def save_json(path: StrPath, sequences: Iterable[Sequence]) -> int:
     """Write sequences as JSON: arrays are nested lists, beside which "joints" names the joints."""
     with whole(path) as partly, partly.open("w", encoding="ascii") as file:
         count = 0

@@ -9,19 +9,19 @@ from lifter.kernels.axial_attention import MAX_CHANNELS
 
 from ..engine import Rewrite, extend, is_extended
 
-PARTS = {"qkv": nn.Linear, "proj": nn.Linear, "attn_drop": nn.Dropout, "proj_drop": nn.Dropout}
+CHILDREN = {"qkv": nn.Linear, "proj": nn.Linear, "attn_drop": nn.Dropout, "proj_drop": nn.Dropout}
 AXES = {"spatial": "joint", "vanilla": "joint", "temporal": "frame"}  # of the `mode` of MotionBERT and MotionAGFormer
 
 
 def self_attention(module):
     parts = dict(module.named_children())
-    if parts.keys() != PARTS.keys() or not hasattr(module, "num_heads") or not hasattr(module, "scale"):
+    if parts.keys() != CHILDREN.keys() or not hasattr(module, "num_heads") or not hasattr(module, "scale"):
         return None
     if is_extended(module) or "forward" in vars(module):
         return "its forward was replaced before"
-    odd = [name for name, kind in PARTS.items() if type(parts[name]) is not kind]
+    odd = [name for name, kind in CHILDREN.items() if type(parts[name]) is not kind]
     if odd:
-        return f"its {odd[0]} is {type(parts[odd[0]]).__name__}, not {PARTS[odd[0]].__name__}"
+        return f"its {odd[0]} is {type(parts[odd[0]]).__name__}, not {CHILDREN[odd[0]].__name__}"
     if module.attn_drop._forward_hooks or module.attn_drop._forward_pre_hooks:
         return "its attn_drop has hooks, which would not run"
     if own := [*module._parameters, *module._buffers]:

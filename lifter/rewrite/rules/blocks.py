@@ -12,7 +12,7 @@ from ..frozen import Frozen
 from .linear import LINEAR, is_exact_gelu
 
 BLOCKS = {TransformerBlock: "attn", SFT: "attn", ScaledBlock: "mixer"}  # and what they call their mixer
-PARTS = {AxialAttention, Mlp, *LINEAR, nn.LayerNorm, nn.GELU, nn.Dropout, DropPath}
+KNOWN = {AxialAttention, Mlp, *LINEAR, nn.LayerNorm, nn.GELU, nn.Dropout, DropPath}
 
 
 def block(module):
@@ -21,10 +21,10 @@ def block(module):
     if name is None or TRANSFORMER_BLOCK.chosen("cpu") != "cpu" or not untouched([module]):
         return None
     mixer, mlp = getattr(module, name), module.mlp
-    if not untouched([*mlp.modules(), module.norm2, module.drop_path], PARTS) or not is_exact_gelu(mlp.act):
+    if not untouched([*mlp.modules(), module.norm2, module.drop_path], KNOWN) or not is_exact_gelu(mlp.act):
         return None
     attends = type(mixer) is AxialAttention and module.norm1.eps == module.norm2.eps
-    attends = attends and untouched([*mixer.modules(), module.norm1], PARTS)
+    attends = attends and untouched([*mixer.modules(), module.norm1], KNOWN)
     sizes = {"dim": mlp.fc1.in_features, "hidden": mlp.fc1.out_features, "eps": module.norm2.eps}
     if attends:
         scale = (sizes["dim"] / mixer.num_heads) ** -0.5 if mixer.scale is None else mixer.scale

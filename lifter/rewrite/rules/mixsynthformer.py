@@ -22,8 +22,8 @@ from .linear import LINEAR, is_exact_gelu
 
 KINDS = {LinearInterpolation, MixSynthEncoder, MixSynthEncoderLayer, MixSynthAttention, SynthAttention, SqueezeExcitation, Mlp,
          *LINEAR, nn.LayerNorm, nn.GELU, nn.ReLU, nn.Sigmoid, nn.Dropout, nn.Sequential, nn.ModuleList}  # fmt: skip
-PARTS = {"embedding": "encoder_emb", "norm": "norm", "fc": "fc"}  # the op's names, and the model's
-LAYER_PARTS = {
+NAMES = {"embedding": "encoder_emb", "norm": "norm", "fc": "fc"}  # the op's names, and the model's
+LAYER_NAMES = {
     "share1": "synth_att.reweight.fc1", "proj": "synth_att.proj", "norm1": "norm1", "fc1": "ff.fc1", "fc2": "ff.fc2",
     "norm2": "norm2",
 }  # fmt: skip
@@ -106,7 +106,7 @@ def pack_encoder(parameters, sizes):
 
     if sizes.keyframes:
         add("interpolation", "l_interp")
-    for ours, theirs in PARTS.items():
+    for ours, theirs in NAMES.items():
         add(ours, theirs)
     for i in range(sizes.depth):
         layer = f"encoder.layers.{i}"
@@ -120,6 +120,6 @@ def pack_encoder(parameters, sizes):
             both = parameters[f"{reweight}.fc2.{part}"]
             both = both.to(torch.promote_types(both.dtype, torch.float32))
             tensors[f"{i}.{name}"] = both[::2] - both[1::2]
-        for ours, theirs in LAYER_PARTS.items():
+        for ours, theirs in LAYER_NAMES.items():
             add(f"{i}.{ours}", f"{layer}.{theirs}")
     return pack_mixsynth(tensors, sizes)

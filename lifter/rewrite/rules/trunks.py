@@ -23,7 +23,7 @@ from ..frozen import Frozen
 from .blocks import readable
 from .linear import LINEAR, is_exact_gelu
 
-PARTS = ("STEblocks", "TTEblocks", "Spatial_norm", "Temporal_norm", "head")
+TRUNK = ("STEblocks", "TTEblocks", "Spatial_norm", "Temporal_norm", "head")
 KINDS = {nn.ModuleList, TransformerBlock, AxialAttention, Retention, Mlp, *LINEAR, nn.LayerNorm, nn.GroupNorm,
          nn.GELU, nn.Dropout, DropPath}  # fmt: skip
 
@@ -49,7 +49,7 @@ def trunk(module):
 def _freeze(model):
     frozen = shallow_copy(model)
     frozen.trunk = FrozenTransformer(pack_trunk(model))
-    for name in PARTS:
+    for name in TRUNK:
         setattr(frozen, name, None)
     return extend(frozen, MIXINS[type(model)])
 
@@ -114,7 +114,7 @@ def _sizes(model):
 
 def _is_plain(model):
     """Return whether the parts have the kinds that they were built of, all pairs of blocks are alike, and no hook watches."""
-    parts = [module for name in PARTS for module in getattr(model, name).modules()]
+    parts = [module for name in TRUNK for module in getattr(model, name).modules()]
     if not untouched([model.pos_drop, model.head]) or not untouched((p for p in parts if p is not model.head), KINDS):
         return False
     if type(model.pos_drop) is not nn.Dropout or type(model.head) is not nn.Sequential:

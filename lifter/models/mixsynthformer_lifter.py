@@ -1,6 +1,8 @@
 """MixSynthFormer as a lifter: an estimator lifts the keyframes, MixSynthFormer recovers all frames from their poses."""
 
-from torch import nn
+from collections.abc import Iterable
+
+from torch import Tensor, nn
 
 from ._inputs import check_keypoints
 from ._register import MODELS, register_model
@@ -22,7 +24,17 @@ class MixSynthFormerLifter(nn.Module):
             None: `lifter.models.LinearLifter`.
     """
 
-    def __init__(self, num_frames=None, num_joints=17, in_channels=2, dim=64, depth=4, *, estimator=None, **mixsynthformer):
+    def __init__(
+        self,
+        num_frames: int | None = None,
+        num_joints: int = 17,
+        in_channels: int = 2,
+        dim: int = 64,
+        depth: int = 4,
+        *,
+        estimator: nn.Module | dict | None = None,
+        **mixsynthformer,
+    ):
         super().__init__()
         self.estimator = _estimator(estimator or {"name": "linear"}, num_joints, in_channels)
         self.refiner = MixSynthFormer(num_frames, num_joints, 3, dim, depth, **mixsynthformer)
@@ -31,14 +43,14 @@ class MixSynthFormerLifter(nn.Module):
         self.num_frames, self.num_joints, self.in_channels = self.refiner.window, num_joints, in_channels
         self.clip_multiple = self.num_frames  # what a stream gives it
 
-    def forward(self, keypoints):
+    def forward(self, keypoints: Tensor) -> Tensor:
         check_keypoints("MixSynthFormerLifter", keypoints, None, self.num_joints, self.in_channels)
         if keypoints.shape[1] != self.num_frames:
             got = f"keypoints have {keypoints.shape[1]} frames"
             raise ValueError(f"MixSynthFormerLifter: {got}, expected num_frames={self.num_frames}")
         return self.refiner(self.estimator(keypoints[:, :: self.refiner.interval]))
 
-    def fit(self, pairs):
+    def fit(self, pairs: Iterable[tuple]):
         """Fit the estimator, if it can be; see `lifter.models.LinearLifter.fit`."""
         if hasattr(self.estimator, "fit"):
             self.estimator.fit(pairs)
