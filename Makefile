@@ -9,7 +9,7 @@ export PIP_COMPILE := 0
 export PYTHONDONTWRITEBYTECODE :=
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: env test aot bench sanitize gpu peers lint docs
+.PHONY: env test aot bench sanitize gpu peers lint types docs
 
 env: .venv/installed
 
@@ -74,6 +74,11 @@ lint: | $(PY)
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	.venv/bin/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h
+
+# pyright on the modules that pyproject.toml names. It reads torch's types, so it needs the environment.
+types: env
+	$(PY) -m pip install -q "pyright[nodejs]==1.1.414"
+	$(PY) -m pyright --pythonpath $(PY)
 
 # The documentation, to build/docs/index.html.
 docs: env

@@ -23,7 +23,7 @@ class BuildError(Exception):
 
 
 def find_torch():
-    """(folder, version, CUDA version or "") of a torch whose headers serve, or None.
+    """Return (folder, version, CUDA version or "") of a torch with usable headers, or None.
 
     Read from its files: pip's build isolation hides the environment's torch from `import`, but not from the disk.
     """

@@ -34,7 +34,7 @@ def main(argv=None) -> int:
     print(f"{'clip':16}" + "".join(f"{name:>12}" for name in FIGURES))
     for path in args.clips:
         row = measure(model, *found_in(path, detector))
-        print(f"{path.stem:16}" + "".join(f"{figure:12.4g}" for figure in row), flush=True)
+        print(f"{path.stem:16}" + "".join(f"{round(float(figure), 2):12g}" for figure in row), flush=True)
     print(TOLD)
     return 0
 

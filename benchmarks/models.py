@@ -262,11 +262,16 @@ def on_reference(call):
     """`call` on the reference ops; under torch.compile their scan stays eager."""
 
     def on_reference():
-        with lifter.kernels.backend("reference"), mock.patch.object(_skeleton_scan, "selective_scan_ref", _eager_scan):
+        with lifter.kernels.backend("reference"), mock.patch.object(_skeleton_scan, "selective_scan_ref", _eager_scan()):
             return call()
 
     return on_reference
 
 
 _skeleton_scan = importlib.import_module("lifter.kernels.skeleton_scan")
-_eager_scan = torch.compiler.disable(lifter.kernels.selective_scan_ref)
+
+
+@cache
+def _eager_scan():
+    """The reference of the scan, for which the compiler, which takes long to import, is told to leave it alone."""
+    return torch.compiler.disable(lifter.kernels.selective_scan_ref)

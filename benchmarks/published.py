@@ -236,7 +236,6 @@ ROWS = [
 ]
 
 # Models that lift one frame of a window: what is printed is of a window, and so of a frame.
-CENTRE = "of the frame in the centre only are poses regressed here, {} less"
 TWICE = "multiplications and additions apart"
 THRICE = "1.05G in its paper, multiplications and additions apart, here doubled once more"
 FOR_351 = "printed for 351 frames; both figures are of 243"
@@ -250,7 +249,7 @@ ROWS += [
     _htp("videopose3d", "I", "", "", "", mpjpe=46.8),
     _htp("ftcm", "I", "4.7M", "1.5G", "", frames=351, mpjpe=45.3),
     _htp("poseformer", "I", "9.6M", "1.6G", TWICE, frames=81, counted="2 x thop", mpjpe=44.3),
-    _htp("pstmo", "I", "7.0M", "1.7G", CENTRE.format("0.007G"), counted="2 x thop"),
+    _htp("pstmo", "I", "7.0M", "1.7G", "", counted="2 x thop"),
     _htp("poseformerv2", "I", "14.4M", "2.1G", THRICE, counted="4 x thop"),
     Published("mhformer", HTP.format("I"), "24.7M", "9.6G", note=FOR_351, counted="2 x thop", mpjpe=43.0),
     Published("poseformer", HTP.format("VI"), "9.5M", "1.62G", frames=81, note=TWICE, counted="2 x thop"),
@@ -261,9 +260,9 @@ ROWS += [
     Published(
         "strided_transformer", POSERETNET, "4.2M", "1372M", note=PRODUCTS, all_params=True, counted="2 x all", mpjpe=44.0
     ),
-    Published("pstmo", POSERETNET, "6.7M", "1737M", note=f"{TWICE}; {CENTRE.format('7M')}", counted="2 x thop"),
-    Published("mhformer", POSERETNET, "24.7M", "4812M", note=CENTRE.format("20M"), counted="old thop"),
-    Published("pstmo_s", MASC, "6.2M", "740M", note=CENTRE.format("3M")),
+    Published("pstmo", POSERETNET, "6.7M", "1737M", note=TWICE, counted="2 x thop"),
+    Published("mhformer", POSERETNET, "24.7M", "4812M", counted="old thop"),
+    Published("pstmo_s", MASC, "6.2M", "740M"),
     Published("poseformerv2", MASC, "14.3M", "528M", note=CUT, mpjpe=45.2),
     Published("gla_gcn", MASC, "1.3M", "1556M"),
     Published("deciwatch", MIXSYNTH.format(2), "", "0.0007G", frames=101, per_frame=True),
@@ -277,11 +276,11 @@ ROWS += [
         Published("poseformerv2", CODE, params, macs, {"kept_frames": kept, "kept_coeffs": kept})
         for kept, params, macs in ((9, "14.351943M", "176.2M"), (27, "14.351979M", "528.6M"), (243, "14.352411M", "4.757G"))
     ),
-    Published("pstmo_s", CODE, "6.224230M", "740.9M", note=CENTRE.format("3.4M")),
-    Published("pstmo", CODE, "6.750310M", "868.3M", note=CENTRE.format("3.4M")),
-    Published("strided_transformer", CODE, "3.979622M", "801.1M", frames=351, note=CENTRE.format("4.9M")),
-    Published("mhformer", CODE, "24.767043M", "4.827G", note=CENTRE.format("0.020G")),
-    Published("mhformer", CODE, "30.941187M", "7.096G", frames=351, note=CENTRE.format("0.029G")),
+    Published("pstmo_s", CODE, "6.224230M", "740.9M"),
+    Published("pstmo", CODE, "6.750310M", "868.3M"),
+    Published("strided_transformer", CODE, "3.979622M", "801.1M", frames=351),
+    Published("mhformer", CODE, "24.767043M", "4.827G"),
+    Published("mhformer", CODE, "30.941187M", "7.096G", frames=351),
     Published("gla_gcn", CODE, "1.339319M", "1.5564G"),
     Published("ftcm", CODE, "4.191846M", "1.463G", frames=351),
     Published("deciwatch", CODE, "0.718694M", "72.86M", frames=101),

@@ -123,7 +123,7 @@ def apart(projections, points, seen):
 
 
 def measure(model, view, reference):
-    """The figures of `FIGURES` in millimetres, and degrees between the trunks, over all frames."""
+    """Return the errors of `FIGURES` in millimetres and the angle between the trunks in degrees, over all frames."""
     keypoints = with_channels(torch.from_numpy(view.keypoints), model.in_channels)
     poses = lift_sequence(model, keypoints, fade=True, camera=view.camera)
     poses, targets = (x - x[:, :1] for x in (poses.double(), torch.from_numpy(reference)))

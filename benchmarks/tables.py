@@ -55,6 +55,8 @@ NOTES = [
 NORMS = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, *NORMS)
 FREE = (*NORMS, nn.GELU)  # no product is in them
+SOFTMAX = (torch.ops.aten._softmax, torch.ops.aten._safe_softmax)
+COMPARISONS = [getattr(torch.ops.aten, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")]
 # Of these thop sees nothing: in the official codes their matrices are raw parameters (of TCEP the printed total says so), and
 # it has no rule for GroupNorm; or all is in one custom function (Mamba).
 UNSEEN = (Retention, TCEP, Mamba, nn.MultiheadAttention)
@@ -139,10 +141,12 @@ def count(name, frames, **kwargs) -> dict:
             dim = model.Spatial_pos_embed.shape[-1]
             inputs += [torch.empty(1, dim), torch.empty(1, TOKENS, dim)]  # a text
     macs = Counter()  # by op, and of the paper convention
-    layers = _watch(model, macs)
-    _count_alike_once(model, macs)
+    modules = list(model.modules())
+    layers = _watch(modules, macs)
+    _count_alike_once(modules, macs)
+    network = getattr(model, "lift_all", model)  # as the official class: all frames of a window, of which it gives one
     with torch.no_grad(), uncollected(), CountProducts(macs):
-        output = model(*inputs)
+        network(*inputs)
     by_op = {op: int(number) for op, number in macs.items()}
     in_convention, in_old_thop = (by_op.pop(tool, 0) for tool in (PAPER, OLD_THOP))
     return {
@@ -152,7 +156,7 @@ def count(name, frames, **kwargs) -> dict:
         "macs_paper_convention": in_convention,
         "macs_old_thop": in_old_thop,
         "macs_by_op": by_op,
-        "poses": output.shape[1],
+        "poses": frames - sum(getattr(model, "margins", ())),
     }
 
 
@@ -172,14 +176,14 @@ def uncollected():
         gc.enable()
 
 
-def _watch(model, macs) -> list[nn.Module]:
+def _watch(modules, macs) -> list[nn.Module]:
     """Let the layers that the paper convention sees add to `macs`, and return them."""
-    unseen = {child for module in model.modules() if isinstance(module, UNSEEN) for child in module.modules()}
-    read = lambda module: all(p.requires_grad for p in module.parameters())  # else checkpoints have it, and nothing calls it
-    layers = [module for module in model.modules() if isinstance(module, LAYERS) and module not in unseen and read(module)]
+    unseen = {child for module in modules if isinstance(module, UNSEEN) for child in module.modules()}
+    read = lambda layer: all(p.requires_grad for p in layer._parameters.values() if p is not None)  # else nothing calls it
+    layers = [module for module in modules if isinstance(module, LAYERS) and module not in unseen and read(module)]
     for layer in layers:
         layer.register_forward_hook(lambda layer, args, out: macs.update(_by_tool(layer, args[0], out)))
-    for module in model.modules():  # on "meta" these take far longer than all the rest
+    for module in modules:  # on "meta" these take far longer than all the rest
         if isinstance(module, FREE):
             module.forward = lambda x: x
         elif type(module) in (nn.Linear, Linear):
@@ -194,26 +198,39 @@ def _shape_of_linear(layer, macs, x):
 
 
 class CountProducts(TorchDispatchMode):
-    """Adds half the FLOPs of every op that has some to `macs`. FlopCounterMode follows the modules, too, and is slower."""
+    """Adds half the FLOPs of every op that has some to `macs`. FlopCounterMode follows the modules, too, and is slower.
+
+    Of what is elementwise there is only the shape: on "meta" it would take as long as all the rest, and import the compiler.
+    """
 
     def __init__(self, macs):
         super().__init__()
         self.macs = macs
 
+    @classmethod
+    def _should_skip_dynamo(cls):  # of TorchDispatchMode; True would import the compiler
+        return False
+
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        packet = op.overloadpacket
+        if (torch.Tag.pointwise in op.tags or packet in SOFTMAX) and not op._schema.is_mutable:
+            operands = [x for x in args if isinstance(x, (torch.Tensor, int, float))]
+            shape = torch.broadcast_shapes(*(x.shape for x in operands if isinstance(x, torch.Tensor)))
+            dtype = torch.bool if packet in COMPARISONS else torch.result_type(*(operands * 2)[:2])
+            return torch.empty(shape, dtype=dtype, device="meta")
         output = op(*args, **(kwargs or {}))
-        if formula := flop_registry.get(op.overloadpacket):
-            self.macs[str(op.overloadpacket)] += formula(*args, **(kwargs or {}), out_val=output) / 2
+        if formula := flop_registry.get(packet):
+            self.macs[str(packet)] += formula(*args, **(kwargs or {}), out_val=output) / 2
         return output
 
 
-def _count_alike_once(model, macs):
+def _count_alike_once(modules, macs):
     """Let the blocks of a list that are alike, given inputs of the same shapes, run once: the others add what it counted."""
     known = {}
 
     def run(block, forward, *args, **kwargs):
         given, _ = tree_flatten((args, kwargs))
-        key = _likeness(block), *(x.shape if isinstance(x, torch.Tensor) else x for x in given)
+        key = _likeness(block), *(x.shape if isinstance(x, torch.Tensor) else str(x) for x in given)
         if key in known:
             output, counted = known[key]
             macs.update(counted)
@@ -223,7 +240,7 @@ def _count_alike_once(model, macs):
         known[key] = output, macs - before
         return output
 
-    for blocks in [module for module in model.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]:
+    for blocks in [module for module in modules if isinstance(module, (nn.ModuleList, nn.Sequential))]:
         for block in blocks:
             if not isinstance(block, (*LAYERS, *FREE)):
                 block.forward = partial(run, block, block.forward)

@@ -83,8 +83,8 @@ def milliseconds(seconds: float) -> str:
 def measure(calls: dict, device="cpu", budget=0.5, rounds=50, sample=1e-3):
     """Time every call of `calls` -> (timings, outputs of the first calls), both by name.
 
-    Calls that warm up are no samples: they go on until two in a row take about the same time. A call that lasts LONG budgets
-    (seconds per candidate) is the exception: it is called `twice`, and that is its only sample. So is any call, called once,
+    Calls that warm up are no samples: they go on until two in a row take about the same time. Exception: a call that takes
+    longer than LONG budgets (seconds per candidate) is made `twice` and gives a single sample. So is any call, called once,
     where the budget is 0. A sample repeats a short call until it lasts `sample` seconds. A candidate leaves the rounds when
     its budget is spent and it has SAMPLES samples.
     """

@@ -29,8 +29,8 @@ class PackedTransformer(NamedTuple):
     """Result of `pack_transformer`: all weights of linear layers in one tensor, all other parameters in another (at least
     float32), and the sizes of the network."""
 
-    weights: torch.Tensor | None  # None: only the sizes matter
-    vectors: torch.Tensor | None
+    weights: torch.Tensor
+    vectors: torch.Tensor
     num_joints: int
     dim: int
     hidden: int  # width of the MLPs
@@ -38,7 +38,7 @@ class PackedTransformer(NamedTuple):
     depth: int  # pairs of blocks
     scale: float  # of attention
     positions: int = 0  # frames with a position embedding before the first temporal block; 0: no such embedding
-    xpos_scale: torch.Tensor | tuple[()] | None = None  # if the temporal blocks use retention; None: they use attention
+    xpos_scale: torch.Tensor | None = None  # if the temporal blocks use retention; None: they use attention
     chunk_size: int = 1  # of retention, as `causal`
     causal: bool = False
 
@@ -139,7 +139,8 @@ def alternating_transformer_ref(
 def pack_transformer(parameters: dict[str, Tensor], **sizes):
     """Pack parameters, named as in `linears_and_vectors`, into `PackedTransformer(weights, vectors, **sizes)`. Linear layers
     keep their dtype."""
-    weights, vectors = pack(parameters, linears_and_vectors(PackedTransformer(None, None, **sizes)))
+    empty = PackedTransformer(None, None, **sizes)  # pyright: ignore[reportArgumentType]
+    weights, vectors = pack(parameters, linears_and_vectors(empty))
     return PackedTransformer(weights, vectors, **sizes)
 
 
@@ -174,7 +175,7 @@ def _counts(packed):
 
 
 def _count(dtype, retains, *sizes):
-    packed = PackedTransformer(None, None, *sizes, xpos_scale=() if retains else None)
+    packed = PackedTransformer(None, None, *sizes, xpos_scale=() if retains else None)  # pyright: ignore[reportArgumentType]
     check_sizes("alternating_transformer", packed, "num_joints", "dim", "hidden", "num_heads", "depth")
     if retains and packed.dim // packed.num_heads % 2:
         expected = "a divisor of dim with an even quotient"

@@ -24,8 +24,8 @@ class PackedBlock(NamedTuple):
     """Result of `pack_block`: all weights of linear layers in one tensor, all other parameters in another (at least float32),
     and the sizes of the block."""
 
-    weights: torch.Tensor | None  # None: only the sizes matter
-    vectors: torch.Tensor | None
+    weights: torch.Tensor
+    vectors: torch.Tensor
     dim: int
     hidden: int  # width of the MLP
     num_heads: int = 1
@@ -85,7 +85,8 @@ def transformer_block_ref(x: Tensor, packed: PackedBlock, mask: Tensor | None = 
 def pack_block(parameters: dict[str, Tensor], **sizes):
     """Pack parameters, named as in `block_parameters` (norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2), into
     `PackedBlock(weights, vectors, **sizes)`. Linear layers keep their dtype."""
-    weights, vectors = pack(parameters, block_parameters(PackedBlock(None, None, **sizes)))
+    empty = PackedBlock(None, None, **sizes)  # pyright: ignore[reportArgumentType]
+    weights, vectors = pack(parameters, block_parameters(empty))
     return PackedBlock(weights, vectors, **sizes)
 
 
@@ -158,7 +159,7 @@ def check_sizes(op, packed, *names):
 
 
 def _count(dtype, *sizes):
-    packed = PackedBlock(None, None, *sizes)
+    packed = PackedBlock(None, None, *sizes)  # pyright: ignore[reportArgumentType]
     check_sizes("transformer_block", packed, "dim", "hidden", "num_heads")
     return count(block_parameters(packed), dtype)
 

@@ -74,7 +74,7 @@ def report() -> str:
 
 
 def _products(rows=1024, size=512) -> str:
-    """The rates of the products among which `lifter.kernels.linear` chooses in float32 on a CPU, and its choice."""
+    """Return the rates of the float32 CPU products that `lifter.kernels.linear` chooses from, and its choice."""
     x, weight = torch.randn(rows, size), torch.randn(size, size)
     rates = {}
     for name, backend in {"PyTorch's choice": "reference", "oneDNN": "cpu"}.items():

@@ -94,7 +94,7 @@ def no_larger(than):
         if tensor is not None and threading.get_ident() == here:
             made += max(TENSOR, tensor.numel())
             if made > most:
-                raise ValueError(f"{than}: the model sizes in it do not fit its number of bytes")
+                raise ValueError(f"{than}: a model of the sizes in it has more numbers than it has bytes")
 
     known = (hooks.register_module_parameter_registration_hook, hooks.register_module_buffer_registration_hook)
     handles = [register(count) for register in known]

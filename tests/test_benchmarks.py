@@ -22,6 +22,7 @@ from benchmarks import (
     bounds,
     contradictions,
     diffusion,
+    frontier,
     headlines,
     huggingface,
     inputs,
@@ -95,6 +96,42 @@ def test_contradictions():
     assert (
         "2 x 4.8" in rows["the length of MHFormer"]["note"] and "243 windows = 128." in rows["PoseFormerV2 four ways"]["note"]
     )
+
+
+def test_the_figure_of_accuracy_against_cost(tmp_path):
+    """A panel of operations, one of what was timed; a line through what none beats in both; no name covers another."""
+    row = {"frames": 9, "kwargs": {}, "poses": 9, "macs": 9e6, "macs_of_pose": 1e6}
+    rows = [
+        row | {"model": "cheap", "name": "cheap", "mpjpe": 50.0},
+        row | {"model": "beaten", "name": "beaten", "mpjpe": 51.0, "macs": 18e6, "macs_of_pose": 2e6},
+        row | {"model": "best", "name": "best", "mpjpe": 40.0, "macs": 2.01e6, "macs_of_pose": 2.01e6, "poses": 1},
+        row | {"model": "cheap", "name": "cheap x=2", "mpjpe": 45.0, "kwargs": {"x": 2}, "macs_of_pose": 3e6, "macs": 2.7e6},
+        row | {"model": "no error", "name": "no error", "mpjpe": None},
+    ]
+    timed = {"frames": 9, "batch": 1, "time": {"median": 0.9}}
+    zoo_rows = [timed | {"model": "cheap"}, timed | {"model": "best", "batch": 8}, timed | {"model": "beaten", "frames": 27}]
+    found = frontier.points({"tables": rows, "zoo": zoo_rows})
+    assert [point[0] for point in found] == ["cheap", "beaten", "best", "cheap x=2, 10 calls"]
+    assert [point[4] for point in found] == [pytest.approx(0.1), None, None, None]
+    assert {point[0]: list(frontier.KINDS).index(point[1]) for point in found}["best"] == 0
+    assert [point[0] for point in frontier.best([point[:4] for point in found])] == ["cheap", "best"]
+
+    figure = frontier.figure_of(found)
+    operations, seconds = figure.axes
+    assert sorted(text.get_text() for text in operations.texts) == sorted(point[0] for point in found)
+    assert [text.get_text() for text in seconds.texts] == ["cheap"]
+    line = next(line for line in operations.lines if line.get_drawstyle() == "steps-post")
+    assert line.get_xydata().tolist() == [[1e6, 50.0], [2.01e6, 40.0]]
+    boxes = [text.get_window_extent() for text in operations.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+    for name, sections in (("tables", {"tables": rows}), ("timed", {"zoo": zoo_rows, "tables": []})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(sections))
+    assert frontier.main([str(tmp_path / "both.svg"), str(tmp_path / "tables"), str(tmp_path / "timed")]) == 0
+    drawn = (tmp_path / "both.svg").read_text()
+    assert drawn.count("beaten") == 1 and drawn.count(">cheap<") == 2 and "seconds of a pose" in drawn
+    assert not frontier.draw(tmp_path / "none.svg", {"tables": rows[-1:]}) and not (tmp_path / "none.svg").exists()
 
 
 @pytest.mark.parametrize("name", OFFICIAL)

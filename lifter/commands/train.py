@@ -90,12 +90,18 @@ def _model(argv):
     return args.model
 
 
+WANTING = {"hdformer": "AdaMod and the trajectory loss of its paper are not supported"}
+
+
 def _train(args):
     from lifter.training import open_for_training, split, train, watched
 
     recipe = Recipe(**{field.name: args[field.name] for field in fields(Recipe)})
+    if args.model == "finepose":
+        raise ValueError("--model finepose: it reads the features of a text (CLIP's), which no data has; train d3dp, its host")
     if args.model in lifter.list_models() and find_recipe(args.model) is None:
-        print(f"lifter train: {args.model} has no published recipe; using the default settings", file=sys.stderr)
+        why = f" ({WANTING[args.model]})" if args.model in WANTING else ""
+        print(f"lifter train: {args.model} has no published recipe; using the default settings{why}", file=sys.stderr)
     data = open_for_training(args.data, recipe, args.virtual_cameras, args.noise, **reading_options(args))
     training, validation = split(data, args.train, args.validate)
     if recipe.film is not None and validation is not None:

@@ -82,7 +82,7 @@ RIGS = {"h36m": _h36m(), "mixamo": _mixamo()}
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """A rig that moves, in metres, y up. The last joints of the limbs and of the head have an end."""
+    """Motion of a rig, in metres, with y up. The last joints of the limbs and of the head have an end."""
 
     names: tuple[str, ...]
     parents: tuple[int, ...]  # -1 of the root; parents come before their children

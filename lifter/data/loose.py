@@ -1,4 +1,4 @@
-"""Poses as people save them themselves: whether the numbers of the bodies in a file are places in an image or in a room."""
+"""Poses in self-made files: decide whether coordinates are positions in an image or in a room."""
 
 from collections import Counter
 from functools import partial
@@ -124,7 +124,7 @@ def _has_negative(values):
 
 
 def _in_pixels(values):
-    """Return whether x and y are pixels, beside a third value that may be negative."""
+    """Return whether x and y are pixels, next to a third value that may be negative."""
     given = values[np.isfinite(values).all(-1)]
     return len(given) > 0 and given[:, :2].max() > PIXELS and (given[:, :2] >= 0).mean() > 0.9 and _has_negative(given[:, 2])
 
@@ -162,8 +162,7 @@ def _centred(values):
 
 
 def _results(format, path, found, poses, joints, fps, layout):
-    """Poses in 3D, a sequence for each person by ids, or by their order in a frame, and for each part of it without a long
-    gap."""
+    """Return 3D poses as sequences: one per person, by id or by order in the frame, and per part without a long gap."""
     people, seen = {}, Counter()
     for (video, number, body), pose in zip(found, poses):
         who = person(body.id)

@@ -50,7 +50,7 @@ def in_pixels(keypoints, size, where, shares=False):
 
 
 def _are_shares(xy, where, expected):
-    """Return whether places (N, 2) are shares of the image; `expected`: those of the file's format are."""
+    """Return whether points (N, 2) are shares of the image; `expected`: whether the file's format says so."""
     least, most = _range(xy)
     if expected:
         if most > 2 * SHARES:
@@ -80,7 +80,7 @@ def _in_the_other_unit(farthest, there, are_shares):
 
 
 def check_upright(keypoints, where):
-    """Say that a body (T, 17, 2 or 3) of Human3.6M's joints in pixels lies or stands on its head in nearly all frames."""
+    """Warn if a body (T, 17, 2 or 3) of Human3.6M's joints in pixels lies or is upside down in nearly all frames."""
     at = lambda joint: keypoints[:, H36M.joints.index(joint), :2]
     legs = [(at(f"left_{part}") + at(f"right_{part}")) / 2 for part in ("knee", "ankle")]
     x, y = np.moveaxis(np.diff([at("head"), at("thorax"), at("pelvis"), *legs], axis=0), -1, 0)  # from the head to the feet
@@ -115,7 +115,7 @@ def _range(values):
 
 
 def _confidences(values, there, where):
-    """Confidences in 0..1 of what a file has in their place; `there`: where it has any joint."""
+    """Convert a file's values to confidences in 0..1; `there`: True for joints that are present."""
     known = there & np.isfinite(values)
     if values.ndim > 1 and len(values) > 1 and there.any() and not (values[known] != 0).any():
         notice(f"{where}: no joint has a confidence other than 0: read without confidences")
@@ -142,7 +142,7 @@ def _confidences(values, there, where):
 
 
 def _check_size(xy, size, where):
-    """Say that places (N, 2) are far outside the image, fit one that is turned, or fill a corner of it only."""
+    """Warn if points (N, 2) are far outside the image, fit a rotated image, or fill only a corner of it."""
     least, most, size = xy.min(0), xy.max(0), np.array(size, np.float64)
     image = f"{size[0]:g}x{size[1]:g}"
     if (most > FARTHEST * size).any() or (least < -FARTHEST * size).any():  # which is an error when it is read

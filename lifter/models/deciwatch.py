@@ -30,7 +30,7 @@ class Layer(nn.Module):
         if cross:
             self.multihead_attn = attention()
         self.linear1, self.linear2 = Linear(dim, hidden), Linear(hidden, dim)
-        self.norms = [f"norm{i}" for i in range(1, 4 if cross else 3)]
+        self.norms = ("norm1", "norm2", "norm3")[: 3 if cross else 2]
         for name in self.norms:
             self.add_module(name, nn.LayerNorm(dim))
         self.drop, self.activation, self.pre_norm = nn.Dropout(drop), activation, pre_norm

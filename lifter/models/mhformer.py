@@ -73,7 +73,10 @@ class CrossAttention(nn.Module):
 
 
 class CrossInteraction(nn.Module):
-    """Each hypothesis attends where the other two agree, which are new already if they came before; then one MLP over all."""
+    """Each hypothesis attends where the other two agree, which are new already if they came before; then one MLP over all.
+
+    Nobody attends to the last one nor to what the MLP makes: of both only the frames `wanted` are computed.
+    """
 
     def __init__(self, dim: int, num_heads: int, hidden: int, drop: float, drop_path: float):
         super().__init__()
@@ -84,18 +87,21 @@ class CrossInteraction(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(3 * dim, **NORM), Mlp(3 * dim, hidden, drop)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, hypotheses):
-        refined = list(hypotheses)
-        for i, own in enumerate(refined):
-            sources = *(x for j, x in enumerate(refined) if j != i), own
-            normed = (getattr(self, f"norm3_{i + 1}{role}")(x) for role, x in enumerate(sources, 1))
-            refined[i] = own + self.drop_path(getattr(self, f"attn_{i + 1}")(*normed))
-        x = torch.cat(refined, -1)
-        return (x + self.drop_path(self.mlp(self.norm2(x)))).chunk(3, -1)
+    def forward(self, hypotheses, wanted):
+        first, second, third = hypotheses
+        first = first + self._attend(1, second, third, first)
+        second = second + self._attend(2, first, third, second)
+        third = third[:, wanted] + self._attend(3, first[:, wanted], second, third)
+        x = torch.cat([first[:, wanted], second[:, wanted], third], -1)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _attend(self, i, *hypotheses):
+        normed = (getattr(self, f"norm3_{i}{role}")(x) for role, x in enumerate(hypotheses, 1))
+        return self.drop_path(getattr(self, f"attn_{i}")(*normed))
 
 
 class Refinement(nn.Module):
-    """`depth` - 1 blocks of self-refinement and one of interaction: three (B, T, C) -> (B, T, 3 C)."""
+    """`depth` - 1 blocks of self-refinement and one of interaction: three (B, T, C) -> (B, frames `wanted`, 3 C)."""
 
     def __init__(self, frames: int, dim: int, hidden: int, depth: int, num_heads: int, drop: float, drop_path: float):
         super().__init__()
@@ -107,11 +113,11 @@ class Refinement(nn.Module):
         self.CHI_blocks = nn.ModuleList([CrossInteraction(dim, num_heads, hidden, drop, rates[-1])])
         self.norm = nn.LayerNorm(3 * dim, **NORM)
 
-    def forward(self, hypotheses):
+    def forward(self, hypotheses, wanted):
         x = [self.pos_drop(x + getattr(self, f"pos_embed_{i}")) for i, x in enumerate(hypotheses, 1)]
-        for block in (*self.SHR_blocks, *self.CHI_blocks):
+        for block in self.SHR_blocks:
             x = block(x)
-        return self.norm(torch.cat(x, -1))
+        return self.norm(self.CHI_blocks[0](x, wanted))
 
 
 class MHFormer(nn.Module):
@@ -160,21 +166,21 @@ class MHFormer(nn.Module):
         if self.training:
             return self.lift_all(keypoints)
         centre = self.margins[0]
-        poses = self._regressed(self._refined(keypoints)[:, centre : centre + 1])
+        poses = self._regressed(self._refined(keypoints, slice(centre, centre + 1)))
         return poses_of_windows(self, poses, keypoints).to(keypoints.dtype)
 
     def lift_all(self, keypoints: Tensor):
         """Lift all frames of each window: (B * N, num_frames, J, 3)."""
-        return self._regressed(self._refined(keypoints)).to(keypoints.dtype)
+        return self._regressed(self._refined(keypoints, slice(None))).to(keypoints.dtype)
 
-    def _refined(self, keypoints):
-        """(B * N, num_frames, 3 C) of all windows."""
+    def _refined(self, keypoints, wanted):
+        """(B * N, frames `wanted`, 3 C) of all windows."""
         check_clip(self, keypoints)
         x, hypotheses = windows(keypoints.flatten(2).to(self.norm_1.weight.dtype), self.num_frames).mT, []
         for i in (1, 2, 3):
             x = x + getattr(self, f"Transformer_encoder_{i}")(getattr(self, f"norm_{i}")(x))
             hypotheses.append(getattr(self, f"embedding_{i}")(x).mT)
-        return self.Transformer_hypothesis(hypotheses)
+        return self.Transformer_hypothesis(hypotheses, wanted)
 
     def _regressed(self, x):
         return self.regression(x.mT).mT.unflatten(-1, (self.num_joints, 3))

@@ -32,7 +32,7 @@ class CrissCrossAttention(nn.Module):
         if dim % (2 * num_heads):
             raise ValueError(f"CrissCrossAttention: dim is {dim}, expected a multiple of 2 * num_heads = {2 * num_heads}")
         half = dim // 2
-        self.scale = half**-0.5  # of the half, not of a head
+        self.scale = half**-0.5  # scale of the half, not of a head
         self.layer_norm = nn.LayerNorm(dim)
         # The official rows are those of a channel's query, key and value in turn.
         self.qkv = ReorderedLinear(dim, 3 * dim, torch.arange(3 * dim).view(2, half, 3).transpose(1, 2).flatten())

@@ -241,7 +241,7 @@ def test_missing_joints(tmp_path, nowhere):
 
 
 def test_joints_without_names_in_detectors_files(tmp_path):
-    """17 in the order of Human3.6M are found out by the lengths of bones."""
+    """The order of 17 joints is detected from bone lengths."""
     at = dict(zip(COCO, BODY)) | {
         "pelvis": BODY[11:13].mean(0),
         "thorax": BODY[5:7].mean(0),

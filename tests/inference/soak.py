@@ -35,7 +35,7 @@ def lines_of(ids):
 
 
 def flood(address, ids):
-    """Lines of so many ids, as fast as they are taken. What comes is read, and not looked at."""
+    """Send lines of many ids as fast as they are accepted. What comes is read, and not looked at."""
     other = socket.socket(socket.AF_UNIX)
     other.connect(address)
     threading.Thread(target=lambda: [None for _ in iter(lambda: other.recv(1 << 20), b"")], daemon=True).start()

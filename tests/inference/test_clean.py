@@ -108,7 +108,7 @@ def test_butterworth_is_at_half_power_at_its_cutoff():
 
 
 def test_steps(gait):
-    """Each has its line, and can be left out; without all of them nothing changes."""
+    """Each step prints a line and can be skipped; without any step nothing changes."""
     sequence = Sequence("walk", keypoints=swapped(gait, [7]), fps=50)
     cleaned, lines = clean(sequence)
     np.testing.assert_allclose(cleaned.keypoints, gait, atol=1e-6)

@@ -235,7 +235,7 @@ def test_weights_of_any_size(scale):
     weights, x = make_weights(sizes) * scale, make_x(sizes, 2)
     ours = mixsynth_encoder(x, weights.float(), sizes)
     torchs, exact = (mixsynth_encoder_ref(x.to(w.dtype), w, sizes) for w in (weights.float(), weights))
-    # Weights of attention that are nearly 0 or 1 make a large error of the rounding of large scores.
+    # Large scores, with attention weights near 0 or 1, amplify rounding errors.
     assert_as_good("out", ours, torchs, exact, factor=8, rounding=64)
 
 

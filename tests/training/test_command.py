@@ -62,6 +62,7 @@ def test_virtual_cameras_and_noise(run):
         (["--model", "mixste", "--lr", "fast"], "lr"),
         (["--model", "mixste", "--no_such", "1"], "no_such"),
         (["--model", "mixste", "--loss.p1", "1"], "loss has the terms"),
+        (["--model", "finepose"], "it reads the features of a text"),
         (["--model", "nothing", *SMALL], "name is 'nothing', expected one of"),
         (["--model", "mixste", *SMALL, "--network.dim", "0"], "dim is 0, expected a positive integer"),
         (["--model", "mixste", *SMALL, "--network.breadth", "3"], "breadth"),

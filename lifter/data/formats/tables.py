@@ -1,4 +1,5 @@
-"""Sequences as text tables: CSV, OpenSim's marker files, TRC, and angles of joints. A file has one sequence, called as it is.
+"""Sequences as text tables: CSV, OpenSim's marker files, TRC, and angles of joints. A file has one sequence, named after the
+file.
 
 A CSV file has a column "frame", a column "time" in seconds where the frames per second are known, and columns
 "right_hip_x", "_y", "_z" of poses in metres, "right_hip_u", "_v", "_confidence" of normalised keypoints, in steps of 1e-7.
