@@ -9,7 +9,7 @@ from ._extras import needs
 from ._io import regular
 
 WEIGHTS = Path(__file__).with_name("weights")
-DEFAULT = "small"  # of the models that ship with lifter
+DEFAULT, LIVE = "base", "small"  # the models that ship with lifter: the one to lift with, and the one to stream with
 SUFFIX = ".safetensors"
 HUB, HUB_FILE = "hf-hub:", "model.safetensors"
 

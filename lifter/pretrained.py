@@ -64,7 +64,7 @@ def load_pretrained(path: StrPath | None = None, model: str | None = None, **kwa
     """Load a model with its weights, ready for lifting.
 
     Args:
-        path: "small", the model that comes with lifter (default); a file written by `save_pretrained`; any file that
+        path: "base" (default) or "small", the models that come with lifter; a file written by `save_pretrained`; any file that
             `load_checkpoint` accepts, together with `model`; or "hf-hub:OWNER/NAME[@REVISION]", a repository of the Hugging
             Face Hub (extra: hub), which is downloaded once.
         model, kwargs: arguments of `create_model`, for files that do not contain them.

@@ -72,9 +72,10 @@ def test_centred_models_have_a_length(tmp_path):
         assert model.num_frames == (9 if centred else None) and getattr(model, "centred", False) == centred
 
 
-def test_shipped():
-    """The model that ships with lifter lifts a walk: legs down, left from right, within a decimetre and a half."""
-    shipped, walk = lifter.load_pretrained(), next(iter(open_gait(1, 162)))
+@pytest.mark.parametrize("name", ["small", "base"])
+def test_shipped(name):
+    """The models that ship with lifter lift a walk: legs down, left from right, within a decimetre and a half."""
+    shipped, walk = lifter.load_pretrained(name), next(iter(open_gait(1, 162)))
     assert shipped.about["figures"]["MPJPE"] < 80 and shipped.model.centred
     poses = lift_sequence(shipped.model, walk.keypoints)
     error = mpjpe(poses - poses[:, :1], torch.from_numpy(walk.rooted()))
@@ -84,7 +85,7 @@ def test_shipped():
 def test_names(tmp_path, monkeypatch):
     """A name is that of a model which ships; a file of that name has to be called a path."""
     monkeypatch.chdir(tmp_path)
-    assert lifter.load_pretrained("small").about == lifter.load_pretrained().about
+    assert lifter.load_pretrained("base").about == lifter.load_pretrained().about != lifter.load_pretrained("small").about
     about = save_tiny("small.safetensors")
     assert lifter.load_pretrained("small").about != about == lifter.load_pretrained("./small.safetensors").about
     with pytest.raises(FileNotFoundError, match="no checkpoint at large"):

@@ -104,6 +104,7 @@ def test_wheel_contents(wheel):
         "lifter/kernels/triton/retention.py",
         *(f"lifter/render/viewer/{path.name}" for path in (ROOT / "lifter/render/viewer").iterdir()),
         "lifter/training/recipes/sasmamba.yaml",
+        "lifter/weights/base.safetensors",
         "lifter/weights/small.safetensors",
     }
     assert not [name for name in names if not name.startswith(("lifter/", "pose_lifter-"))]

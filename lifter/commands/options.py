@@ -51,7 +51,8 @@ def add_model_options(parser, positional=False):
     how = {"nargs": "?"} if positional else {}
     parser.add_argument(
         "checkpoint" if positional else "--checkpoint", metavar="CHECKPOINT", **how,
-        help="weights: a file written by `save_pretrained`, or with --model any checkpoint that fits (default: small)",
+        help="weights: a file written by `save_pretrained`, or with --model any checkpoint that fits "
+        "(default: base; for `lifter stream` small)",
     )  # fmt: skip
     parser.add_argument("--model", metavar="NAME", help="name from `lifter models`, if the checkpoint does not give it")
     parser.add_argument("--num-frames", type=int, metavar="T", help="frames the model sees at once (default: the model's own)")

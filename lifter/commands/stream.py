@@ -8,15 +8,15 @@ import torch
 from lifter import StreamBatch
 from lifter._errors import message
 from lifter._io import in_folder, whole
+from lifter._weights import LIVE as LIVE_WEIGHTS
 from lifter._weights import weights_path
 from lifter.inference.server import Form, Server
 
 from ._model import model_of
 
 SMALL = 20_000_000  # bytes of weights; a call of so few is sooner done by one thread than shared out, above all under load
-LIVE = (
-    9  # frames lifted together if nothing is said: a pose comes 0.2 s after its frame at the latest; a whole window takes 1.6
-)
+# Frames lifted together by default: a pose comes 0.2 s after its frame at the latest; a whole window would take 1.6 s.
+LIVE = 9
 
 
 def run(args) -> int:
@@ -28,6 +28,8 @@ def run(args) -> int:
 
 
 async def _serve(args) -> int:
+    if args.checkpoint is None and args.model is None:
+        args.checkpoint = LIVE_WEIGHTS
     model = model_of(args).load()
     if args.threads is not None and args.threads < 1:
         raise ValueError(f"--threads is {args.threads}, expected a positive number")

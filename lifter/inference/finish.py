@@ -239,7 +239,7 @@ def on_one_floor(poses, stands, up):
         count, below = len(alike), below[alike]
         floors = np.column_stack((np.diag(below), -np.ones(count))) / PLACES
         system = np.concatenate((floors, np.eye(count, count + 1) / SIZES))
-        sizes[alike] += np.linalg.lstsq(system, np.concatenate((-below / PLACES, np.zeros(count))))[0][:-1]
+        sizes[alike] += np.linalg.lstsq(system, np.concatenate((-below / PLACES, np.zeros(count))), rcond=None)[0][:-1]
     return sizes
 
 
