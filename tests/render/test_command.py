@@ -45,7 +45,7 @@ def test_real_motion(shared, tmp_path, capsys):
     from lifter.render.scene import compose
 
     poses = compose({"": open_data(source)[name]}).models[""]
-    assert poses[..., 2].min() == 0 and 1.3 < poses[:, 10, 2].mean() < 1.8
+    assert 0 <= poses[..., 2].min() < 0.1 and 1.3 < poses[:, 10, 2].mean() < 1.8
     assert (poses[:, [3, 6], 2].min(1) < 0.35).all()
 
 
